@@ -1,0 +1,259 @@
+"""DiffusionPolicy: a network made into a diffusion model. The training loss, and sampling step by step.
+
+Images are [0, 1] outside and [-1, 1] inside; this module owns the border. `denoise` turns a noisy batch into x0; `tick`
+is the one body of every sampling loop in the project: `stream` runs it for one request, the engine for everybody's at
+once. Every row has its own time, seed and sampler state. The network is handed in and never imported; its contract is
+`channels`, `image_size` and
+
+    model(x [B,C,H,W], time [B], x_self_cond=None, latents=None, return_latents=False)
+        -> prediction [B,C,H,W], or with return_latents (prediction, latents [B,N,D])
+
+where a row of zeros in `x_self_cond` or `latents` means none, and a network without latents returns them as [B,0,D].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dp.rows import Fields, Rows, Step, draw, image_generator, join_carries, split, step_group
+from dp.samplers import SampleSettings, coefficients, make_plan
+from dp.schedules import level, make_schedule
+
+OBJECTIVES = ("x0", "eps", "v")
+
+
+class DiffusionPolicy(nn.Module):
+    """A diffusion model around `model` (the contract above).
+
+    timesteps: sampling steps when a call names none. use_ddim: the default sampler is DDIM, else DDPM. noise_schedule,
+    schedule_kwargs: the training schedule. objective: what the network predicts, 'x0', 'eps' or 'v'. time_difference:
+    in units of t, 0 to 1 (see `make_plan`). min_snr_loss_weight, min_snr_gamma: min-SNR weighting, Hang et al. 2023,
+    arXiv 2303.09556. train_prob_self_cond: share of training batches that are self-conditioned (Chen et al. 2022, arXiv
+    2208.04202). scale: input scaling in (0, 1], Chen 2023, arXiv 2301.10972, sec. 3. Raises ValueError, with the value,
+    for anything out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        timesteps: int = 1000,
+        use_ddim: bool = True,
+        noise_schedule: str = "sigmoid",
+        schedule_kwargs: dict | None = None,
+        objective: str = "v",
+        time_difference: float = 0.0,
+        min_snr_loss_weight: bool = True,
+        min_snr_gamma: float = 5,
+        train_prob_self_cond: float = 0.9,
+        scale: float = 1.0,
+    ):
+        super().__init__()
+        if objective not in OBJECTIVES:
+            raise ValueError(f"unknown objective {objective!r}; choose one of: {', '.join(OBJECTIVES)}")
+        if not 0 < scale <= 1:
+            raise ValueError(f"scale must lie in (0, 1], got {scale}")
+        if not 0 <= train_prob_self_cond <= 1:
+            raise ValueError(f"train_prob_self_cond must lie in [0, 1], got {train_prob_self_cond}")
+        if not min_snr_gamma > 0:
+            raise ValueError(f"min_snr_gamma must be positive, got {min_snr_gamma}")
+        self.defaults = SampleSettings(
+            timesteps=timesteps,
+            sampler="ddim" if use_ddim else "ddpm",
+            noise_schedule=noise_schedule,
+            schedule_kwargs=schedule_kwargs,
+            time_difference=time_difference,
+        )
+        self.schedule = make_schedule(noise_schedule, schedule_kwargs)
+        self.model = model
+        self.config = {
+            "timesteps": timesteps,
+            "use_ddim": use_ddim,
+            "noise_schedule": noise_schedule,
+            "schedule_kwargs": dict(schedule_kwargs or {}),
+            "objective": objective,
+            "time_difference": time_difference,
+            "min_snr_loss_weight": min_snr_loss_weight,
+            "min_snr_gamma": min_snr_gamma,
+            "train_prob_self_cond": train_prob_self_cond,
+            "scale": scale,
+        }
+        self.objective, self.scale = objective, scale
+        self.min_snr_gamma = min_snr_gamma if min_snr_loss_weight else math.inf
+        self.train_prob_self_cond = train_prob_self_cond
+        # Knows the device and dtype even where the network has no parameters (a closed-form denoiser has none).
+        self.register_buffer("anchor", torch.empty(0), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.anchor.device
+
+    @property
+    def channels(self) -> int:
+        return self.model.channels
+
+    @property
+    def image_size(self) -> int:
+        return self.model.image_size
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.channels, self.image_size, self.image_size
+
+    # ------------------------------------------------------------------------
+    # From a prediction to x0
+
+    def predict(self, x_t: Tensor, t: Tensor, carry: Fields | None) -> tuple[Tensor, Tensor]:
+        """The network's raw prediction [B,C,H,W] and its latents [B,N,D] at time `t` [B] of the training schedule."""
+        x = x_t
+        if self.scale < 1:  # Chen 2023, sec. 3: without it the input's variance would fall with t and with the scale
+            x = x_t / x_t.std(dim=(1, 2, 3), keepdim=True, unbiased=False).clamp(min=1e-5)
+        x0, latents = (carry["x0"], carry["latents"]) if carry else (None, None)
+        return self.model(x, t.to(x.dtype).to(x.device), x_self_cond=x0, latents=latents, return_latents=True)
+
+    def to_x0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """x0 in [-1, 1] from a prediction made at training time `t` [B]."""
+        at = level(self.schedule, t, self.scale)
+        alpha, sigma, power = coefficients(x_t, at.alpha, at.sigma, at.alpha**2 + at.sigma**2)
+        if self.objective == "eps":
+            prediction = (x_t - sigma * prediction) / alpha.clamp(min=torch.finfo(alpha.dtype).tiny)
+        elif self.objective == "v":
+            prediction = (alpha * x_t - sigma * prediction) / power
+        return prediction.clamp(-1, 1)
+
+    def denoise(self, x_t: Tensor, t: Tensor, carry: Fields | None) -> tuple[Tensor, Fields]:
+        """One network call: x_t [B,C,H,W], t [B] of the training schedule, the carry of the call before (None, or rows
+        of zeros, for none) -> x0 [B,C,H,W] in [-1, 1], and the new carry.
+        """
+        prediction, latents = self.predict(x_t, t, carry)
+        x0 = self.to_x0(prediction, x_t, t)
+        return x0, {"x0": x0, "latents": latents}
+
+    # ------------------------------------------------------------------------
+    # Training
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        t: Tensor | None = None,
+        noise: Tensor | None = None,
+        self_condition: bool | None = None,
+        per_image: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The training loss of images [B,C,H,W] in [0, 1]: a scalar, or with `per_image` (loss [B], log_snr [B]).
+
+        t [B] in [0, 1], noise [B,C,H,W] and the self-conditioning coin are drawn from torch's global generator where
+        they are not given.
+        """
+        self._check_shape("images", images.shape)
+        x0 = images * 2 - 1
+        t = torch.rand(len(x0), dtype=torch.float64) if t is None else t
+        eps = torch.randn_like(x0) if noise is None else noise
+        self_condition = torch.rand(()).item() < self.train_prob_self_cond if self_condition is None else self_condition
+
+        at = level(self.schedule, t, self.scale)
+        alpha, sigma = coefficients(x0, at.alpha, at.sigma)
+        x_t = alpha * x0 + sigma * eps
+
+        carry = None
+        if self_condition:
+            with torch.no_grad():
+                _, carry = self.denoise(x_t, t, None)
+        prediction, _ = self.predict(x_t, t, carry)
+        target = {"x0": x0, "eps": eps}[self.objective] if self.objective != "v" else alpha * eps - sigma * x0
+        error = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))  # [B]
+        loss = error * self.loss_weight(at.alpha, at.sigma).to(error.dtype).to(error.device)  # [B]: each its own weight
+        return (loss, at.log_snr) if per_image else loss.mean()
+
+    def loss_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The min-SNR weight of each image [B], finite everywhere. Hang et al. 2023, sec. 3.4; infinite g: no cap."""
+        snr = alpha**2 / (sigma**2).clamp(min=1e-9)
+        capped = snr.clamp(max=self.min_snr_gamma)
+        return {"eps": capped / snr, "x0": capped, "v": capped / (snr + 1)}[self.objective]
+
+    # ------------------------------------------------------------------------
+    # Sampling
+
+    def begin(self, settings: SampleSettings) -> Rows:
+        """The rows of a new request: its tables, and each image's noise at t = 1 drawn from its own seed."""
+        settings = settings.filled_from(self.defaults)
+        sampler, schedule = settings.make_sampler(), make_schedule(settings.noise_schedule, settings.schedule_kwargs)
+        plan = make_plan(sampler, schedule, self.schedule, settings.timesteps, settings.time_difference, self.scale)
+        seed = int(torch.randint(2**31, ())) if settings.seed is None else settings.seed
+        generators = [image_generator(seed + i) for i in range(settings.batch_size)]
+        x_t = draw(generators, self.anchor.new_empty(len(generators), *self.image_shape))
+        return Rows(plan, 0, x_t, None, sampler.init(x_t), generators)
+
+    @torch.no_grad()
+    def tick(self, batch: Sequence[Rows]) -> list[tuple[Rows, Step]]:
+        """One network call for the rows of all requests in `batch`, then each sampler's own step: for each request its
+        rows, advanced, and the Step that was made.
+        """
+        sizes = [len(r) for r in batch]
+        time = torch.cat([r.plan.network_time[r.index].expand(n) for r, n in zip(batch, sizes)])
+        _, carry = self.denoise(torch.cat([r.x_t for r in batch]), time, join_carries(batch))
+        carries = split(carry, sizes)
+
+        advanced: dict[int, Rows] = {}
+        for sampler in dict.fromkeys(r.plan.sampler for r in batch):
+            members = [i for i, r in enumerate(batch) if r.plan.sampler == sampler]
+            stepped = step_group(sampler, [batch[i] for i in members], [carries[i]["x0"] for i in members])
+            for i, (x_s, memory) in zip(members, stepped):
+                advanced[i] = replace(batch[i], index=batch[i].index + 1, x_t=x_s, carry=carries[i], memory=memory)
+        return [(advanced[i], r.step(carries[i]["x0"])) for i, r in enumerate(batch)]
+
+    def stream(self, batch_size: int = 16, **settings) -> Iterator[Step]:
+        """The run as it happens: one Step per network call, none skipped. Keywords as in `SampleSettings`; a bad one
+        raises ValueError here, not at the first step. Leaving the loop early stops the run.
+        """
+        return self._run(self.begin(SampleSettings(batch_size, **settings)))
+
+    def _run(self, r: Rows) -> Iterator[Step]:
+        while not r.is_finished:
+            [(r, step)] = self.tick([r])
+            yield step
+
+    def sample(self, batch_size: int = 16, **settings) -> Tensor:
+        """Images [B,C,H,W] in [0, 1]. Keywords as in `SampleSettings`: timesteps, sampler, noise_schedule,
+        schedule_kwargs, time_difference, eta, seed. An image depends on its own seed, `seed + i`, not on the others.
+        """
+        for step in self.stream(batch_size, **settings):  # noqa: B007 (the last one counts)
+            pass
+        return (step.x0 + 1) / 2
+
+    def ddpm_sample(self, shape: tuple[int, int, int, int], time_difference: float | None = None) -> Tensor:
+        """`sample` with the DDPM sampler, for images of `shape` (b, channels, image_size, image_size)."""
+        self._check_shape("shape", shape)
+        return self.sample(shape[0], sampler="ddpm", time_difference=time_difference)
+
+    def ddim_sample(self, shape: tuple[int, int, int, int], time_difference: float | None = None) -> Tensor:
+        """`sample` with the DDIM sampler, for images of `shape` (b, channels, image_size, image_size)."""
+        self._check_shape("shape", shape)
+        return self.sample(shape[0], sampler="ddim", time_difference=time_difference)
+
+    def _check_shape(self, what: str, shape: Sequence[int]) -> None:
+        if len(shape) != 4 or tuple(shape[1:]) != self.image_shape:
+            raise ValueError(f"{what} must be (batch, {', '.join(map(str, self.image_shape))}), got {tuple(shape)}")
+
+    # ------------------------------------------------------------------------
+    # Checkpoints: the one place that reaches up a layer, so that this reads as in every other library
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> DiffusionPolicy:
+        """The model of a checkpoint folder, on the CPU in float32. Raises CheckpointError with what is wrong."""
+        from dp import checkpoint
+
+        return checkpoint.load(folder)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a checkpoint folder (config.json, model.safetensors, README.md) that `from_pretrained` reads."""
+        from dp import checkpoint
+
+        checkpoint.save(self, folder)
