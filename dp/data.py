@@ -1,0 +1,166 @@
+"""A folder of pictures -> one checked, decoded uint8 array, and a report that names every file left out with its
+reason.
+
+Everything is decoded once, when the dataset is made: a file that cannot be read is found before training starts and
+never during it, and training touches no image decoder. An array past `MEMORY_LIMIT` bytes lies in a temporary file
+instead of memory.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dp.images import MODES, over_white, to_float
+
+EXTENSIONS = ("jpg", "jpeg", "jfif", "png", "tif", "tiff", "webp", "bmp", "gif")
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")  # the decoders that an untrusted file may reach
+MAX_PIXELS = 100_000_000
+MEMORY_LIMIT = 2 << 30
+
+
+@dataclass
+class Report:
+    """What became of each file of a folder: the names used, in order, and (name, reason) of each one left out. Names
+    are relative to the folder.
+    """
+
+    used: list[str] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.used)} pictures used, {len(self.refused)} files left out"]
+        return "\n".join(lines + [f"  {name}: {reason}" for name, reason in self.refused])
+
+
+class ImageDataset(Dataset):
+    """All pictures below `folder` as items [C, image_size, image_size] in [0, 1].
+
+    exts: extensions taken, in any case. convert_image_to: 'L', 'RGB' (the default) or 'RGBA'; transparency is laid over
+    white where the mode has none. EXIF orientation is applied, the short side is resized to `image_size` with
+    antialiasing, and the centre is cropped. `images` is the decoded array, uint8 [N,H,W,C]; `report` says what was left
+    out and why. No picture at all is a ValueError with that report.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        image_size: int,
+        exts: Sequence[str] = EXTENSIONS,
+        augment_horizontal_flip: bool = False,
+        convert_image_to: str | None = None,
+    ):
+        mode = convert_image_to or "RGB"
+        if mode not in MODES.values():
+            raise ValueError(f"convert_image_to must be one of {', '.join(MODES.values())}, got {mode!r}")
+        if image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {image_size}")
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {str(folder)!r}")
+        self.folder, self.image_size, self.augment_horizontal_flip = folder, image_size, augment_horizontal_flip
+        self.images, self.report = decode_folder(folder, image_size, mode, exts)
+        if not len(self.images):
+            raise ValueError(f"no usable picture in {str(folder)!r} (looked for {', '.join(exts)}): {self.report}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = to_float(torch.from_numpy(np.array(self.images[index])[None]))[0]
+        return image.flip(-1) if self.augment_horizontal_flip and torch.rand(()) < 0.5 else image
+
+
+def decode_folder(folder: Path, image_size: int, mode: str, exts: Sequence[str]) -> tuple[np.ndarray, Report]:
+    """Every file below `folder`, in the order of their names -> uint8 [N,image_size,image_size,C], and the report."""
+    report = Report()
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    images = allocate((len(files), image_size, image_size, len(mode)))  # each letter of the three modes is a channel
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        try:
+            images[len(report.used)] = decode(path, image_size, mode, exts)
+            report.used.append(name)
+        except Refused as reason:
+            report.refused.append((name, str(reason)))
+    return images[: len(report.used)], report
+
+
+def allocate(shape: tuple[int, ...]) -> np.ndarray:
+    """A uint8 array of that shape: in memory, or past MEMORY_LIMIT in a temporary file that goes with it."""
+    if int(np.prod(shape)) <= MEMORY_LIMIT:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+class Refused(Exception):
+    """Why a file is not used, in a few words for the person who put it there."""
+
+
+def decode(path: Path, image_size: int, mode: str, exts: Sequence[str] = EXTENSIONS) -> np.ndarray:
+    """One picture file -> uint8 [image_size, image_size, C], upright and cropped. Raises Refused with the reason."""
+    suffix = path.suffix.lower().lstrip(".")
+    if path.name.startswith("._"):
+        raise Refused("a macOS side file, not a picture")
+    if suffix in ("heic", "heif"):
+        raise Refused("HEIC is not read here; export it as JPEG")
+    if suffix not in {ext.lower().lstrip(".") for ext in exts}:
+        raise Refused(f"not one of the picture types read here ({', '.join(exts)})")
+    try:
+        if path.stat().st_size == 0:
+            raise Refused("the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # size is checked here; metadata that Pillow finds odd does not matter
+            with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Refused(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+                image.load()  # decodes the first frame
+                image = square(convert(ImageOps.exif_transpose(image), mode), image_size)
+                return np.asarray(image).reshape(image_size, image_size, len(mode))
+    except Image.UnidentifiedImageError:
+        raise Refused(f"not a picture, whatever its name says: its content is none of {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError:
+        raise Refused(f"more than {MAX_PIXELS:,} pixels") from None
+    except PermissionError:
+        raise Refused("no permission to read it") from None
+    except Refused:
+        raise
+    except Exception as error:  # Pillow's decoders answer a damaged file with almost any exception
+        raise Refused(f"damaged: {error}") from None
+
+
+def convert(image: Image.Image, mode: str) -> Image.Image:
+    """Any mode -> 'L', 'RGB' or 'RGBA'. 16-bit greys are scaled to 8 bits; transparency is laid over white where `mode`
+    has none.
+    """
+    if image.mode.startswith("I"):
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise Refused("32-bit integer pixels; export it with 8 or 16 bits")
+        image = Image.fromarray((wide / 257).round().astype(np.uint8), "L")  # 65535 = 257 * 255
+    elif image.mode == "F":
+        raise Refused("floating-point pixels; export it with 8 or 16 bits")
+    if mode == "RGBA":
+        return image.convert("RGBA")
+    if image.has_transparency_data:
+        image = over_white(image.convert("RGBA"))
+    return image.convert(mode)
+
+
+def square(image: Image.Image, image_size: int) -> Image.Image:
+    """The centre square, resized with antialiasing: the same as resizing the short side first, without the cost of a
+    very long other side.
+    """
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize((image_size, image_size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
