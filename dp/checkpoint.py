@@ -1,0 +1,236 @@
+"""One folder = one model: config.json, model.safetensors, README.md. The same whether bundled, saved by training or
+handed over.
+
+config.json rebuilds the model: {"network": {"type": ..., ...}, "policy": {...}, and optionally "step", "dataset",
+"license"}. It is checked field by field before anything is allocated, and the weights' shapes against it before they
+are read. No pickle is ever loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from dp.policy import DiffusionPolicy
+from dp.rin import NETWORKS
+
+# What config.json may say, and within which bounds: a number's (type, low, high), a list's (element, longest), or a
+# plain type.
+POLICY_FIELDS: dict[str, Any] = {
+    "timesteps": (int, 1, 100_000),
+    "use_ddim": bool,
+    "noise_schedule": str,
+    "schedule_kwargs": dict,
+    "objective": str,
+    "time_difference": (float, 0, 1),
+    "min_snr_loss_weight": bool,
+    "min_snr_gamma": (float, 0, 1e6),
+    "train_prob_self_cond": (float, 0, 1),
+    "scale": (float, 0, 1),
+}
+NETWORK_FIELDS: dict[str, dict[str, Any]] = {
+    "rin": {
+        "dim": (int, 8, 4096),
+        "image_size": (int, 1, 2048),
+        "patch_size": (int, 1, 256),
+        "channels": (int, 1, 4),
+        "depth": (int, 1, 64),
+        "latent_self_attn_depth": (int, 0, 32),
+        "dim_latent": (int, 8, 4096),
+        "num_latents": (int, 1, 8192),
+        "heads": (int, 1, 64),
+        "dim_head": (int, 1, 512),
+        "conv_widths": [(int, 8, 4096), 6],
+        "conv_blocks": (int, 1, 16),
+    }
+}
+CARD_FIELDS: dict[str, Any] = {"step": (int, 0, 2**53), "dataset": str, "license": str}
+MAX_PARAMETERS = 2_000_000_000
+
+
+class CheckpointError(ValueError):
+    """A folder that is not a usable checkpoint; the message names the folder and says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One folder of a list of checkpoints: its config if it is whole, else what is wrong with it."""
+
+    path: Path
+    config: dict[str, Any] | None = None
+    problem: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def save(policy: DiffusionPolicy, folder: str | Path, *, dtype: torch.dtype | None = None, **card: Any) -> None:
+    """Write `policy` as a checkpoint folder, over one that may stand there. dtype: of the weights on disk, the model's
+    own by default. card: step, dataset, license. A README.md that stands in the folder is kept.
+    """
+    kind = next((name for name, network in NETWORKS.items() if type(policy.model) is network), None)
+    if kind is None:
+        raise CheckpointError(
+            f"cannot save a {type(policy.model).__name__}: a checkpoint may name only {', '.join(NETWORKS)}"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"network": {"type": kind, **policy.model.config}, "policy": policy.config, **card}
+    check_config(config, folder)
+    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in policy.model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if not (folder / "README.md").exists():
+        (folder / "README.md").write_text(
+            model_card(config, sum(w.numel() for w in weights.values())), encoding="utf-8"
+        )
+
+
+def load(folder: str | Path) -> DiffusionPolicy:
+    """The model of a checkpoint folder, on the CPU in float32. Raises CheckpointError with what is wrong."""
+    folder = Path(folder)
+    config = read_config(folder)
+    network = dict(config["network"])
+    try:
+        with torch.device("meta"):  # shapes only: nothing is allocated before the file has shown that it holds them
+            model = NETWORKS[network.pop("type")](**network)
+        weights = read_weights(
+            folder / "model.safetensors", {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        )
+        model.load_state_dict(weights, assign=True)
+        return DiffusionPolicy(model, **config["policy"])
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+
+
+def list_checkpoints(*roots: str | Path) -> list[Entry]:
+    """Every folder directly below the roots that holds a config.json or weights, by name; those that cannot be used say
+    why.
+    """
+    entries = []
+    for root in map(Path, roots):
+        for path in sorted(
+            p for p in root.glob("*") if (p / "config.json").exists() or (p / "model.safetensors").exists()
+        ):
+            try:
+                entries.append(Entry(path, read_config(path)))
+            except CheckpointError as error:
+                entries.append(Entry(path, problem=str(error)))
+    return entries
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint folder, checked. Raises CheckpointError."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: there is no such folder")
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: {name} is missing")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder}: config.json is not JSON ({error})") from None
+    check_config(config, folder)
+    return config
+
+
+def check_config(config: Any, folder: Path) -> None:
+    """Raises CheckpointError unless every field is known, of its type and within its bounds."""
+    try:
+        _check_fields(
+            config, {"network": dict, "policy": dict, **CARD_FIELDS}, "config.json", required=("network", "policy")
+        )
+        kind = config["network"].get("type")
+        if not isinstance(kind, str) or kind not in NETWORKS:
+            raise CheckpointError(f"unknown network {kind!r}; this version knows: {', '.join(NETWORKS)}")
+        fields = NETWORK_FIELDS[kind]
+        _check_fields(config["network"], {"type": str, **fields}, "network", required=("type", *fields))
+        _check_fields(config["policy"], POLICY_FIELDS, "policy", required=())
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+
+
+def read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file as float32, after its header has shown exactly `shapes`. Raises
+    CheckpointError.
+    """
+    if sum(torch.Size(shape).numel() for shape in shapes.values()) > MAX_PARAMETERS:
+        raise CheckpointError(f"{path.parent}: more than {MAX_PARAMETERS:,} parameters")
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if wrong := [name for name in sorted(found.keys() | shapes.keys()) if found.get(name) != shapes.get(name)]:
+                name = wrong[0]
+                expected = (
+                    f"the config asks for {shapes[name]}" if name in shapes else "the config knows no such tensor"
+                )
+                raise CheckpointError(
+                    f"{path.parent}: {len(wrong)} tensors do not fit; first {name}: "
+                    f"the file holds {found.get(name, 'none')}, {expected}"
+                )
+            return {name: file.get_tensor(name).float() for name in shapes}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path.parent}: model.safetensors cannot be read ({error})") from None
+
+
+def model_card(config: dict[str, Any], parameters: int) -> str:
+    """A plain README.md for a folder that has none."""
+    network, policy = config["network"], config["policy"]
+    return "\n".join(
+        [
+            "---",
+            "library_name: dp",
+            *([f"license: {config['license']}"] if "license" in config else []),
+            "tags: [diffusion, unconditional-image-generation]",
+            "---",
+            "",
+            f"A {network['image_size']}x{network['image_size']} diffusion model: {network['type']}, "
+            f"{parameters:,} parameters, objective {policy['objective']}, {policy['noise_schedule']} schedule"
+            + (f", {config['step']:,} training steps." if "step" in config else "."),
+            "",
+            "```python",
+            "from dp import DiffusionPolicy",
+            "",
+            'images = DiffusionPolicy.from_pretrained("path/to/this/folder").sample(16, timesteps=50, seed=0)',
+            "```",
+            "",
+        ]
+    )
+
+
+def _check_fields(values: Any, fields: dict[str, Any], where: str, required: tuple[str, ...]) -> None:
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{where} must be an object, got {type(values).__name__}")
+    if unknown := values.keys() - fields.keys():
+        raise CheckpointError(f"unknown field {min(unknown)!r} in {where}")
+    if missing := [name for name in required if name not in values]:
+        raise CheckpointError(f"{where} lacks the field {missing[0]!r}")
+    for name, value in values.items():
+        _check_value(f"{name!r} in {where}", value, fields[name])
+
+
+def _check_value(what: str, value: Any, rule: Any) -> None:
+    if isinstance(rule, list):
+        element, longest = rule
+        if not isinstance(value, list) or len(value) > longest:
+            raise CheckpointError(f"{what} must be a list of at most {longest}, got {value!r:.80}")
+        for item in value:
+            _check_value(what, item, element)
+    elif isinstance(rule, tuple):
+        kind, low, high = rule
+        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
+            raise CheckpointError(
+                f"{what} must be {'a whole' if kind is int else 'a'} number from {low} to {high}, got {value!r:.80}"
+            )
+    elif not isinstance(value, rule):
+        kind = {bool: "true or false", str: "text", dict: "an object"}[rule]
+        raise CheckpointError(f"{what} must be {kind}, got {value!r:.80}")
