@@ -213,9 +213,10 @@ class DiffusionPolicy(nn.Module):
         """The run as it happens: one Step per network call, none skipped. Keywords as in `SampleSettings`; a bad one
         raises ValueError here, not at the first step. Leaving the loop early stops the run.
         """
-        return self._run(self.begin(SampleSettings(batch_size, **settings)))
+        return self.run(self.begin(SampleSettings(batch_size, **settings)))
 
-    def _run(self, r: Rows) -> Iterator[Step]:
+    def run(self, r: Rows) -> Iterator[Step]:
+        """`stream` for rows that have begun."""
         while not r.is_finished:
             [(r, step)] = self.tick([r])
             yield step
