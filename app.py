@@ -1,0 +1,37 @@
+"""The app: arguments and environment -> engine -> page. On Hugging Face Spaces this file is what runs."""
+
+import argparse
+import os
+
+import spaces  # noqa: F401 (before torch: on ZeroGPU it has to be first)
+import torch
+
+from dp.engine import Engine
+from dp.samplers import SampleSettings
+from dp.ui import LAUNCH, build_app
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ON_ZERO_GPU = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+if cores := os.environ.get("CPU_CORES"):  # a Space's container sees all of its host's cores, and this is its share
+    torch.set_num_threads(max(1, int(float(cores))))
+
+engine = Engine(os.path.join(HERE, "checkpoints"), device="cpu" if ON_ZERO_GPU else None)
+demo = build_app(engine, on_zero_gpu=ON_ZERO_GPU)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Watch a diffusion model denoise, in the browser.")
+    parser.add_argument("--host", help="address to listen on; 0.0.0.0 lets other machines in (default: this one only)")
+    parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
+    args = parser.parse_args()
+    usable = [entry.name for entry in engine.checkpoints() if not entry.problem]
+    if (
+        usable and not ON_ZERO_GPU
+    ):  # one small step, so that the first visitor's Generate finds the network loaded and warm
+        engine.submit(SampleSettings(batch_size=1, timesteps=1), usable[0])
+    demo.launch(server_name=args.host, server_port=args.port, **LAUNCH)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""The web app. One module per tab; `build_app` puts them on one page."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from dp.engine import Engine
+from dp.ui import denoise
+
+TITLE = "See a diffusion model work"
+INTRO = (
+    "# See a diffusion model work\n"
+    "Every picture below starts as pure noise. At each step the network guesses the finished picture (**x0**), "
+    "takes a small step towards it and guesses again. You see each guess as it is made."
+)
+
+# System fonts: nothing is fetched from elsewhere. On a phone the pictures and the button fit on one screen.
+THEME = gr.themes.Default(
+    primary_hue="indigo",
+    secondary_hue="indigo",
+    font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+    font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+)
+CSS = """
+.gradio-container { max-width: 1120px !important; margin: 0 auto !important; }
+#about { padding: 0 2px; }
+#about p { margin: 0; color: var(--body-text-color-subdued); font-size: var(--text-sm); }
+@media (max-width: 700px) { #player .stage { max-height: 44vh; max-width: 44vh; } }
+"""
+LAUNCH = {"theme": THEME, "css": CSS, "max_threads": 200, "run_history": False, "enable_monitoring": False}
+
+
+def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
+    """The page, ready to launch with `LAUNCH`. on_zero_gpu: the GPU exists only inside each call, so the engine's
+    thread is not used.
+    """
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
+        gr.Markdown(INTRO)
+        denoise.build(engine, on_zero_gpu)
+    demo.queue(api_open=False, default_concurrency_limit=None)
+    return demo

@@ -1,0 +1,3 @@
+from dp.ui.player.player import Player, show
+
+__all__ = ["Player", "show"]
