@@ -1,0 +1,213 @@
+"""The real app: served by the README's command, watched in Chromium, and asked over its API."""
+
+import base64
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from dp import DiffusionPolicy
+from dp.images import grid, to_uint8
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT = "faces-32"
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+# Offline flags: without them the browser looks for its maker's hosts at every start.
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+]
+THREADS = "1"  # the same sums in the same order, here and in the app: pictures can then be compared to the bit
+
+
+RECORD = """() => {
+    const player = document.querySelector('.player');
+    window.seen = [];
+    new MutationObserver(() => window.seen.push([player.dataset.state, +(player.dataset.step || 0)]))
+        .observe(player, {attributes: true, attributeFilter: ['data-step', 'data-state']});
+}"""
+
+
+@pytest.fixture(scope="module")
+def url():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = os.environ | {"CPU_CORES": THREADS, "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "app.py", "--port", str(port)]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as app:
+        lines = []
+        for line in app.stdout:
+            lines.append(line)
+            if "Running on local URL" in line:
+                break
+        else:
+            pytest.fail("the app did not start:\n" + "".join(lines))
+        yield f"http://127.0.0.1:{port}"
+        app.terminate()
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    return Client(url, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium on this machine, and CI must have one")
+        pytest.skip("no Chromium on this machine: install the system's package to run the browser tests")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[{"width": 1280, "height": 900}, {"width": 390, "height": 844}], ids=["desktop", "phone"])
+def page(request, browser, url):
+    """The app in a fresh tab, with every status that the player shows recorded; fails on any console error."""
+    page = browser.new_page(viewport=request.param)
+    trouble = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
+    page.goto(url)
+    page.wait_for_selector("#generate")
+    page.wait_for_selector(".player canvas")
+    page.evaluate(RECORD)
+    yield page
+    page.close()
+    assert trouble == []
+
+
+def set_run(page, *, timesteps, seed, images=4):
+    page.get_by_label("Random seed").uncheck()
+    for control, value in (("images", images), ("timesteps", timesteps), ("seed", seed)):
+        box = page.locator(f"#{control} input[type=number]")
+        box.fill(str(value))
+        box.press("Tab")
+
+
+def wait_for(page, condition, seconds):
+    """Until `condition`, in JavaScript, holds of the player `p` and the `step` that it shows."""
+    look = "const p = document.querySelector('.player'); const step = +(p.dataset.step || 0)"
+    page.wait_for_function(f"(() => {{ {look}; return {condition}; }})()", timeout=seconds * 1000)
+
+
+def canvas_pixels(page):
+    data = page.evaluate("document.querySelector('.player canvas').toDataURL('image/png')")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data.split(",")[1]))).convert("RGB"))
+
+
+@pytest.mark.browser
+def test_generate_streams_to_the_very_picture_that_sample_makes(page):
+    set_run(page, timesteps=12, seed=7)
+    clicked = time.monotonic()
+    page.click("#generate")
+    wait_for(page, "step > 0", 10)  # five times the two seconds that a visitor may wait
+    print(f"first frame after {time.monotonic() - clicked:.2f} s")
+    wait_for(page, "p.dataset.state === 'done'", 60)
+    steps = [step for state, step in page.evaluate("window.seen") if state in ("running", "done") and step]
+    assert steps == sorted(steps) and steps[-1] == 12 and len(set(steps)) > 1
+    assert page.inner_text(".player .step") == "step 12/12 · done"
+    assert re.search(r"t 0\.083 · log-SNR -?\d", page.inner_text(".player .where"))
+    assert page.is_visible("#generate") and not page.is_visible("#stop")
+
+    images = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / DEFAULT).sample(4, timesteps=12, seed=7)
+    np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8(images)))
+
+
+@pytest.mark.browser
+def test_stop_keeps_the_frame_and_says_where(page):
+    set_run(page, timesteps=1000, seed=1)
+    page.click("#generate")
+    wait_for(page, "step >= 5", 30)
+    page.click("#stop")
+    wait_for(page, "p.dataset.state === 'stopped'", 10)
+    index = int(re.fullmatch(r"stopped at (\d+)/1000", page.inner_text(".player .step"))[1])
+    assert 5 <= index < 1000
+    assert canvas_pixels(page).std() > 10  # a picture, not a blank
+    page.wait_for_selector("#generate", state="visible")
+    time.sleep(0.5)
+    assert page.inner_text(".player .step") == f"stopped at {index}/1000"  # and nothing comes after it
+
+
+@pytest.mark.browser
+def test_the_seed_is_written_back_before_the_run(page):
+    set_run(page, timesteps=200, seed=0)
+    page.get_by_label("Random seed").check()
+    page.click("#generate")
+    page.wait_for_function("+document.querySelector('#seed input').value > 0")
+    wait_for(page, "step > 0 && p.dataset.state === 'running'", 10)
+    page.click("#stop")
+    wait_for(page, "p.dataset.state === 'stopped'", 10)
+
+
+GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5, False]
+
+
+@pytest.mark.parametrize(
+    "position, value, words",
+    [
+        (0, "../secrets", "no checkpoint '../secrets'"),
+        (1, -1, "Images must be a whole number from 1 to 64, got -1"),
+        (1, 65, "Images"),
+        (2, 0, "Timesteps must be a whole number from 1 to 1000, got 0"),
+        (2, 2.5, "Timesteps"),
+        (2, "many", "Timesteps"),
+        (3, "euler", "unknown sampler 'euler'; choose one of: ddim, ddpm, dpmpp_2m"),
+        (4, "quadratic", "unknown noise schedule 'quadratic'"),
+        (5, 4, "Time difference must be a number from 0 to 3"),
+        (6, -3, "Seed"),
+        (6, None, "Seed is empty"),
+    ],
+)
+def test_a_bad_setting_gets_a_sentence(client, position, value, words):
+    values = list(GOOD)
+    values[position] = value
+    with pytest.raises(AppError) as error:
+        client.predict(*values, api_name="/generate")
+    assert words in str(error.value) and "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
+@pytest.mark.parametrize("schedule", ["trained", "linear", "cosine"])
+def test_every_sampler_and_schedule_gives_what_sample_gives(client, sampler, schedule):
+    value, seed, *_ = client.predict(DEFAULT, 2, 6, sampler, schedule, 1.5, 3, False, api_name="/generate")
+    images = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / DEFAULT).sample(
+        2,
+        timesteps=6,
+        sampler=sampler,
+        noise_schedule=None if schedule == "trained" else schedule,
+        time_difference=1.5 / 6,
+        seed=3,
+    )
+    assert seed == 3 and value["state"] == "done" and value["index"] == 6
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(value["src"].split(",")[1]))))
+    np.testing.assert_array_equal(picture, grid(to_uint8(images)))
+
+
+def test_runs_side_by_side_do_not_wait_for_each_other(client, url):
+    slow = client.submit(DEFAULT, 1, 1000, "ddim", "trained", 0, 1, False, api_name="/generate")
+    quick = Client(url, verbose=False).predict(*GOOD, api_name="/generate")
+    assert quick[0]["state"] == "done" and not slow.done()
+    slow.cancel()
