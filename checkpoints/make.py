@@ -3,7 +3,7 @@ with its card.
 
     python checkpoints/make.py draw faces-32 pictures/faces
     python checkpoints/make.py train faces-32 pictures/faces runs/faces-32
-    python checkpoints/make.py bundle faces-32 pictures/faces runs/faces-32
+    python checkpoints/make.py bundle faces-32 pictures/faces runs/faces-32 --device "two cores of a CPU"
 
 The pictures are the glyphs of Noto Color Emoji (SIL Open Font License 1.1), by default where Debian's package
 fonts-noto-color-emoji puts it. `draw` needs fontTools (in tests/requirements.txt) to read the font's character map.
@@ -12,18 +12,26 @@ fonts-noto-color-emoji puts it. `draw` needs fontTools (in tests/requirements.tx
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a clone without installing
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # so that it runs from a clone without installing
 
-from dp import RIN, DiffusionPolicy, Trainer
+from dp import RIN, DiffusionPolicy, ImageDataset, Trainer, checkpoint
+from dp.images import encode_png, grid, to_uint8
+from dp.runs import RunFolder
 
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 FONT_SIZE = 109  # the one bitmap size that the font holds
 GLYPH = (136, 128)
+SAMPLES, PAIRS = 64, 12  # on the card
 
 # Unicode ranges, both ends included.
 NOT_PICTURES = [
@@ -102,19 +110,100 @@ def train(name: str, pictures: Path, run: Path) -> None:
     trainer.train()
 
 
+def bundle(name: str, pictures: Path, run: Path, device: str) -> None:
+    """Write checkpoints/<name>/ from the run's last milestone: weights in half precision, samples, and the card."""
+    folder, run_folder = HERE / name, RunFolder(run)
+    newest = run_folder.checkpoint(run_folder.milestones()[-1])
+    config = checkpoint.read_config(newest)
+    shutil.rmtree(folder, ignore_errors=True)
+    title = {"step": config["step"], "dataset": f"{pictures.name} of Noto Color Emoji", "license": "ofl-1.1"}
+    checkpoint.save(DiffusionPolicy.from_pretrained(newest), folder, dtype=torch.float16, **title)
+
+    policy = DiffusionPolicy.from_pretrained(folder)
+    samples = to_uint8(policy.sample(SAMPLES, timesteps=25, sampler="ddim", seed=0))
+    save_enlarged(samples, folder / "samples.png", columns=8)
+    dataset = ImageDataset(pictures, policy.image_size)
+    nearest, distances = nearest_pictures(samples, dataset.images)
+    pairs = np.concatenate([samples[:PAIRS], nearest[:PAIRS]])
+    save_enlarged(pairs, folder / "nearest.png", columns=PAIRS)
+    text = card(
+        name,
+        config,
+        run,
+        parameters=sum(p.numel() for p in policy.parameters()) / 1e6,
+        weights_mb=(folder / "model.safetensors").stat().st_size / 1e6,
+        pictures=len(dataset),
+        distances=distances,
+        between=nearest_pictures(dataset.images, dataset.images, skip_self=True)[1],
+        device=device,
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def nearest_pictures(
+    samples: np.ndarray, pictures: np.ndarray, skip_self: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `samples` [B,H,W,C] the nearest of `pictures`, mirrored or not, and its distance (root mean square
+    over pixels, on a scale where black to white is 1."""
+    both = np.concatenate([pictures, pictures[:, :, ::-1]])
+    a, b = (x.reshape(len(x), -1).astype(np.float32) / 255 for x in (samples, both))
+    distances = np.sqrt(((a[:, None] - b[None]) ** 2).mean(-1))
+    if skip_self:
+        n = np.arange(len(pictures))
+        distances[n, n] = distances[n, n + len(pictures)] = np.inf
+    index = distances.argmin(1)
+    return both[index], distances.min(1)
+
+
+def save_enlarged(array: np.ndarray, path: Path, columns: int, times: int = 3) -> None:
+    path.write_bytes(encode_png(grid(array.repeat(times, 1).repeat(times, 2), columns)))
+
+
+def card(name: str, config: dict, run: Path, **measured) -> str:
+    """card.md, filled in from what the run recorded and what was measured just now."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    records = list({r["step"]: r for r in records if r["step"] <= config["step"]}.values())  # a resumed run logs again
+    batch = MODELS[name]["training"]["train_batch_size"]
+    between, distances = np.median(measured["between"]), measured["distances"]
+    facts = {key: config["network"][key] for key in ("depth", "num_latents", "dim_latent", "dim")}
+    facts |= {key: config["policy"][key] for key in ("objective", "noise_schedule")}
+    facts |= {
+        "name": name,
+        "side": config["network"]["image_size"],
+        "samples": SAMPLES,
+        "pairs": PAIRS,
+        "self_cond": config["policy"]["train_prob_self_cond"],
+        "step": config["step"],
+        "batch": batch,
+        "seen": config["step"] * batch,
+        "passes": config["step"] * batch / measured["pictures"],
+        "minutes": sum((records[1]["step"] - records[0]["step"]) * batch / r["images_per_s"] for r in records) / 60,
+        "loss": np.mean([r["loss"] for r in records if r["step"] > config["step"] - 100]),
+        "median": np.median(distances),
+        "low": distances.min(),
+        "high": distances.max(),
+        "close": int((distances < between / 2).sum()),
+    }
+    template = (HERE / "card.md").read_text(encoding="utf-8")
+    return template.format(**(measured | facts | {"between": between}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["draw", "train", "bundle"])
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("pictures", type=Path, help="the folder of pictures")
     parser.add_argument("run", type=Path, nargs="?", help="the run folder (train and bundle)")
+    parser.add_argument("--device", default="a device that was not named", help="what it was trained on (bundle)")
     args = parser.parse_args()
     if args.action == "draw":
         print(f"{draw(MODELS[args.model]['pictures'], args.pictures)} pictures in {args.pictures}")
     elif args.run is None:
         parser.error(f"{args.action} needs the run folder")
+    elif args.action == "train":
+        train(args.model, args.pictures, args.run)
     else:
-        {"train": train}[args.action](args.model, args.pictures, args.run)
+        bundle(args.model, args.pictures, args.run, args.device)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ class SampleSettings:
             _check_integer("timesteps", self.timesteps, 1, MAX_TIMESTEPS)
         if self.seed is not None:
             _check_integer("seed", self.seed, 0, MAX_SEED - 1)
-        if self.sampler is not None and self.sampler not in SAMPLERS:
+        if self.sampler is not None and self.sampler not in list(SAMPLERS):
             raise ValueError(f"unknown sampler {self.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
         if self.time_difference is not None:
             value = self.time_difference

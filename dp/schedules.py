@@ -150,7 +150,7 @@ def make_schedule(name: str, kwargs: Mapping[str, Any] | None = None) -> Schedul
     """The schedule of that name with its keywords. An unknown name or keyword, or a value out of range, is a
     ValueError.
     """
-    if name not in SCHEDULES:
+    if name not in list(SCHEDULES):
         raise ValueError(f"unknown noise schedule {name!r}; choose one of: {', '.join(SCHEDULES)}")
     known = [field.name for field in fields(SCHEDULES[name])]
     for key, value in (kwargs or {}).items():

@@ -36,6 +36,6 @@ def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
     """
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         gr.Markdown(INTRO)
-        denoise.build(engine, on_zero_gpu)
+        denoise.build(demo, engine, on_zero_gpu)
     demo.queue(api_open=False, default_concurrency_limit=None)
     return demo

@@ -1,0 +1,104 @@
+"""What the sampling controls mean: between a page's values and the library, for every tab that samples."""
+
+from __future__ import annotations
+
+import html
+import secrets
+from typing import Any
+
+import gradio as gr
+
+from dp.engine import Engine
+from dp.samplers import MAX_SEED, SampleSettings
+from dp.schedules import SCHEDULES
+
+MAX_IMAGES, MAX_TIMESTEPS, MAX_TIME_DIFFERENCE_STEPS = 64, 1000, 3
+TRAINED = "trained"  # the schedule choice that means the checkpoint's own
+SAMPLERS = [("DDIM", "ddim"), ("DDPM", "ddpm"), ("DPM-Solver++(2M)", "dpmpp_2m")]
+
+
+def read(
+    engine: Engine,
+    checkpoint: str,
+    images: int,
+    timesteps: int,
+    sampler: str,
+    noise_schedule: str,
+    time_difference_steps: float,
+    seed: int | None,
+    random_seed: bool,
+) -> tuple[str, SampleSettings]:
+    """The page's values -> checkpoint and settings, with the seed decided. A bad value is a gr.Error that names it."""
+    try:
+        images = within("Images", images, 1, MAX_IMAGES)
+        timesteps = within("Timesteps", timesteps, 1, MAX_TIMESTEPS)
+        steps = within("Time difference", time_difference_steps, 0, MAX_TIME_DIFFERENCE_STEPS, whole=False)
+        if seed is None and not random_seed:
+            raise ValueError("Seed is empty: type a whole number, or tick Random seed")
+        seed = secrets.randbelow(MAX_SEED) if random_seed else within("Seed", seed, 0, MAX_SEED - 1)
+        config_of(engine, checkpoint)
+        settings = SampleSettings(
+            batch_size=images,
+            timesteps=timesteps,
+            sampler=sampler,
+            noise_schedule=None if noise_schedule == TRAINED else noise_schedule,
+            time_difference=min(steps / timesteps, 1.0),  # more than the whole run is the whole run
+            seed=seed,
+        )
+    except ValueError as error:
+        raise complaint(error) from None
+    return checkpoint, settings
+
+
+def within(name: str, value: Any, low: int, high: int, whole: bool = True) -> Any:
+    """`value` as a number from low to high, whole if it must be. Raises ValueError with its name."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or (whole and value != int(value)):
+        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number from {low} to {high}, got {value!r:.80}")
+    return int(value) if whole else float(value)
+
+
+def unchecked(control: gr.components.Component) -> None:
+    """Let the control's value through as it comes: `read` checks all of them, and its messages name the setting."""
+    control.preprocess = lambda payload: payload
+
+
+def usable_names(engine: Engine) -> list[str]:
+    return [entry.name for entry in engine.checkpoints() if not entry.problem]
+
+
+def schedule_choices(engine: Engine, checkpoint: str) -> list[tuple[str, str]]:
+    """The trained schedule first, and said so; then the others with their default keywords."""
+    policy = config_of(engine, checkpoint)["policy"]
+    name, kwargs = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs", {})
+    return [(f"{name} (as trained)", TRAINED)] + [(other, other) for other in SCHEDULES if other != name or kwargs]
+
+
+def describe(engine: Engine, checkpoint: str | None) -> str:
+    """One line about a checkpoint, and one for each folder among the checkpoints that cannot be used."""
+    if checkpoint is None:
+        return "No checkpoint yet: put a checkpoint folder into `checkpoints/` and reload the page." + problems(engine)
+    config = config_of(engine, checkpoint)
+    network, policy = config["network"], config["policy"]
+    facts = [f"{network['image_size']}×{network['image_size']} pixels", f"predicts {policy.get('objective', 'v')}"]
+    facts += [f"trained {config['step']:,} steps"] if "step" in config else []
+    facts += [f"on {config['dataset']}"] if "dataset" in config else []
+    return " · ".join(facts) + problems(engine)
+
+
+def problems(engine: Engine) -> str:
+    broken = [entry for entry in engine.checkpoints() if entry.problem]
+    return "".join(f"\n\n⚠️ {html.escape(entry.problem.replace(str(entry.path), entry.name))}" for entry in broken)
+
+
+def config_of(engine: Engine, checkpoint: str) -> dict[str, Any]:
+    """The checked config of a checkpoint. Raises ValueError, with the names there are, where it cannot be had."""
+    configs = {entry.name: entry.config for entry in engine.checkpoints() if not entry.problem}
+    if checkpoint not in configs:
+        raise ValueError(f"there is no checkpoint {checkpoint!r:.80}; there are: {', '.join(configs) or 'none'}")
+    return configs[checkpoint]
+
+
+def complaint(error: object) -> gr.Error:
+    """An error for the page, which shows its text as markup: and it may quote what a stranger sent."""
+    return gr.Error(html.escape(str(error), quote=False), print_exception=False)
