@@ -143,8 +143,9 @@ def bundle(name: str, pictures: Path, run: Path, device: str) -> None:
 def nearest_pictures(
     samples: np.ndarray, pictures: np.ndarray, skip_self: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `samples` [B,H,W,C] the nearest of `pictures`, mirrored or not, and its distance (root mean square
-    over pixels, on a scale where black to white is 1."""
+    """For each of `samples` [B,H,W,C] the nearest of `pictures`, mirrored or not, and its distance: the root mean
+    square over the pixels, on a scale where black to white is 1.
+    """
     both = np.concatenate([pictures, pictures[:, :, ::-1]])
     a, b = (x.reshape(len(x), -1).astype(np.float32) / 255 for x in (samples, both))
     distances = np.sqrt(((a[:, None] - b[None]) ** 2).mean(-1))

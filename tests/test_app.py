@@ -5,22 +5,18 @@ import io
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
+from serving import ROOT, serve
 
 from dp import DiffusionPolicy
 from dp.images import grid, to_uint8
 
-ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = "faces-32"
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -46,23 +42,8 @@ RECORD = """() => {
 
 @pytest.fixture(scope="module")
 def url():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = os.environ | {"CPU_CORES": THREADS, "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "app.py", "--port", str(port)]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as app:
-        lines = []
-        for line in app.stdout:
-            lines.append(line)
-            if "Running on local URL" in line:
-                break
-        else:
-            pytest.fail("the app did not start:\n" + "".join(lines))
-        yield f"http://127.0.0.1:{port}"
-        app.terminate()
+    with serve("app.py", CPU_CORES=THREADS) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,92 @@
+"""The page's other half: its values, and the handler for a GPU that exists only inside a call."""
+
+import base64
+import io
+import subprocess
+import sys
+
+import gradio as gr
+import numpy as np
+import pytest
+from gradio_client import Client
+from PIL import Image
+from serving import ROOT, serve
+
+from dp.engine import Engine, Frame
+from dp.images import grid, to_uint8
+from dp.policy import DiffusionPolicy
+from dp.ui import controls
+from dp.ui.player import show
+
+
+@pytest.fixture
+def engine(tiny_rin, tmp_path):
+    DiffusionPolicy(tiny_rin(), noise_schedule="cosine", schedule_kwargs={"tau": 0.8}).save_pretrained(
+        tmp_path / "tiny"
+    )
+    return Engine(tmp_path, device="cpu")
+
+
+def decode(src):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(src.split(",")[1]))))
+
+
+# Off ZeroGPU `spaces.GPU` changes nothing, so the handler that is bound there can be run here as it is.
+IN_CALL = """
+import sys, torch
+from dp.engine import Engine
+from dp.ui import build_app
+torch.set_num_threads(1)
+engine = Engine(sys.argv[1], device="cpu")
+build_app(engine, on_zero_gpu=True).launch(server_port=int(sys.argv[3]))
+"""
+
+
+def test_the_handler_inside_a_gpu_call_gives_what_sample_gives(engine, tmp_path):
+    with serve("-c", IN_CALL, str(tmp_path)) as url:
+        job = Client(url, verbose=False).submit("tiny", 3, 5, "ddpm", "trained", 0, 11, False, api_name="/generate")
+        value, seed, *_ = job.result(timeout=60)
+        steps = [output[0].get("index", 0) for output in job.outputs()]
+    images = engine.policy("tiny").sample(3, timesteps=5, sampler="ddpm", seed=11)
+    assert seed == 11 and value["state"] == "done"
+    assert steps == sorted(steps) and steps[0] == 0 and steps[-1] == 5
+    np.testing.assert_array_equal(decode(value["src"]), grid(to_uint8(images)))
+
+
+def test_live_frames_are_light_and_the_last_is_lossless():
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    frame = Frame(index=3, timesteps=9, time=0.7, log_snr=-1.0, images=images)
+    running, stopped = show(frame, "running"), show(frame, "stopped")
+    assert running["src"].startswith("data:image/jpeg;base64,") and stopped["src"].startswith("data:image/png;base64,")
+    np.testing.assert_array_equal(decode(stopped["src"]), grid(images))
+    assert (stopped["index"], stopped["timesteps"], stopped["time"], stopped["log_snr"]) == (3, 9, 0.7, -1.0)
+    assert show(None, "failed", "no luck") == {"state": "failed", "message": "no luck"}
+
+
+def test_the_trained_schedule_comes_first_and_says_so(engine):
+    choices = controls.schedule_choices(engine, "tiny")
+    assert choices[0] == ("cosine (as trained)", controls.TRAINED)
+    # Trained with its own tau, so the plain cosine is another schedule and can be chosen too.
+    assert [value for _, value in choices[1:]] == ["linear", "cosine", "sigmoid"]
+
+
+def test_time_difference_is_counted_in_steps(engine):
+    _, settings = controls.read(engine, "tiny", 2, 40, "ddim", "linear", 1.5, 9, False)
+    assert settings.time_difference == 1.5 / 40 and settings.noise_schedule == "linear" and settings.seed == 9
+    _, settings = controls.read(engine, "tiny", 2, 1, "ddim", controls.TRAINED, 3, 9, False)
+    assert settings.time_difference == 1 and settings.noise_schedule is None
+
+
+def test_what_a_stranger_sends_never_becomes_markup(engine, tmp_path):
+    with pytest.raises(gr.Error) as error:
+        controls.read(engine, "tiny", 2, 40, "<img src=x onerror=alert(1)>", "linear", 0, 9, False)
+    assert "<img" not in error.value.message and "&lt;img" in error.value.message
+    (tmp_path / "<b>bad").mkdir()
+    (tmp_path / "<b>bad" / "config.json").write_text("{}")
+    assert "<b>" not in controls.problems(engine) and str(tmp_path) not in controls.problems(engine)
+
+
+def test_a_page_without_any_checkpoint_says_what_to_do(tmp_path):
+    build = "import sys; from dp.engine import Engine; from dp.ui import build_app; build_app(Engine(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, check=True, timeout=120)
+    assert controls.describe(Engine(tmp_path), None).startswith("No checkpoint yet: put a checkpoint folder into")
