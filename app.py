@@ -7,7 +7,6 @@ import spaces  # noqa: F401 (before torch: on ZeroGPU it has to be first)
 import torch
 
 from dp.engine import Engine
-from dp.samplers import SampleSettings
 from dp.ui import LAUNCH, build_app
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -25,11 +24,8 @@ def main() -> None:
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 lets other machines in (default: this one only)")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     args = parser.parse_args()
-    usable = [entry.name for entry in engine.checkpoints() if not entry.problem]
-    if (
-        usable and not ON_ZERO_GPU
-    ):  # one small step, so that the first visitor's Generate finds the network loaded and warm
-        engine.submit(SampleSettings(batch_size=1, timesteps=1), usable[0])
+    if not ON_ZERO_GPU:
+        engine.warm_up()
     demo.launch(server_name=args.host, server_port=args.port, **LAUNCH)
 
 

@@ -4,12 +4,15 @@ handed over.
 config.json rebuilds the model: {"network": {"type": ..., ...}, "policy": {...}, and optionally "step", "dataset",
 "license"}. It is checked field by field before anything is allocated, and the weights' shapes against it before they
 are read. No pickle is ever loaded.
+
+Over budget: a third of this file is the table of what a config may say, which belongs beside the check.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,40 +78,53 @@ def save(policy: DiffusionPolicy, folder: str | Path, *, dtype: torch.dtype | No
     """Write `policy` as a checkpoint folder, over one that may stand there. dtype: of the weights on disk, the model's
     own by default. card: step, dataset, license. A README.md that stands in the folder is kept.
     """
+    kind = kind_of(policy)
+    folder = Path(folder)
+    config = {"network": {"type": kind, **policy.model.config}, "policy": policy.config, **card}
+    check_config(config, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in policy.model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if not (folder / "README.md").exists():
+        count = sum(value.numel() for value in weights.values())
+        facts = {"step": 0, "license": "unknown", "kind": kind, "side": policy.image_size, "parameters": count}
+        text = CARD.format(**(facts | policy.config | card))
+        (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def kind_of(policy: DiffusionPolicy) -> str:
+    """The name in NETWORKS of the policy's network. Raises CheckpointError where it has none."""
     kind = next((name for name, network in NETWORKS.items() if type(policy.model) is network), None)
     if kind is None:
         raise CheckpointError(
             f"cannot save a {type(policy.model).__name__}: a checkpoint may name only {', '.join(NETWORKS)}"
         )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"network": {"type": kind, **policy.model.config}, "policy": policy.config, **card}
-    check_config(config, folder)
-    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in policy.model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    if not (folder / "README.md").exists():
-        (folder / "README.md").write_text(
-            model_card(config, sum(w.numel() for w in weights.values())), encoding="utf-8"
-        )
+    return kind
 
 
 def load(folder: str | Path) -> DiffusionPolicy:
     """The model of a checkpoint folder, on the CPU in float32. Raises CheckpointError with what is wrong."""
     folder = Path(folder)
+    _, policy = inspect(folder)
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    policy.model.load_state_dict(weights, assign=True)
+    return policy
+
+
+def inspect(folder: Path) -> tuple[dict[str, Any], DiffusionPolicy]:
+    """The config of a checkpoint folder and its model without weights, after all but their values has been checked."""
     config = read_config(folder)
     network = dict(config["network"])
     try:
         with torch.device("meta"):  # shapes only: nothing is allocated before the file has shown that it holds them
             model = NETWORKS[network.pop("type")](**network)
-        weights = read_weights(
-            folder / "model.safetensors", {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        )
-        model.load_state_dict(weights, assign=True)
-        return DiffusionPolicy(model, **config["policy"])
+        check_weights(folder / "model.safetensors", {name: tuple(v.shape) for name, v in model.state_dict().items()})
+        return config, DiffusionPolicy(model, **config["policy"])
     except CheckpointError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{folder}: {error}") from None
 
 
@@ -119,13 +135,19 @@ def list_checkpoints(*roots: str | Path) -> list[Entry]:
     entries = []
     for root in map(Path, roots):
         for path in sorted(
-            p for p in root.glob("*") if (p / "config.json").exists() or (p / "model.safetensors").exists()
+            p for p in root.glob("[!.]*") if (p / "config.json").exists() or (p / "model.safetensors").exists()
         ):
-            try:
-                entries.append(Entry(path, read_config(path)))
-            except CheckpointError as error:
-                entries.append(Entry(path, problem=str(error)))
+            entries.append(entry_of(path, frozenset((file.name, file.stat().st_mtime_ns) for file in path.iterdir())))
     return entries
+
+
+@lru_cache(maxsize=256)
+def entry_of(path: Path, files: frozenset[tuple[str, int]]) -> Entry:
+    """The entry of one folder, looked at again only when one of its files has another time."""
+    try:
+        return Entry(path, inspect(path)[0])
+    except CheckpointError as error:
+        return Entry(path, problem=str(error))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -159,10 +181,8 @@ def check_config(config: Any, folder: Path) -> None:
         raise CheckpointError(f"{folder}: {error}") from None
 
 
-def read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file as float32, after its header has shown exactly `shapes`. Raises
-    CheckpointError.
-    """
+def check_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raises CheckpointError unless the header of a safetensors file shows exactly `shapes`."""
     if sum(torch.Size(shape).numel() for shape in shapes.values()) > MAX_PARAMETERS:
         raise CheckpointError(f"{path.parent}: more than {MAX_PARAMETERS:,} parameters")
     try:
@@ -177,34 +197,25 @@ def read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, to
                     f"{path.parent}: {len(wrong)} tensors do not fit; first {name}: "
                     f"the file holds {found.get(name, 'none')}, {expected}"
                 )
-            return {name: file.get_tensor(name).float() for name in shapes}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path.parent}: model.safetensors cannot be read ({error})") from None
 
 
-def model_card(config: dict[str, Any], parameters: int) -> str:
-    """A plain README.md for a folder that has none."""
-    network, policy = config["network"], config["policy"]
-    return "\n".join(
-        [
-            "---",
-            "library_name: dp",
-            *([f"license: {config['license']}"] if "license" in config else []),
-            "tags: [diffusion, unconditional-image-generation]",
-            "---",
-            "",
-            f"A {network['image_size']}x{network['image_size']} diffusion model: {network['type']}, "
-            f"{parameters:,} parameters, objective {policy['objective']}, {policy['noise_schedule']} schedule"
-            + (f", {config['step']:,} training steps." if "step" in config else "."),
-            "",
-            "```python",
-            "from dp import DiffusionPolicy",
-            "",
-            'images = DiffusionPolicy.from_pretrained("path/to/this/folder").sample(16, timesteps=50, seed=0)',
-            "```",
-            "",
-        ]
-    )
+CARD = """---
+library_name: dp
+license: {license}
+tags: [diffusion, unconditional-image-generation]
+---
+
+A {side}x{side} diffusion model: {kind}, {parameters:,} parameters, objective {objective}, {noise_schedule} schedule,
+{step:,} training steps.
+
+```python
+from dp import DiffusionPolicy
+
+images = DiffusionPolicy.from_pretrained("path/to/this/folder").sample(16, timesteps=50, seed=0)
+```
+"""
 
 
 def _check_fields(values: Any, fields: dict[str, Any], where: str, required: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -24,6 +24,7 @@ from dp.images import MODES, over_white, to_float
 
 EXTENSIONS = ("jpg", "jpeg", "jfif", "png", "tif", "tiff", "webp", "bmp", "gif")
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")  # the decoders that an untrusted file may reach
+HEIC_ADVICE = "HEIC is not read here; export it as JPEG"
 MAX_PIXELS = 100_000_000
 MEMORY_LIMIT = 2 << 30
 
@@ -113,7 +114,7 @@ def decode(path: Path, image_size: int, mode: str, exts: Sequence[str] = EXTENSI
     if path.name.startswith("._"):
         raise Refused("a macOS side file, not a picture")
     if suffix in ("heic", "heif"):
-        raise Refused("HEIC is not read here; export it as JPEG")
+        raise Refused(HEIC_ADVICE)
     if suffix not in {ext.lower().lstrip(".") for ext in exts}:
         raise Refused(f"not one of the picture types read here ({', '.join(exts)})")
     try:
@@ -125,9 +126,11 @@ def decode(path: Path, image_size: int, mode: str, exts: Sequence[str] = EXTENSI
                 if image.width * image.height > MAX_PIXELS:
                     raise Refused(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
                 image.load()  # decodes the first frame
-                image = square(convert(ImageOps.exif_transpose(image), mode), image_size)
+                image = square(convert(upright(image), mode), image_size)
                 return np.asarray(image).reshape(image_size, image_size, len(mode))
     except Image.UnidentifiedImageError:
+        if is_heic(path):
+            raise Refused(HEIC_ADVICE) from None
         raise Refused(f"not a picture, whatever its name says: its content is none of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise Refused(f"more than {MAX_PIXELS:,} pixels") from None
@@ -137,6 +140,11 @@ def decode(path: Path, image_size: int, mode: str, exts: Sequence[str] = EXTENSI
         raise
     except Exception as error:  # Pillow's decoders answer a damaged file with almost any exception
         raise Refused(f"damaged: {error}") from None
+
+
+def is_heic(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(12)[4:] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
 
 
 def convert(image: Image.Image, mode: str) -> Image.Image:
@@ -150,6 +158,8 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
         image = Image.fromarray((wide / 257).round().astype(np.uint8), "L")  # 65535 = 257 * 255
     elif image.mode == "F":
         raise Refused("floating-point pixels; export it with 8 or 16 bits")
+    elif image.mode == "LAB":
+        image = image.convert("RGB")  # the only way out of it that Pillow knows
     if mode == "RGBA":
         return image.convert("RGBA")
     if image.has_transparency_data:
@@ -157,10 +167,31 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
+TURNS = {  # EXIF orientation -> what puts the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says. ImageOps.exif_transpose also rewrites all of the metadata, and fails on an odd entry."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # unreadable metadata says nothing
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
 def square(image: Image.Image, image_size: int) -> Image.Image:
     """The centre square, resized with antialiasing: the same as resizing the short side first, without the cost of a
     very long other side.
     """
     side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
+    # whole pixels of the resized picture
+    left, top = (round((length - side) * image_size / side / 2) * side / image_size for length in image.size)
     return image.resize((image_size, image_size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))

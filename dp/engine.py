@@ -135,6 +135,11 @@ class Engine:
             self._wake.notify()
         return request.ticket
 
+    def warm_up(self) -> None:
+        """Load the first checkpoint and take one small step, so that the first visitor does not wait for either."""
+        if names := [entry.name for entry in self.checkpoints() if not entry.problem]:
+            self.submit(SampleSettings(batch_size=1, timesteps=1), names[0])
+
     def _work(self) -> None:
         while True:
             with self._wake:

@@ -39,8 +39,13 @@ class RunFolder:
     def log(self, record: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with (self.path / "metrics.jsonl").open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                torn = file.read(1) != b"\n"  # by a crash in the middle of a line; the next one starts afresh
+            else:
+                torn = False
+            file.write((b"\n" if torn else b"") + json.dumps(record).encode() + b"\n")
 
 
 @contextmanager
@@ -51,11 +56,21 @@ def replacing(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    _remove(aside, old)  # of a killed process that had this one's pid
     try:
         yield aside
         if target.is_dir():  # a folder cannot be renamed over a folder that holds something
             os.replace(target, old)
-        os.replace(aside, target)
+        try:
+            os.replace(aside, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
     finally:
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        _remove(aside, old)
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

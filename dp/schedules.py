@@ -41,9 +41,7 @@ class Level(NamedTuple):
 
 
 def level(schedule: Schedule, t: Tensor, scale: float = 1.0) -> Level:
-    """The noise level of `schedule` at t [B] in [0, 1], with the signal scaled by `scale` in (0, 1]; every value is
-    finite.
-    """
+    """The noise level of `schedule` at t [B] in [0, 1], the signal scaled by `scale` in (0, 1]; all of it finite."""
     t = t.to("cpu", torch.float64)
     gamma = schedule.gamma(t)
     alpha, sigma2 = scale * gamma.sqrt(), 1 - gamma
@@ -51,8 +49,7 @@ def level(schedule: Schedule, t: Tensor, scale: float = 1.0) -> Level:
 
 
 # ----------------------------------------------------------------------------
-# The schedules. Each is gamma(t) = (v_end - v(u)) / (v_end - v_start) with u = t (end - start) + start, for an
-# elementary v.
+# The schedules. Each is gamma(t) = (v_end - v(u)) / (v_end - v_start), u = t (end - start) + start, for a simple v.
 
 
 @dataclass(frozen=True)
@@ -88,9 +85,7 @@ class _Curve:
             raise ValueError(f"start must be less than end, got start={self.start} and end={self.end}")
         v_start, v_end = self._ends()
         if not abs(v_end - v_start) > TINY:
-            raise ValueError(
-                f"flat schedule: with start={self.start}, end={self.end} and tau={self.tau}: all levels are the same"
-            )
+            raise ValueError(f"with start={self.start}, end={self.end} and tau={self.tau} all levels are the same")
 
     def gamma(self, t: Tensor) -> Tensor:
         v_start, v_end = self._ends()
@@ -147,17 +142,13 @@ SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "sig
 
 
 def make_schedule(name: str, kwargs: Mapping[str, Any] | None = None) -> Schedule:
-    """The schedule of that name with its keywords. An unknown name or keyword, or a value out of range, is a
-    ValueError.
-    """
+    """The schedule of that name. An unknown name or keyword, or a value out of range, is a ValueError."""
     if name not in list(SCHEDULES):
         raise ValueError(f"unknown noise schedule {name!r}; choose one of: {', '.join(SCHEDULES)}")
     known = [field.name for field in fields(SCHEDULES[name])]
     for key, value in (kwargs or {}).items():
         if key not in known:
-            raise ValueError(
-                f"the {name} schedule has no keyword {key!r} (given as {value!r}); it takes: {', '.join(known)}"
-            )
+            raise ValueError(f"the {name} schedule has no keyword {key!r} (= {value!r}); it takes: {', '.join(known)}")
         if isinstance(value, bool) or not isinstance(value, Real):
             raise ValueError(f"{key} of the {name} schedule must be a number, got {value!r}")
     return SCHEDULES[name](**(kwargs or {}))

@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from ema_pytorch import EMA
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -83,7 +84,7 @@ class Trainer:
         seed: int = 0,
         sample_steps: int = 50,
     ):
-        if math.isqrt(num_samples) ** 2 != num_samples or num_samples < 1:
+        if num_samples < 1 or math.isqrt(num_samples) ** 2 != num_samples:
             raise ValueError(f"num_samples must be a square (1, 4, 9, ...) to fill a square grid, got {num_samples}")
         for name, value in dict(
             train_batch_size=train_batch_size,
@@ -94,13 +95,23 @@ class Trainer:
         ).items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        for name, value, high in (
+            ("lr_warmup_steps", lr_warmup_steps, math.inf),
+            ("lr_decay_steps", lr_decay_steps or 0, math.inf),
+            ("max_grad_norm", max_grad_norm, math.inf),
+            ("weight_decay", weight_decay, math.inf),
+            ("ema_decay", ema_decay, 1),
+        ):
+            if not 0 <= value <= high:
+                raise ValueError(f"{name} must lie in [0, {high}], got {value}")
+        checkpoint.kind_of(diffusion_model)
         if not 0 <= seed < 2**31:
             raise ValueError(f"seed must lie in [0, 2**31), got {seed}")
 
+        if amp and mixed_precision_type == "fp16" and PartialState().device.type == "cpu":
+            raise ValueError("fp16 mixed precision needs a GPU; on a CPU use amp=False, or mixed_precision_type='bf16'")
         self.accelerator = Accelerator(mixed_precision=mixed_precision_type if amp else "no")
         device, processes = self.accelerator.device, self.accelerator.num_processes
-        if amp and mixed_precision_type == "fp16" and device.type == "cpu":
-            raise ValueError("fp16 mixed precision needs a GPU; on a CPU use amp=False, or mixed_precision_type='bf16'")
         if split_batches and train_batch_size % processes:
             raise ValueError(f"train_batch_size = {train_batch_size} cannot be split evenly over {processes} processes")
         self.batch_size = (
@@ -244,12 +255,13 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         with replacing(self.run.checkpoint(milestone)) as folder:
-            checkpoint.save(self.ema.ema_model, folder, step=self.step, dataset=self.dataset.folder.name)
+            checkpoint.save(self.ema.ema_model, folder, step=self.step, dataset=self.dataset.folder.resolve().name)
             state = folder / "training-state"
             state.mkdir()
             save_file(self._tensors(), state / "state.safetensors")
             scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
-            (state / "state.json").write_text(json.dumps({"step": self.step, "scaler": scaler}), encoding="utf-8")
+            record = {"step": self.step, "seed": self.seed, "lr_decay_steps": self.lr_decay_steps, "scaler": scaler}
+            (state / "state.json").write_text(json.dumps(record), encoding="utf-8")
         for old in self.run.milestones()[:-KEEP_TRAINING_STATES]:
             stale = self.run.checkpoint(old) / "training-state"
             for file in stale.glob("*"):
@@ -271,6 +283,13 @@ class Trainer:
                 f"only the last {KEEP_TRAINING_STATES} checkpoints keep what resuming needs; "
                 + (f"there are: {', '.join(map(str, resumable))}" if resumable else "there are none")
             )
+        try:
+            self._restore(state)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            problem = f"{state.parent}: cannot resume from its training-state ({error})"
+            raise checkpoint.CheckpointError(problem) from None
+
+    def _restore(self, state: Path) -> None:
         record = json.loads((state / "state.json").read_text(encoding="utf-8"))
         tensors: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
         for name, value in load_file(state / "state.safetensors").items():
@@ -285,7 +304,8 @@ class Trainer:
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
         if record["scaler"]:
             self.accelerator.scaler.load_state_dict(record["scaler"])
-        self.step = record["step"]
+        # The run's own, whatever this Trainer was made with: another seed or horizon would be another run.
+        self.step, self.seed, self.lr_decay_steps = record["step"], record["seed"], record["lr_decay_steps"]
 
     def _tensors(self) -> dict[str, Tensor]:
         """All a resumed run starts from, under flat names: model/..., ema/..., optimizer/<parameter>/<moment>."""
