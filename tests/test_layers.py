@@ -1,0 +1,196 @@
+"""The layers: who imports whom, read from the syntax trees and seen in fresh processes; and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# "Who may import whom": for each module, those of ours that it may import. `ui` stands for all of dp/ui.
+RANK_0 = {"schedules", "images", "runs"}
+LIBRARY = RANK_0 | {"samplers", "rin", "data", "rows", "policy", "checkpoint"}  # ranks 0 to 3
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": set(),
+    "schedules": set(),
+    "images": set(),
+    "runs": set(),
+    "samplers": {"schedules"},
+    "rin": set(),
+    "data": {"images"},
+    "rows": {"schedules", "samplers"},
+    "policy": {"schedules", "samplers", "rows"},
+    "checkpoint": {"policy", "rin"},
+    "engine": LIBRARY,
+    "trainer": LIBRARY,
+    "train": LIBRARY | {"trainer"},
+    "jobs": {"runs"},
+    "remote": {"runs"},
+    "sample": LIBRARY,
+    "publish_space": LIBRARY,
+    "ui": {"ui", "engine", "jobs", "remote", "runs", "images", "data", "checkpoint", "samplers", "schedules"},
+    "app": {"ui", "engine", "jobs"},
+}
+# Foreign packages that only some modules may import.
+ONLY = {"gradio": {"ui", "app"}, "accelerate": {"trainer"}, "ema_pytorch": {"trainer"}}
+# Modules that may import nothing foreign but these.
+NOTHING_BUT = {
+    "schedules": {"torch"},
+    "samplers": {"torch"},
+    "runs": {"filelock"},
+    "jobs": {"filelock"},
+    "__init__": set(),
+}
+# The one place that reaches up a layer, in the bodies of its functions: see the end of policy.py.
+REACHES_UP = {("policy", name, "dp.checkpoint") for name in ("from_pretrained", "save_pretrained", "push_to_hub")}
+
+# Ceilings on lines. A file past its own says why, in a line of its docstring that starts with "Over budget:".
+BUDGETS = {
+    "app.py": 60,
+    "dp/__init__.py": 30,
+    "dp/schedules.py": 160,
+    "dp/samplers.py": 260,
+    "dp/rows.py": 120,
+    "dp/rin.py": 360,
+    "dp/images.py": 200,
+    "dp/data.py": 260,
+    "dp/policy.py": 260,
+    "dp/checkpoint.py": 200,
+    "dp/runs.py": 220,
+    "dp/trainer.py": 360,
+    "dp/train.py": 60,
+    "dp/jobs.py": 200,
+    "dp/remote.py": 200,
+    "dp/engine.py": 380,
+    "dp/ui/__init__.py": 80,
+    "dp/ui/denoise.py": 220,
+    "dp/ui/compare.py": 200,
+    "dp/ui/train.py": 260,
+    "dp/ui/publish.py": 120,
+}
+BUDGET_OF_OTHERS = 200  # of a module that the design's tree does not name
+
+
+class Import(NamedTuple):
+    """One imported module, by its full name, and the function in whose body that happens ('' for the module's own)."""
+
+    name: str
+    function: str
+    line: int
+
+
+def sources() -> list[Path]:
+    return [*sorted((ROOT / "dp").rglob("*.py")), *ROOT.glob("app.py")]
+
+
+def name_of(path: Path) -> str:
+    """The row of the tables above: 'policy' for dp/policy.py, 'ui' for all of dp/ui."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return "ui" if "ui" in parts[:-1] else parts[-1]
+
+
+def imports(path: Path) -> list[Import]:
+    package = ".".join(path.relative_to(ROOT).parts[:-1])
+    return list(_imports(ast.parse(path.read_text(encoding="utf-8")), package, ""))
+
+
+def _imports(node: ast.AST, package: str, function: str) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, function, child.lineno) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - (child.level - 1)] if child.level else []
+            module = ".".join([*above, *([child.module] if child.module else [])])
+            # `from dp import policy` imports dp.policy; `from dp.policy import Step` imports dp.policy too.
+            names = [f"dp.{alias.name}" for alias in child.names] if module == "dp" else [module]
+            yield from (Import(name, function, child.lineno) for name in names)
+        elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from _imports(child, package, child.name)
+        else:
+            yield from _imports(child, package, function)
+
+
+def ours(name: str) -> str | None:
+    """'policy' for 'dp.policy', 'ui' for 'dp.ui.denoise', None for what is not ours."""
+    parts = name.split(".")
+    return (parts[1] if len(parts) > 1 else "__init__") if parts[0] == "dp" else None
+
+
+EACH_SOURCE = pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+@EACH_SOURCE
+def test_a_module_imports_only_the_layers_below_it(path):
+    module = name_of(path)
+    assert module in MAY_IMPORT, f"{module} has no place in the table of who may import whom"
+    for name, function, line in imports(path):
+        target = ours(name)
+        if target is not None and (module, function, name) not in REACHES_UP:
+            assert target in MAY_IMPORT[module], f"{path}:{line}: {module} may not import {name}"
+
+
+@EACH_SOURCE
+def test_imports_stand_at_the_top_of_the_file(path):
+    inside = [found for found in imports(path) if found.function]
+    assert [f for f in inside if (name_of(path), f.function, f.name) not in REACHES_UP] == []
+
+
+@EACH_SOURCE
+def test_foreign_packages_stay_where_they_belong(path):
+    module = name_of(path)
+    for name, _, line in imports(path):
+        package = name.split(".")[0]
+        assert module in ONLY.get(package, {module}), f"{path}:{line}: {module} may not import {package}"
+        if module in NOTHING_BUT and package != "dp" and package not in sys.stdlib_module_names:
+            assert package in NOTHING_BUT[module], f"{path}:{line}: {module} may not import {package}"
+
+
+@EACH_SOURCE
+def test_nothing_is_imported_by_name_behind_the_back_of_these_tests(path):
+    if path == ROOT / "dp" / "__init__.py":
+        return  # hands out the public names lazily, with import_module
+    names = {node.id for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)}
+    assert not names & {"import_module", "__import__"}
+    assert "importlib" not in {found.name.split(".")[0] for found in imports(path)}
+
+
+@EACH_SOURCE
+def test_a_file_stays_within_its_budget_or_says_why_not(path):
+    relative, text = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+    lines, budget = len(text.splitlines()), BUDGETS.get(relative, BUDGET_OF_OTHERS)
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    says_why = any(line.startswith("Over budget:") and len(line.split()) > 2 for line in docstring.splitlines())
+    assert lines <= budget or says_why, f"{relative} has {lines} lines, its budget is {budget}"
+
+
+@EACH_SOURCE
+def test_every_module_says_what_it_is_for(path):
+    if path.name != "__init__.py":
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def those_there(*modules: str) -> list[str]:
+    """Some of these modules come with later issues."""
+    return [f"dp.{name}" for name in modules if (ROOT / "dp" / f"{name}.py").exists()]
+
+
+@pytest.mark.parametrize(
+    "modules, absent",
+    [
+        (those_there("runs", "jobs"), {"torch", "numpy", "PIL", "gradio"}),
+        (those_there("policy", "checkpoint", "images", "engine"), {"accelerate", "ema_pytorch", "gradio"}),
+        (those_there(*(MAY_IMPORT.keys() - {"__init__", "ui", "app"})), {"gradio"}),
+    ],
+    ids=["runs", "policy", "all-below-the-ui"],
+)
+def test_a_fresh_process_loads_no_more_than_it_needs(modules, absent):
+    script = f"import sys, {', '.join(modules)}; print(*sorted({absent!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
