@@ -118,7 +118,7 @@ class Trainer:
             train_batch_size if split_batches else train_batch_size * processes
         )  # of one micro-batch, over all processes
 
-        mode = convert_image_to or MODES[diffusion_model.channels]
+        mode = convert_image_to or MODES.get(diffusion_model.channels, "RGB")
         if len(mode) != diffusion_model.channels:
             raise ValueError(
                 f"the model has {diffusion_model.channels} channels, which convert_image_to={mode!r} does not give"

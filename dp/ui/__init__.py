@@ -20,6 +20,11 @@ THEME = gr.themes.Default(
     secondary_hue="indigo",
     font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
     font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+).set(  # the theme's own explanations are too pale to read
+    body_text_color_subdued="*neutral_500",
+    body_text_color_subdued_dark="*neutral_400",
+    block_info_text_color="*neutral_500",
+    block_info_text_color_dark="*neutral_400",
 )
 CSS = """
 .gradio-container { max-width: 1120px !important; margin: 0 auto !important; }
