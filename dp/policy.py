@@ -84,9 +84,8 @@ class DiffusionPolicy(nn.Module):
             "train_prob_self_cond": train_prob_self_cond,
             "scale": scale,
         }
-        self.objective, self.scale = objective, scale
+        self.objective, self.scale, self.train_prob_self_cond = objective, scale, train_prob_self_cond
         self.min_snr_gamma = min_snr_gamma if min_snr_loss_weight else math.inf
-        self.train_prob_self_cond = train_prob_self_cond
         # Knows the device and dtype even where the network has no parameters (a closed-form denoiser has none).
         self.register_buffer("anchor", torch.empty(0), persistent=False)
 
@@ -176,7 +175,9 @@ class DiffusionPolicy(nn.Module):
         """The min-SNR weight of each image [B], finite everywhere. Hang et al. 2023, sec. 3.4; infinite g: no cap."""
         snr = alpha**2 / (sigma**2).clamp(min=1e-9)
         capped = snr.clamp(max=self.min_snr_gamma)
-        return {"eps": capped / snr, "x0": capped, "v": capped / (snr + 1)}[self.objective]
+        if self.objective == "eps":
+            return (self.min_snr_gamma / snr).clamp(max=1)  # capped / snr, where snr may have rounded to 0
+        return capped if self.objective == "x0" else capped / (snr + 1)
 
     # ------------------------------------------------------------------------
     # Sampling
@@ -243,8 +244,7 @@ class DiffusionPolicy(nn.Module):
         if len(shape) != 4 or tuple(shape[1:]) != self.image_shape:
             raise ValueError(f"{what} must be (batch, {', '.join(map(str, self.image_shape))}), got {tuple(shape)}")
 
-    # ------------------------------------------------------------------------
-    # Checkpoints: the one place that reaches up a layer, so that this reads as in every other library
+    # Checkpoints: the one place that reaches up a layer, so that this reads as in every other library.
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> DiffusionPolicy:

@@ -254,7 +254,7 @@ class RIN(nn.Module):
         super().__init__()
         dim_latent = dim if dim_latent is None else dim_latent
         fold, odd = divmod(patch_size, 2 ** len(conv_widths))
-        if image_size % patch_size:
+        if patch_size < 1 or image_size % patch_size:
             raise ValueError(f"image_size must be a multiple of patch_size, got {image_size} and {patch_size}")
         if odd or not fold:
             raise ValueError(

@@ -68,7 +68,7 @@ def image_generator(seed: int) -> torch.Generator:
     """The random stream of one image: its noise at t = 1, then one draw for each step that needs noise. On the CPU, so
     that a seed is the same image on every device.
     """
-    return torch.Generator("cpu").manual_seed(seed)
+    return torch.Generator("cpu").manual_seed(int(seed))
 
 
 def draw(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:

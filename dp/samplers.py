@@ -58,8 +58,8 @@ class DDIM:
     eta: float = 0.0
 
     def __post_init__(self):
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
+        if isinstance(self.eta, bool) or not isinstance(self.eta, Real) or not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must lie in [0, 1], got {self.eta!r}")
 
     @property
     def is_stochastic(self) -> bool:
@@ -224,7 +224,9 @@ def make_plan(
     each level's gamma is carried back through the trained schedule's inverse.
     """
     grid = torch.linspace(1, 0, timesteps + 1, dtype=torch.float64)
-    t, s = level(schedule, grid[:-1], scale), level(schedule, (grid[1:] - time_difference).clamp(min=0), scale)
+    target = grid[1:] - time_difference
+    target = torch.where(target > 1e-12, target, 0.0)  # 0.3 - 3 / 10 reaches t = 0, though it rounds to 6e-17
+    t, s = level(schedule, grid[:-1], scale), level(schedule, target, scale)
     return Plan(sampler, t, s, t.t if schedule == trained else trained.time(t.gamma))
 
 
