@@ -1,0 +1,37 @@
+"""What several test files share: one thread, so that sums are made in the same order every time, and tiny networks."""
+
+import pytest
+import torch
+
+from dp.rin import RIN
+
+torch.set_num_threads(1)
+
+
+def randomise(network: torch.nn.Module, seed: int = 0, std: float = 0.25) -> torch.nn.Module:
+    """Every parameter drawn anew: many are zero at the start of training, and behind a zero nothing can be tested."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+@pytest.fixture
+def tiny_rin():
+    """A function that makes a tiny RIN with random parameters; keywords as RIN's. Every width differs from the others,
+    so that no two can be swapped unseen.
+    """
+
+    def make(**keywords) -> RIN:
+        sizes = {"dim": 8, "image_size": 8, "patch_size": 4, "channels": 3, "depth": 2, "latent_self_attn_depth": 1}
+        latents = {"dim_latent": 12, "num_latents": 5, "heads": 2, "dim_head": 3, "conv_blocks": 1}
+        return randomise(RIN(**(sizes | latents | keywords)))
+
+    return make
+
+
+@pytest.fixture(params=[(), (4,)], ids=["patches", "convolutions"])
+def conv_widths(request):
+    """The two interfaces of a RIN."""
+    return request.param
