@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -57,12 +58,15 @@ class DiffusionPolicy(nn.Module):
         super().__init__()
         if objective not in OBJECTIVES:
             raise ValueError(f"unknown objective {objective!r}; choose one of: {', '.join(OBJECTIVES)}")
-        if not 0 < scale <= 1:
-            raise ValueError(f"scale must lie in (0, 1], got {scale}")
-        if not 0 <= train_prob_self_cond <= 1:
-            raise ValueError(f"train_prob_self_cond must lie in [0, 1], got {train_prob_self_cond}")
-        if not min_snr_gamma > 0:
-            raise ValueError(f"min_snr_gamma must be positive, got {min_snr_gamma}")
+        for rule, value, holds in (
+            ("timesteps must be a whole number", timesteps, math.isfinite),
+            ("time_difference must lie in [0, 1]", time_difference, lambda x: 0 <= x <= 1),
+            ("scale must lie in (0, 1]", scale, lambda x: 0 < x <= 1),
+            ("train_prob_self_cond must lie in [0, 1]", train_prob_self_cond, lambda x: 0 <= x <= 1),
+            ("min_snr_gamma must be positive", min_snr_gamma, lambda x: x > 0),
+        ):
+            if isinstance(value, bool) or not isinstance(value, Real) or not holds(value):
+                raise ValueError(f"{rule}, got {value!r}")
         self.defaults = SampleSettings(
             timesteps=timesteps,
             sampler="ddim" if use_ddim else "ddpm",
@@ -72,18 +76,11 @@ class DiffusionPolicy(nn.Module):
         )
         self.schedule = make_schedule(noise_schedule, schedule_kwargs)
         self.model = model
-        self.config = {
-            "timesteps": timesteps,
-            "use_ddim": use_ddim,
-            "noise_schedule": noise_schedule,
-            "schedule_kwargs": dict(schedule_kwargs or {}),
-            "objective": objective,
-            "time_difference": time_difference,
-            "min_snr_loss_weight": min_snr_loss_weight,
-            "min_snr_gamma": min_snr_gamma,
-            "train_prob_self_cond": train_prob_self_cond,
-            "scale": scale,
-        }
+        sampling = {"timesteps": timesteps, "use_ddim": use_ddim, "time_difference": time_difference}
+        trained = {"noise_schedule": noise_schedule, "schedule_kwargs": dict(schedule_kwargs or {})}
+        trained |= {"objective": objective, "scale": scale, "train_prob_self_cond": train_prob_self_cond}
+        trained |= {"min_snr_loss_weight": min_snr_loss_weight, "min_snr_gamma": min_snr_gamma}
+        self.config = sampling | trained  # the keywords that make this policy again
         self.objective, self.scale, self.train_prob_self_cond = objective, scale, train_prob_self_cond
         self.min_snr_gamma = min_snr_gamma if min_snr_loss_weight else math.inf
         # Knows the device and dtype even where the network has no parameters (a closed-form denoiser has none).
@@ -152,6 +149,8 @@ class DiffusionPolicy(nn.Module):
         they are not given.
         """
         self._check_shape("images", images.shape)
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floats in [0, 1], got {images.dtype}")
         x0 = images * 2 - 1
         t = torch.rand(len(x0), dtype=torch.float64) if t is None else t
         eps = torch.randn_like(x0) if noise is None else noise

@@ -6,8 +6,7 @@ everything else (alpha, sigma, log-SNR) is derived once, in `level`. The convent
     x_t = alpha x0 + sigma eps,   alpha = scale sqrt(gamma),   sigma = sqrt(1 - gamma),   log_snr = log(alpha² / sigma²)
 
 with t = 1 pure noise and t = 0 the image. All of it is float64 on the CPU, on one value per image: in float32 a steep
-sigmoid rounds 1 - gamma to 0 on several grid points, and inf - inf follows. Nothing here knows an image, a device or a
-network.
+sigmoid rounds 1 - gamma to 0 on several grid points, and inf - inf follows. Nothing here knows an image or a device.
 
 Source: Chen, "On the Importance of Noise Scheduling for Diffusion Models", arXiv 2301.10972, Algorithm 1 and Table 1.
 """
@@ -83,8 +82,7 @@ class _Curve:
             raise ValueError(f"tau must be positive and finite, got {self.tau}")
         if not -math.inf < self.start < self.end < math.inf:
             raise ValueError(f"start must be less than end, got start={self.start} and end={self.end}")
-        v_start, v_end = self._ends()
-        if not abs(v_end - v_start) > TINY:
+        if not self._ends().diff().abs() > TINY:
             raise ValueError(f"with start={self.start}, end={self.end} and tau={self.tau} all levels are the same")
 
     def gamma(self, t: Tensor) -> Tensor:
@@ -145,13 +143,16 @@ def make_schedule(name: str, kwargs: Mapping[str, Any] | None = None) -> Schedul
     """The schedule of that name. An unknown name or keyword, or a value out of range, is a ValueError."""
     if name not in list(SCHEDULES):
         raise ValueError(f"unknown noise schedule {name!r}; choose one of: {', '.join(SCHEDULES)}")
+    kwargs = {} if kwargs is None else kwargs
+    if not isinstance(kwargs, Mapping):
+        raise ValueError(f"schedule_kwargs must map keywords to numbers, got {kwargs!r}")
     known = [field.name for field in fields(SCHEDULES[name])]
-    for key, value in (kwargs or {}).items():
+    for key, value in kwargs.items():
         if key not in known:
             raise ValueError(f"the {name} schedule has no keyword {key!r} (= {value!r}); it takes: {', '.join(known)}")
         if isinstance(value, bool) or not isinstance(value, Real):
             raise ValueError(f"{key} of the {name} schedule must be a number, got {value!r}")
-    return SCHEDULES[name](**(kwargs or {}))
+    return SCHEDULES[name](**kwargs)
 
 
 def _check_clip(clip_min: float):

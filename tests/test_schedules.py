@@ -200,6 +200,12 @@ def test_a_sigmoid_that_is_flat_in_floating_point_is_refused(kwargs):
         make_schedule("sigmoid", kwargs)
 
 
+@pytest.mark.parametrize("kwargs", [[1], "tau", 3])
+def test_keywords_that_are_no_mapping_are_refused(kwargs):
+    with pytest.raises(ValueError, match=re.escape(repr(kwargs))):
+        make_schedule("sigmoid", kwargs)
+
+
 @pytest.mark.parametrize("name, key", [("linear", "tau"), ("linear", "start"), ("sigmoid", "gamma"), ("cosine", "Tau")])
 def test_an_unknown_keyword_is_refused_with_its_value(name, key):
     with pytest.raises(ValueError, match=rf"{key}.*0\.75.*clip_min"):
