@@ -138,10 +138,8 @@ class PatchInterface(nn.Module):
 
     def decode(self, tokens: Tensor, skips: None, time: Tensor) -> Tensor:
         p, side = self.patch_size, math.isqrt(tokens.shape[1])
-        with torch.autocast(
-            tokens.device.type, enabled=False
-        ):  # the last layer makes the pixels: never in half precision
-            patches = self.unembed(self.norm(tokens.float()))
+        with torch.autocast(tokens.device.type, enabled=False):  # the last layer makes the pixels: in full precision
+            patches = self.unembed(self.norm(tokens.to(self.norm.weight.dtype)))
         return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=side, p=p, q=p)
 
 
@@ -214,8 +212,8 @@ class ConvInterface(nn.Module):
             x = torch.cat([grow(F.interpolate(x, scale_factor=2)), skip], dim=1)
             for block in blocks:
                 x = block(x, time)
-        with torch.autocast(x.device.type, enabled=False):  # the last layer makes the pixels: never in half precision
-            return F.pixel_shuffle(self.out(F.silu(self.norm(x.float()))), self.fold)
+        with torch.autocast(x.device.type, enabled=False):  # the last layer makes the pixels: in full precision
+            return F.pixel_shuffle(self.out(F.silu(self.norm(x.to(self.norm.weight.dtype)))), self.fold)
 
 
 def group_norm(dim: int) -> nn.GroupNorm:
@@ -312,11 +310,9 @@ class RIN(nn.Module):
         """
         if x_self_cond is None:
             x_self_cond = torch.zeros_like(x)
-        if (
-            latents is None
-        ):  # zeros rather than a branch: the carried path stays in the graph, which distributed training needs
+        if latents is None:  # zeros: the carried path stays in the graph, which distributed training needs
             latents = x.new_zeros(len(x), *self.latents.shape)
-        time = self.time(embed_time(time, 2 * self.config["dim"]))  # [B,T]
+        time = self.time(embed_time(time, 2 * self.config["dim"]).to(self.positions.dtype))  # [B,T]
 
         tokens, skips = self.interface.encode(torch.cat([x, x_self_cond], dim=1), time)  # [B,N,D]
         tokens = tokens + self.positions

@@ -429,6 +429,14 @@ def test_a_schedules_name_and_keywords_travel_together_and_the_network_is_told_t
     np.testing.assert_allclose(reference_gamma("sigmoid", {"tau": 0.8}, told), gamma, rtol=0, atol=2e-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_policy_works_in_the_dtype_that_it_was_put_in(tiny_rin, conv_widths, dtype):
+    policy = DiffusionPolicy(tiny_rin(conv_widths=conv_widths)).to(dtype)
+    images = policy.sample(2, timesteps=2, seed=0)
+    assert images.dtype == dtype and images.isfinite().all()
+    policy(images).backward()
+
+
 def test_a_policy_of_a_network_without_parameters_knows_its_place():
     policy = policy_of(GaussianDenoiser(0.0, 0.3))
     assert (policy.device, policy.channels, policy.image_size) == (torch.device("cpu"), 1, 8)
@@ -570,6 +578,11 @@ def test_what_is_not_given_is_drawn_from_the_global_generator(policy):
     assert not torch.equal(losses(t=t)[0], losses(t=t, noise=torch.zeros_like(images))[0])
 
 
+def test_images_that_are_no_floats_are_refused(policy):
+    with pytest.raises(ValueError, match="uint8"):
+        policy(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+
 @pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 3, 8, 9), (2, 3, 16, 16), (3, 8, 8), (2, 8, 8, 3)], ids=str)
 def test_images_of_a_wrong_shape_are_refused_with_both_shapes(policy, shape):
     with pytest.raises(ValueError, match=r"\(batch, 3, 8, 8\).*" + re.escape(str(shape))):
@@ -586,7 +599,12 @@ def test_images_of_a_wrong_shape_are_refused_with_both_shapes(policy, shape):
         {"train_prob_self_cond": 1.1},
         {"min_snr_gamma": 0},
         {"timesteps": 0},
+        {"timesteps": None},
+        {"timesteps": float("inf")},
         {"time_difference": 2},
+        {"time_difference": None},
+        {"scale": "1"},
+        {"min_snr_gamma": None},
         {"noise_schedule": "log"},
         {"schedule_kwargs": {"tau": -1}},
         {"noise_schedule": "cosine", "schedule_kwargs": {"end": 1.25}},
