@@ -8,6 +8,7 @@ instead of memory.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -48,8 +49,9 @@ class ImageDataset(Dataset):
 
     exts: extensions taken, in any case. convert_image_to: 'L', 'RGB' (the default) or 'RGBA'; transparency is laid over
     white where the mode has none. EXIF orientation is applied, the short side is resized to `image_size` with
-    antialiasing, and the centre is cropped. `images` is the decoded array, uint8 [N,H,W,C]; `report` says what was left
-    out and why. No picture at all is a ValueError with that report.
+    antialiasing, and the centre is cropped. leave_out: a folder below `folder` that is not looked into. `images` is the
+    decoded array, uint8 [N,H,W,C]; `report` says what was left out and why. No picture at all is a ValueError with that
+    report.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class ImageDataset(Dataset):
         exts: Sequence[str] = EXTENSIONS,
         augment_horizontal_flip: bool = False,
         convert_image_to: str | None = None,
+        *,
+        leave_out: str | Path | None = None,
     ):
         mode = convert_image_to or "RGB"
         if mode not in MODES.values():
@@ -69,7 +73,7 @@ class ImageDataset(Dataset):
         if not folder.is_dir():
             raise ValueError(f"there is no folder {str(folder)!r}")
         self.folder, self.image_size, self.augment_horizontal_flip = folder, image_size, augment_horizontal_flip
-        self.images, self.report = decode_folder(folder, image_size, mode, exts)
+        self.images, self.report = decode_folder(folder, image_size, mode, exts, leave_out)
         if not len(self.images):
             raise ValueError(f"no usable picture in {str(folder)!r} (looked for {', '.join(exts)}): {self.report}")
 
@@ -81,10 +85,12 @@ class ImageDataset(Dataset):
         return image.flip(-1) if self.augment_horizontal_flip and torch.rand(()) < 0.5 else image
 
 
-def decode_folder(folder: Path, image_size: int, mode: str, exts: Sequence[str]) -> tuple[np.ndarray, Report]:
+def decode_folder(
+    folder: Path, image_size: int, mode: str, exts: Sequence[str], leave_out: str | Path | None
+) -> tuple[np.ndarray, Report]:
     """Every file below `folder`, in the order of their names -> uint8 [N,image_size,image_size,C], and the report."""
     report = Report()
-    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    files = files_below(folder, leave_out, report)
     images = allocate((len(files), image_size, image_size, len(mode)))  # each letter of the three modes is a channel
     for path in files:
         name = path.relative_to(folder).as_posix()
@@ -94,6 +100,23 @@ def decode_folder(folder: Path, image_size: int, mode: str, exts: Sequence[str])
         except Refused as reason:
             report.refused.append((name, str(reason)))
     return images[: len(report.used)], report
+
+
+def files_below(folder: Path, leave_out: str | Path | None, report: Report) -> list[Path]:
+    """All files below `folder`, and links to folders, sorted; a folder that is not looked into goes to the report."""
+
+    def refuse(path: str | Path, reason: str) -> None:
+        report.refused.append((Path(path).relative_to(folder).as_posix(), reason))
+
+    files = []
+    for here, folders, names in os.walk(folder, onerror=lambda error: refuse(error.filename, "no permission to open")):
+        if leave_out is not None and Path(here).resolve() == Path(leave_out).resolve():
+            refuse(here, "the pictures that this run makes")
+            folders.clear()
+        else:
+            files += [Path(here, name) for name in names]
+            files += [Path(here, name) for name in folders if os.path.islink(Path(here, name))]
+    return sorted(files)
 
 
 def allocate(shape: tuple[int, ...]) -> np.ndarray:
@@ -111,6 +134,8 @@ class Refused(Exception):
 def decode(path: Path, image_size: int, mode: str, exts: Sequence[str] = EXTENSIONS) -> np.ndarray:
     """One picture file -> uint8 [image_size, image_size, C], upright and cropped. Raises Refused with the reason."""
     suffix = path.suffix.lower().lstrip(".")
+    if os.path.isdir(path):  # could lead round in a circle, or out of the folder that was named
+        raise Refused("a link to a folder, which is not followed; copy the folder here")
     if path.name.startswith("._"):
         raise Refused("a macOS side file, not a picture")
     if suffix in ("heic", "heif"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import re
 import struct
@@ -417,6 +418,36 @@ def test_odd_metadata_costs_neither_the_picture_nor_its_orientation(tmp_path, fo
 def test_unreadable_metadata_costs_no_picture(tmp_path, format):
     (tmp_path / f"a.{format.lower()}").write_bytes(encode(PICTURE, format, exif=b"Exif\0\0" + b"rubbish " * 4))
     np.testing.assert_allclose(seen(ImageDataset(tmp_path, SIZE)[0]), COLOURS, atol=4)
+
+
+def test_a_link_to_a_folder_is_named(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.png").write_bytes(GOOD["plain.png"][0])
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "b.png").write_bytes(GOOD["plain.png"][0])
+    try:
+        (tmp_path / "here" / "album").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    except OSError:
+        pytest.skip("this system makes no links for plain users")
+    report = ImageDataset(tmp_path / "here", SIZE).report
+    assert report.used == ["b.png"]
+    assert report.refused == [("album", "a link to a folder, which is not followed; copy the folder here")]
+
+
+def test_a_folder_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
+    # As root everything may be opened, so the refusal is the system's own, made here.
+    (tmp_path / "locked").mkdir()
+    PICTURE.save(tmp_path / "a.png")
+    scandir = os.scandir
+
+    def guarded(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    report = ImageDataset(tmp_path, SIZE).report
+    assert report.used == ["a.png"] and report.refused == [("locked", "no permission to open")]
 
 
 def test_a_link_to_nowhere_is_named(tmp_path):
