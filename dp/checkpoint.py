@@ -78,29 +78,34 @@ def save(policy: DiffusionPolicy, folder: str | Path, *, dtype: torch.dtype | No
     """Write `policy` as a checkpoint folder, over one that may stand there. dtype: of the weights on disk, the model's
     own by default. card: step, dataset, license. A README.md that stands in the folder is kept.
     """
-    kind = kind_of(policy)
     folder = Path(folder)
-    config = {"network": {"type": kind, **policy.model.config}, "policy": policy.config, **card}
-    check_config(config, folder)
+    config = config_of(policy, **card)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in policy.model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if not (folder / "README.md").exists():
         count = sum(value.numel() for value in weights.values())
-        facts = {"step": 0, "license": "unknown", "kind": kind, "side": policy.image_size, "parameters": count}
+        facts = {"step": 0, "license": "unknown", "kind": config["network"]["type"], "side": policy.image_size}
+        facts |= {"parameters": count}
         text = CARD.format(**(facts | policy.config | card))
         (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def kind_of(policy: DiffusionPolicy) -> str:
-    """The name in NETWORKS of the policy's network. Raises CheckpointError where it has none."""
+def config_of(policy: DiffusionPolicy, **card: Any) -> dict[str, Any]:
+    """What config.json says of `policy`. Raises CheckpointError where it could not be read back."""
     kind = next((name for name, network in NETWORKS.items() if type(policy.model) is network), None)
     if kind is None:
         raise CheckpointError(
             f"cannot save a {type(policy.model).__name__}: a checkpoint may name only {', '.join(NETWORKS)}"
         )
-    return kind
+    config = {"network": {"type": kind, **policy.model.config}, "policy": policy.config, **card}
+    try:
+        config = json.loads(json.dumps(config, default=lambda number: number.item()))  # NumPy's numbers as plain ones
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"this model cannot be saved: its config is not JSON ({error})") from None
+    check_config(config, "this model cannot be saved")
+    return config
 
 
 def load(folder: str | Path) -> DiffusionPolicy:
@@ -108,7 +113,8 @@ def load(folder: str | Path) -> DiffusionPolicy:
     folder = Path(folder)
     _, policy = inspect(folder)
     with safe_open(folder / "model.safetensors", "pt") as file:
-        weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        # Copies: what `get_tensor` gives may lie in the file itself, which someone may write over.
+        weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}  # noqa: SIM118
     policy.model.load_state_dict(weights, assign=True)
     return policy
 
@@ -133,11 +139,16 @@ def list_checkpoints(*roots: str | Path) -> list[Entry]:
     why.
     """
     entries = []
-    for root in map(Path, roots):
-        for path in sorted(
-            p for p in root.glob("[!.]*") if (p / "config.json").exists() or (p / "model.safetensors").exists()
-        ):
-            entries.append(entry_of(path, frozenset((file.name, file.stat().st_mtime_ns) for file in path.iterdir())))
+    for path in (path for root in roots for path in sorted(Path(root).glob("[!.]*"))):
+        try:
+            files = {file.name: file.stat().st_mtime_ns if file.exists() else 0 for file in path.iterdir()}
+        except NotADirectoryError:
+            continue
+        except OSError as error:
+            entries.append(Entry(path, problem=f"{path}: {error.strerror}"))
+            continue
+        if files.keys() & {"config.json", "model.safetensors"}:
+            entries.append(entry_of(path, frozenset(files.items())))
     return entries
 
 
@@ -159,14 +170,16 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"{folder}: {name} is missing")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{folder}: config.json cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder}: config.json is not JSON ({error})") from None
-    check_config(config, folder)
+    check_config(config, str(folder))
     return config
 
 
-def check_config(config: Any, folder: Path) -> None:
-    """Raises CheckpointError unless every field is known, of its type and within its bounds."""
+def check_config(config: Any, where: str) -> None:
+    """Raises CheckpointError, which begins with `where`, unless every field is known, of its type and in its bounds."""
     try:
         _check_fields(
             config, {"network": dict, "policy": dict, **CARD_FIELDS}, "config.json", required=("network", "policy")
@@ -178,7 +191,7 @@ def check_config(config: Any, folder: Path) -> None:
         _check_fields(config["network"], {"type": str, **fields}, "network", required=("type", *fields))
         _check_fields(config["policy"], POLICY_FIELDS, "policy", required=())
     except CheckpointError as error:
-        raise CheckpointError(f"{folder}: {error}") from None
+        raise CheckpointError(f"{where}: {error}") from None
 
 
 def check_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:

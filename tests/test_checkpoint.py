@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -85,6 +86,22 @@ def test_a_loaded_model_can_be_trained(folder):
     policy = checkpoint.load(folder)
     policy(torch.rand(2, 3, 8, 8), self_condition=True).backward()
     assert all(p.requires_grad and p.device.type == "cpu" and p.grad is not None for p in policy.parameters())
+
+
+def test_a_loaded_model_no_longer_depends_on_its_file(folder):
+    policy = checkpoint.load(folder)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    with (folder / "model.safetensors").open("r+b") as file:  # written over in place, as a careless tool would
+        file.write(b"\x7f" * (folder / "model.safetensors").stat().st_size)
+    assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
+
+
+def test_numpys_numbers_are_saved_as_plain_ones(tmp_path):
+    make_policy(
+        timesteps=np.int64(50), scale=np.float32(0.5), schedule_kwargs={"tau": np.float32(0.75)}
+    ).save_pretrained(tmp_path)
+    back = checkpoint.load(tmp_path).config
+    assert (back["timesteps"], back["scale"], back["schedule_kwargs"]) == (50, 0.5, {"tau": 0.75})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -321,6 +338,18 @@ def test_a_folder_with_a_config_and_no_weights_is_listed_as_such(folder):
     (folder / "model.safetensors").unlink()
     [entry] = checkpoint.list_checkpoints(folder.parent)
     assert "model.safetensors is missing" in entry.problem
+
+
+def test_one_odd_folder_does_not_hide_the_others(folder):
+    odd = folder.parent / "odd"
+    odd.mkdir()
+    try:
+        (odd / "config.json").symlink_to(odd / "nowhere")
+    except OSError:
+        pytest.skip("this system makes no links for plain users")
+    entries = checkpoint.list_checkpoints(folder.parent)
+    assert [(entry.name, entry.problem is None) for entry in entries] == [("mine", True), ("odd", False)]
+    assert "config.json is missing" in entries[1].problem
 
 
 def test_a_half_written_folder_is_not_listed(folder):
