@@ -29,8 +29,12 @@ class RunFolder:
     def checkpoint(self, milestone: int) -> Path:
         return self.path / "checkpoints" / f"{milestone:06d}"
 
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
     def sample(self, milestone: int) -> Path:
-        return self.path / "samples" / f"{milestone:06d}.png"
+        return self.samples / f"{milestone:06d}.png"
 
     def milestones(self) -> list[int]:
         """The steps at which whole checkpoints stand, rising."""

@@ -139,8 +139,8 @@ def coefficients(x: Tensor, *coefficients: Tensor) -> tuple[Tensor, ...]:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """What `policy.sample` takes. None means the policy's own; `policy.resolve` fills it in. Every value is checked
-    here.
+    """What `policy.sample` takes. None means the policy's own; `filled_from` fills it in. Every value is checked here,
+    but for keywords of a schedule that is yet to be named.
 
     batch_size: number of images, at least 1. timesteps: network calls, 1 to 100,000. sampler: 'ddim', 'ddpm' or
     'dpmpp_2m'. noise_schedule, schedule_kwargs: as in `make_schedule`; they travel together. time_difference: in units
@@ -157,11 +157,11 @@ class SampleSettings:
     seed: int | None = None
 
     def __post_init__(self):
-        _check_integer("batch_size", self.batch_size, 1, None)
+        check_integer("batch_size", self.batch_size, 1)
         if self.timesteps is not None:
-            _check_integer("timesteps", self.timesteps, 1, MAX_TIMESTEPS)
+            check_integer("timesteps", self.timesteps, 1, MAX_TIMESTEPS)
         if self.seed is not None:
-            _check_integer("seed", self.seed, 0, MAX_SEED - 1)
+            check_integer("seed", self.seed, 0, MAX_SEED - 1)
         if self.sampler is not None and self.sampler not in list(SAMPLERS):
             raise ValueError(f"unknown sampler {self.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
         if self.time_difference is not None:
@@ -230,7 +230,8 @@ def make_plan(
     return Plan(sampler, t, s, t.t if schedule == trained else trained.time(t.gamma))
 
 
-def _check_integer(name: str, value: Any, low: int, high: int | None):
+def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:
+    """Raises ValueError, with the name and the value, unless `value` is a whole number from low to high."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low or (high is not None and value > high):
         span = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name} must be a whole number {span}, got {value!r}")

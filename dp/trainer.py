@@ -15,6 +15,7 @@ import math
 import time
 from contextlib import nullcontext
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from dp.data import ImageDataset
 from dp.images import MODES, encode_png, grid, to_float, to_uint8
 from dp.policy import DiffusionPolicy
 from dp.runs import RunFolder, replacing
+from dp.samplers import MAX_SEED, MAX_TIMESTEPS, check_integer
 
 KEEP_TRAINING_STATES = 3  # the weights of every milestone are kept; what resuming needs is three times as large
 LOG_EVERY_STEPS = 10
@@ -84,29 +86,30 @@ class Trainer:
         seed: int = 0,
         sample_steps: int = 50,
     ):
-        if num_samples < 1 or math.isqrt(num_samples) ** 2 != num_samples:
-            raise ValueError(f"num_samples must be a square (1, 4, 9, ...) to fill a square grid, got {num_samples}")
-        for name, value in dict(
-            train_batch_size=train_batch_size,
-            gradient_accumulate_every=gradient_accumulate_every,
-            ema_update_every=ema_update_every,
-            save_and_sample_every=save_and_sample_every,
-            sample_steps=sample_steps,
-        ).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name, value, low, high in (
+            ("train_batch_size", train_batch_size, 1, None),
+            ("gradient_accumulate_every", gradient_accumulate_every, 1, None),
+            ("train_num_steps", train_num_steps, 0, None),
+            ("ema_update_every", ema_update_every, 1, None),
+            ("save_and_sample_every", save_and_sample_every, 1, None),
+            ("num_samples", num_samples, 1, None),
+            ("sample_steps", sample_steps, 1, MAX_TIMESTEPS),
+            ("lr_warmup_steps", lr_warmup_steps, 0, None),
+            ("lr_decay_steps", lr_decay_steps or 0, 0, None),
+            ("seed", seed, 0, MAX_SEED - 1),
+        ):
+            check_integer(name, value, low, high)
         for name, value, high in (
-            ("lr_warmup_steps", lr_warmup_steps, math.inf),
-            ("lr_decay_steps", lr_decay_steps or 0, math.inf),
+            ("train_lr", train_lr, math.inf),
             ("max_grad_norm", max_grad_norm, math.inf),
             ("weight_decay", weight_decay, math.inf),
             ("ema_decay", ema_decay, 1),
         ):
-            if not 0 <= value <= high:
-                raise ValueError(f"{name} must lie in [0, {high}], got {value}")
-        checkpoint.kind_of(diffusion_model)
-        if not 0 <= seed < 2**31:
-            raise ValueError(f"seed must lie in [0, 2**31), got {seed}")
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= high:
+                raise ValueError(f"{name} must lie in [0, {high}], got {value!r}")
+        if math.isqrt(num_samples) ** 2 != num_samples:
+            raise ValueError(f"num_samples must be a square (1, 4, 9, ...) to fill a square grid, got {num_samples}")
+        checkpoint.config_of(diffusion_model)  # a model that could not be saved is told now, not at the first milestone
 
         if amp and mixed_precision_type == "fp16" and PartialState().device.type == "cpu":
             raise ValueError("fp16 mixed precision needs a GPU; on a CPU use amp=False, or mixed_precision_type='bf16'")
@@ -123,7 +126,10 @@ class Trainer:
             raise ValueError(
                 f"the model has {diffusion_model.channels} channels, which convert_image_to={mode!r} does not give"
             )
-        self.dataset = ImageDataset(folder, diffusion_model.image_size, convert_image_to=mode)
+        self.run = RunFolder(results_folder)
+        self.dataset = ImageDataset(
+            folder, diffusion_model.image_size, convert_image_to=mode, leave_out=self.run.samples
+        )
         self.pixels = torch.from_numpy(self.dataset.images)  # uint8 [N,H,W,C]
 
         self.policy = diffusion_model.to(device)
@@ -134,9 +140,8 @@ class Trainer:
             lr=train_lr,
             betas=betas,
         )
-        # The decay after k steps is about k / (k + 9): the average spans a tenth of the run until it reaches ema_decay,
-        # so that short runs are not dragged down by their beginning. ema_pytorch counts k in steps and applies the
-        # decay once per update, hence the factor.
+        # The decay at update k is about k / (k + 9): the average spans a tenth of the run, until it comes to ema_decay;
+        # short runs are not held back by their beginning. ema_pytorch counts in steps, hence the factor.
         self.ema = EMA(
             self.policy,
             beta=ema_decay,
@@ -149,7 +154,6 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(self.policy, optimizer)
 
         self.step = 0
-        self.run = RunFolder(results_folder)
         self.augment_horizontal_flip, self.seed = augment_horizontal_flip, seed
         self.gradient_accumulate_every, self.max_grad_norm = gradient_accumulate_every, max_grad_norm
         self.train_lr, self.lr_warmup_steps, self.lr_decay_steps = train_lr, lr_warmup_steps, lr_decay_steps
@@ -183,9 +187,10 @@ class Trainer:
                     )
                 losses, since = [], time.monotonic()
             if self.step % self.save_and_sample_every == 0 or self.step == self.train_num_steps:
+                before = time.monotonic()
                 self.save(self.step)
                 self.sample(self.step)
-                since = time.monotonic()
+                since += time.monotonic() - before  # the speed that is logged is that of training
 
     def train_step(self) -> Tensor:
         """One optimiser step on the pictures that `step` names; returns this process's mean loss, detached, still on
@@ -262,7 +267,8 @@ class Trainer:
             scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
             record = {"step": self.step, "seed": self.seed, "lr_decay_steps": self.lr_decay_steps, "scaler": scaler}
             (state / "state.json").write_text(json.dumps(record), encoding="utf-8")
-        for old in self.run.milestones()[:-KEEP_TRAINING_STATES]:
+        # Later ones are of another run in this folder: this one has not come so far.
+        for old in [m for m in self.run.milestones() if m <= milestone][:-KEEP_TRAINING_STATES]:
             stale = self.run.checkpoint(old) / "training-state"
             for file in stale.glob("*"):
                 file.unlink()
@@ -285,7 +291,7 @@ class Trainer:
             )
         try:
             self._restore(state)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             problem = f"{state.parent}: cannot resume from its training-state ({error})"
             raise checkpoint.CheckpointError(problem) from None
 
@@ -302,7 +308,7 @@ class Trainer:
             index, _, key = name.partition("/")
             moments.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        if record["scaler"]:
+        if record["scaler"] and self.accelerator.scaler:  # a run begun in fp16 may go on without
             self.accelerator.scaler.load_state_dict(record["scaler"])
         # The run's own, whatever this Trainer was made with: another seed or horizon would be another run.
         self.step, self.seed, self.lr_decay_steps = record["step"], record["seed"], record["lr_decay_steps"]

@@ -394,6 +394,25 @@ def test_the_metrics_say_how_it_goes(make_trainer):
         assert record["lr"] == trainer.learning_rate(record["step"] - 1)  # the one that this step was taken at
 
 
+def test_the_speed_counts_the_time_of_training_alone(make_trainer, monkeypatch):
+    trainer = make_trainer(train_num_steps=10, save_and_sample_every=5, sample_steps=1, num_samples=1)
+    clock = {"now": 0.0}
+    monkeypatch.setattr("dp.trainer.time.monotonic", lambda: clock["now"])
+
+    def takes(seconds, method):
+        def slower(*args):
+            clock["now"] += seconds
+            return method(*args)
+
+        return slower
+
+    trainer.train_step = takes(2.0, trainer.train_step)
+    trainer.save = takes(70.0, trainer.save)
+    trainer.train()
+    [record] = metrics(trainer)
+    assert record["images_per_s"] == 4 * 2 / 2.0  # batch, micro-steps, seconds
+
+
 def test_a_finished_run_is_left_as_it_is(make_trainer):
     trainer = make_trainer(train_num_steps=2)
     trainer.train()
@@ -430,6 +449,28 @@ def test_only_the_last_three_can_be_resumed_and_the_rest_stay_models(make_traine
     assert str(trainer.run.path) in str(caught.value)
     trainer.load(3)
     assert trainer.step == 3
+
+
+def test_a_new_run_in_the_folder_of_a_longer_one_can_be_resumed(make_trainer):
+    older = make_trainer()
+    for milestone in (100, 200, 300):
+        older.save(milestone)
+    trainer = make_trainer()
+    for milestone in (1, 2):
+        trainer.train_step()
+        trainer.save(milestone)
+    trainer.load(2)
+    assert trainer.step == 2
+
+
+def test_a_run_begun_in_fp16_goes_on_without(make_trainer):
+    trainer = make_trainer()
+    trainer.train_step()
+    trainer.save(1)
+    path = trainer.run.checkpoint(1) / "training-state" / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scaler": {"scale": 65536.0}}))
+    trainer.load(1)
+    assert trainer.step == 1
 
 
 def test_a_run_without_checkpoints_says_so(make_trainer):
@@ -481,6 +522,13 @@ def test_no_pickle_is_in_a_run_folder(make_trainer):
         ({"sample_steps": 0}, "sample_steps.*0"),
         ({"seed": -1}, "seed.*-1"),
         ({"seed": 2**31}, "seed"),
+        ({"seed": 1.5}, "seed.*1.5"),
+        ({"train_num_steps": 1e2}, "train_num_steps.*100.0"),
+        ({"train_num_steps": -5}, "train_num_steps.*-5"),
+        ({"train_batch_size": 2.0}, "train_batch_size.*2.0"),
+        ({"sample_steps": 10**6}, "sample_steps.*1000000"),
+        ({"train_lr": "1e-4"}, "train_lr.*'1e-4'"),
+        ({"policy": {"min_snr_gamma": math.inf}}, "cannot be saved.*min_snr_gamma.*inf"),
         ({"convert_image_to": "L"}, "3 channels.*'L'"),
         ({"convert_image_to": "RGBA"}, "3 channels.*'RGBA'"),
         ({"convert_image_to": "CMYK"}, "'CMYK'"),
@@ -495,6 +543,14 @@ def test_no_pickle_is_in_a_run_folder(make_trainer):
 def test_a_setting_out_of_range_is_refused_with_its_value(make_trainer, settings, says):
     with pytest.raises(ValueError, match=says):
         make_trainer(**settings)
+
+
+def test_a_run_does_not_train_on_its_own_samples(make_trainer, tmp_path):
+    folder = make_folder(tmp_path / "album")
+    make_trainer("album/run", folder=folder, train_num_steps=1).train()
+    report = make_trainer("album/run", folder=folder).dataset.report
+    assert report.used == [f"{i}.png" for i in range(8)]
+    assert ("run/samples", "the pictures that this run makes") in report.refused
 
 
 def test_a_folder_without_pictures_is_refused_before_training(make_trainer, tmp_path):
