@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE.parent))  # so that it runs from a clone without ins
 
 from dp import RIN, DiffusionPolicy, ImageDataset, Trainer, checkpoint
 from dp.images import encode_png, grid, to_uint8
-from dp.runs import RunFolder
+from dp.runs import RunFolder, replacing
 
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 FONT_SIZE = 109  # the one bitmap size that the font holds
@@ -34,15 +34,6 @@ GLYPH = (136, 128)
 SAMPLES, PAIRS = 64, 12  # on the card
 
 # Unicode ranges, both ends included.
-NOT_PICTURES = [
-    (0x0, 0xA8),
-    (0xAA, 0xAD),
-    (0x200D, 0x200D),
-    (0x1F1E6, 0x1F1FF),
-    (0x1F3FB, 0x1F3FF),
-    (0xFE00, 0xFE0F),
-    (0xE0000, 0xFFFFF),
-]
 FACES = [(0x2639, 0x263A), (0x1F600, 0x1F644), (0x1F910, 0x1F917), (0x1F920, 0x1F925), (0x1F927, 0x1F92F)]
 FACES += [(0x1F970, 0x1F976), (0x1F978, 0x1F97A), (0x1F9D0, 0x1F9D0), (0x1FAE0, 0x1FAE5), (0x1FAE8, 0x1FAE8)]
 
@@ -65,9 +56,9 @@ MODELS = {
         "training": dict(
             train_batch_size=64,
             train_lr=1.5e-3,
-            train_num_steps=7500,
+            train_num_steps=6000,
             lr_warmup_steps=200,
-            lr_decay_steps=7500,
+            lr_decay_steps=6000,
             ema_decay=0.99,
             weight_decay=0.01,
             save_and_sample_every=500,
@@ -89,7 +80,6 @@ def draw(ranges: list[tuple[int, int]], folder: Path, font_path: str = FONT) -> 
     points = [
         point for point in sorted(TTFont(font_path).getBestCmap()) if any(low <= point <= high for low, high in ranges)
     ]
-    points = [point for point in points if not any(low <= point <= high for low, high in NOT_PICTURES)]
     side = max(GLYPH)
     for point in points:
         glyph = Image.new("RGBA", (side, side), "white")
@@ -111,33 +101,36 @@ def train(name: str, pictures: Path, run: Path) -> None:
 
 
 def bundle(name: str, pictures: Path, run: Path, device: str) -> None:
-    """Write checkpoints/<name>/ from the run's last milestone: weights in half precision, samples, and the card."""
-    folder, run_folder = HERE / name, RunFolder(run)
-    newest = run_folder.checkpoint(run_folder.milestones()[-1])
+    """Write checkpoints/<name>/ from the run's last milestone: weights in half precision, samples, and the card. What
+    stood there before goes only when all of it is made.
+    """
+    milestones = RunFolder(run).milestones()
+    if not milestones:
+        raise SystemExit(f"there is no checkpoint in {run}: train first")
+    newest = RunFolder(run).checkpoint(milestones[-1])
     config = checkpoint.read_config(newest)
-    shutil.rmtree(folder, ignore_errors=True)
+    dataset = ImageDataset(pictures, config["network"]["image_size"])
     title = {"step": config["step"], "dataset": f"{pictures.name} of Noto Color Emoji", "license": "ofl-1.1"}
-    checkpoint.save(DiffusionPolicy.from_pretrained(newest), folder, dtype=torch.float16, **title)
-
-    policy = DiffusionPolicy.from_pretrained(folder)
-    samples = to_uint8(policy.sample(SAMPLES, timesteps=25, sampler="ddim", seed=0))
-    save_enlarged(samples, folder / "samples.png", columns=8)
-    dataset = ImageDataset(pictures, policy.image_size)
-    nearest, distances = nearest_pictures(samples, dataset.images)
-    pairs = np.concatenate([samples[:PAIRS], nearest[:PAIRS]])
-    save_enlarged(pairs, folder / "nearest.png", columns=PAIRS)
-    text = card(
-        name,
-        config,
-        run,
-        parameters=sum(p.numel() for p in policy.parameters()) / 1e6,
-        weights_mb=(folder / "model.safetensors").stat().st_size / 1e6,
-        pictures=len(dataset),
-        distances=distances,
-        between=nearest_pictures(dataset.images, dataset.images, skip_self=True)[1],
-        device=device,
-    )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    with replacing(HERE / name) as folder:
+        checkpoint.save(DiffusionPolicy.from_pretrained(newest), folder, dtype=torch.float16, **title)
+        policy = DiffusionPolicy.from_pretrained(folder)
+        samples = to_uint8(policy.sample(SAMPLES, timesteps=25, sampler="ddim", seed=0))
+        save_enlarged(samples, folder / "samples.png", columns=8)
+        nearest, distances = nearest_pictures(samples, dataset.images)
+        pairs = np.concatenate([samples[:PAIRS], nearest[:PAIRS]])
+        save_enlarged(pairs, folder / "nearest.png", columns=PAIRS)
+        text = card(
+            name,
+            config,
+            run,
+            parameters=sum(p.numel() for p in policy.parameters()) / 1e6,
+            weights_mb=(folder / "model.safetensors").stat().st_size / 1e6,
+            pictures=len(dataset),
+            distances=distances,
+            between=nearest_pictures(dataset.images, dataset.images, skip_self=True)[1],
+            device=device,
+        )
+        (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def nearest_pictures(
@@ -162,8 +155,12 @@ def save_enlarged(array: np.ndarray, path: Path, columns: int, times: int = 3) -
 
 def card(name: str, config: dict, run: Path, **measured) -> str:
     """card.md, filled in from what the run recorded and what was measured just now."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    records = list({r["step"]: r for r in records if r["step"] <= config["step"]}.values())  # a resumed run logs again
+    by_step = {}  # a resumed run logs again
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):  # a line torn by a crash
+            record = json.loads(line)
+            by_step[record["step"]] = record
+    records = [record for step, record in sorted(by_step.items()) if step <= config["step"]]
     batch = MODELS[name]["training"]["train_batch_size"]
     between, distances = np.median(measured["between"]), measured["distances"]
     facts = {key: config["network"][key] for key in ("depth", "num_latents", "dim_latent", "dim")}
