@@ -8,6 +8,7 @@ slow, or gone, holds nobody up: a ticket keeps the newest frame only.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -150,7 +151,9 @@ class Engine:
 
     def _admit(self) -> None:
         """Give the new requests their rows; let go of the cancelled and of those that cannot start."""
-        for request in list(self._running):
+        with self._wake:
+            requests = list(self._running)
+        for request in requests:
             try:
                 if request.ticket.is_cancelled:
                     self._retire(request, "stopped")
@@ -203,7 +206,9 @@ def describe(error: Exception) -> str:
 
 
 def best_device() -> torch.device:
-    """CUDA, Apple's MPS or the CPU, whichever is there first."""
+    """CUDA, Apple's MPS or the CPU, whichever is there first; but the environment's DP_DEVICE, where it is set."""
+    if named := os.environ.get("DP_DEVICE"):
+        return torch.device(named)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
