@@ -12,7 +12,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import ROOT, serve
+from serving import IN_CALL, ROOT, serve
 
 from dp import DiffusionPolicy
 from dp.images import grid, to_uint8
@@ -40,9 +40,10 @@ RECORD = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def url():
-    with serve("app.py", CPU_CORES=THREADS) as address:
+@pytest.fixture(scope="module", params=["engine", "inside each call"])
+def url(request):
+    command = ["app.py"] if request.param == "engine" else ["-c", IN_CALL, "checkpoints"]
+    with serve(*command, CPU_CORES=THREADS) as address:
         yield address
 
 
@@ -101,19 +102,19 @@ def canvas_pixels(page):
 
 @pytest.mark.browser
 def test_generate_streams_to_the_very_picture_that_sample_makes(page):
-    set_run(page, timesteps=12, seed=7)
+    set_run(page, timesteps=60, seed=7)
     clicked = time.monotonic()
     page.click("#generate")
     wait_for(page, "step > 0", 10)  # five times the two seconds that a visitor may wait
     print(f"first frame after {time.monotonic() - clicked:.2f} s")
     wait_for(page, "p.dataset.state === 'done'", 60)
     steps = [step for state, step in page.evaluate("window.seen") if state in ("running", "done") and step]
-    assert steps == sorted(steps) and steps[-1] == 12 and len(set(steps)) > 1
-    assert page.inner_text(".player .step") == "step 12/12 · done"
-    assert re.search(r"t 0\.083 · log-SNR -?\d", page.inner_text(".player .where"))
+    assert steps == sorted(steps) and steps[-1] == 60 and len(set(steps)) > 1
+    assert page.inner_text(".player .step") == "step 60/60 · done"
+    assert re.search(r"t 0\.017 · log-SNR -?\d", page.inner_text(".player .where"))
     assert page.is_visible("#generate") and not page.is_visible("#stop")
 
-    images = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / DEFAULT).sample(4, timesteps=12, seed=7)
+    images = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / DEFAULT).sample(4, timesteps=60, seed=7)
     np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8(images)))
 
 
@@ -143,6 +144,39 @@ def test_the_seed_is_written_back_before_the_run(page):
     wait_for(page, "p.dataset.state === 'stopped'", 10)
 
 
+@pytest.mark.browser
+def test_a_seed_typed_while_a_run_goes_on_stays(page):
+    set_run(page, timesteps=200, seed=1)
+    page.click("#generate")
+    wait_for(page, "step > 0", 10)
+    set_run(page, timesteps=200, seed=23)
+    page.click("#stop")
+    wait_for(page, "p.dataset.state === 'stopped'", 10)
+    page.wait_for_selector("#generate", state="visible")
+    assert page.input_value("#seed input") == "23"
+
+
+@pytest.mark.browser
+def test_a_double_click_starts_a_run_and_does_not_stop_it(page):
+    set_run(page, timesteps=40, seed=1)
+    page.dblclick("#generate")
+    wait_for(page, "p.dataset.state === 'done'", 60)
+    assert {state for state, _ in page.evaluate("window.seen")} <= {"waiting", "running", "done"}
+
+
+@pytest.mark.browser
+def test_the_keyboard_starts_and_stops_a_run_without_losing_its_place(page):
+    set_run(page, timesteps=1000, seed=1)
+    page.focus("#generate")
+    page.keyboard.press("Enter")
+    wait_for(page, "step >= 3", 30)
+    page.wait_for_function("document.activeElement.id === 'stop'")
+    page.keyboard.press("Enter")
+    wait_for(page, "p.dataset.state === 'stopped'", 10)
+    page.wait_for_function("document.activeElement.id === 'generate'")
+    assert page.inner_text(".player .news") == page.inner_text(".player .step")
+
+
 GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5, False]
 
 
@@ -150,6 +184,7 @@ GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5, False]
     "position, value, words",
     [
         (0, "../secrets", "no checkpoint '../secrets'"),
+        (0, ["faces-32"], "no checkpoint ['faces-32']"),
         (1, -1, "Images must be a whole number from 1 to 64, got -1"),
         (1, 65, "Images"),
         (2, 0, "Timesteps must be a whole number from 1 to 1000, got 0"),
@@ -173,7 +208,7 @@ def test_a_bad_setting_gets_a_sentence(client, position, value, words):
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
 @pytest.mark.parametrize("schedule", ["trained", "linear", "cosine"])
 def test_every_sampler_and_schedule_gives_what_sample_gives(client, sampler, schedule):
-    value, seed, *_ = client.predict(DEFAULT, 2, 6, sampler, schedule, 1.5, 3, False, api_name="/generate")
+    value, *_ = client.predict(DEFAULT, 2, 6, sampler, schedule, 1.5, 3, False, api_name="/generate")
     images = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / DEFAULT).sample(
         2,
         timesteps=6,
@@ -182,7 +217,7 @@ def test_every_sampler_and_schedule_gives_what_sample_gives(client, sampler, sch
         time_difference=1.5 / 6,
         seed=3,
     )
-    assert seed == 3 and value["state"] == "done" and value["index"] == 6
+    assert value["seed"] == 3 and value["state"] == "done" and value["index"] == 6
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(value["src"].split(",")[1]))))
     np.testing.assert_array_equal(picture, grid(to_uint8(images)))
 

@@ -8,12 +8,11 @@ import sys
 import gradio as gr
 import numpy as np
 import pytest
-from gradio_client import Client
 from PIL import Image
-from serving import ROOT, serve
+from serving import ROOT
 
 from dp.engine import Engine, Frame
-from dp.images import grid, to_uint8
+from dp.images import grid
 from dp.policy import DiffusionPolicy
 from dp.ui import controls
 from dp.ui.player import show
@@ -31,28 +30,6 @@ def decode(src):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(src.split(",")[1]))))
 
 
-# Off ZeroGPU `spaces.GPU` changes nothing, so the handler that is bound there can be run here as it is.
-IN_CALL = """
-import sys, torch
-from dp.engine import Engine
-from dp.ui import build_app
-torch.set_num_threads(1)
-engine = Engine(sys.argv[1], device="cpu")
-build_app(engine, on_zero_gpu=True).launch(server_port=int(sys.argv[3]))
-"""
-
-
-def test_the_handler_inside_a_gpu_call_gives_what_sample_gives(engine, tmp_path):
-    with serve("-c", IN_CALL, str(tmp_path)) as url:
-        job = Client(url, verbose=False).submit("tiny", 3, 5, "ddpm", "trained", 0, 11, False, api_name="/generate")
-        value, seed, *_ = job.result(timeout=60)
-        steps = [output[0].get("index", 0) for output in job.outputs()]
-    images = engine.policy("tiny").sample(3, timesteps=5, sampler="ddpm", seed=11)
-    assert seed == 11 and value["state"] == "done"
-    assert steps == sorted(steps) and steps[0] == 0 and steps[-1] == 5
-    np.testing.assert_array_equal(decode(value["src"]), grid(to_uint8(images)))
-
-
 def test_live_frames_are_light_and_the_last_is_lossless():
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
     frame = Frame(index=3, timesteps=9, time=0.7, log_snr=-1.0, images=images)
@@ -65,7 +42,7 @@ def test_live_frames_are_light_and_the_last_is_lossless():
 
 def test_the_trained_schedule_comes_first_and_says_so(engine):
     choices = controls.schedule_choices(engine, "tiny")
-    assert choices[0] == ("cosine (as trained)", controls.TRAINED)
+    assert choices[0] == ("cosine (trained)", controls.TRAINED)
     # Trained with its own tau, so the plain cosine is another schedule and can be chosen too.
     assert [value for _, value in choices[1:]] == ["linear", "cosine", "sigmoid"]
 

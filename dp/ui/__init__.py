@@ -28,11 +28,22 @@ THEME = gr.themes.Default(
 )
 CSS = """
 .gradio-container { max-width: 1120px !important; margin: 0 auto !important; }
+#player .html-container { padding: 0; }
+/* Generate and Stop take each other's place: the second click of a double click must not land on the other. */
+#generate, #stop { animation: arm 0.4s; }
+@keyframes arm { from, 99% { pointer-events: none; } }
 #about { padding: 0 2px; }
 #about p { margin: 0; color: var(--body-text-color-subdued); font-size: var(--text-sm); }
 @media (max-width: 700px) { #player .stage { max-height: 44vh; max-width: 44vh; } }
 """
-LAUNCH = {"theme": THEME, "css": CSS, "max_threads": 200, "run_history": False, "enable_monitoring": False}
+LAUNCH = {
+    "theme": THEME,
+    "css": CSS,
+    "max_threads": 200,
+    "run_history": False,
+    "enable_monitoring": False,
+    "max_file_size": "1kb",  # nothing on the page takes a file, but Gradio's route for uploads is open all the same
+}
 
 
 def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
@@ -42,5 +53,5 @@ def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         gr.Markdown(INTRO)
         denoise.build(demo, engine, on_zero_gpu)
-    demo.queue(api_open=False, default_concurrency_limit=None)
+    demo.queue(max_size=256, api_open=False, default_concurrency_limit=None)
     return demo

@@ -59,7 +59,9 @@ def within(name: str, value: Any, low: int, high: int, whole: bool = True) -> An
 
 
 def unchecked(control: gr.components.Component) -> None:
-    """Let the control's value through as it comes: `read` checks all of them, and its messages name the setting."""
+    """Let the control's value through as it comes: `read` checks all of them, and its messages name the setting. (Once
+    its choices have been updated, a page has Gradio's own check again.)
+    """
     control.preprocess = lambda payload: payload
 
 
@@ -71,7 +73,7 @@ def schedule_choices(engine: Engine, checkpoint: str) -> list[tuple[str, str]]:
     """The trained schedule first, and said so; then the others with their default keywords."""
     policy = config_of(engine, checkpoint)["policy"]
     name, kwargs = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs", {})
-    return [(f"{name} (as trained)", TRAINED)] + [(other, other) for other in SCHEDULES if other != name or kwargs]
+    return [(f"{name} (trained)", TRAINED)] + [(other, other) for other in SCHEDULES if other != name or kwargs]
 
 
 def describe(engine: Engine, checkpoint: str | None) -> str:
@@ -83,7 +85,7 @@ def describe(engine: Engine, checkpoint: str | None) -> str:
     facts = [f"{network['image_size']}×{network['image_size']} pixels", f"predicts {policy.get('objective', 'v')}"]
     facts += [f"trained {config['step']:,} steps"] if "step" in config else []
     facts += [f"on {config['dataset']}"] if "dataset" in config else []
-    return " · ".join(facts) + problems(engine)
+    return html.escape(" · ".join(facts)) + problems(engine)
 
 
 def problems(engine: Engine) -> str:
@@ -94,7 +96,7 @@ def problems(engine: Engine) -> str:
 def config_of(engine: Engine, checkpoint: str) -> dict[str, Any]:
     """The checked config of a checkpoint. Raises ValueError, with the names there are, where it cannot be had."""
     configs = {entry.name: entry.config for entry in engine.checkpoints() if not entry.problem}
-    if checkpoint not in configs:
+    if not isinstance(checkpoint, str) or checkpoint not in configs:
         raise ValueError(f"there is no checkpoint {checkpoint!r:.80}; there are: {', '.join(configs) or 'none'}")
     return configs[checkpoint]
 

@@ -11,12 +11,25 @@ from typing import Any
 import gradio as gr
 import spaces
 
-from dp.engine import Engine, Ticket, best_device, frame_of
+from dp.engine import Engine, Ticket, best_device, describe, frame_of
 from dp.samplers import MAX_SEED
 from dp.ui import controls
 from dp.ui.player import Player, show
 
 FRAMES_PER_S = 15  # Gradio queues every yield and drops none, so the handler takes only what an eye can follow
+MAX_RUNS = 64  # at once, on all pages: each holds one of Gradio's places until it ends, even if nobody reads it
+
+# Generate and Stop take each other's place: the keyboard's focus goes along instead of falling back to the page's top.
+KEEP_FOCUS = """() => {
+    const either = "#generate, #stop";
+    let held = false;
+    document.addEventListener("focusin", (event) => { held = event.target.matches(either); });
+    document.addEventListener("pointerdown", (event) => { held = event.target.closest(either) !== null; });
+    new MutationObserver(() => {
+        const lost = held && document.activeElement === document.body;
+        if (lost) document.querySelector(either)?.focus({ preventScroll: true });
+    }).observe(document.body, { childList: true, subtree: true });
+}"""
 
 
 def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
@@ -102,10 +115,13 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
     async def from_engine(request: gr.Request, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
         """Submit, then look at the newest frame some fifteen times a second."""
         name, settings = controls.read(engine, *values)
+        if sum(map(len, live.values())) >= MAX_RUNS:
+            raise controls.complaint(f"{MAX_RUNS} runs are under way here, which is the limit: try again in a moment")
         ticket = engine.submit(settings, name)
         live[request.session_hash].add(ticket)
+        seed = {"seed": settings.seed}
         try:
-            yield {"state": "waiting"}, settings.seed, *buttons(running=True)
+            yield {"state": "waiting"} | seed, settings.seed, *buttons(running=True)
             seen = 0
             while ticket.is_live:
                 frame = ticket.frame
@@ -113,7 +129,7 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
                     seen = frame.index
                     yield show(frame, "running"), gr.skip(), gr.skip(), gr.skip()
                 await asyncio.sleep(1 / FRAMES_PER_S)
-            yield show(ticket.frame, ticket.state, ticket.error), settings.seed, *buttons(running=False)
+            yield show(ticket.frame, ticket.state, ticket.error) | seed, gr.skip(), *buttons(running=False)
             if ticket.state == "failed":
                 raise controls.complaint(ticket.error)
         finally:  # may run on the event loop, so it only raises a flag
@@ -125,16 +141,24 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
     def inside_call(*values: Any) -> Iterator[tuple[Any, ...]]:
         """The whole run in one call, for a GPU that exists only there; what is yielded is host data, and often."""
         name, settings = controls.read(engine, *values)
-        yield {"state": "waiting"}, settings.seed, *buttons(running=True)
+        seed = {"seed": settings.seed}
+        yield {"state": "waiting"} | seed, settings.seed, *buttons(running=True)
         shown_at = 0.0
-        policy = engine.policy(name).to(best_device())
-        for step in policy.run(policy.begin(settings)):
-            if step.index == step.timesteps:
-                yield show(frame_of(step), "done"), settings.seed, *buttons(running=False)
-            elif time.monotonic() - shown_at >= 1 / FRAMES_PER_S:
-                shown_at = time.monotonic()
-                yield show(frame_of(step), "running"), gr.skip(), gr.skip(), gr.skip()
+        try:
+            policy = engine.policy(name).to(best_device())
+            for step in policy.run(policy.begin(settings)):
+                if step.index == step.timesteps:
+                    yield show(frame_of(step), "done") | seed, gr.skip(), *buttons(running=False)
+                elif time.monotonic() - shown_at >= 1 / FRAMES_PER_S:
+                    shown_at = time.monotonic()
+                    yield show(frame_of(step), "running"), gr.skip(), gr.skip(), gr.skip()
+        except Exception as error:  # of any other error only the class's name leaves the call
+            raise controls.complaint(describe(error)) from error
 
+    swap = {"outputs": [player, generate, stop], "api_visibility": "private", "show_progress": "hidden"}
+    if on_zero_gpu:  # the call says nothing before it has been lent a GPU
+        waiting = {"state": "waiting", "message": "waiting for a GPU…"}
+        generate.click(lambda: (waiting, *buttons(running=True)), queue=False, **swap)
     run = generate.click(
         spaces.GPU(duration=seconds_needed)(inside_call) if on_zero_gpu else from_engine,
         [checkpoint, batch_size, timesteps, sampler, schedule, time_difference_steps, seed, random_seed],
@@ -145,12 +169,8 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
     )
     if on_zero_gpu:  # nothing here can reach into the call, so Gradio closes it and the page is set right afterwards
         stopped = stop.click(None, cancels=[run], api_visibility="private")
-        stopped.then(
-            lambda: ({"state": "stopped"}, *buttons(running=False)),
-            None,
-            [player, generate, stop],
-            api_visibility="private",
-        )
+        stopped.then(lambda: ({"state": "stopped"}, *buttons(running=False)), **swap)
+        run.failure(did_not_finish, player, **swap)
     else:
         stop.click(halt, queue=False, api_visibility="private")
         page.unload(halt)
@@ -169,6 +189,7 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
 
     shown = [about, schedule, generate]
     checkpoint.input(choose, checkpoint, shown, api_visibility="private", show_progress="hidden")
+    page.load(js=KEEP_FOCUS, api_visibility="private")
     page.load(look_again, None, [checkpoint, *shown], api_visibility="private", show_progress="hidden")
 
 
@@ -177,6 +198,17 @@ def buttons(running: bool) -> tuple[Any, Any]:
     return gr.update(visible=not running), gr.update(visible=running)
 
 
-def seconds_needed(checkpoint: str, images: int, timesteps: int, *_: Any) -> int:
+def did_not_finish(shown: dict[str, Any]) -> tuple[Any, ...]:
+    """The page after a call that failed. Gradio counts one that Stop has closed among them: that is left as it is."""
+    if shown["state"] == "stopped":
+        return gr.skip(), gr.skip(), gr.skip()
+    return {"state": "failed"}, *buttons(running=False)
+
+
+def seconds_needed(checkpoint: object, images: object, timesteps: object, *_: object) -> int:
     """What a run may take on a lent GPU; asked of the visitor's quota before it starts."""
-    return 10 + min(int(timesteps) * int(images), controls.MAX_TIMESTEPS * controls.MAX_IMAGES) // 2000
+    try:
+        rows = controls.within("Images", images, 1, controls.MAX_IMAGES)
+        return 10 + rows * controls.within("Timesteps", timesteps, 1, controls.MAX_TIMESTEPS) // 2000
+    except ValueError:
+        return 10  # the run will say at once what is wrong

@@ -1,11 +1,11 @@
 // Draws the newest frame. Everything that comes from the server is text or a picture; nothing is ever put into the page as markup.
 const player = element.querySelector(".player");
 const canvas = element.querySelector("canvas");
-const hint = element.querySelector(".hint");
 const bar = element.querySelector(".bar");
 const [stepText, whereText] = [element.querySelector(".step"), element.querySelector(".where")];
+const news = element.querySelector(".news"); // read aloud, so only what begins and ends a run
 
-let shown = null; // the last frame drawn: its step stays in view after the run
+let shown = null; // this run's last frame drawn: its step stays in view when the run ends
 let next = null; // the newest value that waits to be drawn; an older one is dropped
 let drawing = false;
 let first = null; // when the run's first frame came, for its speed
@@ -18,45 +18,44 @@ async function pump() {
   while (next) {
     const value = next;
     next = null;
-    if (value.src) {
-      const image = await picture(value.src);
-      if (canvas.width !== image.width || canvas.height !== image.height) {
-        canvas.width = image.width;
-        canvas.height = image.height;
-      }
-      canvas.getContext("2d").drawImage(image, 0, 0);
-      image.close();
-      shown = value;
-      player.classList.add("drawn");
-    }
+    if (value.src) await draw(value).catch(console.warn); // a frame that cannot be read is one frame less
     caption(value);
     await new Promise(requestAnimationFrame); // let the browser paint before the next one
   }
   drawing = false;
 }
 
-function caption(value) {
-  const { state, message } = value;
-  player.dataset.state = state;
+async function draw(value) {
+  const image = await picture(value.src);
+  if (canvas.width !== image.width || canvas.height !== image.height) {
+    canvas.width = image.width;
+    canvas.height = image.height;
+  }
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  image.close();
+  shown = value;
+  player.classList.add("drawn");
+}
+
+function caption({ state, message }) {
+  const at = state === "waiting" ? null : shown; // until a run's first frame the picture of the one before stays, its numbers go
+  const { index, timesteps, time, log_snr } = at || { index: 0, timesteps: 1 };
+  const position = at ? `step ${index}/${timesteps}` : "";
+  const words = {
+    waiting: "starting…",
+    running: position,
+    done: `${position} · done`,
+    stopped: at ? `stopped at ${index}/${timesteps}` : "stopped before the first step",
+    failed: "the run did not finish",
+  };
+  stepText.textContent = message || words[state];
+  whereText.textContent = at ? `t ${time.toFixed(3)} · log-SNR ${log_snr.toFixed(2)}${speed(index)}` : "";
+  if (at) canvas.setAttribute("aria-label", `Predicted images at step ${index} of ${timesteps}`);
+  bar.setAttribute("aria-valuenow", (index / timesteps).toFixed(3));
+  bar.firstElementChild.style.transform = `scaleX(${index / timesteps})`;
   player.setAttribute("aria-busy", String(state === "waiting" || state === "running"));
-  if (state === "waiting") {
-    first = null;
-    stepText.textContent = message || "starting…";
-    whereText.textContent = "";
-    progress(0, 1);
-    return;
-  }
-  const at = value.src ? value : shown;
-  if (at) {
-    const { index, timesteps, time, log_snr } = at;
-    const position = `step ${index}/${timesteps}`;
-    stepText.textContent = { running: position, done: `${position} · done`, stopped: `stopped at ${index}/${timesteps}` }[state] || position;
-    whereText.textContent = `t ${time.toFixed(3)} · log-SNR ${log_snr.toFixed(2)}${speed(index)}`;
-    canvas.setAttribute("aria-label", `Predicted images at step ${index} of ${timesteps}`);
-    player.dataset.step = index;
-    progress(index, timesteps);
-  }
-  if (message) stepText.textContent = message;
+  if (state !== "running") news.textContent = stepText.textContent;
+  [player.dataset.step, player.dataset.state] = [index, state];
 }
 
 function speed(index) {
@@ -65,14 +64,10 @@ function speed(index) {
   return index > first.index && seconds > 0.2 ? ` · ${((index - first.index) / seconds).toFixed(1)} steps/s` : "";
 }
 
-function progress(value, total) {
-  bar.setAttribute("aria-valuenow", (value / total).toFixed(3));
-  bar.firstElementChild.style.transform = `scaleX(${value / total})`;
-}
-
 watch("value", () => {
   const value = props.value;
   if (!value || !value.state) return;
+  if (value.state === "waiting") shown = first = null;
   next = value;
   pump();
 });

@@ -6,6 +6,7 @@ The server sends small JSON values, never markup, and the newest frame only. Wha
     state     'idle', 'waiting', 'running', 'done', 'stopped' or 'failed'
     index, timesteps, time, log_snr   of the step that `src` shows
     src       the frame as a data URI: JPEG while running, PNG at the end
+    seed      the seed of the first image, when a run begins and when it ends
     message   one sentence for the status line, as plain text
 
 A value without `src` keeps the picture that is there, so that nothing ever blanks.
@@ -39,7 +40,7 @@ class Player(gr.HTML):
     def api_info(self) -> dict[str, Any]:
         return {
             "type": "object",
-            "description": "the newest frame: state, index, timesteps, time, log_snr, src, message",
+            "description": "the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
         }
 
 
