@@ -66,7 +66,7 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
                 step=1,
                 label="Timesteps",
                 elem_id="timesteps",
-                info="Network calls from noise to picture: fewer are faster and rougher.",
+                info="Network calls: fewer are faster and rougher.",
             )
             sampler = gr.Radio(
                 controls.SAMPLERS,
