@@ -49,9 +49,8 @@ class ImageDataset(Dataset):
 
     exts: extensions taken, in any case. convert_image_to: 'L', 'RGB' (the default) or 'RGBA'; transparency is laid over
     white where the mode has none. EXIF orientation is applied, the short side is resized to `image_size` with
-    antialiasing, and the centre is cropped. leave_out: a folder below `folder` that is not looked into. `images` is the
-    decoded array, uint8 [N,H,W,C]; `report` says what was left out and why. No picture at all is a ValueError with that
-    report.
+    antialiasing, and the centre is cropped. `images` is the decoded array, uint8 [N,H,W,C]; `report` says what was left
+    out and why. No picture at all is a ValueError with that report.
     """
 
     def __init__(
@@ -61,8 +60,6 @@ class ImageDataset(Dataset):
         exts: Sequence[str] = EXTENSIONS,
         augment_horizontal_flip: bool = False,
         convert_image_to: str | None = None,
-        *,
-        leave_out: str | Path | None = None,
     ):
         mode = convert_image_to or "RGB"
         if mode not in MODES.values():
@@ -73,9 +70,9 @@ class ImageDataset(Dataset):
         if not folder.is_dir():
             raise ValueError(f"there is no folder {str(folder)!r}")
         self.folder, self.image_size, self.augment_horizontal_flip = folder, image_size, augment_horizontal_flip
-        self.images, self.report = decode_folder(folder, image_size, mode, exts, leave_out)
-        if not len(self.images):
-            raise ValueError(f"no usable picture in {str(folder)!r} (looked for {', '.join(exts)}): {self.report}")
+        self.exts = exts
+        self.images, self.report = decode_folder(folder, image_size, mode, exts)
+        self._check_not_empty()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -84,13 +81,26 @@ class ImageDataset(Dataset):
         image = to_float(torch.from_numpy(np.array(self.images[index])[None]))[0]
         return image.flip(-1) if self.augment_horizontal_flip and torch.rand(()) < 0.5 else image
 
+    def leave_out(self, folder: Path, reason: str) -> None:
+        """Drop the pictures below `folder`, and name them in the report."""
+        paths = {name: (self.folder / name).resolve() for name in self.report.used}
+        dropped = [name for name, path in paths.items() if folder.resolve() in path.parents]
+        if dropped:
+            self.images = self.images[[name not in dropped for name in self.report.used]]
+            self.report.used = [name for name in self.report.used if name not in dropped]
+            self.report.refused += [(name, reason) for name in dropped]
+            self._check_not_empty()
 
-def decode_folder(
-    folder: Path, image_size: int, mode: str, exts: Sequence[str], leave_out: str | Path | None
-) -> tuple[np.ndarray, Report]:
+    def _check_not_empty(self) -> None:
+        if not len(self.images):
+            looked_for = ", ".join(self.exts)
+            raise ValueError(f"no usable picture in {str(self.folder)!r} (looked for {looked_for}): {self.report}")
+
+
+def decode_folder(folder: Path, image_size: int, mode: str, exts: Sequence[str]) -> tuple[np.ndarray, Report]:
     """Every file below `folder`, in the order of their names -> uint8 [N,image_size,image_size,C], and the report."""
     report = Report()
-    files = files_below(folder, leave_out, report)
+    files = files_below(folder, report)
     images = allocate((len(files), image_size, image_size, len(mode)))  # each letter of the three modes is a channel
     for path in files:
         name = path.relative_to(folder).as_posix()
@@ -102,20 +112,16 @@ def decode_folder(
     return images[: len(report.used)], report
 
 
-def files_below(folder: Path, leave_out: str | Path | None, report: Report) -> list[Path]:
-    """All files below `folder`, and links to folders, sorted; a folder that is not looked into goes to the report."""
+def files_below(folder: Path, report: Report) -> list[Path]:
+    """All files below `folder`, and links to folders, sorted; a folder that cannot be opened goes to the report."""
 
-    def refuse(path: str | Path, reason: str) -> None:
-        report.refused.append((Path(path).relative_to(folder).as_posix(), reason))
+    def refuse(error: OSError) -> None:
+        report.refused.append((Path(error.filename).relative_to(folder).as_posix(), "no permission to open"))
 
     files = []
-    for here, folders, names in os.walk(folder, onerror=lambda error: refuse(error.filename, "no permission to open")):
-        if leave_out is not None and Path(here).resolve() == Path(leave_out).resolve():
-            refuse(here, "the pictures that this run makes")
-            folders.clear()
-        else:
-            files += [Path(here, name) for name in names]
-            files += [Path(here, name) for name in folders if os.path.islink(Path(here, name))]
+    for here, folders, names in os.walk(folder, onerror=refuse):
+        files += [Path(here, name) for name in names]
+        files += [Path(here, name) for name in folders if os.path.islink(Path(here, name))]
     return sorted(files)
 
 

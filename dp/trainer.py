@@ -127,9 +127,8 @@ class Trainer:
                 f"the model has {diffusion_model.channels} channels, which convert_image_to={mode!r} does not give"
             )
         self.run = RunFolder(results_folder)
-        self.dataset = ImageDataset(
-            folder, diffusion_model.image_size, convert_image_to=mode, leave_out=self.run.samples
-        )
+        self.dataset = ImageDataset(folder, diffusion_model.image_size, convert_image_to=mode)
+        self.dataset.leave_out(self.run.samples, "a sample that this run has made")
         self.pixels = torch.from_numpy(self.dataset.images)  # uint8 [N,H,W,C]
 
         self.policy = diffusion_model.to(device)

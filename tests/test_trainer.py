@@ -550,7 +550,7 @@ def test_a_run_does_not_train_on_its_own_samples(make_trainer, tmp_path):
     make_trainer("album/run", folder=folder, train_num_steps=1).train()
     report = make_trainer("album/run", folder=folder).dataset.report
     assert report.used == [f"{i}.png" for i in range(8)]
-    assert ("run/samples", "the pictures that this run makes") in report.refused
+    assert ("run/samples/000001.png", "a sample that this run has made") in report.refused
 
 
 def test_a_folder_without_pictures_is_refused_before_training(make_trainer, tmp_path):
