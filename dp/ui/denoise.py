@@ -142,7 +142,7 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
         """The whole run in one call, for a GPU that exists only there; what is yielded is host data, and often."""
         name, settings = controls.read(engine, *values)
         seed = {"seed": settings.seed}
-        yield {"state": "waiting"} | seed, settings.seed, *buttons(running=True)
+        yield {"state": "running"} | seed, settings.seed, *buttons(running=True)
         shown_at = 0.0
         try:
             policy = engine.policy(name).to(best_device())
@@ -167,10 +167,10 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
         show_progress="hidden",
         concurrency_limit=None,
     )
-    if on_zero_gpu:  # nothing here can reach into the call, so Gradio closes it and the page is set right afterwards
+    if on_zero_gpu:  # nothing here can reach into the call: Gradio closes it, and counts that as a failure, too
         stopped = stop.click(None, cancels=[run], api_visibility="private")
         stopped.then(lambda: ({"state": "stopped"}, *buttons(running=False)), **swap)
-        run.failure(did_not_finish, player, **swap)
+        run.failure(lambda: ({"state": "failed"}, *buttons(running=False)), **swap)
     else:
         stop.click(halt, queue=False, api_visibility="private")
         page.unload(halt)
@@ -196,13 +196,6 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
 def buttons(running: bool) -> tuple[Any, Any]:
     """Generate turns into Stop and back."""
     return gr.update(visible=not running), gr.update(visible=running)
-
-
-def did_not_finish(shown: dict[str, Any]) -> tuple[Any, ...]:
-    """The page after a call that failed. Gradio counts one that Stop has closed among them: that is left as it is."""
-    if shown["state"] == "stopped":
-        return gr.skip(), gr.skip(), gr.skip()
-    return {"state": "failed"}, *buttons(running=False)
 
 
 def seconds_needed(checkpoint: object, images: object, timesteps: object, *_: object) -> int:

@@ -8,6 +8,7 @@ const news = element.querySelector(".news"); // read aloud, so only what begins 
 let shown = null; // this run's last frame drawn: its step stays in view when the run ends
 let next = null; // the newest value that waits to be drawn; an older one is dropped
 let drawing = false;
+let stopped = false; // until the next run begins, what was still on its way here comes too late
 let first = null; // when the run's first frame came, for its speed
 
 const picture = async (src) => createImageBitmap(await (await fetch(src)).blob(), { colorSpaceConversion: "none" });
@@ -40,9 +41,9 @@ async function draw(value) {
 function caption({ state, message }) {
   const at = state === "waiting" ? null : shown; // until a run's first frame the picture of the one before stays, its numbers go
   const { index, timesteps, time, log_snr } = at || { index: 0, timesteps: 1 };
-  const position = at ? `step ${index}/${timesteps}` : "";
+  const position = at ? `step ${index}/${timesteps}` : "starting…";
   const words = {
-    waiting: "starting…",
+    waiting: position,
     running: position,
     done: `${position} · done`,
     stopped: at ? `stopped at ${index}/${timesteps}` : "stopped before the first step",
@@ -68,6 +69,8 @@ watch("value", () => {
   const value = props.value;
   if (!value || !value.state) return;
   if (value.state === "waiting") shown = first = null;
+  else if (stopped) return;
+  stopped = value.state === "stopped";
   next = value;
   pump();
 });

@@ -9,7 +9,8 @@ The server sends small JSON values, never markup, and the newest frame only. Wha
     seed      the seed of the first image, when a run begins and when it ends
     message   one sentence for the status line, as plain text
 
-A value without `src` keeps the picture that is there, so that nothing ever blanks.
+A run begins with 'waiting'. A value without `src` keeps the picture that is there, so that nothing ever blanks; after
+'stopped' only another run's 'waiting' counts.
 """
 
 from __future__ import annotations
