@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dp.rin import NETWORKS, RIN, embed_time
+from dp.rin import NETWORKS, RIN, attend, embed_time
 
 B, M, L = 3, 5, 12  # rows, and the latents of `tiny_rin`
 CLOSE = {"rtol": 0, "atol": 1e-5}  # float32 sums of some hundred terms of order 1, in another order for another batch
@@ -64,6 +64,17 @@ def test_the_read_attention_shares_out_each_latents_look_at_the_patches(rin):
         assert weights.shape == (B, 2, M, (8 // 4) ** 2)
         assert (weights >= 0).all()
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones(B, 2, M))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_attention_is_the_papers_formula_in_every_dtype(dtype):
+    q, k, v = torch.randn(3, 2, 4, 6, 8, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_().unbind()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found = attend(q, k, v)
+    q64, k64, v64 = (x.double() for x in (q, k, v))
+    expected = (q64 @ k64.transpose(-1, -2) / 8**0.5).softmax(dim=-1) @ v64
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=4 * torch.finfo(dtype).eps)
 
 
 def test_the_read_attention_is_the_one_that_is_used(tiny_rin):
