@@ -1,0 +1,141 @@
+"""Our RIN beside rin-pytorch's at the same width, depth, latents, heads and patches: the forward pass, a training step,
+and a whole run of 16 images in 50 DDIM steps.
+
+    pip install -r benchmarks/requirements.txt
+    python benchmarks/network.py --batch 1 8 64
+
+The two are not the same network: rin-pytorch adds self-attention and a convolution among the patches, which ours has
+not, so parameters and FLOPs stand beside the speed, and the last column says how much of the device's own rate of
+matrix products each reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import torch
+from measure import alternate, matmul_rate, print_table
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a clone without installing
+
+from dp import RIN, DiffusionPolicy
+from dp.engine import best_device
+
+OURS, THEIRS = "dp", "rin-pytorch"
+HEADS, DIM_HEAD = 4, 32  # rin-pytorch's own defaults
+
+
+def make_networks(args: argparse.Namespace) -> dict[str, nn.Module]:
+    import rin_pytorch
+
+    same = {"dim": args.dim, "image_size": args.image_size, "patch_size": args.patch_size, "depth": args.depth}
+    same |= {"num_latents": args.latents, "heads": HEADS, "dim_head": DIM_HEAD}
+    torch.manual_seed(0)
+    return {OURS: RIN(**same).to(args.device), THEIRS: rin_pytorch.RIN(**same).to(args.device)}
+
+
+def forward(model: nn.Module, x: torch.Tensor, amp: bool) -> Callable[[], None]:
+    time = torch.rand(len(x), device=x.device)
+
+    def call() -> None:
+        with torch.no_grad(), autocast(x, amp):
+            model(x, time)
+
+    return call
+
+
+def training_step(model: nn.Module, x: torch.Tensor, amp: bool) -> Callable[[], None]:
+    time, optimizer = torch.rand(len(x), device=x.device), torch.optim.AdamW(model.parameters(), fused=True)
+    # Noise to be met: against zeros, gradients would shrink to denormal numbers, on which a CPU is very slow.
+    target = torch.randn_like(x)
+
+    def call() -> None:
+        with autocast(x, amp):
+            loss = (model(x, time) - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return call
+
+
+def autocast(x: torch.Tensor, amp: bool) -> torch.autocast:
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=amp)
+
+
+def flops(model: nn.Module, x: torch.Tensor) -> int:
+    """Of a forward pass: products and convolutions. Attention is taken apart, since fused it would not all be seen."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(x, torch.rand(len(x), device=x.device))
+    return counter.get_total_flops()
+
+
+def sampling(networks: dict[str, nn.Module], batch: int, timesteps: int) -> dict[str, Callable[[], object]]:
+    import rin_pytorch.rin_pytorch as theirs
+
+    policy = DiffusionPolicy(networks[OURS], timesteps=timesteps)
+    diffusion = theirs.GaussianDiffusion(networks[THEIRS], timesteps=timesteps)
+
+    def their_sample() -> None:
+        with mock.patch.object(theirs, "tqdm", lambda pairs, **_: pairs):  # no bar: it would only be in its way
+            diffusion.sample(batch)
+
+    return {OURS: lambda: policy.sample(batch, seed=0), THEIRS: their_sample}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in dict(dim=256, image_size=64, patch_size=8, depth=4, latents=64, rounds=7).items():
+        parser.add_argument("--" + name.replace("_", "-"), type=int, default=value, help=f"default {value}")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--compile", action="store_true", help="after torch.compile, too (minutes to prepare)")
+    args = parser.parse_args()
+    args.device = str(best_device())
+
+    networks = make_networks(args)
+    parameters = {name: sum(p.numel() for p in network.parameters()) / 1e6 for name, network in networks.items()}
+    rates = {amp: matmul_rate(args.device, torch.bfloat16 if amp else torch.float32) for amp in (False, True)}
+    print(f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}; matrix products: ", end="")
+    print(f"{rates[False] / 1e9:.0f} GFLOP/s in float32, {rates[True] / 1e9:.0f} in bfloat16")
+    print(
+        f"dim {args.dim}, {args.depth} blocks, {args.latents} latents, {args.image_size} px, patch {args.patch_size}\n"
+    )
+
+    x = torch.randn(1, 3, args.image_size, args.image_size, device=args.device)
+    forward_flops = {name: flops(network, x) for name, network in networks.items()}
+    rows = []
+    for kind, make, passes in (("forward", forward, 1), ("training step", training_step, 3)):  # backwards counts as two
+        for amp, batch in itertools.product((False, True), args.batch):
+            x = torch.randn(batch, 3, args.image_size, args.image_size, device=args.device)
+            modes = {"eager": networks}
+            if args.compile:
+                modes["compiled"] = {name: torch.compile(network) for name, network in networks.items()}
+            for mode, contenders in modes.items():
+                calls = {name: make(network, x, amp) for name, network in contenders.items()}
+                seconds = alternate(calls, args.rounds)
+                for name, took in seconds.items():
+                    done = forward_flops[name] * passes * batch / took
+                    setting = (kind, "bfloat16" if amp else "float32", mode, batch, name)
+                    rows.append((*setting, batch / took, seconds[THEIRS] / took, f"{done / rates[amp]:.0%}"))
+    print_table(("pass", "precision", "mode", "batch", "network", "images/s", "ratio", "of peak"), rows)
+    print()
+    sizes = [(name, parameters[name], forward_flops[name] / 1e6) for name in networks]
+    print_table(("network", "M parameters", "MFLOP an image, forward"), sizes)
+
+    print("\n16 images in 50 DDIM steps, float32, eager:\n")
+    seconds = alternate(sampling(networks, 16, 50), max(3, args.rounds // 2))
+    print_table(("library", "seconds", "ratio"), [(n, took, seconds[THEIRS] / took) for n, took in seconds.items()])
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
