@@ -5,8 +5,8 @@ and a whole run of 16 images in 50 DDIM steps.
     python benchmarks/network.py --batch 1 8 64
 
 The two are not the same network: rin-pytorch adds self-attention and a convolution among the patches, which ours has
-not, so parameters and FLOPs stand beside the speed, and the last column says how much of the device's own rate of
-matrix products each reaches.
+not, so parameters and FLOPs are printed below, and the last column says how much of the device's own rate of matrix
+products each reaches.
 """
 
 from __future__ import annotations

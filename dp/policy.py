@@ -58,7 +58,7 @@ class DiffusionPolicy(nn.Module):
         super().__init__()
         if objective not in OBJECTIVES:
             raise ValueError(f"unknown objective {objective!r}; choose one of: {', '.join(OBJECTIVES)}")
-        for rule, value, holds in (
+        for rule, value, holds in (  # the first two again, since None has a meaning to SampleSettings
             ("timesteps must be a whole number", timesteps, math.isfinite),
             ("time_difference must lie in [0, 1]", time_difference, lambda x: 0 <= x <= 1),
             ("scale must lie in (0, 1]", scale, lambda x: 0 < x <= 1),

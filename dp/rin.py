@@ -55,7 +55,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention, [B,heads,n,d] each."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v)
-    # On a CPU the fused kernel's backward pass takes three to six times as long in bfloat16 as in float32.
+    # On a CPU the fused kernel's backward pass takes up to six times as long in bfloat16 as in float32.
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 

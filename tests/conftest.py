@@ -1,11 +1,18 @@
 """What several test files share: one thread, so that sums are made in the same order every time, and tiny networks."""
 
+import os
+
 import pytest
 import torch
 
 from dp.rin import RIN
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    if os.environ.get("CI"):
+        config.addinivalue_line("filterwarnings", "error")
 
 
 def randomise(network: torch.nn.Module, seed: int = 0, std: float = 0.25) -> torch.nn.Module:
