@@ -131,9 +131,15 @@ def main() -> None:
     sizes = [(name, parameters[name], forward_flops[name] / 1e6) for name in networks]
     print_table(("network", "M parameters", "MFLOP an image, forward"), sizes)
 
-    print("\n16 images in 50 DDIM steps, float32, eager:\n")
-    seconds = alternate(sampling(networks, 16, 50), max(3, args.rounds // 2))
-    print_table(("library", "seconds", "ratio"), [(n, took, seconds[THEIRS] / took) for n, took in seconds.items()])
+    print("\n16 images in 50 DDIM steps, float32:\n")
+    rows = []
+    for mode in ("eager", "compiled") if args.compile else ("eager",):
+        if mode == "compiled":
+            for network in networks.values():
+                network.compile()
+        seconds = alternate(sampling(networks, 16, 50), max(3, args.rounds // 2))
+        rows += [(mode, name, took, seconds[THEIRS] / took) for name, took in seconds.items()]
+    print_table(("mode", "library", "seconds", "ratio"), rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""Quality for equal minutes: each tool trains on the same folder for the same time on the same cores, then draws 512
+images in 50 DDIM steps, which are compared with held-out flips and shifts of the pictures (see scores.py, also for what
+the scores cannot tell).
+
+    pip install -r benchmarks/requirements.txt
+    python checkpoints/make.py draw faces-32 pictures/faces
+    python benchmarks/quality.py pictures/faces --minutes 10 30 --at-once 2
+
+Each run is a process of its own with an equal share of the cores, bound to it with its data-loading workers. Time
+starts before the folder is read, and does not count the drawing of samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import contenders
+import torch
+from contenders import CONTENDERS
+from measure import print_table
+from scores import HeldOut
+
+from dp import ImageDataset
+from dp.images import encode_png, grid, to_uint8
+
+IMAGE_SIZE = 32
+SLICE = 10  # training steps between looks at the clock
+SHEET = 64  # samples on a sheet
+
+# Each tool's own settings, scaled to minutes of a CPU: small networks, and learning rates to match. Ours are those of
+# the bundled model; rin-pytorch has the same width, depth and latents.
+SETTINGS = {
+    "dp": {
+        "network": dict(
+            dim=128,
+            image_size=IMAGE_SIZE,
+            patch_size=4,
+            depth=2,
+            num_latents=32,
+            heads=4,
+            dim_head=32,
+            conv_widths=(64,),
+        ),
+        "policy": {},
+        "training": dict(
+            train_batch_size=64, train_lr=1.5e-3, lr_warmup_steps=200, ema_decay=0.99, weight_decay=0.01, seed=0
+        ),
+    },
+    "rin-pytorch": {
+        "network": dict(dim=128, image_size=IMAGE_SIZE, patch_size=4, depth=2, num_latents=32, heads=4, dim_head=32),
+        "training": dict(train_batch_size=32, train_lr=1e-3, ema_decay=0.995),
+    },
+    "denoising-diffusion-pytorch": {
+        "network": dict(dim=32, image_size=IMAGE_SIZE, dim_mults=(1, 2, 4), flash_attn=True),
+        "training": dict(train_batch_size=32, train_lr=1e-3, ema_decay=0.995),
+    },
+}
+
+
+def train_and_sample(
+    name: str, settings: dict, folder: Path, minutes: float, samples: int, slots: multiprocessing.Queue, bf16: bool
+) -> tuple[torch.Tensor, int, float]:
+    """One contender's whole run, in a process of its own: its samples, the steps and the images/s it came to."""
+    multiprocessing.set_start_method(None, force=True)  # the system's own for the peers' data-loading workers, too
+    cores = slots.get()
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(len(cores))
+    torch.manual_seed(0)
+    try:
+        with tempfile.TemporaryDirectory() as results:
+            start, budget, steps = time.monotonic(), minutes * 60, 0
+            contender = CONTENDERS[name](folder, Path(results), **settings, bf16=bf16)
+            while (spent := time.monotonic() - start) < budget:
+                if isinstance(contender, contenders.Ours) and steps:  # the decay ends where the time ends
+                    contender.trainer.lr_decay_steps = round(steps * budget / spent)
+                contender.advance(SLICE)
+                steps += SLICE
+            images = torch.cat([contender.sample(64, seed=i) for i in range(0, samples, 64)])[:samples]
+            return images, steps, steps * contender.batch_size / spent
+    finally:
+        slots.put(cores)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[5, 10, 30], help="budgets (default 5 10 30)")
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--at-once", type=int, default=1, help="runs side by side; the cores are shared out among them")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--float32", action="store_true", help="instead of bfloat16 autocast, for all")
+    parser.add_argument("--sheets", type=Path, help="folder for sheets of samples")
+    args = parser.parse_args()
+
+    dataset = ImageDataset(args.folder, IMAGE_SIZE)
+    pictures = torch.stack([dataset[i] for i in range(len(dataset))])
+    held_out = HeldOut(pictures)
+    cores = sorted(os.sched_getaffinity(0))
+    each = len(cores) // args.at_once
+    slots = multiprocessing.Manager().Queue()
+    for i in range(args.at_once):
+        slots.put(cores[i * each : (i + 1) * each])
+    print(f"{len(pictures)} pictures, {IMAGE_SIZE} px, {each} core(s) each, {args.samples} samples\n", flush=True)
+
+    # The longest first, so that the cores are idle for a short time only at the end.
+    jobs = [(minutes, name) for minutes in sorted(args.minutes, reverse=True) for name in args.only]
+    with ProcessPoolExecutor(args.at_once, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        futures = {}
+        for minutes, name in jobs:
+            arguments = (args.folder, minutes, args.samples, slots, not args.float32)
+            futures[minutes, name] = pool.submit(train_and_sample, name, SETTINGS[name], *arguments)
+        rows = []
+        for minutes, name in sorted(jobs):
+            images, steps, rate = futures[minutes, name].result()
+            rows.append((f"{minutes:g}", name, steps, rate, *held_out.score(images)))
+            if args.sheets:
+                args.sheets.mkdir(parents=True, exist_ok=True)
+                sheet = grid(to_uint8(images[:SHEET]).repeat(2, 1).repeat(2, 2), 8)
+                (args.sheets / f"{name}-{minutes:g}.png").write_bytes(encode_png(sheet))
+    both = torch.cat([pictures, pictures.flip(-1)])
+    rows.append(("", "the pictures themselves", "", "", *held_out.score(both)))
+    print_table(("minutes", "tool", "steps", "images/s", "sliced Wasserstein", "Fréchet"), rows)
+
+
+if __name__ == "__main__":
+    main()
