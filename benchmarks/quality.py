@@ -13,11 +13,13 @@ starts before the folder is read, and does not count the drawing of samples.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
+import queue
+import subprocess
+import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import contenders
@@ -34,7 +36,7 @@ SLICE = 10  # training steps between looks at the clock
 SHEET = 64  # samples on a sheet
 
 # Each tool's own settings, scaled to minutes of a CPU: small networks, and learning rates to match. Ours are those of
-# the bundled model; rin-pytorch has the same width, depth and latents.
+# the bundled model (checkpoints/make.py) in smaller batches; rin-pytorch has the same width, depth and latents.
 SETTINGS = {
     "dp": {
         "network": dict(
@@ -47,9 +49,14 @@ SETTINGS = {
             dim_head=32,
             conv_widths=(64,),
         ),
-        "policy": {},
+        "policy": dict(
+            noise_schedule="sigmoid",
+            schedule_kwargs=dict(start=-3.0, end=7.0),
+            min_snr_loss_weight=False,
+            train_prob_self_cond=0.5,
+        ),
         "training": dict(
-            train_batch_size=64, train_lr=1.5e-3, lr_warmup_steps=200, ema_decay=0.99, weight_decay=0.01, seed=0
+            train_batch_size=16, train_lr=1.5e-3, lr_warmup_steps=200, ema_decay=0.99, weight_decay=0.01, seed=0
         ),
     },
     "rin-pytorch": {
@@ -63,28 +70,43 @@ SETTINGS = {
 }
 
 
-def train_and_sample(
-    name: str, settings: dict, folder: Path, minutes: float, samples: int, slots: multiprocessing.Queue, bf16: bool
-) -> tuple[torch.Tensor, int, float]:
-    """One contender's whole run, in a process of its own: its samples, the steps and the images/s it came to."""
-    multiprocessing.set_start_method(None, force=True)  # the system's own for the peers' data-loading workers, too
-    cores = slots.get()
-    os.sched_setaffinity(0, cores)
-    torch.set_num_threads(len(cores))
+def train_and_sample(name: str, folder: Path, minutes: float, samples: int, bf16: bool) -> dict:
+    """One contender's whole run: its samples, and the steps and images/s that it came to."""
     torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as results:
+        start, budget, steps = time.monotonic(), minutes * 60, 0
+        contender = CONTENDERS[name](folder, Path(results), **SETTINGS[name], bf16=bf16)
+        while (spent := time.monotonic() - start) < budget:
+            if isinstance(contender, contenders.Ours) and steps:  # the decay ends where the time ends
+                contender.trainer.lr_decay_steps = round(steps * budget / spent)
+            contender.advance(SLICE)
+            steps += SLICE
+        images = torch.cat([contender.sample(64, seed=i) for i in range(0, samples, 64)])[:samples]
+        return {"images": images, "steps": steps, "rate": steps * contender.batch_size / spent}
+
+
+def in_own_process(name: str, minutes: float, args: argparse.Namespace, slots: queue.Queue) -> dict:
+    """`train_and_sample` in a fresh interpreter, bound to cores that are free."""
+    cores = slots.get()
     try:
-        with tempfile.TemporaryDirectory() as results:
-            start, budget, steps = time.monotonic(), minutes * 60, 0
-            contender = CONTENDERS[name](folder, Path(results), **settings, bf16=bf16)
-            while (spent := time.monotonic() - start) < budget:
-                if isinstance(contender, contenders.Ours) and steps:  # the decay ends where the time ends
-                    contender.trainer.lr_decay_steps = round(steps * budget / spent)
-                contender.advance(SLICE)
-                steps += SLICE
-            images = torch.cat([contender.sample(64, seed=i) for i in range(0, samples, 64)])[:samples]
-            return images, steps, steps * contender.batch_size / spent
+        with tempfile.TemporaryDirectory() as folder:
+            result = Path(folder) / "result.pt"
+            command = [sys.executable, __file__, str(args.folder), "--samples", str(args.samples)]
+            command += ["--minutes", str(minutes), "--only", name, "--child", str(result), *map(str, cores)]
+            subprocess.run(command + ["--float32"] * args.float32, check=True, stderr=subprocess.PIPE, text=True)
+            return torch.load(result)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"{name} failed:\n{error.stderr}") from None
     finally:
         slots.put(cores)
+
+
+def child(args: argparse.Namespace) -> None:
+    result, *cores = args.child
+    os.sched_setaffinity(0, map(int, cores))
+    torch.set_num_threads(len(cores))
+    [name], [minutes] = args.only, args.minutes
+    torch.save(train_and_sample(name, args.folder, minutes, args.samples, not args.float32), result)
 
 
 def main() -> None:
@@ -96,33 +118,33 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--float32", action="store_true", help="instead of bfloat16 autocast, for all")
     parser.add_argument("--sheets", type=Path, help="folder for sheets of samples")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)  # where to write, and the cores to run on
     args = parser.parse_args()
+    if args.child:
+        return child(args)
 
     dataset = ImageDataset(args.folder, IMAGE_SIZE)
     pictures = torch.stack([dataset[i] for i in range(len(dataset))])
     held_out = HeldOut(pictures)
     cores = sorted(os.sched_getaffinity(0))
     each = len(cores) // args.at_once
-    slots = multiprocessing.Manager().Queue()
+    slots: queue.Queue = queue.Queue()
     for i in range(args.at_once):
         slots.put(cores[i * each : (i + 1) * each])
     print(f"{len(pictures)} pictures, {IMAGE_SIZE} px, {each} core(s) each, {args.samples} samples\n", flush=True)
 
-    # The longest first, so that the cores are idle for a short time only at the end.
+    # The longest first, so that no core waits for long at the end.
     jobs = [(minutes, name) for minutes in sorted(args.minutes, reverse=True) for name in args.only]
-    with ProcessPoolExecutor(args.at_once, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        futures = {}
-        for minutes, name in jobs:
-            arguments = (args.folder, minutes, args.samples, slots, not args.float32)
-            futures[minutes, name] = pool.submit(train_and_sample, name, SETTINGS[name], *arguments)
-        rows = []
-        for minutes, name in sorted(jobs):
-            images, steps, rate = futures[minutes, name].result()
-            rows.append((f"{minutes:g}", name, steps, rate, *held_out.score(images)))
-            if args.sheets:
-                args.sheets.mkdir(parents=True, exist_ok=True)
-                sheet = grid(to_uint8(images[:SHEET]).repeat(2, 1).repeat(2, 2), 8)
-                (args.sheets / f"{name}-{minutes:g}.png").write_bytes(encode_png(sheet))
+    with ThreadPoolExecutor(args.at_once) as pool:
+        results = dict(zip(jobs, pool.map(lambda job: in_own_process(job[1], job[0], args, slots), jobs), strict=True))
+    rows = []
+    for minutes, name in sorted(jobs):
+        images, steps, rate = results[minutes, name].values()
+        rows.append((f"{minutes:g}", name, steps, rate, *held_out.score(images)))
+        if args.sheets:
+            args.sheets.mkdir(parents=True, exist_ok=True)
+            sheet = grid(to_uint8(images[:SHEET]).repeat(2, 1).repeat(2, 2), 8)
+            (args.sheets / f"{name}-{minutes:g}.png").write_bytes(encode_png(sheet))
     both = torch.cat([pictures, pictures.flip(-1)])
     rows.append(("", "the pictures themselves", "", "", *held_out.score(both)))
     print_table(("minutes", "tool", "steps", "images/s", "sliced Wasserstein", "Fréchet"), rows)

@@ -26,17 +26,18 @@ from scores import HeldOut
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that it runs from a clone without installing
 
+import dp.schedules
 from dp import DiffusionPolicy, ImageDataset
 from dp.engine import best_device
 from dp.samplers import SAMPLERS
-from dp.schedules import SCHEDULES
 
 CALLS = (4, 6, 8, 10, 15, 20, 30, 50, 100, 250, 1000)
 DIFFERENCES = (0.0, 1.0, 2.0)  # in steps
 BATCH = 64
 SETTING = ("sampler", "schedule", "difference", "calls")
+SCHEDULES = ("trained", *dp.schedules.SCHEDULES)  # the checkpoint's own, and all with their default keywords
 SCORES = {"swd": "sliced Wasserstein", "frechet": "Fréchet"}
-NORM = {"sampler": "ddpm", "schedule": "sigmoid", "difference": 0.0, "calls": 1000}  # what the others are held against
+NORM = {"sampler": "ddpm", "schedule": "trained", "difference": 0.0, "calls": 1000}  # what the others are held against
 
 
 def settings(args: argparse.Namespace) -> Iterator[dict]:
@@ -49,7 +50,8 @@ def settings(args: argparse.Namespace) -> Iterator[dict]:
 def sample(policy: DiffusionPolicy, setting: dict, count: int) -> torch.Tensor:
     """Images of seeds 0 to count - 1, the same noise for every setting."""
     calls = setting["calls"]
-    keywords = {"timesteps": calls, "sampler": setting["sampler"], "noise_schedule": setting["schedule"]}
+    keywords = {"timesteps": calls, "sampler": setting["sampler"]}
+    keywords["noise_schedule"] = None if setting["schedule"] == "trained" else setting["schedule"]
     keywords["time_difference"] = min(setting["difference"] / calls, 1.0)
     return torch.cat([policy.sample(min(BATCH, count - i), seed=i, **keywords) for i in range(0, count, BATCH)]).cpu()
 
@@ -84,7 +86,7 @@ def plot(results: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(len(SCORES), len(SCHEDULES), figsize=(12, 6.5), sharex=True, sharey="row", dpi=110)
+    figure, axes = plt.subplots(len(SCORES), len(SCHEDULES), figsize=(14, 6.5), sharex=True, sharey="row", dpi=110)
     for (key, name), row in zip(SCORES.items(), axes, strict=True):
         for schedule, axis in zip(SCHEDULES, row, strict=True):
             for sampler in SAMPLERS:
@@ -107,7 +109,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the pictures that it was trained on")
     parser.add_argument("--calls", type=int, nargs="*", default=CALLS, help="none: print what has been measured")
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
-    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
+    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=SCHEDULES)
     parser.add_argument("--differences", type=float, nargs="+", default=DIFFERENCES, help="time differences, in steps")
     parser.add_argument("--samples", type=int, default=256)
     args = parser.parse_args()
