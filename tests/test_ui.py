@@ -42,7 +42,7 @@ def test_live_frames_are_light_and_the_last_is_lossless():
 
 def test_the_trained_schedule_comes_first_and_says_so(engine):
     choices = controls.schedule_choices(engine, "tiny")
-    assert choices[0] == ("cosine (trained)", controls.TRAINED)
+    assert choices[0] == ("cosine, tau 0.8 (trained)", controls.TRAINED)
     # Trained with its own tau, so the plain cosine is another schedule and can be chosen too.
     assert [value for _, value in choices[1:]] == ["linear", "cosine", "sigmoid"]
 

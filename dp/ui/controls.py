@@ -73,7 +73,8 @@ def schedule_choices(engine: Engine, checkpoint: str) -> list[tuple[str, str]]:
     """The trained schedule first, and said so; then the others with their default keywords."""
     policy = config_of(engine, checkpoint)["policy"]
     name, kwargs = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs", {})
-    return [(f"{name} (trained)", TRAINED)] + [(other, other) for other in SCHEDULES if other != name or kwargs]
+    own = ", ".join([name, *(f"{key} {value:g}".replace("-", "−") for key, value in kwargs.items())])
+    return [(f"{own} (trained)", TRAINED)] + [(other, other) for other in SCHEDULES if other != name or kwargs]
 
 
 def describe(engine: Engine, checkpoint: str | None) -> str:
