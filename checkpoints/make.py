@@ -174,8 +174,11 @@ def card(name: str, config: dict, run: Path, **measured) -> str:
     between, distances = np.median(measured["between"]), measured["distances"]
     facts = {key: config["network"][key] for key in ("depth", "num_latents", "dim_latent", "dim")}
     facts |= {key: config["policy"][key] for key in ("objective", "noise_schedule")}
+    keywords = [f"{key} {value:g}" for key, value in config["policy"]["schedule_kwargs"].items()]
     facts |= {
         "name": name,
+        "keywords": f" ({', '.join(keywords)})" if keywords else "",
+        "weighting": "min-SNR weighting" if config["policy"]["min_snr_loss_weight"] else "every level with weight 1",
         "side": config["network"]["image_size"],
         "samples": SAMPLES,
         "pairs": PAIRS,
