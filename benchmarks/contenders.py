@@ -34,9 +34,8 @@ class Contender(Protocol):
 
 class Ours:
     def __init__(self, folder: Path, results: Path, network: dict, policy: dict, training: dict, bf16: bool):
-        training = training | {"amp": bf16, "mixed_precision_type": "bf16", "save_and_sample_every": NEVER}
-        diffusion = DiffusionPolicy(RIN(**network), timesteps=SAMPLE_STEPS, **policy)
-        self.trainer = Trainer(diffusion, folder, results_folder=results, **training)
+        diffusion = DiffusionPolicy(RIN(**network), **policy | {"timesteps": SAMPLE_STEPS})
+        self.trainer = Trainer(diffusion, folder, results_folder=results, **loop(training, bf16))
         self.batch_size = self.trainer.batch_size
 
     def advance(self, steps: int) -> None:
@@ -92,6 +91,7 @@ def denoising_diffusion_pytorch(folder: Path, results: Path, network: dict, trai
 
 
 def loop(training: dict, bf16: bool) -> dict:
+    """Keywords that all three trainers take."""
     return training | {"amp": bf16, "mixed_precision_type": "bf16", "save_and_sample_every": NEVER}
 
 

@@ -28,10 +28,15 @@ from contenders import CONTENDERS
 from measure import print_table
 from scores import HeldOut
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "checkpoints"))
+
+from make import MODELS
+
 from dp import ImageDataset
 from dp.images import encode_png, grid, to_uint8
 
-IMAGE_SIZE = 32
+BUNDLED = MODELS["faces-32"]
+IMAGE_SIZE = BUNDLED["network"]["image_size"]
 SLICE = 10  # training steps between looks at the clock
 SHEET = 64  # samples on a sheet
 
@@ -39,25 +44,12 @@ SHEET = 64  # samples on a sheet
 # the bundled model (checkpoints/make.py) in smaller batches; rin-pytorch has the same width, depth and latents.
 SETTINGS = {
     "dp": {
-        "network": dict(
-            dim=128,
-            image_size=IMAGE_SIZE,
-            patch_size=4,
-            depth=2,
-            num_latents=32,
-            heads=4,
-            dim_head=32,
-            conv_widths=(64,),
-        ),
-        "policy": dict(
-            noise_schedule="sigmoid",
-            schedule_kwargs=dict(start=-3.0, end=7.0),
-            min_snr_loss_weight=False,
-            train_prob_self_cond=0.5,
-        ),
-        "training": dict(
-            train_batch_size=16, train_lr=1.5e-3, lr_warmup_steps=200, ema_decay=0.99, weight_decay=0.01, seed=0
-        ),
+        "network": BUNDLED["network"],
+        "policy": BUNDLED["policy"],
+        "training": {
+            key: BUNDLED["training"][key] for key in ("train_lr", "lr_warmup_steps", "ema_decay", "weight_decay")
+        }
+        | {"train_batch_size": 16},
     },
     "rin-pytorch": {
         "network": dict(dim=128, image_size=IMAGE_SIZE, patch_size=4, depth=2, num_latents=32, heads=4, dim_head=32),
