@@ -1,112 +1,132 @@
 """The engine: one thread that owns the networks and advances everybody's requests together.
 
 RIN takes a time for each row, so requests with different samplers, schedules, lengths and progress share every network
-call. Each turn of the loop (a tick) picks requests of one checkpoint up to the row budget, makes one call, and leaves
-each request's newest frame in its ticket. Those that were not picked come first in the next tick. A reader that is
-slow, or gone, holds nobody up: a ticket keeps the newest frame only.
+call. Each turn of the loop (a tick) takes rows of one checkpoint up to the row budget, makes one call, and leaves each
+request's newest frame in its ticket. Who has waited longest comes first, and a newcomer before everybody. A reader that
+is slow, or gone, holds nobody up: a ticket keeps the newest frame, and a bounded choice of the others (`Trajectory`).
+
+A request is loaded and begun in a thread of its own, so that a cold checkpoint keeps nobody waiting; from then on only
+the engine's thread touches its rows. What readers ask for (stop, park, resume) is a wish that the loop heeds between
+two ticks.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dp.checkpoint import Entry, list_checkpoints, load
-from dp.images import to_uint8
+from dp.images import quantise
 from dp.policy import DiffusionPolicy
 from dp.rows import Rows, Step
 from dp.samplers import SampleSettings
+from dp.tickets import Frame, Ticket
+
+MOST_KEPT, FEWEST_KEPT = 128, 8  # frames of a trajectory: at most, and at least even where memory is short
+NEWCOMERS_IN_A_ROW = 4  # turns that they alone may have while others wait
 
 
-@dataclass(frozen=True)
-class Frame:
-    """What a watcher sees of one step: `images` is the clamped x0 prediction, uint8 [B,H,W,C]; time and log_snr as in
-    `Step`.
-    """
-
-    index: int
-    timesteps: int
-    time: float
-    log_snr: float
-    images: np.ndarray
-
-
-class Ticket:
-    """One request as its reader sees it. Iterating gives the newest frame each time there is a newer one; it may skip,
-    but never the last.
-
-    `frame` is the newest frame, None before the first. `state` is 'waiting', 'running', and at last 'done', 'stopped'
-    or 'failed' (see `error`).
-    """
-
-    def __init__(self):
-        self.frame: Frame | None = None
-        self.state = "waiting"
-        self.error: str | None = None
-        self._asked_to_stop = False
-        self._changed = threading.Condition()
-
-    @property
-    def is_live(self) -> bool:
-        return self.state in ("waiting", "running")
-
-    @property
-    def is_cancelled(self) -> bool:
-        return self._asked_to_stop
-
-    def cancel(self) -> None:
-        """Ask for the end: the request leaves the engine before its next step and keeps its newest frame. No wait."""
-        self._asked_to_stop = True
-
-    def __iter__(self) -> Iterator[Frame]:
-        seen = 0
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda seen=seen: not self.is_live or (self.frame and self.frame.index > seen))
-                frame, is_live = self.frame, self.is_live
-            if frame and frame.index > seen:
-                seen = frame.index
-                yield frame
-            if not is_live:
-                return
-
-    def post(self, state: str, *, frame: Frame | None = None, error: str | None = None) -> None:
-        """The engine's side: put the newest state, and frame, before the readers."""
-        with self._changed:
-            self.state, self.error, self.frame = state, error, frame or self.frame
-            self._changed.notify_all()
-
-
-@dataclass
+@dataclass(eq=False)
 class Request:
-    """The engine's own side of a ticket; `policy` and `rows` come with admission."""
+    """The engine's own side of a ticket. `policy` and `behind` come when it has been prepared.
+
+    behind, ahead: its rows, in order, in parts that fit the row budget: those that have yet to make the step at hand,
+    and those that have made it. pieces: what `ahead` has to show. served: the tick at which it last had a turn, 0 for a
+    newcomer. kept: bytes that its trajectory may take. forget_at: when all of it is given up, once it has ended or been
+    parked.
+    """
 
     ticket: Ticket
     settings: SampleSettings
     checkpoint: str
     policy: DiffusionPolicy | None = None
-    rows: Rows | None = None
+    behind: list[Rows] = field(default_factory=list)
+    ahead: list[Rows] = field(default_factory=list)
+    pieces: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    served: int = 0
+    kept: int = 0
+    forget_at: float | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.kept + sum(rows.nbytes for rows in self.behind + self.ahead)
+
+    @property
+    def is_ready(self) -> bool:
+        return bool(self.behind) and self.ticket.state in ("waiting", "running")
+
+    def take(self, room: int, row_budget: int) -> list[Rows]:
+        """The next parts, as many as fit into `room`."""
+        taken: list[Rows] = []
+        while self.behind:
+            self.behind[:1] = self.behind[0].cut(row_budget)  # smaller than before, once memory has run out
+            if len(self.behind[0]) > room:
+                break
+            taken.append(self.behind.pop(0))
+            room -= len(taken[-1])
+        return taken
+
+    def put(self, rows: Rows) -> bool:
+        """Rows that were taken, one step on. Returns whether with them the whole run is finished."""
+        self.ahead.append(rows)
+        if sum(map(len, self.ahead)) < self.settings.batch_size:
+            return False
+        self.behind, self.ahead = [] if rows.is_finished else self.ahead, []
+        return rows.is_finished
+
+
+Turn = list[tuple[Request, Rows]]
+
+
+@dataclass
+class Pictures:
+    """What one tick has to show, on its way to the host. parts: request, whether the run ends with it, Step. x_t, x0:
+    of all of them, uint8 [B,H,W,C]. is_finite: whether x0 is, [B].
+    """
+
+    parts: list[tuple[Request, bool, Step]]
+    x_t: Tensor
+    x0: Tensor
+    is_finite: Tensor
+    arrived: torch.cuda.Event | None
 
 
 class Engine:
     """roots: folders of checkpoint folders, read again at each `checkpoints()`. row_budget: images in one network call
-    at most, but a larger single request still runs, alone. device: best there is by default. The thread starts with the
-    first request.
+    at most; a larger request goes through it in parts, and it is lowered when memory runs out. device: best there is by
+    default. memory_for_policies, memory_for_trajectories: in bytes; the checkpoint, or the ended run, that has not been
+    used for longest leaves first. keep_for: seconds for which an ended or parked run can be found again. The thread
+    starts with the first request.
     """
 
-    def __init__(self, *roots: str | Path, row_budget: int = 64, device: str | torch.device | None = None):
+    def __init__(
+        self,
+        *roots: str | Path,
+        row_budget: int = 64,
+        device: str | torch.device | None = None,
+        memory_for_policies: int = 2 << 30,
+        memory_for_trajectories: int = 256 << 20,
+        keep_for: float = 600.0,
+    ):
         self.roots, self.row_budget = roots, row_budget
         self.device = torch.device(device) if device else best_device()
-        self._resident: dict[str, DiffusionPolicy] = {}
-        self._running: deque[Request] = deque()
+        self.memory_for_policies, self.memory_for_trajectories = memory_for_policies, memory_for_trajectories
+        self.keep_for = keep_for
+        self._resident: dict[str, tuple[object, DiffusionPolicy]] = {}  # with the stamp of its files; last used last
+        self._loading: dict[str, threading.Lock] = {}
+        self._requests: dict[str, Request] = {}  # all that can be found by their id
+        self._ticks = 0
+        self._newcomers_in_a_row = 0  # turns that only they have had, up to now
+        self._on_their_way: Pictures | None = None
         self._wake = threading.Condition()
+        self._news = False
         self._thread: threading.Thread | None = None
 
     def checkpoints(self) -> list[Entry]:
@@ -114,94 +134,240 @@ class Engine:
         return list_checkpoints(*self.roots)
 
     def policy(self, checkpoint: str) -> DiffusionPolicy:
-        """The resident policy of that name, loaded on first use. Raises ValueError (CheckpointError) with what is
-        wrong.
+        """The resident policy of that name, loaded on first use and again when its files have changed. Raises
+        ValueError (CheckpointError) with what is wrong.
         """
-        if checkpoint not in self._resident:
-            path = next((entry.path for entry in self.checkpoints() if entry.name == checkpoint), None)
-            if path is None:
-                names = ", ".join(entry.name for entry in self.checkpoints())
-                raise ValueError(f"there is no checkpoint {checkpoint!r}; there are: {names or 'none'}")
-            self._resident[checkpoint] = load(path).to(self.device).eval()
-        return self._resident[checkpoint]
+        path = next((entry.path for entry in self.checkpoints() if entry.name == checkpoint), None)
+        if path is None:
+            names = ", ".join(entry.name for entry in self.checkpoints())
+            raise ValueError(f"there is no checkpoint {checkpoint!r}; there are: {names or 'none'}")
+        stamp = stamp_of(path)
+        with self._wake:
+            loading = self._loading.setdefault(checkpoint, threading.Lock())
+        with loading:  # one load of each at a time, and nobody else waits for it
+            known = self._resident.get(checkpoint)
+            if not known or known[0] != stamp:
+                known = stamp, load(path).to(self.device).eval()
+        with self._wake:
+            self._resident.pop(checkpoint, None)
+            self._resident[checkpoint] = known
+            sizes = {name: sum(t.nbytes for t in p.state_dict().values()) for name, (_, p) in self._resident.items()}
+            while len(sizes) > 1 and sum(sizes.values()) > self.memory_for_policies:
+                del sizes[oldest := next(iter(sizes))], self._resident[oldest]  # free when its last run has ended
+        return known[1]
 
     def submit(self, settings: SampleSettings, checkpoint: str) -> Ticket:
         """Start a request; returns at once. What is wrong with the checkpoint is told by the ticket."""
-        request = Request(Ticket(), settings, checkpoint)
+        request = Request(Ticket(settings, self._notify), settings, checkpoint)
         with self._wake:
-            self._running.append(request)
+            self._requests[request.ticket.request_id] = request
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="dp-engine", daemon=True)
                 self._thread.start()
-            self._wake.notify()
+        threading.Thread(target=self._prepare, args=(request,), name="dp-prepare", daemon=True).start()
         return request.ticket
+
+    def ticket(self, request_id: str) -> Ticket | None:
+        """The ticket of a run that is live, parked or ended not long ago; None for any other id."""
+        with self._wake:
+            request = self._requests.get(request_id)
+            if request and request.forget_at:
+                request.forget_at = time.monotonic() + self.keep_for
+        return request and request.ticket
 
     def warm_up(self) -> None:
         """Load the first checkpoint and take one small step, so that the first visitor does not wait for either."""
         if names := [entry.name for entry in self.checkpoints() if not entry.problem]:
             self.submit(SampleSettings(batch_size=1, timesteps=1), names[0])
 
+    # ------------------------------------------------------------------------
+    # In threads of their own
+
+    def _prepare(self, request: Request) -> None:
+        try:
+            policy = self.policy(request.checkpoint)
+            rows = policy.begin(request.settings)
+            frame_bytes = 2 * rows.x_t.numel()
+            self._make_room(min(len(rows.plan), MOST_KEPT) * frame_bytes)
+            with self._wake:
+                free = self.memory_for_trajectories - sum(other.nbytes for other in self._requests.values())
+                most = min(max(free // frame_bytes, FEWEST_KEPT), MOST_KEPT)
+                if request.ticket.is_live:
+                    request.kept = min(len(rows.plan), most) * frame_bytes
+                    request.ticket.trajectory.choose(len(rows.plan), most)
+                    request.policy, request.behind = policy, rows.cut(self.row_budget)
+        except Exception as error:  # one request's trouble is told to its own reader and ends nobody else's
+            self._end(request, "failed", error)
+        self._notify()
+
+    def _make_room(self, wanted: int) -> None:
+        """Forget ended runs, then parked ones, the ones due first, until `wanted` bytes are free or none is left."""
+        with self._wake:
+            idle = [request for request in self._requests.values() if request.forget_at]
+            for request in sorted(idle, key=lambda r: (r.ticket.state == "parked", r.forget_at)):
+                if sum(r.nbytes for r in self._requests.values()) + wanted <= self.memory_for_trajectories:
+                    return
+                self._forget(request)
+
+    def _notify(self) -> None:
+        with self._wake:
+            self._news = True
+            self._wake.notify_all()
+
+    # ------------------------------------------------------------------------
+    # The engine's thread
+
     def _work(self) -> None:
         while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._running)
-            self._admit()
-            if batch := self._next_batch():
-                self._tick(batch)
-
-    def _admit(self) -> None:
-        """Give the new requests their rows; let go of the cancelled and of those that cannot start."""
-        with self._wake:
-            requests = list(self._running)
-        for request in requests:
+            line = self._heed()
+            if not line:
+                self._show()  # what the last tick left on its way
+                with self._wake:
+                    self._wake.wait_for(lambda: self._news, timeout=self.keep_for / 10)
+                continue
             try:
-                if request.ticket.is_cancelled:
-                    self._retire(request, "stopped")
-                elif request.rows is None:
-                    request.policy = self.policy(request.checkpoint)
-                    request.rows = request.policy.begin(request.settings)
-            except Exception as error:  # one request's trouble is told to its own reader and ends nobody else's
-                self._retire(request, "failed", error)
+                self._tick(turn := self._next_turn(line))
+            except Exception as error:  # not of the network's call: `_advance` sees to those
+                for request, _ in turn:
+                    self._end(request, "failed", error)
 
-    def _next_batch(self) -> list[Request]:
-        """The first request in line, and those behind it that fit beside it; they leave the line."""
-        batch: list[Request] = []
-        rows = 0
+    def _heed(self) -> list[Request]:
+        """Do what readers wish, forget what is due, and return the requests that can take a step, the newcomers first
+        and then those that have waited longest.
+        """
         with self._wake:
-            for request in list(self._running):
-                fits = rows + len(request.rows) <= self.row_budget if request.rows is not None else False
-                if (not batch and request.rows is not None) or (batch and fits and request.policy is batch[0].policy):
-                    self._running.remove(request)
-                    batch.append(request)
-                    rows += len(request.rows)
-        return batch
+            self._news = False
+            requests, now = list(self._requests.values()), time.monotonic()
+            for request in requests:
+                ticket = request.ticket
+                if request.forget_at and now > request.forget_at:
+                    self._forget(request)
+                elif ticket.is_live and ticket.wish == "stop":
+                    self._end(request, "stopped")
+                elif ticket.state in ("waiting", "running") and ticket.wish == "park":
+                    request.forget_at = now + self.keep_for
+                    ticket.post("parked")
+                elif ticket.state == "parked" and ticket.wish == "run":
+                    request.forget_at = None
+                    ticket.post("running" if ticket.frame else "waiting")
+            return sorted((request for request in requests if request.is_ready), key=lambda request: request.served)
 
-    def _tick(self, batch: list[Request]) -> None:
+    def _next_turn(self, line: list[Request]) -> Turn:
+        """Rows of one checkpoint, at most a budget of them: the first request's, and those behind it that fit."""
+        if self._newcomers_in_a_row >= NEWCOMERS_IN_A_ROW:  # a flood of them must not starve the others
+            line = sorted(line, key=lambda request: request.served or self._ticks)
+        turn: Turn = []
+        served, self._ticks = [], self._ticks + 1
+        for request in line:
+            room = self.row_budget - sum(len(rows) for _, rows in turn)
+            if request.policy is line[0].policy and room > 0:
+                taken = request.take(room, self.row_budget)
+                turn += [(request, rows) for rows in taken]
+                served += [request] * bool(taken)
+        self._newcomers_in_a_row = 0 if any(request.served for request in served) else self._newcomers_in_a_row + 1
+        for request in served:
+            request.served = self._ticks
+        return turn
+
+    def _tick(self, turn: Turn) -> None:
+        parts = [(request, request.put(rows), step) for request, (rows, step) in self._advance(turn)]
+        pictures = self._take_pictures(parts) if parts else None
+        self._show()  # the tick before: on a GPU its pictures came over while this one was computed
+        self._on_their_way = pictures
+        if self.device.type != "cuda":
+            self._show()
+
+    def _advance(self, turn: Turn) -> list[tuple[Request, tuple[Rows, Step]]]:
+        """One network call for all. If it fails, one for each request, which ends if that fails, too."""
+        policy = turn[0][0].policy
+        requests = [request for request, _ in turn]
         try:
-            results = batch[0].policy.tick([request.rows for request in batch])
-            frames = [frame_of(step) for _, step in results]
+            return list(zip(requests, policy.tick([rows for _, rows in turn]), strict=True))
         except Exception as error:
-            for request in batch:
-                request.ticket.post("failed", error=describe(error))
+            ran_out, alone = is_out_of_memory(error), len(set(requests)) == 1
+            if alone and not ran_out:
+                self._end(requests[0], "failed", error)
+                return []
+        # Outside the handler, where the error no longer holds what the failed call had allocated.
+        if ran_out:
+            self.row_budget = max(1, min(self.row_budget, sum(len(rows) for _, rows in turn)) // 2)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        results: list[tuple[Request, tuple[Rows, Step]]] = []
+        for request in dict.fromkeys(requests):
+            parts = [part for other, rows in turn if other is request for part in rows.rewound().cut(self.row_budget)]
+            try:
+                results += [(request, result) for part in parts for result in policy.tick([part])]
+            except Exception as error:
+                self._end(request, "failed", error)
+        return [(request, result) for request, result in results if request.ticket.is_live]
+
+    def _take_pictures(self, parts: list[tuple[Request, bool, Step]]) -> Pictures:
+        """Send what there is to see to the host, without waiting for it."""
+        steps = [step for *_, step in parts]
+        x0 = torch.cat([step.x0 for step in steps])
+        x_t = torch.cat([step.x_t for step in steps])
+        is_finite = x0.isfinite().flatten(1).all(1)
+        sent = [t.to("cpu", non_blocking=True) for t in (quantise((x_t + 1) / 2), quantise((x0 + 1) / 2), is_finite)]
+        arrived = None
+        if self.device.type == "cuda":
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return Pictures(parts, *sent, arrived)
+
+    def _show(self) -> None:
+        """Put the pictures that are on their way before the readers."""
+        pictures, self._on_their_way = self._on_their_way, None
+        if pictures is None:
             return
-        for request, (rows, _), frame in zip(batch, results, frames):
-            request.rows = rows
-            request.ticket.post("done" if rows.is_finished else "running", frame=frame)
+        if pictures.arrived:
+            pictures.arrived.synchronize()
+        start = 0
+        for request, is_last, step in pictures.parts:
+            rows = slice(start, start + len(step.x0))
+            start = rows.stop
+            if not request.ticket.is_live:
+                continue
+            if not pictures.is_finite[rows].all():
+                message = f"the network's answer at step {step.index} is not a finite number"
+                self._end(request, "failed", ValueError(f"{message}: the checkpoint {request.checkpoint} is damaged"))
+                continue
+            # Copies of their own: the batch, and on a GPU the page-locked memory that it came to, go back at once.
+            request.pieces.append((pictures.x_t[rows].numpy().copy(), pictures.x0[rows].numpy().copy()))
+            if sum(len(x0) for _, x0 in request.pieces) == request.settings.batch_size:
+                x_t, x0 = (np.concatenate(images) for images in zip(*request.pieces))
+                request.pieces = []
+                frame = Frame(step.index, step.timesteps, step.time, step.log_snr, x_t, x0)
+                state = "parked" if request.ticket.state == "parked" else "running"  # just now, on a GPU
+                self._end(request, "done", frame=frame) if is_last else request.ticket.post(state, frame=frame)
+
+    def _end(self, request: Request, state: str, error: Exception | None = None, frame: Frame | None = None) -> None:
         with self._wake:
-            self._running.extend(request for request in batch if not request.rows.is_finished)
+            if request.ticket.is_live:
+                request.behind, request.ahead, request.pieces, request.policy = [], [], [], None
+                request.forget_at = time.monotonic() + self.keep_for
+                request.ticket.post(state, frame=frame, error=describe(error) if error else None)
 
-    def _retire(self, request: Request, state: str, error: Exception | None = None) -> None:
-        with self._wake:
-            self._running.remove(request)
-        request.ticket.post(state, error=describe(error) if error else None)
+    def _forget(self, request: Request) -> None:
+        self._end(request, "stopped")
+        self._requests.pop(request.ticket.request_id, None)
 
 
-def frame_of(step: Step) -> Frame:
-    return Frame(step.index, step.timesteps, step.time, step.log_snr, to_uint8((step.x0 + 1) / 2))
+def stamp_of(folder: Path) -> set[tuple[str, int, int]]:
+    """What changes when a checkpoint is replaced."""
+    return {(entry.name, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in os.scandir(folder)}
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """CUDA has a class for it; Apple's MPS and the CPU's allocator have only their words."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
 
 
 def describe(error: Exception) -> str:
     """What went wrong, for a person: a message of ours as it is, anything else with its kind."""
+    if is_out_of_memory(error):
+        return "there is not enough memory for this run: ask for fewer images"
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 

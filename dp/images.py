@@ -16,9 +16,14 @@ from torch import Tensor
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for a number of channels
 
 
+def quantise(images: Tensor) -> Tensor:
+    """[B,C,H,W] in [0, 1] -> uint8 [B,H,W,C], rounded to nearest, on the same device."""
+    return rearrange((images * 255).round().clamp(0, 255).to(torch.uint8), "b c h w -> b h w c")
+
+
 def to_uint8(images: Tensor) -> np.ndarray:
-    """[B,C,H,W] in [0, 1] on any device -> uint8 [B,H,W,C], rounded to nearest."""
-    return rearrange((images * 255).round().clamp(0, 255).to(torch.uint8), "b c h w -> b h w c").cpu().numpy()
+    """[B,C,H,W] in [0, 1] on any device -> uint8 [B,H,W,C] on the host."""
+    return quantise(images).cpu().numpy()
 
 
 def to_float(array: Tensor) -> Tensor:

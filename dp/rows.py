@@ -7,7 +7,7 @@ Everything that a step changes is a value here and is returned anew, except the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,9 +50,31 @@ class Rows:
     def __len__(self) -> int:
         return len(self.x_t)
 
+    def __getitem__(self, rows: slice) -> Rows:
+        carry = self.carry and {key: value[rows] for key, value in self.carry.items()}
+        memory = {key: value[rows] for key, value in self.memory.items()}
+        return Rows(self.plan, self.index, self.x_t[rows], carry, memory, self.generators[rows])
+
+    def cut(self, most: int) -> list[Rows]:
+        """In parts of at most `most` rows."""
+        return [self] if len(self) <= most else [self[i : i + most] for i in range(0, len(self), most)]
+
     @property
     def is_finished(self) -> bool:
         return self.index == len(self.plan)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.x_t, *(self.carry or {}).values(), *self.memory.values()))
+
+    def rewound(self) -> Rows:
+        """The same rows, their random streams made anew and brought to where they stood before the step at hand: one
+        that failed half way may have drawn its noise already.
+        """
+        generators = [image_generator(generator.initial_seed()) for generator in self.generators]
+        for _ in range(1 + sum(map(self.plan.needs_noise, range(self.index)))):
+            draw(generators, self.x_t)
+        return replace(self, generators=generators)
 
     def noise(self) -> Tensor:
         """The fresh noise of the next step [B,C,H,W]; zeros, and nothing drawn, where the step adds none."""

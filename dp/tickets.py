@@ -1,0 +1,133 @@
+"""What a reader holds of a run in the engine: the newest frame, the kept ones, and a say in whether it goes on."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dp.images import to_uint8
+from dp.rows import Step
+from dp.samplers import SampleSettings
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a watcher sees of one step: `x_t` and the predicted `x0`, both clamped to what can be shown, uint8
+    [B,H,W,C]; index, time and log_snr as in `Step`.
+    """
+
+    index: int
+    timesteps: int
+    time: float
+    log_snr: float
+    x_t: np.ndarray
+    x0: np.ndarray
+
+    @classmethod
+    def of(cls, step: Step) -> Frame:
+        """Waits for the step's images to come from their device."""
+        x_t, x0 = (to_uint8((images + 1) / 2) for images in (step.x_t, step.x0))
+        return cls(step.index, step.timesteps, step.time, step.log_snr, x_t, x0)
+
+
+class Trajectory:
+    """The frames of a run that are kept, oldest first: all of a short run, an even choice of a long one, and always the
+    last.
+    """
+
+    def __init__(self, settings: SampleSettings):
+        self.settings = settings
+        self.frames: list[Frame] = []
+        self._chosen: frozenset[int] = frozenset()
+
+    def choose(self, timesteps: int, most: int) -> None:
+        """Keep every step of a run of `timesteps`, or `most` of them, the first and the last among them."""
+        self._chosen = frozenset(np.linspace(1, timesteps, min(timesteps, most)).round().astype(int).tolist())
+
+    def add(self, frame: Frame, is_last: bool = False) -> None:
+        known = self.frames[-1].index if self.frames else 0
+        if frame.index > known and (is_last or frame.index in self._chosen):
+            self.frames.append(frame)
+
+
+class Ticket:
+    """One request as its readers see it. Iterating gives the newest frame each time there is a newer one; it may skip,
+    but never the last.
+
+    `frame` is the newest frame, None before the first, and `trajectory` holds the ones that are kept. `state` is
+    'waiting', 'running' or 'parked', and at last 'done', 'stopped' or 'failed' (see `error`). `request_id` finds the
+    ticket again (`Engine.ticket`) and cannot be guessed.
+    """
+
+    def __init__(self, settings: SampleSettings, notify: Callable[[], None] = lambda: None):
+        self.request_id = secrets.token_urlsafe(16)
+        self.trajectory = Trajectory(settings)
+        self.frame: Frame | None = None
+        self.state = "waiting"
+        self.error: str | None = None
+        self.wish = "run"  # or 'park', or 'stop', which is final
+        self._watchers = 0
+        self._notify = notify
+        self._changed = threading.Condition()
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in ("waiting", "running", "parked")
+
+    def cancel(self) -> None:
+        """Ask for the end: the request leaves the engine before its next step and keeps its frames. Does not wait."""
+        self.wish = "stop"
+        self._notify()
+
+    def watch(self) -> Watch:
+        """For a page that may vanish: the run goes on, or goes on again, while anybody watches, and is parked when the
+        last has closed its Watch. A run that nobody ever watched (a program's) is never parked.
+        """
+        self._count(+1)
+        return Watch(self)
+
+    def unwatch(self) -> None:
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._changed:
+            self._watchers += change
+            if self.wish != "stop":
+                self.wish = "run" if self._watchers else "park"
+        self._notify()  # not under the lock: the engine posts under its own
+
+    def __iter__(self) -> Iterator[Frame]:
+        seen = 0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda seen=seen: not self.is_live or (self.frame and self.frame.index > seen))
+                frame, is_live = self.frame, self.is_live
+            if frame and frame.index > seen:
+                seen = frame.index
+                yield frame
+            if not is_live:
+                return
+
+    def post(self, state: str, *, frame: Frame | None = None, error: str | None = None) -> None:
+        """The engine's side: put the newest state, and frame, before the readers."""
+        with self._changed:
+            self.state, self.error, self.frame = state, error, frame or self.frame
+            if self.frame and (frame or not self.is_live):
+                self.trajectory.add(self.frame, is_last=not self.is_live)
+            self._changed.notify_all()
+
+
+class Watch:
+    """One page's look at a ticket. `close` may be called from anywhere, and again."""
+
+    def __init__(self, ticket: Ticket):
+        self.ticket, self.is_closed = ticket, False
+
+    def close(self) -> None:
+        if not self.is_closed:
+            self.is_closed = True
+            self.ticket.unwatch()
