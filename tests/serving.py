@@ -1,6 +1,9 @@
-"""A page served by a process of its own, as a person would start it."""
+"""A page served by a process of its own, as a person would start it, and the browser that looks at it."""
 
+import base64
+import io
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,16 +11,47 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import pytest
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parent.parent
 
-# The page as ZeroGPU gets it. Elsewhere `spaces.GPU` changes nothing, so that the handler bound there can run as it is.
-IN_CALL = """
-import sys, torch
-from dp.engine import Engine
-from dp.ui import LAUNCH, build_app
-torch.set_num_threads(1)
-build_app(Engine(sys.argv[1], device="cpu"), on_zero_gpu=True).launch(server_port=int(sys.argv[3]), **LAUNCH)
-"""
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+# Offline flags: without them the browser looks for its maker's hosts at every start.
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+]
+
+
+@contextmanager
+def open_browser():
+    """A headless Chromium; without one the tests that need it are skipped, but in CI they fail."""
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium on this machine, and CI must have one")
+        pytest.skip("no Chromium on this machine: install the system's package to run the browser tests")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+def decode(src):
+    """A data URI as pixels [H,W,3]."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(src.split(",")[1]))).convert("RGB"))
+
+
+def canvas_pixels(page):
+    """What the player shows."""
+    return decode(page.evaluate("document.querySelector('.player canvas').toDataURL('image/png')"))
 
 
 @contextmanager

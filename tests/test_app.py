@@ -1,34 +1,21 @@
 """The real app: served by the README's command, watched in Chromium, and asked over its API."""
 
-import base64
-import io
-import os
 import re
-import shutil
 import time
 
 import numpy as np
 import pytest
+import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import IN_CALL, ROOT, serve
+from serving import ROOT, canvas_pixels, decode, open_browser, serve
+from zerogpu import DeviceAPI
 
 from dp import DiffusionPolicy
 from dp.images import grid, to_uint8
 
 DEFAULT = "faces-32"
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-# Offline flags: without them the browser looks for its maker's hosts at every start.
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-sync",
-]
 THREADS = "1"  # the same sums in the same order, here and in the app: pictures can then be compared to the bit
 
 
@@ -40,11 +27,17 @@ RECORD = """() => {
 }"""
 
 
-@pytest.fixture(scope="module", params=["engine", "inside each call"])
+@pytest.fixture(scope="module", params=["engine", "ZeroGPU"])
 def url(request):
-    command = ["app.py"] if request.param == "engine" else ["-c", IN_CALL, "checkpoints"]
-    with serve(*command, CPU_CORES=THREADS) as address:
+    if request.param == "engine":
+        with serve("app.py", CPU_CORES=THREADS) as address:
+            yield address
+        return
+    if torch.version.cuda is None:
+        pytest.skip("the spaces package runs its ZeroGPU half only beside a CUDA build of PyTorch")
+    with DeviceAPI() as api, serve("tests/zerogpu.py", CPU_CORES=THREADS, **api.environment) as address:
         yield address
+    assert api.log[0] == "/startup-report" and {"/schedule", "/allow", "/release"} <= set(api.log)
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +47,8 @@ def client(url):
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium on this machine, and CI must have one")
-        pytest.skip("no Chromium on this machine: install the system's package to run the browser tests")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(params=[{"width": 1280, "height": 900}, {"width": 390, "height": 844}], ids=["desktop", "phone"])
@@ -93,11 +79,6 @@ def wait_for(page, condition, seconds):
     """Until `condition`, in JavaScript, holds of the player `p` and the `step` that it shows."""
     look = "const p = document.querySelector('.player'); const step = +(p.dataset.step || 0)"
     page.wait_for_function(f"(() => {{ {look}; return {condition}; }})()", timeout=seconds * 1000)
-
-
-def canvas_pixels(page):
-    data = page.evaluate("document.querySelector('.player canvas').toDataURL('image/png')")
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data.split(",")[1]))).convert("RGB"))
 
 
 @pytest.mark.browser
@@ -164,9 +145,7 @@ def test_stop_before_the_first_frame_does_not_speak_of_the_run_before(page, url,
     page.click("#generate")
     wait_for(page, "p.dataset.state === 'done'", 30)
     visitor = Client(url, verbose=False)  # whose large runs come first, again and again
-    others = [
-        visitor.submit(DEFAULT, 64, 1000, "ddim", "trained", 0, 1, False, api_name="/generate") for _ in range(12)
-    ]
+    others = [visitor.submit(DEFAULT, 64, 1000, "ddim", "trained", 0, 1, api_name="/stream") for _ in range(12)]
     while not all(other.outputs() for other in others):
         time.sleep(0.1)
     page.click("#generate")
@@ -199,7 +178,7 @@ def test_the_keyboard_starts_and_stops_a_run_without_losing_its_place(page):
     assert page.inner_text(".player .news") == page.inner_text(".player .step")
 
 
-GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5, False]
+GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5]
 
 
 @pytest.mark.parametrize(
@@ -216,21 +195,22 @@ GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5, False]
         (4, "quadratic", "unknown noise schedule 'quadratic'"),
         (5, 4, "Time difference must be a number from 0 to 3"),
         (6, -3, "Seed"),
-        (6, None, "Seed is empty"),
+        (6, "seven", "Seed"),
     ],
 )
-def test_a_bad_setting_gets_a_sentence(client, position, value, words):
+@pytest.mark.parametrize("endpoint", ["/sample", "/stream"])
+def test_a_bad_setting_gets_a_sentence(client, endpoint, position, value, words):
     values = list(GOOD)
     values[position] = value
     with pytest.raises(AppError) as error:
-        client.predict(*values, api_name="/generate")
+        client.predict(*values, api_name=endpoint)
     assert words in str(error.value) and "Traceback" not in str(error.value)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
 @pytest.mark.parametrize("schedule", ["trained", "linear", "cosine"])
 def test_every_sampler_and_schedule_gives_what_sample_gives(client, sampler, schedule):
-    value, *_ = client.predict(DEFAULT, 2, 6, sampler, schedule, 1.5, 3, False, api_name="/generate")
+    file, made_with = client.predict(DEFAULT, 2, 6, sampler, schedule, 1.5, 3, api_name="/sample")
     images = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / DEFAULT).sample(
         2,
         timesteps=6,
@@ -239,13 +219,56 @@ def test_every_sampler_and_schedule_gives_what_sample_gives(client, sampler, sch
         time_difference=1.5 / 6,
         seed=3,
     )
-    assert value["seed"] == 3 and value["state"] == "done" and value["index"] == 6
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(value["src"].split(",")[1]))))
-    np.testing.assert_array_equal(picture, grid(to_uint8(images)))
+    assert made_with["seed"] == 3 and made_with["state"] == "done" and made_with["timesteps"] == 6
+    np.testing.assert_array_equal(np.asarray(Image.open(file)), grid(to_uint8(images)))
+
+
+def test_the_stream_gives_the_steps_as_they_come_and_the_single_images_at_the_end(client):
+    job = client.submit(checkpoint=DEFAULT, images=3, timesteps=40, seed=8, api_name="/stream")
+    values = [value for value in job if "index" in value]
+    assert len(values) > 1 and [value["state"] for value in values[:-1]] == ["running"] * (len(values) - 1)
+    indices = [value["index"] for value in values]
+    assert indices == sorted(set(indices)) and indices[-1] == 40
+    last = values[-1]
+    assert last["state"] == "done" and last["seed"] == 8
+    images = to_uint8(DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / DEFAULT).sample(3, timesteps=40, seed=8))
+    for src, image in zip(last["images"], images, strict=True):
+        np.testing.assert_array_equal(decode(src), image)
+
+
+def test_a_program_needs_to_name_nothing(client):
+    file, made_with = client.predict(api_name="/sample")
+    assert Image.open(file).size == (32, 32) and made_with["checkpoint"] == DEFAULT and made_with["batch_size"] == 1
+    again, _ = client.predict(seed=made_with["seed"], api_name="/sample")
+    assert Image.open(again).tobytes() == Image.open(file).tobytes()
+
+
+def test_the_readmes_program_runs(url, capsys):
+    _, code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    there = {}
+    exec(code.replace("http://127.0.0.1:7860", url), there)
+    assert Image.open(there["picture"]).size == (64, 64) and there["made_with"]["seed"] == 7
+    assert capsys.readouterr().out.splitlines()[-1] == "done 50"
+
+
+def test_the_endpoints_and_their_parameters_are_documented_under_stable_names(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert endpoints.keys() == {"/sample", "/stream"}
+    for endpoint in endpoints.values():
+        parameters = {p["parameter_name"]: p["parameter_default"] for p in endpoint["parameters"]}
+        assert parameters == {
+            "checkpoint": DEFAULT,
+            "images": 1,
+            "timesteps": 50,
+            "sampler": "ddim",
+            "noise_schedule": "trained",
+            "time_difference": 0.0,
+            "seed": None,
+        }
 
 
 def test_runs_side_by_side_do_not_wait_for_each_other(client, url):
-    slow = client.submit(DEFAULT, 1, 1000, "ddim", "trained", 0, 1, False, api_name="/generate")
-    quick = Client(url, verbose=False).predict(*GOOD, api_name="/generate")
-    assert quick[0]["state"] == "done" and not slow.done()
+    slow = client.submit(DEFAULT, 1, 1000, "ddim", "trained", 0, 1, api_name="/stream")
+    _, quick = Client(url, verbose=False).predict(*GOOD, api_name="/sample")
+    assert quick["state"] == "done" and not slow.done()
     slow.cancel()

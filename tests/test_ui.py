@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from serving import ROOT
 
-from dp.engine import Engine, Frame
+from dp.engine import Engine
 from dp.images import grid
 from dp.policy import DiffusionPolicy
+from dp.tickets import Frame
 from dp.ui import controls
 from dp.ui.player import show
 
@@ -32,7 +33,7 @@ def decode(src):
 
 def test_live_frames_are_light_and_the_last_is_lossless():
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
-    frame = Frame(index=3, timesteps=9, time=0.7, log_snr=-1.0, images=images)
+    frame = Frame(index=3, timesteps=9, time=0.7, log_snr=-1.0, x_t=images[::-1], x0=images)
     running, stopped = show(frame, "running"), show(frame, "stopped")
     assert running["src"].startswith("data:image/jpeg;base64,") and stopped["src"].startswith("data:image/png;base64,")
     np.testing.assert_array_equal(decode(stopped["src"]), grid(images))
@@ -67,3 +68,8 @@ def test_a_page_without_any_checkpoint_says_what_to_do(tmp_path):
     build = "import sys; from dp.engine import Engine; from dp.ui import build_app; build_app(Engine(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, check=True, timeout=120)
     assert controls.describe(Engine(tmp_path), None).startswith("No checkpoint yet: put a checkpoint folder into")
+
+
+def test_an_empty_seed_without_a_random_one_is_asked_for(engine):
+    with pytest.raises(gr.Error, match="Seed is empty: type a whole number, or tick Random seed"):
+        controls.read(engine, "tiny", 2, 40, "ddim", "linear", 0, None, False)

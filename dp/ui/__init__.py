@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import gradio as gr
 
+try:
+    import mcp
+except ImportError:
+    mcp = None
+
 from dp.engine import Engine
-from dp.ui import denoise
+from dp.ui import api, denoise
 
 TITLE = "See a diffusion model work"
 INTRO = (
@@ -42,6 +47,7 @@ LAUNCH = {
     "max_threads": 200,
     "run_history": False,
     "enable_monitoring": False,
+    "mcp_server": mcp is not None,  # Gradio's extra of that name: the endpoints become tools for language models
     "max_file_size": "1kb",  # nothing on the page takes a file, but Gradio's route for uploads is open all the same
 }
 
@@ -53,5 +59,6 @@ def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         gr.Markdown(INTRO)
         denoise.build(demo, engine, on_zero_gpu)
+        api.build(engine, on_zero_gpu)
     demo.queue(max_size=256, api_open=False, default_concurrency_limit=None)
     return demo

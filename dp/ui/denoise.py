@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
 import spaces
 
-from dp.engine import Engine, Ticket, best_device, describe, frame_of
+from dp.engine import Engine
 from dp.samplers import MAX_SEED
 from dp.ui import controls
 from dp.ui.player import Player, show
+from dp.ui.watching import Viewers, in_call
 
-FRAMES_PER_S = 15  # Gradio queues every yield and drops none, so the handler takes only what an eye can follow
-MAX_RUNS = 64  # at once, on all pages: each holds one of Gradio's places until it ends, even if nobody reads it
+# The run that this browser tab watches; a reload keeps it, another tab does not see it. The player writes it.
+REMEMBERED = """() => [sessionStorage.getItem("dp-run") || ""]"""
 
 # Generate and Stop take each other's place: the keyboard's focus goes along instead of falling back to the page's top.
 KEEP_FOCUS = """() => {
@@ -106,66 +105,49 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
     # ------------------------------------------------------------------------
     # Wiring
 
-    live: defaultdict[str, set[Ticket]] = defaultdict(set)  # the runs of each page, for its Stop button and for its end
-
-    def halt(request: gr.Request) -> None:
-        for ticket in live.pop(request.session_hash, ()):
-            ticket.cancel()
+    viewers = Viewers(engine, page)
 
     async def from_engine(request: gr.Request, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
-        """Submit, then look at the newest frame some fifteen times a second."""
         name, settings = controls.read(engine, *values)
-        if sum(map(len, live.values())) >= MAX_RUNS:
-            raise controls.complaint(f"{MAX_RUNS} runs are under way here, which is the limit: try again in a moment")
-        ticket = engine.submit(settings, name)
-        live[request.session_hash].add(ticket)
-        seed = {"seed": settings.seed}
-        try:
-            yield {"state": "waiting"} | seed, settings.seed, *buttons(running=True)
-            seen = 0
-            while ticket.is_live:
-                frame = ticket.frame
-                if frame and frame.index > seen:
-                    seen = frame.index
-                    yield show(frame, "running"), gr.skip(), gr.skip(), gr.skip()
-                await asyncio.sleep(1 / FRAMES_PER_S)
-            yield show(ticket.frame, ticket.state, ticket.error) | seed, gr.skip(), *buttons(running=False)
-            if ticket.state == "failed":
-                raise controls.complaint(ticket.error)
-        finally:  # may run on the event loop, so it only raises a flag
-            ticket.cancel()
-            live[request.session_hash].discard(ticket)
-            if not live[request.session_hash]:
-                del live[request.session_hash]
+        async with aclosing(viewers.start(request.session_hash, name, settings)) as shown:
+            async for value in shown:
+                yield on_page(value)
+        if value["state"] == "failed":
+            raise controls.complaint(value["message"])
+
+    async def again(request: gr.Request, run: str) -> AsyncIterator[tuple[Any, ...]]:
+        """Take up the run that this tab was watching before it was reloaded or lost its connection."""
+        values = viewers.again(request.session_hash, str(run))
+        if values is None:
+            yield on_page(None)
+            return
+        async with aclosing(values) as shown:
+            async for value in shown:
+                yield on_page(value)
 
     def inside_call(*values: Any) -> Iterator[tuple[Any, ...]]:
-        """The whole run in one call, for a GPU that exists only there; what is yielded is host data, and often."""
         name, settings = controls.read(engine, *values)
         seed = {"seed": settings.seed}
-        yield {"state": "running"} | seed, settings.seed, *buttons(running=True)
-        shown_at = 0.0
-        try:
-            policy = engine.policy(name).to(best_device())
-            for step in policy.run(policy.begin(settings)):
-                if step.index == step.timesteps:
-                    yield show(frame_of(step), "done") | seed, gr.skip(), *buttons(running=False)
-                elif time.monotonic() - shown_at >= 1 / FRAMES_PER_S:
-                    shown_at = time.monotonic()
-                    yield show(frame_of(step), "running"), gr.skip(), gr.skip(), gr.skip()
-        except Exception as error:  # of any other error only the class's name leaves the call
-            raise controls.complaint(describe(error)) from error
+        yield on_page({"state": "waiting"} | seed)
+        for frame, is_last in in_call(engine, name, settings):
+            yield on_page(show(frame, "done") | seed if is_last else show(frame, "running"))
 
+    def halt(request: gr.Request) -> None:
+        viewers.stop(request.session_hash)
+
+    def leave(request: gr.Request) -> None:
+        viewers.leave(request.session_hash)
+
+    watching = {"outputs": [player, seed, generate, stop], "concurrency_limit": None}
+    watching |= {"api_visibility": "private", "show_progress": "hidden"}
     swap = {"outputs": [player, generate, stop], "api_visibility": "private", "show_progress": "hidden"}
     if on_zero_gpu:  # the call says nothing before it has been lent a GPU
         waiting = {"state": "waiting", "message": "waiting for a GPU…"}
         generate.click(lambda: (waiting, *buttons(running=True)), queue=False, **swap)
     run = generate.click(
-        spaces.GPU(duration=seconds_needed)(inside_call) if on_zero_gpu else from_engine,
+        spaces.GPU(duration=controls.seconds_needed)(inside_call) if on_zero_gpu else from_engine,
         [checkpoint, batch_size, timesteps, sampler, schedule, time_difference_steps, seed, random_seed],
-        [player, seed, generate, stop],
-        api_name="generate",
-        show_progress="hidden",
-        concurrency_limit=None,
+        **watching,
     )
     if on_zero_gpu:  # nothing here can reach into the call: Gradio closes it, and counts that as a failure, too
         stopped = stop.click(None, cancels=[run], api_visibility="private")
@@ -173,7 +155,10 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
         run.failure(lambda: ({"state": "failed"}, *buttons(running=False)), **swap)
     else:
         stop.click(halt, queue=False, api_visibility="private")
-        page.unload(halt)
+        page.unload(leave)
+        remembered = gr.Textbox(visible=False)
+        page.load(again, remembered, js=REMEMBERED, **watching)
+        player.lost(again, remembered, js=REMEMBERED, **watching)
 
     def choose(name: str | None) -> tuple[Any, ...]:
         choices = controls.schedule_choices(engine, name) if name else []
@@ -193,15 +178,15 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
     page.load(look_again, None, [checkpoint, *shown], api_visibility="private", show_progress="hidden")
 
 
+def on_page(value: dict[str, Any] | None) -> tuple[Any, ...]:
+    """A value of the player, with what the seed and the buttons make of it."""
+    if value is None:
+        return (gr.skip(),) * 4
+    begins, goes_on = value["state"] == "waiting" and "seed" in value, value["state"] in ("waiting", "running")
+    pair = buttons(running=True) if begins else (gr.skip(),) * 2 if goes_on else buttons(running=False)
+    return value, value["seed"] if begins else gr.skip(), *pair
+
+
 def buttons(running: bool) -> tuple[Any, Any]:
     """Generate turns into Stop and back."""
     return gr.update(visible=not running), gr.update(visible=running)
-
-
-def seconds_needed(checkpoint: object, images: object, timesteps: object, *_: object) -> int:
-    """What a run may take on a lent GPU; asked of the visitor's quota before it starts."""
-    try:
-        rows = controls.within("Images", images, 1, controls.MAX_IMAGES)
-        return 10 + rows * controls.within("Timesteps", timesteps, 1, controls.MAX_TIMESTEPS) // 2000
-    except ValueError:
-        return 10  # the run will say at once what is wrong

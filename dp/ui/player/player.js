@@ -1,4 +1,5 @@
 // Draws the newest frame. Everything that comes from the server is text or a picture; nothing is ever put into the page as markup.
+const SILENCE = 8000; // milliseconds
 const player = element.querySelector(".player");
 const canvas = element.querySelector("canvas");
 const bar = element.querySelector(".bar");
@@ -10,6 +11,7 @@ let next = null; // the newest value that waits to be drawn; an older one is dro
 let drawing = false;
 let stopped = false; // until the next run begins, what was still on its way here comes too late
 let first = null; // when the run's first frame came, for its speed
+let heard = null; // when the server last spoke of a run that goes on
 
 const picture = async (src) => createImageBitmap(await (await fetch(src)).blob(), { colorSpaceConversion: "none" });
 
@@ -68,9 +70,18 @@ function speed(index) {
 watch("value", () => {
   const value = props.value;
   if (!value || !value.state) return;
+  if (value.run) sessionStorage.setItem("dp-run", value.run);
+  heard = value.state === "waiting" || value.state === "running" ? performance.now() : null;
   if (value.state === "waiting") shown = first = null;
   else if (stopped) return;
   stopped = value.state === "stopped";
   next = value;
   pump();
 });
+
+// The server speaks every second. After a silence (a laptop slept, the network went) the page asks for its run again.
+setInterval(() => {
+  if (heard === null || performance.now() - heard < SILENCE) return;
+  heard = performance.now();
+  trigger("lost");
+}, 1000);

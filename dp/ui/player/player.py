@@ -7,9 +7,12 @@ The server sends small JSON values, never markup, and the newest frame only. Wha
     index, timesteps, time, log_snr   of the step that `src` shows
     src       the frame as a data URI: JPEG while running, PNG at the end
     seed      the seed of the first image, when a run begins and when it ends
+    run       its id when it begins; kept for this tab, so that a reload finds it again
+    beat      any number, new each time, that says no more than that the run goes on
     message   one sentence for the status line, as plain text
 
-A run begins with 'waiting'. A value without `src` keeps the picture that is there, so that nothing ever blanks; after
+A run begins with 'waiting'. Where it goes on but nothing has come for a while (the laptop slept, the network went), the
+event `lost` is triggered. A value without `src` keeps the picture that is there, so that nothing ever blanks; after
 'stopped' only another run's 'waiting' counts.
 """
 
@@ -21,8 +24,8 @@ from typing import Any
 
 import gradio as gr
 
-from dp.engine import Frame
 from dp.images import encode_jpeg, encode_png, grid
+from dp.tickets import Frame
 
 HERE = Path(__file__).parent
 
@@ -51,7 +54,7 @@ def show(frame: Frame | None, state: str, message: str | None = None) -> dict[st
     if message:
         value["message"] = message
     if frame:
-        picture = grid(frame.images)
+        picture = grid(frame.x0)
         if state == "running":
             src = "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(picture)).decode()
         else:

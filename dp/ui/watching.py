@@ -1,0 +1,127 @@
+"""Between the engine and a page: who watches which run, and the newest frame some fifteen times a second.
+
+A run goes on while a page watches it. When the last one has gone, by leaving, by reloading or by losing its connection,
+the engine parks the run, and a page that comes back with its id sees it from the beginning and takes it up again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+from dp.engine import Engine, best_device, describe
+from dp.samplers import SampleSettings
+from dp.tickets import Frame, Ticket, Watch
+from dp.ui import controls
+from dp.ui.player import show
+
+FRAMES_PER_S = 15  # Gradio queues every yield and drops none, so a reader takes only what an eye can follow
+BEAT = 1.0  # seconds without a frame after which a reader speaks all the same: only then is one that has gone noticed
+REPLAYED = 30  # frames at most from the past of a run that is taken up again
+MAX_RUNS = 64  # watched at once, on all pages: each holds one of Gradio's places until it ends, even if nobody reads it
+
+
+class Viewers:
+    """The watches of each session of `page`."""
+
+    def __init__(self, engine: Engine, page: gr.Blocks):
+        self.engine, self.page = engine, page
+        self._open: defaultdict[str, set[Watch]] = defaultdict(set)
+
+    def start(self, session: str, checkpoint: str, settings: SampleSettings) -> AsyncIterator[dict[str, Any]]:
+        """Submit, and then the player's values. Raises gr.Error where too many runs are under way."""
+        self._check_room()
+        return self._values(session, self.engine.submit(settings, checkpoint), replay=False)
+
+    def again(self, session: str, request_id: str) -> AsyncIterator[dict[str, Any]] | None:
+        """The values of a run that another page, or this one before it was reloaded, has begun; None if there is none
+        of that id.
+        """
+        ticket = self.engine.ticket(request_id)
+        if ticket is None:
+            return None
+        self._check_room()
+        return self._values(session, ticket, replay=True)
+
+    def stop(self, session: str) -> None:
+        """End the runs that the page watches."""
+        for watch in list(self._open.get(session, ())):
+            watch.ticket.cancel()
+
+    def leave(self, session: str) -> None:
+        """The page has gone. Its readers might notice only at their next frame, so they are not asked."""
+        for watch in self._open.pop(session, ()):
+            watch.close()
+
+    def _check_room(self) -> None:
+        if sum(map(len, self._open.values())) >= MAX_RUNS:
+            raise controls.complaint(f"{MAX_RUNS} runs are under way here, which is the limit: try again in a moment")
+
+    def _is_behind(self, session: str) -> bool:
+        """Whether what was sent before still waits for the session's slow connection: Gradio would keep all of it."""
+        waiting = self.page._queue.pending_messages_per_session.get(session)
+        return waiting is not None and waiting.qsize() > 1
+
+    async def _values(self, session: str, ticket: Ticket, replay: bool) -> AsyncIterator[dict[str, Any]]:
+        watch = ticket.watch()
+        self._open[session].add(watch)
+        known = {"run": ticket.request_id, "seed": ticket.trajectory.settings.seed}
+        try:
+            yield {"state": "waiting"} | known
+            if replay:
+                for frame in some(ticket.trajectory.frames):
+                    yield show(frame, "running")
+                    await asyncio.sleep(1 / FRAMES_PER_S)
+            async for frame in follow(ticket, watch, lambda: self._is_behind(session)):
+                state = "running" if ticket.frame else "waiting"
+                yield show(frame, state) if frame else {"state": state, "beat": time.monotonic()}
+            if not watch.is_closed:
+                yield show(ticket.frame, ticket.state, ticket.error) | known
+        finally:  # may run on the event loop, so it only raises a flag
+            watch.close()
+            self._open[session].discard(watch)
+            if not self._open[session]:
+                del self._open[session]
+
+
+async def follow(
+    ticket: Ticket, watch: Watch | None = None, is_behind: Callable[[], bool] = lambda: False
+) -> AsyncIterator[Frame | None]:
+    """The newest frame whenever there is a newer one, and None when there has been none for a while, until the run has
+    ended or the watch is closed; nothing while the reader is behind. The last frame is the ticket's.
+    """
+    seen, spoke = 0, time.monotonic()
+    while ticket.is_live and not (watch and watch.is_closed):
+        frame, now = ticket.frame, time.monotonic()
+        is_new = frame is not None and frame.index > seen
+        if (is_new or now - spoke > BEAT) and not is_behind():
+            seen, spoke = frame.index if is_new else seen, now
+            yield frame if is_new else None
+        await asyncio.sleep(1 / FRAMES_PER_S)
+
+
+def in_call(engine: Engine, checkpoint: str, settings: SampleSettings) -> Iterator[tuple[Frame, bool]]:
+    """The whole run inside one call, for a GPU that exists only there: its frames on the host, as many as an eye can
+    follow, and whether each is the last. What goes wrong is a gr.Error: of any other only its class's name leaves such
+    a call.
+    """
+    shown_at = 0.0
+    try:
+        policy = engine.policy(checkpoint).to(best_device())
+        for step in policy.run(policy.begin(settings)):
+            is_last = step.index == step.timesteps
+            if is_last or time.monotonic() - shown_at >= 1 / FRAMES_PER_S:
+                shown_at = time.monotonic()
+                yield Frame.of(step), is_last
+    except Exception as error:
+        raise controls.complaint(describe(error)) from error
+
+
+def some(frames: list[Frame]) -> list[Frame]:
+    """An even choice of a run's past."""
+    return frames[:: -(-len(frames) // REPLAYED)] if frames else []

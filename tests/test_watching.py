@@ -1,0 +1,301 @@
+"""Many readers of one engine: pages that leave and come back, programs that are killed, and what all of them leave
+behind. The app is served from this process, so that its engine can be looked into.
+"""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import uuid
+
+import numpy as np
+import pytest
+from gradio_client import Client
+from serving import ROOT, canvas_pixels, open_browser
+
+from dp.engine import Engine
+from dp.images import grid, to_uint8
+from dp.policy import DiffusionPolicy
+from dp.ui import LAUNCH, build_app
+from dp.ui.watching import REPLAYED, some
+
+# Gradio's own code warns about its libraries, here in our process.
+pytestmark = pytest.mark.filterwarnings("ignore:::gradio", "ignore:::pandas")
+
+NAME = "faces-32"
+SOON = 10.0  # seconds: five times what the rows of a reader that has gone may stay in the engine
+
+
+class App:
+    """The real app around an engine that can be seen."""
+
+    def __init__(self):
+        self.engine = Engine(ROOT / "checkpoints", device="cpu")
+        self.demo = build_app(self.engine)
+        _, self.url, _ = self.demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH)
+        (self.generate,) = [i for i, fn in self.demo.fns.items() if fn.name == "from_engine"]
+
+    @property
+    def tickets(self):
+        return [request.ticket for request in list(self.engine._requests.values())]
+
+    def at_work(self):
+        return [ticket for ticket in self.tickets if ticket.state in ("waiting", "running")]
+
+    def wait_until_idle(self):
+        start = time.monotonic()
+        while self.at_work():
+            assert time.monotonic() - start < SOON, f"{self.at_work()} still hold rows"
+            time.sleep(0.005)
+        return time.monotonic() - start
+
+
+@pytest.fixture(scope="module")
+def app():
+    app = App()
+    yield app
+    app.demo.close()
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left(app):
+    yield
+    for ticket in app.tickets:
+        ticket.cancel()
+    app.wait_until_idle()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def context(browser):
+    with browser.new_context() as context:
+        yield context
+
+
+def alone(images, timesteps, seed):
+    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / NAME)
+    return grid(to_uint8(policy.sample(images, timesteps=timesteps, seed=seed)))
+
+
+def opened(context, url):
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_selector("#generate")
+    page.wait_for_selector(".player canvas")
+    return page
+
+
+def begin(page, app, timesteps, images=2, seed=5):
+    page.get_by_label("Random seed").uncheck()
+    for control, value in (("images", images), ("timesteps", timesteps), ("seed", seed)):
+        box = page.locator(f"#{control} input[type=number]")
+        box.fill(str(value))
+        box.press("Tab")
+    page.click("#generate")
+    page.wait_for_function("+(document.querySelector('.player').dataset.step || 0) > 2", timeout=30_000)
+    (ticket,) = app.at_work()
+    return ticket
+
+
+class Reader:
+    """A page's run over plain HTTP, read or not: what a browser sends, without the browser."""
+
+    def __init__(self, app, images=2, timesteps=1000):
+        self.session = uuid.uuid4().hex
+        values = [NAME, images, timesteps, "ddim", "trained", 0, 1, False]
+        body = {"data": values, "fn_index": app.generate, "session_hash": self.session}
+        request = urllib.request.Request(
+            f"{app.url}gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        urllib.request.urlopen(request, timeout=30).close()
+        self.stream = urllib.request.urlopen(f"{app.url}gradio_api/queue/data?session_hash={self.session}", timeout=30)
+
+    def messages(self):
+        for line in self.stream:
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
+
+    def frames(self):
+        """Steps shown, as they come."""
+        for message in self.messages():
+            for part in message.get("output", {}).get("data", [])[:1]:
+                if "index" in json.dumps(part):
+                    yield message
+
+    def vanish(self):
+        self.stream.close()
+
+
+# ----------------------------------------------------------------------------
+# A page leaves, and comes back
+
+
+@pytest.mark.browser
+def test_a_page_that_is_closed_frees_its_rows(app, context):
+    page = opened(context, app.url)
+    ticket = begin(page, app, 1000)
+    page.close()
+    print(f"rows free after {app.wait_until_idle():.2f} s")
+    assert ticket.state == "parked"
+
+
+@pytest.mark.browser
+def test_a_reloaded_page_sees_its_run_from_the_beginning_and_it_goes_on_to_the_same_picture(app, context):
+    page = opened(context, app.url)
+    ticket = begin(page, app, 400)
+    page.wait_for_function("+document.querySelector('.player').dataset.step > 30", timeout=30_000)
+    page.add_init_script(
+        """window.seen = [];
+        setInterval(() => {
+            const player = document.querySelector('.player');
+            if (player && player.dataset.step) window.seen.push(+player.dataset.step);
+        }, 10);"""
+    )
+    page.reload()
+    page.wait_for_function("document.querySelector('.player')?.dataset.state === 'done'", timeout=120_000)
+    assert ticket.state == "done" and len(app.tickets) == len({t.request_id for t in app.tickets})
+    seen = [step for step in page.evaluate("window.seen") if step]
+    assert seen[0] < 30 and seen == sorted(seen) and seen[-1] == 400
+    np.testing.assert_array_equal(canvas_pixels(page), alone(2, 400, 5))
+    assert page.is_visible("#generate") and not page.is_visible("#stop")
+
+
+@pytest.mark.browser
+def test_a_run_can_be_stopped_after_a_reload_and_a_new_tab_does_not_see_it(app, context):
+    page = opened(context, app.url)
+    ticket = begin(page, app, 1000)
+    page.reload()
+    page.wait_for_selector("#stop", state="visible")
+    other = opened(context, app.url)
+    time.sleep(0.5)
+    assert other.get_attribute(".player", "data-state") == "idle"
+    page.click("#stop")
+    page.wait_for_function("document.querySelector('.player').dataset.state === 'stopped'", timeout=20_000)
+    assert ticket.state == "stopped"
+
+
+@pytest.mark.browser
+def test_a_page_that_lost_its_connection_takes_its_run_up_again(app, context):
+    page = opened(context, app.url)
+    ticket = begin(page, app, 600)
+    context.set_offline(True)
+    time.sleep(3)
+    context.set_offline(False)
+    page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=120_000)
+    assert ticket.state == "done"
+    np.testing.assert_array_equal(canvas_pixels(page), alone(2, 600, 5))
+
+
+def test_an_even_choice_of_the_past():
+    assert some([]) == []
+    assert some(list(range(5))) == list(range(5))
+    assert len(some(list(range(128)))) <= REPLAYED
+
+
+# ----------------------------------------------------------------------------
+# Readers that vanish, and what they leave behind
+
+
+def test_a_reader_whose_connection_breaks_frees_its_rows(app):
+    reader = Reader(app)
+    next(reader.frames())
+    reader.vanish()
+    app.wait_until_idle()
+    assert app.tickets[-1].state == "parked"
+
+
+PROGRAM = """
+import sys
+from gradio_client import Client
+job = Client(sys.argv[1], verbose=False).submit(images=2, timesteps=1000, api_name=sys.argv[2])
+for value in job:
+    print(value, flush=True)
+"""
+
+
+@pytest.mark.parametrize("endpoint", ["/stream", "/sample"])
+def test_a_program_that_is_killed_frees_its_rows(app, endpoint):
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, app.url, endpoint], stdout=subprocess.PIPE) as program:
+        program.stdout.readline()
+        assert len(app.at_work()) == 1
+        program.send_signal(signal.SIGKILL)
+    print(f"rows free after {app.wait_until_idle():.2f} s")
+    assert app.tickets[-1].state == "stopped"  # nobody can come back for it
+
+
+def test_a_program_that_cancels_frees_its_rows(app):
+    job = Client(app.url, verbose=False).submit(images=2, timesteps=1000, api_name="/stream")
+    while not job.outputs():
+        time.sleep(0.01)
+    job.cancel()
+    app.wait_until_idle()
+    assert app.tickets[-1].state == "stopped"
+
+
+def resources():
+    """Resident megabytes, threads, open files of this process."""
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return resident, threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+
+def abort(app, i):
+    """One viewer who leaves in the middle, in one of three ways."""
+    reader = Reader(app, images=4, timesteps=200)
+    frames = reader.frames()
+    next(frames)
+    if i % 3 == 1:
+        app.at_work()[0].cancel()
+        for _ in frames:
+            pass
+    reader.vanish()
+    app.wait_until_idle()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads its own memory where Linux shows it")
+@pytest.mark.parametrize("viewers, settled", [(24, 12), pytest.param(200, 20, marks=pytest.mark.soak)])
+def test_viewers_who_leave_in_the_middle_leave_nothing_behind(viewers, settled):
+    app = App()
+    app.engine.keep_for = 0.2  # what is kept for those who may come back is meant to stay: here not for long
+    for i in range(viewers):
+        abort(app, i)
+        if i == settled - 1:
+            time.sleep(1)
+            before = resources()
+    time.sleep(1)
+    after = resources()
+    app.demo.close()
+    print(f"MB, threads, files: {before} after {settled}, {after} after {viewers}")
+    assert not app.engine._requests
+    assert after[0] < before[0] + 30 and after[1] <= before[1] + 3 and after[2] <= before[2] + 3
+
+
+def test_a_page_that_reads_one_frame_a_second_slows_nobody_and_piles_nothing_up(app):
+    slow, quick = Reader(app, timesteps=150), Reader(app, timesteps=150)
+    taken = []
+
+    def read_slowly():
+        for message in slow.messages():
+            taken.append(message)
+            time.sleep(1)
+
+    threading.Thread(target=read_slowly, daemon=True).start()
+    for message in quick.messages():
+        if message["msg"] == "process_completed":
+            break
+    app.wait_until_idle()  # the slow one's run has ended, too, though its reader is far behind
+    waiting = app.demo._queue.pending_messages_per_session.get(slow.session)
+    assert waiting is None or waiting.qsize() <= 4
+    slow.vanish()
+    quick.vanish()
