@@ -15,22 +15,24 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dp.checkpoint import Entry, list_checkpoints, load
+from dp.checkpoint import Entry
 from dp.images import quantise
 from dp.policy import DiffusionPolicy
+from dp.resident import Residents
 from dp.rows import Rows, Step
 from dp.samplers import SampleSettings
-from dp.tickets import Frame, Ticket
+from dp.tickets import Frame, Ticket, movement
 
 MOST_KEPT, FEWEST_KEPT = 128, 8  # frames of a trajectory: at most, and at least even where memory is short
-NEWCOMERS_IN_A_ROW = 4  # turns that they alone may have while others wait
+PASSED_OVER = 4  # turns in a row that newcomers may have before the one who has waited longest
+MOST_REQUESTS = 1000  # that can be found by their id
 
 
 @dataclass(eq=False)
@@ -115,15 +117,12 @@ class Engine:
         memory_for_trajectories: int = 256 << 20,
         keep_for: float = 600.0,
     ):
-        self.roots, self.row_budget = roots, row_budget
+        self.row_budget, self.memory_for_trajectories, self.keep_for = row_budget, memory_for_trajectories, keep_for
         self.device = torch.device(device) if device else best_device()
-        self.memory_for_policies, self.memory_for_trajectories = memory_for_policies, memory_for_trajectories
-        self.keep_for = keep_for
-        self._resident: dict[str, tuple[object, DiffusionPolicy]] = {}  # with the stamp of its files; last used last
-        self._loading: dict[str, threading.Lock] = {}
+        self._residents = Residents(*roots, device=self.device, memory=memory_for_policies)
         self._requests: dict[str, Request] = {}  # all that can be found by their id
         self._ticks = 0
-        self._newcomers_in_a_row = 0  # turns that only they have had, up to now
+        self._passed_over = 0  # turns in a row that the one who has waited longest has not had
         self._on_their_way: Pictures | None = None
         self._wake = threading.Condition()
         self._news = False
@@ -131,30 +130,13 @@ class Engine:
 
     def checkpoints(self) -> list[Entry]:
         """The checkpoints that stand in the roots now, the unusable ones with what is wrong."""
-        return list_checkpoints(*self.roots)
+        return self._residents.entries()
 
     def policy(self, checkpoint: str) -> DiffusionPolicy:
         """The resident policy of that name, loaded on first use and again when its files have changed. Raises
         ValueError (CheckpointError) with what is wrong.
         """
-        path = next((entry.path for entry in self.checkpoints() if entry.name == checkpoint), None)
-        if path is None:
-            names = ", ".join(entry.name for entry in self.checkpoints())
-            raise ValueError(f"there is no checkpoint {checkpoint!r}; there are: {names or 'none'}")
-        stamp = stamp_of(path)
-        with self._wake:
-            loading = self._loading.setdefault(checkpoint, threading.Lock())
-        with loading:  # one load of each at a time, and nobody else waits for it
-            known = self._resident.get(checkpoint)
-            if not known or known[0] != stamp:
-                known = stamp, load(path).to(self.device).eval()
-        with self._wake:
-            self._resident.pop(checkpoint, None)
-            self._resident[checkpoint] = known
-            sizes = {name: sum(t.nbytes for t in p.state_dict().values()) for name, (_, p) in self._resident.items()}
-            while len(sizes) > 1 and sum(sizes.values()) > self.memory_for_policies:
-                del sizes[oldest := next(iter(sizes))], self._resident[oldest]  # free when its last run has ended
-        return known[1]
+        return self._residents.get(checkpoint).policy
 
     def submit(self, settings: SampleSettings, checkpoint: str) -> Ticket:
         """Start a request; returns at once. What is wrong with the checkpoint is told by the ticket."""
@@ -185,8 +167,11 @@ class Engine:
 
     def _prepare(self, request: Request) -> None:
         try:
-            policy = self.policy(request.checkpoint)
-            rows = policy.begin(request.settings)
+            resident = self._residents.get(request.checkpoint)
+            settings = request.settings.filled_from(resident.policy.defaults)
+            request.ticket.made_with = {"checkpoint": request.checkpoint, "sha256": resident.digest}
+            request.ticket.made_with |= {"device": self.device.type} | asdict(settings)
+            rows = resident.policy.begin(settings)
             frame_bytes = 2 * rows.x_t.numel()
             self._make_room(min(len(rows.plan), MOST_KEPT) * frame_bytes)
             with self._wake:
@@ -194,8 +179,8 @@ class Engine:
                 most = min(max(free // frame_bytes, FEWEST_KEPT), MOST_KEPT)
                 if request.ticket.is_live:
                     request.kept = min(len(rows.plan), most) * frame_bytes
-                    request.ticket.trajectory.choose(len(rows.plan), most)
-                    request.policy, request.behind = policy, rows.cut(self.row_budget)
+                    request.ticket.trajectory.choose(rows.plan.t.log_snr.tolist(), most)
+                    request.policy, request.behind = resident.policy, rows.cut(self.row_budget)
         except Exception as error:  # one request's trouble is told to its own reader and ends nobody else's
             self._end(request, "failed", error)
         self._notify()
@@ -203,10 +188,12 @@ class Engine:
     def _make_room(self, wanted: int) -> None:
         """Forget ended runs, then parked ones, the ones due first, until `wanted` bytes are free or none is left."""
         with self._wake:
+            taken = wanted + sum(request.nbytes for request in self._requests.values())
             idle = [request for request in self._requests.values() if request.forget_at]
             for request in sorted(idle, key=lambda r: (r.ticket.state == "parked", r.forget_at)):
-                if sum(r.nbytes for r in self._requests.values()) + wanted <= self.memory_for_trajectories:
+                if taken <= self.memory_for_trajectories and len(self._requests) <= MOST_REQUESTS:
                     return
+                taken -= request.nbytes
                 self._forget(request)
 
     def _notify(self) -> None:
@@ -218,6 +205,7 @@ class Engine:
     # The engine's thread
 
     def _work(self) -> None:
+        turn: Turn = []
         while True:
             line = self._heed()
             if not line:
@@ -240,12 +228,14 @@ class Engine:
             requests, now = list(self._requests.values()), time.monotonic()
             for request in requests:
                 ticket = request.ticket
-                if request.forget_at and now > request.forget_at:
+                if ticket.wish == "forget" or (request.forget_at and now > request.forget_at):
                     self._forget(request)
                 elif ticket.is_live and ticket.wish == "stop":
                     self._end(request, "stopped")
                 elif ticket.state in ("waiting", "running") and ticket.wish == "park":
                     request.forget_at = now + self.keep_for
+                    request.behind = [rows.detached() for rows in request.behind]
+                    request.ahead = [rows.detached() for rows in request.ahead]
                     ticket.post("parked")
                 elif ticket.state == "parked" and ticket.wish == "run":
                     request.forget_at = None
@@ -254,7 +244,7 @@ class Engine:
 
     def _next_turn(self, line: list[Request]) -> Turn:
         """Rows of one checkpoint, at most a budget of them: the first request's, and those behind it that fit."""
-        if self._newcomers_in_a_row >= NEWCOMERS_IN_A_ROW:  # a flood of them must not starve the others
+        if self._passed_over >= PASSED_OVER:  # a flood of newcomers must not starve the others
             line = sorted(line, key=lambda request: request.served or self._ticks)
         turn: Turn = []
         served, self._ticks = [], self._ticks + 1
@@ -264,7 +254,8 @@ class Engine:
                 taken = request.take(room, self.row_budget)
                 turn += [(request, rows) for rows in taken]
                 served += [request] * bool(taken)
-        self._newcomers_in_a_row = 0 if any(request.served for request in served) else self._newcomers_in_a_row + 1
+        longest = next((request for request in line if request.served), None)
+        self._passed_over = self._passed_over + 1 if longest and longest not in served else 0
         for request in served:
             request.served = self._ticks
         return turn
@@ -308,25 +299,30 @@ class Engine:
         x0 = torch.cat([step.x0 for step in steps])
         x_t = torch.cat([step.x_t for step in steps])
         is_finite = x0.isfinite().flatten(1).all(1)
-        sent = [t.to("cpu", non_blocking=True) for t in (quantise((x_t + 1) / 2), quantise((x0 + 1) / 2), is_finite)]
-        arrived = None
-        if self.device.type == "cuda":
-            arrived = torch.cuda.Event()
+        on_cuda = self.device.type == "cuda"  # elsewhere nothing would say when the copies are there
+        pictures = quantise((x_t + 1) / 2), quantise((x0 + 1) / 2), is_finite
+        sent = [tensor.to("cpu", non_blocking=on_cuda) for tensor in pictures]
+        arrived = torch.cuda.Event() if on_cuda else None
+        if arrived:
             arrived.record()
         return Pictures(parts, *sent, arrived)
 
     def _show(self) -> None:
         """Put the pictures that are on their way before the readers."""
-        pictures, self._on_their_way = self._on_their_way, None
+        pictures, self._on_their_way, start = self._on_their_way, None, 0
         if pictures is None:
             return
-        if pictures.arrived:
-            pictures.arrived.synchronize()
-        start = 0
+        try:
+            if pictures.arrived:
+                pictures.arrived.synchronize()
+        except RuntimeError as error:  # of the device, which tells of a failed kernel only here
+            for request, *_ in pictures.parts:
+                self._end(request, "failed", error)
         for request, is_last, step in pictures.parts:
             rows = slice(start, start + len(step.x0))
             start = rows.stop
-            if not request.ticket.is_live:
+            ticket = request.ticket
+            if not ticket.is_live:
                 continue
             if not pictures.is_finite[rows].all():
                 message = f"the network's answer at step {step.index} is not a finite number"
@@ -337,9 +333,10 @@ class Engine:
             if sum(len(x0) for _, x0 in request.pieces) == request.settings.batch_size:
                 x_t, x0 = (np.concatenate(images) for images in zip(*request.pieces))
                 request.pieces = []
-                frame = Frame(step.index, step.timesteps, step.time, step.log_snr, x_t, x0)
-                state = "parked" if request.ticket.state == "parked" else "running"  # just now, on a GPU
-                self._end(request, "done", frame=frame) if is_last else request.ticket.post(state, frame=frame)
+                moved = movement(ticket.frame, x0)
+                frame = Frame(step.index, step.timesteps, step.time, step.log_snr, x_t, x0, moved)
+                state = "parked" if ticket.state == "parked" else "running"  # on a GPU, just now
+                self._end(request, "done", frame=frame) if is_last else ticket.post(state, frame=frame)
 
     def _end(self, request: Request, state: str, error: Exception | None = None, frame: Frame | None = None) -> None:
         with self._wake:
@@ -351,11 +348,6 @@ class Engine:
     def _forget(self, request: Request) -> None:
         self._end(request, "stopped")
         self._requests.pop(request.ticket.request_id, None)
-
-
-def stamp_of(folder: Path) -> set[tuple[str, int, int]]:
-    """What changes when a checkpoint is replaced."""
-    return {(entry.name, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in os.scandir(folder)}
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for a number of channels
@@ -51,14 +53,26 @@ def encode_jpeg(array: np.ndarray) -> bytes:
     """[H,W,C] -> JPEG at quality 90 without chroma subsampling: what a live frame is sent as. Transparency is laid over
     white.
     """
-    return _encode(over_white(to_pillow(array)), format="JPEG", quality=90, subsampling=0)
+    return encode(over_white(to_pillow(array)), format="JPEG", quality=90, subsampling=0)
 
 
-def encode_png(array: np.ndarray) -> bytes:
-    """[H,W,C] -> PNG, lossless; lightly compressed, because pixels out of noise hardly compress and the wait is
-    noticed.
+def encode_png(array: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
+    """[H,W,C] -> PNG, lossless, with `text` under its keys; lightly compressed, because pixels out of noise hardly
+    compress and the wait is noticed.
     """
-    return _encode(to_pillow(array), format="PNG", compress_level=1)
+    info = PngInfo()
+    for key, value in (text or {}).items():
+        info.add_text(key, value)
+    return encode(to_pillow(array), format="PNG", compress_level=1, pnginfo=info)
+
+
+def png_text(data: bytes) -> dict[str, str]:
+    """What `encode_png` wrote beside the pixels. Raises ValueError where `data` is no PNG."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:  # reads what stands before the pixels, not them
+            return {key: value for key, value in image.info.items() if isinstance(value, str)}
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"this is not a PNG that can be read ({error})") from None
 
 
 def over_white(image: Image.Image) -> Image.Image:
@@ -68,7 +82,7 @@ def over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def _encode(image: Image.Image, **options) -> bytes:
+def encode(image: Image.Image, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, **options)
     return buffer.getvalue()

@@ -55,6 +55,11 @@ class Rows:
         memory = {key: value[rows] for key, value in self.memory.items()}
         return Rows(self.plan, self.index, self.x_t[rows], carry, memory, self.generators[rows])
 
+    def detached(self) -> Rows:
+        """With tensors of their own: those that a tick returns are views of its whole batch, and keep all of it."""
+        copies = [{key: value.clone() for key, value in (fields or {}).items()} for fields in (self.carry, self.memory)]
+        return replace(self, x_t=self.x_t.clone(), carry=copies[0] or None, memory=copies[1])
+
     def cut(self, most: int) -> list[Rows]:
         """In parts of at most `most` rows."""
         return [self] if len(self) <= most else [self[i : i + most] for i in range(0, len(self), most)]

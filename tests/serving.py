@@ -49,9 +49,9 @@ def decode(src):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(src.split(",")[1]))).convert("RGB"))
 
 
-def canvas_pixels(page):
+def canvas_pixels(page, pane=".guess"):
     """What the player shows."""
-    return decode(page.evaluate("document.querySelector('.player canvas').toDataURL('image/png')"))
+    return decode(page.evaluate(f"document.querySelector('.player {pane} canvas').toDataURL('image/png')"))
 
 
 @contextmanager

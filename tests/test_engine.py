@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from dp import resident
 from dp.engine import Engine
 from dp.images import to_uint8
 from dp.policy import DiffusionPolicy
@@ -184,10 +185,8 @@ def test_a_cold_checkpoint_keeps_nobody_waiting(root, monkeypatch):
     running = engine.submit(LONG, "one")
     next(iter(running))
     loading = threading.Event()
-    from dp import engine as module
-
-    load = module.load
-    monkeypatch.setattr(module, "load", lambda path: loading.wait(60) and load(path))
+    load = resident.load
+    monkeypatch.setattr(resident, "load", lambda path: loading.wait(60) and load(path))
     cold = engine.submit(SampleSettings(1, timesteps=1, seed=0), "two")
     before = running.frame.index
     soon(lambda: running.frame.index > before + 20)
@@ -404,7 +403,7 @@ def test_many_threads_may_ask_for_checkpoints_at_once(root, tiny_rin):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(got) == len(threads) and len(engine._resident) == 1
+    assert len(got) == len(threads) and len(engine._residents._residents) == 1
 
 
 def test_checkpoints_are_read_again(root, tiny_rin):
@@ -436,4 +435,4 @@ def test_the_checkpoint_that_was_not_used_for_longest_leaves_first(root, tiny_ri
     engine = Engine(root, device="cpu", memory_for_policies=2 * size)
     for name in ("one", "two", "one", "three"):
         engine.policy(name)
-    assert list(engine._resident) == ["one", "three"]
+    assert list(engine._residents._residents) == ["one", "three"]

@@ -33,7 +33,7 @@ def decode(src):
 
 def test_live_frames_are_light_and_the_last_is_lossless():
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
-    frame = Frame(index=3, timesteps=9, time=0.7, log_snr=-1.0, x_t=images[::-1], x0=images)
+    frame = Frame(index=3, timesteps=9, time=0.7, log_snr=-1.0, x_t=images[::-1], x0=images, moved=np.zeros(4))
     running, stopped = show(frame, "running"), show(frame, "stopped")
     assert running["src"].startswith("data:image/jpeg;base64,") and stopped["src"].startswith("data:image/png;base64,")
     np.testing.assert_array_equal(decode(stopped["src"]), grid(images))

@@ -84,7 +84,7 @@ def context(browser):
 
 def alone(images, timesteps, seed):
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / NAME)
-    return grid(to_uint8(policy.sample(images, timesteps=timesteps, seed=seed)))
+    return grid(to_uint8(policy.sample(images, timesteps=timesteps, sampler="dpmpp_2m", seed=seed)))
 
 
 def opened(context, url):

@@ -11,6 +11,7 @@ except ImportError:
 
 from dp.engine import Engine
 from dp.ui import api, denoise
+from dp.ui.watching import Viewers
 
 TITLE = "See a diffusion model work"
 INTRO = (
@@ -32,14 +33,13 @@ THEME = gr.themes.Default(
     block_info_text_color_dark="*neutral_400",
 )
 CSS = """
-.gradio-container { max-width: 1120px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
 #player .html-container { padding: 0; }
 /* Generate and Stop take each other's place: the second click of a double click must not land on the other. */
 #generate, #stop { animation: arm 0.4s; }
 @keyframes arm { from, 99% { pointer-events: none; } }
 #about { padding: 0 2px; }
 #about p { margin: 0; color: var(--body-text-color-subdued); font-size: var(--text-sm); }
-@media (max-width: 700px) { #player .stage { max-height: 44vh; max-width: 44vh; } }
 """
 LAUNCH = {
     "theme": THEME,
@@ -48,7 +48,7 @@ LAUNCH = {
     "run_history": False,
     "enable_monitoring": False,
     "mcp_server": mcp is not None,  # Gradio's extra of that name: the endpoints become tools for language models
-    "max_file_size": "1kb",  # nothing on the page takes a file, but Gradio's route for uploads is open all the same
+    "max_file_size": "16mb",  # a picture of ours to load the settings from; Gradio's route for uploads is open to all
 }
 
 
@@ -58,7 +58,8 @@ def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
     """
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         gr.Markdown(INTRO)
-        denoise.build(demo, engine, on_zero_gpu)
-        api.build(engine, on_zero_gpu)
+        viewers = Viewers(engine, demo)
+        denoise.build(demo, viewers, on_zero_gpu)
+        api.build(viewers, on_zero_gpu)
     demo.queue(max_size=256, api_open=False, default_concurrency_limit=None)
     return demo

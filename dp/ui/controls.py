@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -12,9 +13,12 @@ from dp.engine import Engine
 from dp.samplers import MAX_SEED, SampleSettings
 from dp.schedules import SCHEDULES
 
+# What the page begins with. Sampler and steps are those of benchmarks/steps.py, see benchmarks/README.md: with 2M, more
+# than 20 network calls score no better.
+IMAGES, TIMESTEPS, SAMPLER = 16, 20, "dpmpp_2m"
 MAX_IMAGES, MAX_TIMESTEPS, MAX_TIME_DIFFERENCE_STEPS = 64, 1000, 3
 TRAINED = "trained"  # the schedule choice that means the checkpoint's own
-SAMPLERS = [("DDIM", "ddim"), ("DDPM", "ddpm"), ("DPM-Solver++(2M)", "dpmpp_2m")]
+SAMPLERS = [("DPM-Solver++(2M)", "dpmpp_2m"), ("DDIM", "ddim"), ("DDPM", "ddpm")]
 
 
 def read(
@@ -48,6 +52,33 @@ def read(
     except ValueError as error:
         raise complaint(error) from None
     return checkpoint, settings
+
+
+def restored(engine: Engine, made_with: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Settings from outside (a PNG, a link), named as in `SampleSettings` -> the page's values, in the order of `read`.
+    What is not named gets the page's own value. Raises gr.Error for what the page could not have made.
+    """
+    checkpoint = made_with.get("checkpoint", next(iter(usable_names(engine)), None))
+    images, timesteps = made_with.get("batch_size", IMAGES), made_with.get("timesteps", TIMESTEPS)
+    try:
+        policy = config_of(engine, checkpoint)["policy"]
+        if made_with.get("eta"):
+            raise ValueError(f"eta is {made_with['eta']!r:.20}, and the page has no control for it")
+        difference = made_with.get("time_difference", 0)
+        steps = within("time_difference", difference, 0, 1, whole=False) * within(
+            "Timesteps", timesteps, 1, MAX_TIMESTEPS
+        )
+        name, kwargs = made_with.get("noise_schedule"), made_with.get("schedule_kwargs") or {}
+        own = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs", {})
+        schedule = TRAINED if name is None or (name, kwargs) == own else name
+        if schedule != TRAINED and kwargs:
+            raise ValueError(f"the page has no control for the schedule's own keywords, {kwargs!r:.80}")
+    except ValueError as error:
+        raise complaint(error) from None
+    seed = made_with.get("seed")
+    values = (images, timesteps, made_with.get("sampler", SAMPLER), schedule, round(steps, 6), seed, seed is None)
+    read(engine, checkpoint, *values)
+    return checkpoint, *values
 
 
 def within(name: str, value: Any, low: int, high: int, whole: bool = True) -> Any:

@@ -9,36 +9,22 @@ from typing import Any
 import gradio as gr
 import spaces
 
-from dp.engine import Engine
 from dp.samplers import MAX_SEED
-from dp.ui import controls
+from dp.ui import controls, export, scripts, sharing, words
 from dp.ui.player import Player, show
 from dp.ui.watching import Viewers, in_call
 
-# The run that this browser tab watches; a reload keeps it, another tab does not see it. The player writes it.
-REMEMBERED = """() => [sessionStorage.getItem("dp-run") || ""]"""
 
-# Generate and Stop take each other's place: the keyboard's focus goes along instead of falling back to the page's top.
-KEEP_FOCUS = """() => {
-    const either = "#generate, #stop";
-    let held = false;
-    document.addEventListener("focusin", (event) => { held = event.target.matches(either); });
-    document.addEventListener("pointerdown", (event) => { held = event.target.closest(either) !== null; });
-    new MutationObserver(() => {
-        const lost = held && document.activeElement === document.body;
-        if (lost) document.querySelector(either)?.focus({ preventScroll: true });
-    }).observe(document.body, { childList: true, subtree: true });
-}"""
-
-
-def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
+def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
     """Add the tab to the page being built. on_zero_gpu: sample inside each call, where alone the GPU exists."""
+    engine = viewers.engine
     names = controls.usable_names(engine)
     default = names[0] if names else None
 
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320):
-            player = Player(elem_id="player")
+            player = Player(engine, elem_id="player")
+            words.explain(words.DENOISE, words.EQUATIONS)
         with gr.Column(scale=2, min_width=300):
             generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=bool(names))
             stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop", visible=False)
@@ -52,7 +38,7 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
             batch_size = gr.Slider(
                 1,
                 controls.MAX_IMAGES,
-                16,
+                controls.IMAGES,
                 step=1,
                 label="Images",
                 elem_id="images",
@@ -61,22 +47,24 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
             timesteps = gr.Slider(
                 1,
                 controls.MAX_TIMESTEPS,
-                50,
+                controls.TIMESTEPS,
                 step=1,
                 label="Timesteps",
                 elem_id="timesteps",
-                info="Network calls: fewer are faster and rougher.",
+                info="Network calls: fewer are faster and rougher. In our measurements 2M gained nothing beyond 20.",
             )
             sampler = gr.Radio(
                 controls.SAMPLERS,
-                value="ddim",
+                value=controls.SAMPLER,
                 label="Sampler",
-                info="DDIM goes straight on; DDPM adds fresh noise at each step; 2M looks back a step and needs fewer.",
+                elem_id="sampler",
+                info="2M looks back a step and needs fewest; DDIM goes straight on; DDPM adds fresh noise each time.",
             )
             schedule = gr.Radio(
                 controls.schedule_choices(engine, default) if default else [],
                 value=controls.TRAINED,
                 label="Noise schedule",
+                elem_id="schedule",
                 info="Where the steps are spent on the way from noise to picture.",
             )
             time_difference_steps = gr.Slider(
@@ -85,6 +73,7 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
                 0,
                 step=0.5,
                 label="Time difference, in steps",
+                elem_id="difference",
                 info="Each step goes this much further than the next one starts from: 0 is the plain sampler.",
             )
             with gr.Row(equal_height=True):
@@ -99,13 +88,17 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
                     min_width=120,
                 )
                 random_seed = gr.Checkbox(True, label="Random seed", info="A new one each time.", min_width=120)
-    for control in (checkpoint, batch_size, timesteps, sampler, schedule, time_difference_steps, seed):
+            with gr.Row():
+                link = gr.Button("Copy link", size="sm", elem_id="link", min_width=120)
+                png = gr.UploadButton(
+                    "Load settings", size="sm", elem_id="load", file_types=[".png"], type="binary", min_width=120
+                )
+    settings = [checkpoint, batch_size, timesteps, sampler, schedule, time_difference_steps, seed, random_seed]
+    for control in settings[:-1]:
         controls.unchecked(control)
 
     # ------------------------------------------------------------------------
     # Wiring
-
-    viewers = Viewers(engine, page)
 
     async def from_engine(request: gr.Request, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
         name, settings = controls.read(engine, *values)
@@ -116,7 +109,7 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
             raise controls.complaint(value["message"])
 
     async def again(request: gr.Request, run: str) -> AsyncIterator[tuple[Any, ...]]:
-        """Take up the run that this tab was watching before it was reloaded or lost its connection."""
+        """Take up the run that this tab was watching before it was reloaded."""
         values = viewers.again(request.session_hash, str(run))
         if values is None:
             yield on_page(None)
@@ -132,10 +125,19 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
         for frame, is_last in in_call(engine, name, settings):
             yield on_page(show(frame, "done") | seed if is_last else show(frame, "running"))
 
-    def halt(request: gr.Request) -> None:
+    async def regain(request: gr.Request, run: str) -> AsyncIterator[tuple[Any, ...]]:
+        """The same for a page that has lost its connection, and shows a run that may be no more."""
+        if viewers.engine.ticket(str(run)) is None:
+            yield on_page({"state": "stopped", "message": "the server no longer has this run"})
+            return
+        async with aclosing(again(request, run)) as shown:
+            async for outputs in shown:
+                yield outputs
+
+    async def halt(request: gr.Request) -> None:
         viewers.stop(request.session_hash)
 
-    def leave(request: gr.Request) -> None:
+    async def leave(request: gr.Request) -> None:
         viewers.leave(request.session_hash)
 
     watching = {"outputs": [player, seed, generate, stop], "concurrency_limit": None}
@@ -146,7 +148,7 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
         generate.click(lambda: (waiting, *buttons(running=True)), queue=False, **swap)
     run = generate.click(
         spaces.GPU(duration=controls.seconds_needed)(inside_call) if on_zero_gpu else from_engine,
-        [checkpoint, batch_size, timesteps, sampler, schedule, time_difference_steps, seed, random_seed],
+        settings,
         **watching,
     )
     if on_zero_gpu:  # nothing here can reach into the call: Gradio closes it, and counts that as a failure, too
@@ -157,25 +159,42 @@ def build(page: gr.Blocks, engine: Engine, on_zero_gpu: bool) -> None:
         stop.click(halt, queue=False, api_visibility="private")
         page.unload(leave)
         remembered = gr.Textbox(visible=False)
-        page.load(again, remembered, js=REMEMBERED, **watching)
-        player.lost(again, remembered, js=REMEMBERED, **watching)
+        page.load(again, remembered, js=scripts.REMEMBERED, **watching)
+        player.lost(regain, remembered, js=scripts.REMEMBERED, **watching)
 
-    def choose(name: str | None) -> tuple[Any, ...]:
-        choices = controls.schedule_choices(engine, name) if name else []
-        return (
-            controls.describe(engine, name),
-            gr.update(choices=choices, value=controls.TRAINED),
-            gr.update(interactive=bool(name)),
-        )
+    def choose(name: str | None, value: str = controls.TRAINED) -> tuple[Any, ...]:
+        choices = gr.update(choices=controls.schedule_choices(engine, name) if name else [], value=value)
+        return controls.describe(engine, name), choices, gr.update(interactive=bool(name))
 
-    def look_again() -> tuple[Any, ...]:
-        names = controls.usable_names(engine)
-        return gr.update(choices=names, value=names[0] if names else None), *choose(names[0] if names else None)
+    def placed(values: tuple[Any, ...], **of_checkpoint: Any) -> tuple[Any, ...]:
+        """The page's values where they belong; without a seed, the one that is there stays."""
+        name, images, timesteps, sampler, schedule, difference, seed, is_random = values
+        rest = (images, timesteps, sampler, difference, gr.skip() if seed is None else seed, is_random)
+        return gr.update(value=name, **of_checkpoint), *choose(name, schedule), *rest
+
+    def look_again(request: gr.Request) -> tuple[Any, ...]:
+        """The checkpoints that are there now, and the settings of the link by which the page was opened, if any."""
+        names, asked = controls.usable_names(engine), sharing.of_link(request.query_params)
+        if names and asked:
+            try:
+                return placed(controls.restored(engine, asked), choices=names)
+            except gr.Error as error:
+                gr.Warning(f"The link's settings cannot be used: {error.message}")
+        first = names[0] if names else None
+        return gr.update(choices=names, value=first), *choose(first), *(gr.skip(),) * len(rest)
+
+    def load(data: bytes) -> tuple[Any, ...]:
+        """The settings in a PNG that was saved here."""
+        return placed(controls.restored(engine, export.settings_in(data)))
 
     shown = [about, schedule, generate]
     checkpoint.input(choose, checkpoint, shown, api_visibility="private", show_progress="hidden")
-    page.load(js=KEEP_FOCUS, api_visibility="private")
-    page.load(look_again, None, [checkpoint, *shown], api_visibility="private", show_progress="hidden")
+    page.load(js=scripts.KEEP_FOCUS, api_visibility="private")
+    rest = [batch_size, timesteps, sampler, time_difference_steps, seed, random_seed]
+    everything = {"outputs": [checkpoint, *shown, *rest], "api_visibility": "private", "show_progress": "hidden"}
+    page.load(look_again, None, **everything)
+    png.upload(load, png, **everything)
+    link.click(None, settings, js=scripts.COPY_LINK, api_visibility="private")
 
 
 def on_page(value: dict[str, Any] | None) -> tuple[Any, ...]:

@@ -16,14 +16,19 @@ import gradio as gr
 
 from dp.engine import Engine, best_device, describe
 from dp.samplers import SampleSettings
-from dp.tickets import Frame, Ticket, Watch
+from dp.tickets import Frame, Ticket, Trajectory, Watch, evenly
 from dp.ui import controls
 from dp.ui.player import show
 
 FRAMES_PER_S = 15  # Gradio queues every yield and drops none, so a reader takes only what an eye can follow
 BEAT = 1.0  # seconds without a frame after which a reader speaks all the same: only then is one that has gone noticed
 REPLAYED = 30  # frames at most from the past of a run that is taken up again
-MAX_RUNS = 64  # watched at once, on all pages: each holds one of Gradio's places until it ends, even if nobody reads it
+CURVE = 200  # points of the curve of log-SNR
+PATIENCE = 30.0  # seconds for which a reader may be behind, before it counts as gone
+MOST_WAITING = 8  # messages unread by a session that asks for another run
+MAX_RUNS = 64  # at once, on all pages and for all programs: each holds one of Gradio's places until it ends
+
+Answer = tuple[Frame | None, bool]
 
 
 class Viewers:
@@ -32,10 +37,11 @@ class Viewers:
     def __init__(self, engine: Engine, page: gr.Blocks):
         self.engine, self.page = engine, page
         self._open: defaultdict[str, set[Watch]] = defaultdict(set)
+        self._programs: set[Ticket] = set()
 
     def start(self, session: str, checkpoint: str, settings: SampleSettings) -> AsyncIterator[dict[str, Any]]:
         """Submit, and then the player's values. Raises gr.Error where too many runs are under way."""
-        self._check_room()
+        self.check_room(session)
         return self._values(session, self.engine.submit(settings, checkpoint), replay=False)
 
     def again(self, session: str, request_id: str) -> AsyncIterator[dict[str, Any]] | None:
@@ -45,7 +51,7 @@ class Viewers:
         ticket = self.engine.ticket(request_id)
         if ticket is None:
             return None
-        self._check_room()
+        self.check_room(session)
         return self._values(session, ticket, replay=True)
 
     def stop(self, session: str) -> None:
@@ -58,14 +64,34 @@ class Viewers:
         for watch in self._open.pop(session, ()):
             watch.close()
 
-    def _check_room(self) -> None:
-        if sum(map(len, self._open.values())) >= MAX_RUNS:
-            raise controls.complaint(f"{MAX_RUNS} runs are under way here, which is the limit: try again in a moment")
+    async def program(self, session: str, checkpoint: str, settings: SampleSettings) -> AsyncIterator[Answer]:
+        """A run for a program: its newest frame or None, and whether it is the last. Whoever asked cannot come back."""
+        self.check_room(session)
+        ticket = self.engine.submit(settings, checkpoint)
+        self._programs.add(ticket)
+        try:
+            async for frame in follow(ticket, is_behind=lambda: self._waiting(session) > 1):
+                yield frame, False
+            if ticket.state == "failed":
+                raise controls.complaint(ticket.error)
+            yield ticket.frame, True
+        finally:
+            ticket.abandon()
+            self._programs.discard(ticket)
 
-    def _is_behind(self, session: str) -> bool:
-        """Whether what was sent before still waits for the session's slow connection: Gradio would keep all of it."""
+    def check_room(self, session: str) -> None:
+        """Raises gr.Error where too many runs are under way, or the session does not read what it was sent."""
+        if sum(map(len, self._open.values())) + len(self._programs) >= MAX_RUNS:
+            raise controls.complaint(f"{MAX_RUNS} runs are under way here, which is the limit: try again in a moment")
+        if self._waiting(session) > MOST_WAITING:
+            raise controls.complaint("your connection is still busy with what was sent before: try again in a moment")
+
+    def _waiting(self, session: str) -> int:
+        """Messages that wait for the session's connection. Gradio keeps all of them, so a reader adds none while one
+        waits.
+        """
         waiting = self.page._queue.pending_messages_per_session.get(session)
-        return waiting is not None and waiting.qsize() > 1
+        return waiting.qsize() if waiting is not None else 0
 
     async def _values(self, session: str, ticket: Ticket, replay: bool) -> AsyncIterator[dict[str, Any]]:
         watch = ticket.watch()
@@ -75,12 +101,17 @@ class Viewers:
             yield {"state": "waiting"} | known
             if replay:
                 for frame in some(ticket.trajectory.frames):
-                    yield show(frame, "running")
+                    yield show(frame, "running") | curve_of(ticket.trajectory)
                     await asyncio.sleep(1 / FRAMES_PER_S)
-            async for frame in follow(ticket, watch, lambda: self._is_behind(session)):
+            spoke = replay
+            async for frame in follow(ticket, watch, is_behind=lambda: self._waiting(session) > 1):
                 state = "running" if ticket.frame else "waiting"
-                yield show(frame, state) if frame else {"state": state, "beat": time.monotonic()}
-            if not watch.is_closed:
+                if frame is None:
+                    yield {"state": state, "beat": time.monotonic()}
+                else:
+                    yield show(frame, state) | ({} if spoke else curve_of(ticket.trajectory))
+                    spoke = True
+            if not watch.is_closed and not ticket.is_live:
                 yield show(ticket.frame, ticket.state, ticket.error) | known
         finally:  # may run on the event loop, so it only raises a flag
             watch.close()
@@ -93,10 +124,11 @@ async def follow(
     ticket: Ticket, watch: Watch | None = None, is_behind: Callable[[], bool] = lambda: False
 ) -> AsyncIterator[Frame | None]:
     """The newest frame whenever there is a newer one, and None when there has been none for a while, until the run has
-    ended or the watch is closed; nothing while the reader is behind. The last frame is the ticket's.
+    ended or the watch is closed; nothing while the reader is behind, and the end when it stays behind. The last frame
+    is the ticket's.
     """
     seen, spoke = 0, time.monotonic()
-    while ticket.is_live and not (watch and watch.is_closed):
+    while ticket.is_live and not (watch and watch.is_closed) and time.monotonic() - spoke < PATIENCE:
         frame, now = ticket.frame, time.monotonic()
         is_new = frame is not None and frame.index > seen
         if (is_new or now - spoke > BEAT) and not is_behind():
@@ -112,14 +144,21 @@ def in_call(engine: Engine, checkpoint: str, settings: SampleSettings) -> Iterat
     """
     shown_at = 0.0
     try:
-        policy = engine.policy(checkpoint).to(best_device())
+        policy, before = engine.policy(checkpoint).to(best_device()), None
         for step in policy.run(policy.begin(settings)):
             is_last = step.index == step.timesteps
             if is_last or time.monotonic() - shown_at >= 1 / FRAMES_PER_S:
                 shown_at = time.monotonic()
-                yield Frame.of(step), is_last
+                yield Frame.of(step, before), is_last
+            before = step
     except Exception as error:
         raise controls.complaint(describe(error)) from error
+
+
+def curve_of(trajectory: Trajectory) -> dict[str, Any]:
+    """log-SNR against the step, for the chart: enough of its points."""
+    steps = evenly(len(trajectory.log_snr), CURVE)
+    return {"curve": [(step, round(trajectory.log_snr[step - 1], 3)) for step in steps]}
 
 
 def some(frames: list[Frame]) -> list[Frame]:

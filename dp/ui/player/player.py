@@ -4,8 +4,9 @@ The server sends small JSON values, never markup, and the newest frame only. Wha
 `state`:
 
     state     'idle', 'waiting', 'running', 'done', 'stopped' or 'failed'
-    index, timesteps, time, log_snr   of the step that `src` shows
-    src       the frame as a data URI: JPEG while running, PNG at the end
+    index, timesteps, time, log_snr, moved   of the step that is shown, as in `Frame`
+    src, noisy   its x0 and x_t, `count` images each, as data URIs: JPEG while running, PNG at the end
+    curve     log-SNR at some steps of the run, with its first frame
     seed      the seed of the first image, when a run begins and when it ends
     run       its id when it begins; kept for this tab, so that a reload finds it again
     beat      any number, new each time, that says no more than that the run goes on
@@ -19,20 +20,29 @@ event `lost` is triggered. A value without `src` keeps the picture that is there
 from __future__ import annotations
 
 import base64
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
+from dp.engine import Engine
 from dp.images import encode_jpeg, encode_png, grid
-from dp.tickets import Frame
+from dp.tickets import Frame, Ticket, Trajectory
+from dp.ui.export import export
 
 HERE = Path(__file__).parent
+CHUNK = 16  # frames in one answer to the player
+PATIENCE = 10  # seconds that a file waits for another's end
+SHEET_COLUMNS = 16  # of a sheet with one image's frames
 
 
 class Player(gr.HTML):
-    def __init__(self, **kwargs: Any):
+    def __init__(self, engine: Engine, **kwargs: Any):
         super().__init__(
+            server_functions=recall(engine),
             value={"state": "idle"},
             html_template=(HERE / "player.html").read_text(encoding="utf-8"),
             css_template=(HERE / "player.css").read_text(encoding="utf-8"),
@@ -53,12 +63,74 @@ def show(frame: Frame | None, state: str, message: str | None = None) -> dict[st
     value: dict[str, Any] = {"state": state}
     if message:
         value["message"] = message
-    if frame:
-        picture = grid(frame.x0)
-        if state == "running":
-            src = "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(picture)).decode()
-        else:
-            src = "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()
-        value |= {"index": frame.index, "timesteps": frame.timesteps, "time": frame.time, "log_snr": frame.log_snr}
-        value["src"] = src
-    return value
+    return value | pictured(frame, lossless=state != "running") if frame else value
+
+
+def pictured(frame: Frame, lossless: bool) -> dict[str, Any]:
+    uri = png if lossless else jpeg
+    value = {key: getattr(frame, key) for key in ("index", "timesteps", "time", "log_snr")}
+    value |= {"count": len(frame.x0), "moved": frame.moved.round(5).tolist()}
+    return value | {"src": uri(grid(frame.x0)), "noisy": uri(grid(frame.x_t))}
+
+
+def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
+    """What a player may ask of a run whose id it knows. Anybody may call these with anything."""
+    one_at_a_time = threading.Semaphore(1)  # a film takes memory and a core
+
+    def ticket_of(asked: Any) -> Ticket | None:
+        run = asked.get("run") if isinstance(asked, dict) else None
+        return engine.ticket(run) if isinstance(run, str) else None
+
+    def trajectory_of(asked: Any) -> Trajectory | None:
+        ticket = ticket_of(asked)
+        return ticket and ticket.trajectory
+
+    def number(asked: dict[str, Any], key: str, below: int) -> int | None:
+        value = asked.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below else None
+
+    def frames(asked: Any) -> dict[str, Any] | None:
+        """The kept frames from the one at `start`, a chunk of them, and how many there are in all."""
+        trajectory = trajectory_of(asked)
+        if trajectory is None or (start := number(asked, "start", len(trajectory.frames))) is None:
+            return None
+        chunk = [pictured(frame, lossless=False) for frame in trajectory.frames[start : start + CHUNK]]
+        for value in chunk:
+            value["x0"], value["x_t"] = value.pop("src"), value.pop("noisy")
+        return {"frames": chunk, "total": len(trajectory.frames)}
+
+    def closeup(asked: Any) -> dict[str, Any] | None:
+        """All kept frames of the image `row`, lossless: x_t and x0, each on one sheet, side by side."""
+        trajectory = trajectory_of(asked)
+        if trajectory is None or (row := number(asked, "row", trajectory.settings.batch_size)) is None:
+            return None
+        kept = list(trajectory.frames)
+        sheets = {
+            key: png(grid(np.stack([getattr(f, key)[row] for f in kept]), SHEET_COLUMNS)) for key in ("x_t", "x0")
+        }
+        return sheets | {"indices": [frame.index for frame in kept], "columns": SHEET_COLUMNS}
+
+    def save(asked: Any) -> dict[str, Any]:
+        """A file of the run, of the `kind` that `export` knows."""
+        ticket = ticket_of(asked)
+        if ticket is None:
+            return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
+        if not one_at_a_time.acquire(timeout=PATIENCE):
+            return {"problem": "others are saving just now: try again in a moment"}
+        try:
+            name, content = export(ticket, asked.get("kind"))
+        except ValueError as error:
+            return {"problem": str(error)}
+        finally:
+            one_at_a_time.release()
+        return {"name": name, "content": "data:application/octet-stream;base64," + base64.b64encode(content).decode()}
+
+    return [frames, closeup, save]
+
+
+def jpeg(picture: np.ndarray) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(picture)).decode()
+
+
+def png(picture: np.ndarray) -> str:
+    return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()

@@ -1,0 +1,63 @@
+"""The checkpoints that are in memory: loaded on first use and again when their files have changed, within a budget."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from dp.checkpoint import Entry, list_checkpoints, load
+from dp.policy import DiffusionPolicy
+
+
+class Resident(NamedTuple):
+    """stamp: what changes when the files do. digest: SHA-256 of the weights' file."""
+
+    stamp: set[tuple[str, int, int]]
+    digest: str
+    policy: DiffusionPolicy
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.policy.state_dict().values())
+
+
+class Residents:
+    """roots: folders of checkpoint folders, read again each time. memory: bytes; the policy that has not been used for
+    longest leaves first, and the one asked for stays in any case. Any thread may ask.
+    """
+
+    def __init__(self, *roots: str | Path, device: torch.device, memory: int):
+        self.roots, self.device, self.memory = roots, device, memory
+        self._residents: dict[str, Resident] = {}  # the last one used last
+        self._loading: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def entries(self) -> list[Entry]:
+        return list_checkpoints(*self.roots)
+
+    def get(self, checkpoint: str) -> Resident:
+        """Raises ValueError (CheckpointError) with what is wrong."""
+        path = next((entry.path for entry in self.entries() if entry.name == checkpoint), None)
+        if path is None:
+            names = ", ".join(entry.name for entry in self.entries())
+            raise ValueError(f"there is no checkpoint {checkpoint!r}; there are: {names or 'none'}")
+        stamp = {(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in os.scandir(path)}
+        with self._lock:
+            loading = self._loading.setdefault(checkpoint, threading.Lock())
+        with loading:  # one load of each at a time, and nobody else waits for it
+            known = self._residents.get(checkpoint)
+            if known is None or known.stamp != stamp:
+                policy = load(path).to(self.device).eval()
+                known = Resident(stamp, hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest(), policy)
+        with self._lock:
+            self._residents.pop(checkpoint, None)
+            self._residents[checkpoint] = known
+            sizes = {name: resident.nbytes for name, resident in self._residents.items()}
+            while len(sizes) > 1 and sum(sizes.values()) > self.memory:
+                del sizes[oldest := next(iter(sizes))], self._residents[oldest]  # free when its last run has ended
+        return known

@@ -1,0 +1,32 @@
+"""What runs in the browser beside the player: a line or two of JavaScript for an event."""
+
+# The run that this browser tab watches; a reload keeps it, another tab does not see it. The player writes it.
+REMEMBERED = """() => [sessionStorage.getItem("dp-run") || ""]"""
+
+# Generate and Stop take each other's place: the keyboard's focus goes along instead of falling back to the page's top.
+KEEP_FOCUS = """() => {
+    const either = "#generate, #stop";
+    let held = false;
+    document.addEventListener("focusin", (event) => { held = event.target.matches(either); });
+    document.addEventListener("pointerdown", (event) => { held = event.target.closest(either) !== null; });
+    new MutationObserver(() => {
+        const lost = held && document.activeElement === document.body;
+        if (lost) document.querySelector(either)?.focus({ preventScroll: true });
+    }).observe(document.body, { childList: true, subtree: true });
+}"""
+
+# The page's values in the order of `controls.read` -> a link, on the clipboard; the button says so for a moment.
+COPY_LINK = """(checkpoint, images, timesteps, sampler, schedule, difference, seed, random) => {
+    const values = { checkpoint, images, timesteps, sampler, difference };
+    if (schedule !== "trained") values.schedule = schedule;
+    if (!random) values.seed = seed;
+    const link = `${location.origin}${location.pathname}?${new URLSearchParams(values)}`;
+    const button = document.querySelector("#link");
+    const show = () => prompt("The link to these settings:", link);
+    const copied = () => {
+        button.textContent = "Copied";
+        setTimeout(() => (button.textContent = "Copy link"), 2000);
+    };
+    if (navigator.clipboard) navigator.clipboard.writeText(link).then(copied, show);
+    else show();
+}"""

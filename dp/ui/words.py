@@ -1,0 +1,59 @@
+"""What a tab shows, told to someone who is new to it; the equations come last, in a fold of their own."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+DENOISE = """
+**Left: what the network is given.** At first it is nothing but noise; step by step there is more picture in it.
+**Right: the finished picture that the network guesses from it.** The first guesses are vague, an average of all
+that the
+noise could still become. Each step takes a little of the guess over into the picture on the left, and so the next
+guess
+has more to go by.
+
+- **Look back.** Drag the slider below the pictures, or use the arrow keys. The whole run stays here; space plays it
+  again.
+- **Look closer.** Click on a picture to see it alone, with ten moments of its run below.
+- **log-SNR** says how much picture there is in the noise: below the thin line at 0 there is more noise than
+  picture, above
+  it more picture. A noise schedule is the shape of this curve, which is where the steps are spent.
+- **motion** says how far the guess moves at each step. Where it is high, something is decided: what it will be at
+  first,
+  the details later. Where it is flat, steps could be saved.
+- **Try this.** Keep the seed (untick *Random seed*) and change one thing: 10 steps instead of 50, or DDPM instead
+  of DDIM.
+  With the same seed the noise is the same, so what differs comes from what you changed.
+"""
+EQUATIONS = r"""
+Time $t$ runs from 1 (noise) to 0 (picture); a schedule turns it into the share of signal $\gamma(t)$.
+
+$$x_t = \alpha_t\, x_0 + \sigma_t\, \varepsilon, \qquad \alpha_t = \sqrt{\gamma(t)}, \quad \sigma_t = \sqrt{1 -
+\gamma(t)},
+\qquad \text{log-SNR} = \log \frac{\alpha_t^2}{\sigma_t^2}$$
+
+The network predicts $v = \alpha_t\, \varepsilon - \sigma_t\, x_0$, and so $\hat{x}_0 = \alpha_t\, x_t - \sigma_t\,
+v$, the guess.
+A step goes from $t$ to $s < t$:
+
+- **DDIM** keeps the noise that it has found: $x_s = \alpha_s\, \hat{x}_0 + \sigma_s\, \hat\varepsilon$ with
+  $\hat\varepsilon = (x_t - \alpha_t\, \hat{x}_0) / \sigma_t$.
+- **DDPM** draws fresh noise for a part of it: $x_s \sim q(x_s \mid x_t, \hat{x}_0)$.
+- **DPM-Solver++(2M)** steps like DDIM, towards $D = \hat{x}_0 + \tfrac{1}{2r}(\hat{x}_0 -
+  \hat{x}_0^{\text{before}})$, where the
+  guess seems to be going; $r$ compares this step's length in log-SNR with the last one's.
+
+A **time difference** makes the step end a little later than the next one begins: $s$ becomes $\max(s - \delta, 0)$.
+
+**motion** is the root mean square of $\hat{x}_0 - \hat{x}_0^{\text{before}}$, with the distance from black to white
+as 1.
+"""
+LATEX = [{"left": "$$", "right": "$$", "display": True}, {"left": "$", "right": "$", "display": False}]
+
+
+def explain(words: str, equations: str) -> None:
+    """Add the folds to the page being built."""
+    with gr.Accordion("What am I looking at?", open=False, elem_classes="explain"):
+        gr.Markdown(words)
+    with gr.Accordion("The equations", open=False, elem_classes="explain"):
+        gr.Markdown(equations, latex_delimiters=LATEX)

@@ -1,0 +1,367 @@
+"""The player: the whole run stays in the page, and can be stepped, scrubbed, played and looked into there."""
+
+import hashlib
+import io
+import json
+import time
+import zipfile
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from serving import ROOT, canvas_pixels, open_browser, serve
+
+from dp import DiffusionPolicy
+from dp.engine import Engine
+from dp.images import encode_png, grid, png_text, to_uint8
+from dp.samplers import SampleSettings
+from dp.ui.player import recall
+
+NAME, STEPS, SEED = "faces-32", 40, 3
+WINDOWS = [
+    pytest.param({"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}, id="desktop"),
+    pytest.param({"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}, id="phone, dark"),
+]
+
+
+@pytest.fixture(scope="module")
+def url():
+    with serve("app.py", CPU_CORES="1") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(params=WINDOWS)
+def page(request, browser, url):
+    """A fresh page; fails on any error in its console, and where it is wider than its window."""
+    with browser.new_context(**request.param) as context:
+        page, trouble = context.new_page(), []
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
+        page.goto(url)
+        page.wait_for_selector("#generate")
+        page.wait_for_selector(".player .guess canvas")
+        yield page
+        # What Gradio says when a page is left while it listens is no trouble.
+        assert [text for text in trouble if "AbortError" not in text and "Connection errored out" not in text] == []
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.fixture(scope="module")
+def steps():
+    """What the run of the tests looks like, from the library."""
+    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / NAME)
+    return list(policy.stream(4, timesteps=STEPS, sampler="dpmpp_2m", seed=SEED))
+
+
+def start(page, timesteps=STEPS, images=4):
+    page.get_by_label("Random seed").uncheck()
+    for control, value in (("images", images), ("timesteps", timesteps), ("seed", SEED)):
+        box = page.locator(f"#{control} input[type=number]")
+        box.fill(str(value))
+        box.press("Tab")
+    page.click("#generate")
+
+
+def until(page, condition, seconds=60):
+    look = "const p = document.querySelector('.player'), d = p.dataset, step = +(d.step || 0)"
+    page.wait_for_function(f"(() => {{ {look}; return {condition}; }})()", timeout=seconds * 1000)
+
+
+def finished(page):
+    """A whole run, recalled from the server."""
+    start(page)
+    until(page, f"d.state === 'done' && +d.kept === {STEPS} && step === {STEPS}")
+
+
+def click(page, selector, across, down):
+    """At a place inside, as shares of its width and height."""
+    target = page.locator(selector)
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    target.click(position={"x": across * box["width"], "y": down * box["height"]})
+
+
+def distance(shown, images):
+    """In grey levels: live and recalled frames are JPEG."""
+    return np.abs(shown.astype(int) - grid(to_uint8((images + 1) / 2)).astype(int)).mean()
+
+
+@pytest.mark.browser
+def test_arrow_keys_step_through_every_step_of_the_run_and_both_panes_move_together(page, steps):
+    finished(page)
+    page.focus(".player")
+    for back in range(1, 4):
+        page.keyboard.press("ArrowLeft")
+        until(page, f"step === {STEPS - back}")
+    step = steps[STEPS - 4]
+    assert step.index == STEPS - 3
+    assert page.inner_text(".player .step") == f"step {STEPS - 3}/{STEPS}"
+    assert f"t {step.time:.3f} · log-SNR {step.log_snr:.2f}" in page.inner_text(".player .where")
+    assert distance(canvas_pixels(page, ".guess"), step.x0) < 10
+    noisy = canvas_pixels(page, ".noisy")
+    assert min(steps, key=lambda other: distance(noisy, other.x_t)) is step
+    page.keyboard.press("Home")
+    until(page, "step === 1")
+    page.keyboard.press("ArrowLeft")  # no further
+    page.keyboard.press("ArrowRight")
+    until(page, "step === 2")
+    page.keyboard.press("End")
+    until(page, f"step === {STEPS}")
+    np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8((steps[-1].x0 + 1) / 2)))
+
+
+@pytest.mark.browser
+def test_scrubbing_asks_the_server_for_nothing(page):
+    finished(page)
+    asked = []
+    page.on("request", lambda request: request.url.startswith("data:") or asked.append(request.url))
+    for value in range(STEPS - 1, 0, -3):
+        page.locator(".scrub").fill(str(value))
+        until(page, f"step === {value + 1}", 10)
+    assert [url for url in asked if "heartbeat" not in url] == []
+
+
+@pytest.mark.browser
+def test_the_page_follows_the_run_until_someone_scrubs_back_and_again_when_they_return(page):
+    start(page, timesteps=600)
+    until(page, "step > 20")
+    assert page.get_attribute(".live", "aria-pressed") == "true"
+    page.focus(".player")
+    page.keyboard.press("Home")
+    until(page, "d.follow === 'false' && step < 5")
+    held = page.get_attribute(".player", "data-step")
+    page.wait_for_function("/live at \\d+/.test(document.querySelector('.player .step').innerText)")
+    time.sleep(0.5)
+    assert page.get_attribute(".player", "data-step") == held
+    page.click(".live")
+    until(page, "d.follow === 'true' && step > 25")
+    page.click("#stop")
+    until(page, "d.state === 'stopped'")
+
+
+@pytest.mark.browser
+def test_play_runs_from_the_beginning_to_the_end_and_space_pauses_it(page):
+    finished(page)
+    page.select_option(".speed", "4")
+    page.evaluate(
+        """() => { window.seen = []; const p = document.querySelector('.player');
+        new MutationObserver(() => window.seen.push(+p.dataset.step)).observe(p, {attributes: true}); }"""
+    )
+    page.click(".play")
+    until(page, f"step === {STEPS} && !p.classList.contains('playing')", 20)
+    seen = page.evaluate("window.seen.filter((step, i, all) => step !== all[i - 1])")
+    seen = seen[seen[0] == STEPS :]  # where it stood before
+    assert seen == sorted(seen) and seen[0] < 5 and len(seen) > 10
+    page.select_option(".speed", "0.5")
+    page.focus(".player")
+    page.keyboard.press("Space")
+    until(page, "p.classList.contains('playing') && step > 2 && step < 20", 20)
+    page.keyboard.press("Space")
+    until(page, "!p.classList.contains('playing')")
+    assert 2 < int(page.get_attribute(".player", "data-step")) < STEPS
+
+
+@pytest.mark.browser
+def test_a_tile_becomes_a_large_lossless_view_with_its_own_strip(page, steps):
+    finished(page)
+    click(page, ".guess canvas", 0.75, 0.25)  # the second of four
+    until(page, "d.image === '1'")
+    page.wait_for_selector(".strip:not([hidden])")
+    page.focus(".player")
+    page.keyboard.press("ArrowLeft")
+    until(page, f"step === {STEPS - 1}")
+    step = steps[STEPS - 2]
+    np.testing.assert_array_equal(canvas_pixels(page, ".guess"), to_uint8((step.x0 + 1) / 2)[1])
+    np.testing.assert_array_equal(canvas_pixels(page, ".noisy"), to_uint8((step.x_t + 1) / 2)[1])
+    assert "(image 2)" in page.inner_text(".charts")
+    click(page, ".strip canvas", 0.01, 0.5)
+    until(page, "step === 1")
+    page.keyboard.press("Escape")
+    until(page, "d.image === undefined && p.querySelector('.guess canvas').width === 64")
+    assert not page.is_visible(".strip")
+
+
+@pytest.mark.browser
+def test_a_click_on_a_chart_goes_to_that_step(page):
+    finished(page)
+    for chart in (".curve", ".moved"):
+        click(page, f".chart {chart}", 0.5, 0.5)
+        until(page, f"Math.abs(step - {STEPS / 2}) < 2")
+        page.focus(".player")
+        page.keyboard.press("End")
+        until(page, f"step === {STEPS}")
+
+
+# ----------------------------------------------------------------------------
+# Files, settings and links
+
+
+def saved(page, kind):
+    """The file that the player's menu gives, as bytes."""
+    with page.expect_download(timeout=60_000) as download:
+        page.click(".save")
+        page.click(f".kinds [data-kind={kind}]")
+    page.wait_for_function("document.querySelector('.player .step').innerText.startsWith('saved ')")
+    return Path(download.value.path()).read_bytes()
+
+
+def pngs(archive):
+    """The pictures of a ZIP, by name."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        names = [name for name in file.namelist() if name.endswith(".png")]
+        return {name: np.asarray(Image.open(io.BytesIO(file.read(name)))) for name in names}
+
+
+@pytest.mark.browser
+def test_every_export_holds_the_frames_of_the_run(page, steps):
+    finished(page)
+    x0 = [to_uint8((step.x0 + 1) / 2) for step in steps]
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(saved(page, "png")))), grid(x0[-1]))
+
+    singles = pngs(saved(page, "images"))
+    assert list(singles) == [f"{NAME}-{SEED + i}.png" for i in range(4)]
+    np.testing.assert_array_equal(np.stack(list(singles.values())), x0[-1])
+
+    every = pngs(saved(page, "zip"))
+    assert len(every) == 2 * STEPS
+    for step, images in zip(steps, x0):
+        np.testing.assert_array_equal(every[f"x0/{step.index:06d}.png"], grid(images))
+        np.testing.assert_array_equal(every[f"x_t/{step.index:06d}.png"], grid(to_uint8((step.x_t + 1) / 2)))
+
+    strip = np.asarray(Image.open(io.BytesIO(saved(page, "strip"))))
+    assert strip.shape[0] == 128 and strip.shape[1] == 10 * 130 - 2
+    np.testing.assert_array_equal(strip[::4, -128::4], x0[-1][0])
+    np.testing.assert_array_equal(strip[::4, :128:4], x0[0][0])
+
+    with Image.open(io.BytesIO(saved(page, "gif"))) as gif:
+        assert gif.n_frames == STEPS
+        for i in (0, STEPS // 2, STEPS - 1):
+            gif.seek(i)
+            shown = np.asarray(gif.convert("RGB"))
+            factor = shown.shape[0] // 64
+            assert np.abs(shown[::factor, -64 * factor :: factor].astype(int) - grid(x0[i]).astype(int)).mean() < 8
+
+    with av.open(io.BytesIO(saved(page, "mp4"))) as film:
+        shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(shown) == STEPS
+    for frame, images in zip(shown, x0):
+        factor = frame.shape[0] // 64
+        assert np.abs(frame[::factor, -64 * factor :: factor].astype(int) - grid(images).astype(int)).mean() < 8
+
+
+def upload(page, path):
+    with page.expect_file_chooser() as chooser:
+        page.click("#load")
+    chooser.value.set_files(path)
+
+
+def controls_of(page):
+    """What the page's controls say."""
+    values = {key: page.input_value(f"#{key} input[type=number]") for key in ("images", "timesteps", "seed")}
+    values["random"] = page.get_by_label("Random seed").is_checked()
+    for group in ("sampler", "schedule"):
+        values[group] = page.locator(f"#{group} input:checked").input_value()
+    return values
+
+
+def choose_others(page):
+    start(page, timesteps=12, images=2)
+    page.get_by_label("DDPM").check()
+    page.get_by_label("cosine", exact=True).check()
+    box = page.locator("#difference input[type=number]")
+    box.fill("1.5")
+    box.press("Tab")
+    until(page, "d.state === 'done' && +d.kept === 12")
+    page.evaluate("document.querySelector('.player').dataset.kept = ''")
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 12 && step === 12")
+    return controls_of(page)
+
+
+@pytest.mark.browser
+def test_the_settings_in_a_png_and_in_a_link_bring_back_the_controls_and_the_pixels(page, url, tmp_path):
+    chosen, picture = choose_others(page), canvas_pixels(page)
+    png = saved(page, "png")
+    made_with = json.loads(png_text(png)["dp"])
+    assert (made_with["sampler"], made_with["noise_schedule"], made_with["timesteps"]) == ("ddpm", "cosine", 12)
+    assert (
+        made_with["sha256"]
+        == hashlib.sha256((ROOT / "checkpoints" / NAME / "model.safetensors").read_bytes()).hexdigest()
+    )
+    assert png_text(png)["parameters"].startswith(f"{NAME} ({made_with['sha256'][:12]}), 2 images from seed {SEED}")
+
+    (tmp_path / "mine.png").write_bytes(png)
+    page.goto(url)
+    page.wait_for_selector("#generate")
+    assert controls_of(page) != chosen
+    upload(page, tmp_path / "mine.png")
+    page.wait_for_function("document.querySelector('#timesteps input[type=number]').value === '12'")
+    assert controls_of(page) == chosen
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 12")
+    np.testing.assert_array_equal(canvas_pixels(page), picture)
+
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.default_value), dialog.dismiss()))
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.click("#link")
+    page.goto(asked[0])
+    page.wait_for_function("document.querySelector('#timesteps input[type=number]')?.value === '12'")
+    assert controls_of(page) == chosen
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 12")
+    np.testing.assert_array_equal(canvas_pixels(page), picture)
+
+
+@pytest.mark.browser
+def test_a_bad_link_and_a_strangers_png_get_a_sentence_and_change_nothing(page, url, tmp_path):
+    page.goto(f"{url}/?timesteps=99999&sampler=<b>x")
+    page.get_by_text("The link's settings cannot be used").wait_for()
+    before = controls_of(page)
+    assert before["timesteps"] == "20"
+    (tmp_path / "other.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    upload(page, tmp_path / "other.png")
+    page.get_by_text("this PNG carries no settings").wait_for()
+    assert controls_of(page) == before
+
+
+# ----------------------------------------------------------------------------
+# What the player may ask of the server
+
+
+@pytest.fixture(scope="module")
+def ended():
+    engine = Engine(ROOT / "checkpoints", device="cpu")
+    ticket = engine.submit(SampleSettings(3, timesteps=20, seed=0), NAME)
+    list(ticket)
+    return engine, ticket
+
+
+def test_the_kept_frames_come_in_chunks(ended):
+    engine, ticket = ended
+    frames, *_ = recall(engine)
+    first = frames({"run": ticket.request_id, "start": 0})
+    second = frames({"run": ticket.request_id, "start": len(first["frames"])})
+    assert first["total"] == 20
+    assert [frame["index"] for frame in first["frames"] + second["frames"]] == list(range(1, 21))
+    assert first["frames"][0]["moved"] == [0, 0, 0] and min(first["frames"][1]["moved"]) > 0
+
+
+def test_anybody_may_ask_for_anything(ended):
+    engine, ticket = ended
+    frames, closeup, save = recall(engine)
+    run = ticket.request_id
+    for asked in (None, [], "x", {}, {"run": run}, {"run": "x", "start": 0, "row": 0}, {"run": [run], "start": 0}):
+        assert frames(asked) is None and closeup(asked) is None and "problem" in save(asked)
+    for wrong in (-1, 20, 1.5, "0", None, True, 10**30):
+        assert frames({"run": run, "start": wrong}) is None
+    for wrong in (-1, 3, 1.5, "0", None, True):
+        assert closeup({"run": run, "row": wrong}) is None
