@@ -4,11 +4,12 @@ import base64
 import io
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def serve(*arguments: str, **environment: str):
     env = os.environ | quiet | {"DP_DEVICE": "cpu"} | environment
     command = [sys.executable, *arguments, "--port", str(port)]
     with subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:
         try:
             said = []
@@ -78,3 +79,7 @@ def serve(*arguments: str, **environment: str):
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
+            process.wait(60)
+            if hasattr(os, "killpg"):  # the workers that it forked, which would keep the pipe open
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)

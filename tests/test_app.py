@@ -144,26 +144,6 @@ def test_a_seed_typed_while_a_run_goes_on_stays(page):
 
 
 @pytest.mark.browser
-def test_stop_before_the_first_frame_does_not_speak_of_the_run_before(page, url, request):
-    if request.node.callspec.params["url"] != "engine":
-        pytest.skip("inside a call nobody waits for others")
-    set_run(page, timesteps=3, seed=1)
-    page.click("#generate")
-    wait_for(page, "p.dataset.state === 'done'", 30)
-    visitor = Client(url, verbose=False)  # whose large runs come first, again and again
-    others = [visitor.submit(DEFAULT, 64, 1000, "ddim", "trained", 0, 1, api_name="/stream") for _ in range(12)]
-    while not all(other.outputs() for other in others):
-        time.sleep(0.1)
-    page.click("#generate")
-    page.click("#stop")
-    wait_for(page, "p.dataset.state === 'stopped'", 10)
-    for other in others:
-        other.cancel()
-    assert page.inner_text(".player .step") == "stopped before the first step"
-    assert page.inner_text(".player .where") == "" and page.get_attribute(".player .bar", "aria-valuenow") == "0.000"
-
-
-@pytest.mark.browser
 def test_a_double_click_starts_a_run_and_does_not_stop_it(page):
     set_run(page, timesteps=40, seed=1)
     page.dblclick("#generate")

@@ -196,6 +196,28 @@ def test_a_page_that_lost_its_connection_takes_its_run_up_again(app, context):
     np.testing.assert_array_equal(canvas_pixels(page), alone(2, 600, 5))
 
 
+@pytest.mark.browser
+def test_stop_before_the_first_frame_does_not_speak_of_the_run_before(app, context, monkeypatch):
+    page = opened(context, app.url)
+    begin(page, app, 20)
+    page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=30_000)
+    page.wait_for_selector("#generate", state="visible")
+    gate, get = threading.Event(), app.engine._residents.get
+    monkeypatch.setattr(app.engine._residents, "get", lambda name: gate.wait(60) and get(name))  # as a cold one would
+    page.click("#generate")
+    page.click("#stop")
+    page.wait_for_function("document.querySelector('.player').dataset.state === 'stopped'", timeout=20_000)
+    gate.set()
+    assert page.inner_text(".player .step") == "stopped before the first step"
+    assert page.inner_text(".player .where") == "" and page.get_attribute(".player .bar", "aria-valuenow") == "0.000"
+
+
+def test_twelve_streams_of_one_program_all_come(app):
+    program = Client(app.url, verbose=False)
+    jobs = [program.submit(images=2, timesteps=30, seed=i, api_name="/stream") for i in range(12)]
+    assert [job.result(timeout=120)["state"] for job in jobs] == ["done"] * 12
+
+
 def test_an_even_choice_of_the_past():
     assert some([]) == []
     assert some(list(range(5))) == list(range(5))

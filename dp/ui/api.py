@@ -91,7 +91,7 @@ def build(viewers: Viewers, on_zero_gpu: bool) -> None:
         parameters = list(inspect.signature(asked).parameters.values())
         if not on_zero_gpu:  # the session is Gradio's to give, and nobody's to name
             parameters.insert(0, inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD))
-        handler.__signature__ = inspect.Signature(parameters)
+        handler.__signature__ = inspect.Signature(parameters, return_annotation=returns)
         handler.__annotations__ = get_type_hints(asked) | {"request": gr.Request, "return": returns}
         handler.__doc__ = words
         gr.api(handler, api_name=endpoint, concurrency_limit=None)

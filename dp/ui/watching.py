@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -25,7 +25,7 @@ BEAT = 1.0  # seconds without a frame after which a reader speaks all the same: 
 REPLAYED = 30  # frames at most from the past of a run that is taken up again
 CURVE = 200  # points of the curve of log-SNR
 PATIENCE = 30.0  # seconds for which a reader may be behind, before it counts as gone
-MOST_WAITING = 8  # messages unread by a session that asks for another run
+MOST_WAITING = 100  # messages unread by a session that asks for another run
 MAX_RUNS = 64  # at once, on all pages and for all programs: each holds one of Gradio's places until it ends
 
 Answer = tuple[Frame | None, bool]
@@ -37,7 +37,7 @@ class Viewers:
     def __init__(self, engine: Engine, page: gr.Blocks):
         self.engine, self.page = engine, page
         self._open: defaultdict[str, set[Watch]] = defaultdict(set)
-        self._programs: set[Ticket] = set()
+        self._programs: Counter[str] = Counter()  # runs of each session that no page watches
 
     def start(self, session: str, checkpoint: str, settings: SampleSettings) -> AsyncIterator[dict[str, Any]]:
         """Submit, and then the player's values. Raises gr.Error where too many runs are under way."""
@@ -68,30 +68,32 @@ class Viewers:
         """A run for a program: its newest frame or None, and whether it is the last. Whoever asked cannot come back."""
         self.check_room(session)
         ticket = self.engine.submit(settings, checkpoint)
-        self._programs.add(ticket)
+        self._programs[session] += 1
         try:
-            async for frame in follow(ticket, is_behind=lambda: self._waiting(session) > 1):
+            async for frame in follow(ticket, is_behind=lambda: self._is_behind(session)):
                 yield frame, False
             if ticket.state == "failed":
                 raise controls.complaint(ticket.error)
             yield ticket.frame, True
         finally:
             ticket.abandon()
-            self._programs.discard(ticket)
+            self._programs[session] -= 1
+            self._programs += Counter()  # drops the zeros
 
     def check_room(self, session: str) -> None:
         """Raises gr.Error where too many runs are under way, or the session does not read what it was sent."""
-        if sum(map(len, self._open.values())) + len(self._programs) >= MAX_RUNS:
+        if sum(map(len, self._open.values())) + self._programs.total() >= MAX_RUNS:
             raise controls.complaint(f"{MAX_RUNS} runs are under way here, which is the limit: try again in a moment")
-        if self._waiting(session) > MOST_WAITING:
+        if self._is_behind(session, MOST_WAITING):
             raise controls.complaint("your connection is still busy with what was sent before: try again in a moment")
 
-    def _waiting(self, session: str) -> int:
-        """Messages that wait for the session's connection. Gradio keeps all of them, so a reader adds none while one
-        waits.
+    def _is_behind(self, session: str, more: int = 0) -> bool:
+        """Whether more messages wait for the session's connection than one for each of its runs, and `more`. Gradio
+        keeps all of them, so a reader adds none to them.
         """
         waiting = self.page._queue.pending_messages_per_session.get(session)
-        return waiting.qsize() if waiting is not None else 0
+        runs = len(self._open.get(session, ())) + self._programs[session]
+        return waiting is not None and waiting.qsize() > max(runs, 1) + more
 
     async def _values(self, session: str, ticket: Ticket, replay: bool) -> AsyncIterator[dict[str, Any]]:
         watch = ticket.watch()
@@ -104,7 +106,7 @@ class Viewers:
                     yield show(frame, "running") | curve_of(ticket.trajectory)
                     await asyncio.sleep(1 / FRAMES_PER_S)
             spoke = replay
-            async for frame in follow(ticket, watch, is_behind=lambda: self._waiting(session) > 1):
+            async for frame in follow(ticket, watch, is_behind=lambda: self._is_behind(session)):
                 state = "running" if ticket.frame else "waiting"
                 if frame is None:
                     yield {"state": state, "beat": time.monotonic()}
