@@ -13,6 +13,10 @@ torch.set_num_threads(1)
 def pytest_configure(config):
     if os.environ.get("CI"):
         config.addinivalue_line("filterwarnings", "error")
+        # What a library forgot to close is told whenever its garbage is collected, in whichever test that happens, and
+        # as an error even in the middle of the interpreter's own work.
+        config.addinivalue_line("filterwarnings", "default::ResourceWarning")
+        config.addinivalue_line("filterwarnings", "default::pytest.PytestUnraisableExceptionWarning")
 
 
 def randomise(network: torch.nn.Module, seed: int = 0, std: float = 0.25) -> torch.nn.Module:
