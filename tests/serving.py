@@ -45,6 +45,15 @@ def open_browser():
         browser.close()
 
 
+def set_run(page, *, timesteps, seed, images=4):
+    """Type a run into the page's controls."""
+    page.get_by_label("Random seed").uncheck()
+    for control, value in (("images", images), ("timesteps", timesteps), ("seed", seed)):
+        box = page.locator(f"#{control} input[type=number]")
+        box.fill(str(value))
+        box.press("Tab")
+
+
 def decode(src):
     """A data URI as pixels [H,W,3]."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(src.split(",")[1]))).convert("RGB"))

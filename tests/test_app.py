@@ -9,7 +9,7 @@ import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import ROOT, canvas_pixels, decode, open_browser, serve
+from serving import ROOT, canvas_pixels, decode, open_browser, serve, set_run
 from zerogpu import DeviceAPI
 
 from dp import DiffusionPolicy
@@ -77,14 +77,6 @@ def read(file):
     """A picture on disk as pixels [H,W,C]."""
     with Image.open(file) as image:
         return np.asarray(image)
-
-
-def set_run(page, *, timesteps, seed, images=4):
-    page.get_by_label("Random seed").uncheck()
-    for control, value in (("images", images), ("timesteps", timesteps), ("seed", seed)):
-        box = page.locator(f"#{control} input[type=number]")
-        box.fill(str(value))
-        box.press("Tab")
 
 
 def wait_for(page, condition, seconds):

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from serving import ROOT, canvas_pixels, open_browser, serve
+from serving import ROOT, canvas_pixels, open_browser, serve, set_run
 
 from dp import DiffusionPolicy
 from dp.engine import Engine
@@ -62,11 +62,7 @@ def steps():
 
 
 def start(page, timesteps=STEPS, images=4):
-    page.get_by_label("Random seed").uncheck()
-    for control, value in (("images", images), ("timesteps", timesteps), ("seed", SEED)):
-        box = page.locator(f"#{control} input[type=number]")
-        box.fill(str(value))
-        box.press("Tab")
+    set_run(page, timesteps=timesteps, seed=SEED, images=images)
     page.click("#generate")
 
 

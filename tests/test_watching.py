@@ -16,7 +16,7 @@ import uuid
 import numpy as np
 import pytest
 from gradio_client import Client
-from serving import ROOT, canvas_pixels, open_browser
+from serving import ROOT, canvas_pixels, open_browser, set_run
 
 from dp.engine import Engine
 from dp.images import grid, to_uint8
@@ -96,11 +96,7 @@ def opened(context, url):
 
 
 def begin(page, app, timesteps, images=2, seed=5):
-    page.get_by_label("Random seed").uncheck()
-    for control, value in (("images", images), ("timesteps", timesteps), ("seed", seed)):
-        box = page.locator(f"#{control} input[type=number]")
-        box.fill(str(value))
-        box.press("Tab")
+    set_run(page, timesteps=timesteps, seed=seed, images=images)
     page.click("#generate")
     page.wait_for_function("+(document.querySelector('.player').dataset.step || 0) > 2", timeout=30_000)
     (ticket,) = app.at_work()
