@@ -6,8 +6,8 @@ request's newest frame in its ticket. Who has waited longest comes first, and a 
 is slow, or gone, holds nobody up: a ticket keeps the newest frame, and a bounded choice of the others (`Trajectory`).
 
 A request is loaded and begun in a thread of its own, so that a cold checkpoint keeps nobody waiting; from then on only
-the engine's thread touches its rows. What readers ask for (stop, park, resume) is a wish that the loop heeds between
-two ticks.
+the engine's thread steps its rows (where memory is short, such a thread may end parked ones). What readers ask for
+(stop, park, resume) is a wish that the loop heeds between two ticks.
 """
 
 from __future__ import annotations

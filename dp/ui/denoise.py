@@ -24,7 +24,6 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320):
             player = Player(engine, elem_id="player")
-            words.explain(words.DENOISE, words.EQUATIONS)
         with gr.Column(scale=2, min_width=300):
             generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=bool(names))
             stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop", visible=False)
@@ -93,6 +92,7 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
                 png = gr.UploadButton(
                     "Load settings", size="sm", elem_id="load", file_types=[".png"], type="binary", min_width=120
                 )
+    words.explain(words.DENOISE, words.EQUATIONS)  # last, so that on a phone the button is near the pictures
     settings = [checkpoint, batch_size, timesteps, sampler, schedule, time_difference_steps, seed, random_seed]
     for control in settings[:-1]:
         controls.unchecked(control)
