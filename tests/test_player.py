@@ -262,6 +262,8 @@ def upload(page, path):
 def controls_of(page):
     """What the page's controls say."""
     values = {key: page.input_value(f"#{key} input[type=number]") for key in ("images", "timesteps", "seed")}
+    if page.is_visible("#eta"):
+        values["eta"] = page.input_value("#eta input[type=number]")
     values["random"] = page.get_by_label("Random seed").is_checked()
     for group in ("sampler", "schedule"):
         values[group] = page.locator(f"#{group} input:checked").input_value()
@@ -270,11 +272,12 @@ def controls_of(page):
 
 def choose_others(page):
     start(page, timesteps=12, images=2)
-    page.get_by_label("DDPM").check()
+    page.get_by_label("DDIM").check()
     page.get_by_label("cosine", exact=True).check()
-    box = page.locator("#difference input[type=number]")
-    box.fill("1.5")
-    box.press("Tab")
+    for control, value in (("difference", "1.5"), ("eta", "0.4")):
+        box = page.locator(f"#{control} input[type=number]")
+        box.fill(value)
+        box.press("Tab")
     until(page, "d.state === 'done' && +d.kept === 12")
     page.evaluate("document.querySelector('.player').dataset.kept = ''")
     page.click("#generate")
@@ -287,7 +290,7 @@ def test_the_settings_in_a_png_and_in_a_link_bring_back_the_controls_and_the_pix
     chosen, picture = choose_others(page), canvas_pixels(page)
     png = saved(page, "png")
     made_with = json.loads(png_text(png)["dp"])
-    assert (made_with["sampler"], made_with["noise_schedule"], made_with["timesteps"]) == ("ddpm", "cosine", 12)
+    assert [made_with[key] for key in ("sampler", "noise_schedule", "timesteps", "eta")] == ["ddim", "cosine", 12, 0.4]
     assert (
         made_with["sha256"]
         == hashlib.sha256((ROOT / "checkpoints" / NAME / "model.safetensors").read_bytes()).hexdigest()

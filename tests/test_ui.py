@@ -49,15 +49,16 @@ def test_the_trained_schedule_comes_first_and_says_so(engine):
 
 
 def test_time_difference_is_counted_in_steps(engine):
-    _, settings = controls.read(engine, "tiny", 2, 40, "ddim", "linear", 1.5, 9, False)
-    assert settings.time_difference == 1.5 / 40 and settings.noise_schedule == "linear" and settings.seed == 9
-    _, settings = controls.read(engine, "tiny", 2, 1, "ddim", controls.TRAINED, 3, 9, False)
+    _, settings = controls.read(engine, "tiny", 2, 40, "ddim", "linear", 1.5, 0.5, 9, False)
+    assert settings.time_difference == 1.5 / 40 and settings.noise_schedule == "linear"
+    assert settings.eta == 0.5 and settings.seed == 9
+    _, settings = controls.read(engine, "tiny", 2, 1, "ddim", controls.TRAINED, 3, 0, 9, False)
     assert settings.time_difference == 1 and settings.noise_schedule is None
 
 
 def test_what_a_stranger_sends_never_becomes_markup(engine, tmp_path):
     with pytest.raises(gr.Error) as error:
-        controls.read(engine, "tiny", 2, 40, "<img src=x onerror=alert(1)>", "linear", 0, 9, False)
+        controls.read(engine, "tiny", 2, 40, "<img src=x onerror=alert(1)>", "linear", 0, 0, 9, False)
     assert "<img" not in error.value.message and "&lt;img" in error.value.message
     (tmp_path / "<b>bad").mkdir()
     (tmp_path / "<b>bad" / "config.json").write_text("{}")
@@ -72,4 +73,4 @@ def test_a_page_without_any_checkpoint_says_what_to_do(tmp_path):
 
 def test_an_empty_seed_without_a_random_one_is_asked_for(engine):
     with pytest.raises(gr.Error, match="Seed is empty: type a whole number, or tick Random seed"):
-        controls.read(engine, "tiny", 2, 40, "ddim", "linear", 0, None, False)
+        controls.read(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, None, False)

@@ -38,8 +38,8 @@ CSS = """
 /* Generate and Stop take each other's place: the second click of a double click must not land on the other. */
 #generate, #stop { animation: arm 0.4s; }
 @keyframes arm { from, 99% { pointer-events: none; } }
-#about { padding: 0 2px; }
-#about p { margin: 0; color: var(--body-text-color-subdued); font-size: var(--text-sm); }
+.about { padding: 0 2px; }
+.about p { margin: 0; color: var(--body-text-color-subdued); font-size: var(--text-sm); }
 """
 LAUNCH = {
     "theme": THEME,

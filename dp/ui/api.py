@@ -31,6 +31,7 @@ Args:
     sampler: 'ddim', 'ddpm' or 'dpmpp_2m'
     noise_schedule: 'trained' for the model's own, or 'linear', 'cosine' or 'sigmoid'
     time_difference: how many steps further than the next one starts from each step goes, 0 to 3
+    eta: fresh noise in DDIM's steps, 0 to 1
     seed: a whole number of at least 0; without one, a new one each time
 """
 SAMPLE = "Draws images with a diffusion model: a PNG with all of them, and what they were made with." + SETTINGS
@@ -53,9 +54,10 @@ def build(viewers: Viewers, on_zero_gpu: bool) -> None:
         sampler: str = controls.SAMPLER,
         noise_schedule: str = controls.TRAINED,
         time_difference: float = 0.0,
+        eta: float = 0.0,
         seed: int | None = None,
     ) -> tuple[str, SampleSettings]:
-        chosen = (checkpoint, images, timesteps, sampler, noise_schedule, time_difference)
+        chosen = (checkpoint, images, timesteps, sampler, noise_schedule, time_difference, eta)
         return controls.read(engine, *chosen, seed, random_seed=seed is None)
 
     # Generators all, since a plain function runs to its end even if its caller has gone.

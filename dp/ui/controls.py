@@ -29,6 +29,7 @@ def read(
     sampler: str,
     noise_schedule: str,
     time_difference_steps: float,
+    eta: float,
     seed: int | None,
     random_seed: bool,
 ) -> tuple[str, SampleSettings]:
@@ -47,6 +48,7 @@ def read(
             sampler=sampler,
             noise_schedule=None if noise_schedule == TRAINED else noise_schedule,
             time_difference=min(steps / timesteps, 1.0),  # more than the whole run is the whole run
+            eta=within("eta", eta, 0, 1, whole=False),
             seed=seed,
         )
     except ValueError as error:
@@ -62,8 +64,6 @@ def restored(engine: Engine, made_with: Mapping[str, Any]) -> tuple[Any, ...]:
     images, timesteps = made_with.get("batch_size", IMAGES), made_with.get("timesteps", TIMESTEPS)
     try:
         policy = config_of(engine, checkpoint)["policy"]
-        if made_with.get("eta"):
-            raise ValueError(f"eta is {made_with['eta']!r:.20}, and the page has no control for it")
         difference = made_with.get("time_difference", 0)
         steps = within("time_difference", difference, 0, 1, whole=False) * within(
             "Timesteps", timesteps, 1, MAX_TIMESTEPS
@@ -76,7 +76,8 @@ def restored(engine: Engine, made_with: Mapping[str, Any]) -> tuple[Any, ...]:
     except ValueError as error:
         raise complaint(error) from None
     seed = made_with.get("seed")
-    values = (images, timesteps, made_with.get("sampler", SAMPLER), schedule, round(steps, 6), seed, seed is None)
+    sampler, eta = made_with.get("sampler", SAMPLER), made_with.get("eta", 0)
+    values = (images, timesteps, sampler, schedule, round(steps, 6), eta, seed, seed is None)
     read(engine, checkpoint, *values)
     return checkpoint, *values
 

@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 import spaces
 
-from dp.samplers import MAX_SEED
 from dp.ui import controls, export, scripts, sharing, words
+from dp.ui.panel import Panel
 from dp.ui.player import Player, show
 from dp.ui.watching import Viewers, in_call
 
@@ -19,7 +19,6 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
     """Add the tab to the page being built. on_zero_gpu: sample inside each call, where alone the GPU exists."""
     engine = viewers.engine
     names = controls.usable_names(engine)
-    default = names[0] if names else None
 
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320):
@@ -27,75 +26,13 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
         with gr.Column(scale=2, min_width=300):
             generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=bool(names))
             stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop", visible=False)
-            checkpoint = gr.Dropdown(
-                names,
-                value=default,
-                label="Checkpoint",
-                info="The trained model to sample from.",
-            )
-            about = gr.Markdown(controls.describe(engine, default), elem_id="about")
-            batch_size = gr.Slider(
-                1,
-                controls.MAX_IMAGES,
-                controls.IMAGES,
-                step=1,
-                label="Images",
-                elem_id="images",
-                info="More take longer; each has its own seed.",
-            )
-            timesteps = gr.Slider(
-                1,
-                controls.MAX_TIMESTEPS,
-                controls.TIMESTEPS,
-                step=1,
-                label="Timesteps",
-                elem_id="timesteps",
-                info="Network calls: fewer are faster and rougher. In our measurements 2M gained nothing beyond 20.",
-            )
-            sampler = gr.Radio(
-                controls.SAMPLERS,
-                value=controls.SAMPLER,
-                label="Sampler",
-                elem_id="sampler",
-                info="2M looks back a step and needs fewest; DDIM goes straight on; DDPM adds fresh noise each time.",
-            )
-            schedule = gr.Radio(
-                controls.schedule_choices(engine, default) if default else [],
-                value=controls.TRAINED,
-                label="Noise schedule",
-                elem_id="schedule",
-                info="Where the steps are spent on the way from noise to picture.",
-            )
-            time_difference_steps = gr.Slider(
-                0,
-                controls.MAX_TIME_DIFFERENCE_STEPS,
-                0,
-                step=0.5,
-                label="Time difference, in steps",
-                elem_id="difference",
-                info="Each step goes this much further than the next one starts from: 0 is the plain sampler.",
-            )
-            with gr.Row(equal_height=True):
-                seed = gr.Number(
-                    0,
-                    precision=0,
-                    minimum=0,
-                    maximum=MAX_SEED - 1,
-                    label="Seed",
-                    elem_id="seed",
-                    info="Same seed, same pictures.",
-                    min_width=120,
-                )
-                random_seed = gr.Checkbox(True, label="Random seed", info="A new one each time.", min_width=120)
+            panel = Panel(engine)
             with gr.Row():
                 link = gr.Button("Copy link", size="sm", elem_id="link", min_width=120)
                 png = gr.UploadButton(
                     "Load settings", size="sm", elem_id="load", file_types=[".png"], type="binary", min_width=120
                 )
     words.explain(words.DENOISE, words.EQUATIONS)  # last, so that on a phone the button is near the pictures
-    settings = [checkpoint, batch_size, timesteps, sampler, schedule, time_difference_steps, seed, random_seed]
-    for control in settings[:-1]:
-        controls.unchecked(control)
 
     # ------------------------------------------------------------------------
     # Wiring
@@ -140,7 +77,7 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
     async def leave(request: gr.Request) -> None:
         viewers.leave(request.session_hash)
 
-    watching = {"outputs": [player, seed, generate, stop], "concurrency_limit": None}
+    watching = {"outputs": [player, panel.seed, generate, stop], "concurrency_limit": None}
     watching |= {"api_visibility": "private", "show_progress": "hidden"}
     swap = {"outputs": [player, generate, stop], "api_visibility": "private", "show_progress": "hidden"}
     if on_zero_gpu:  # the call says nothing before it has been lent a GPU
@@ -148,7 +85,7 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
         generate.click(lambda: (waiting, *buttons(running=True)), queue=False, **swap)
     run = generate.click(
         spaces.GPU(duration=controls.seconds_needed)(inside_call) if on_zero_gpu else from_engine,
-        settings,
+        panel.settings,
         **watching,
     )
     if on_zero_gpu:  # nothing here can reach into the call: Gradio closes it, and counts that as a failure, too
@@ -162,39 +99,20 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
         page.load(again, remembered, js=scripts.REMEMBERED, **watching)
         player.lost(regain, remembered, js=scripts.REMEMBERED, **watching)
 
-    def choose(name: str | None, value: str = controls.TRAINED) -> tuple[Any, ...]:
-        choices = gr.update(choices=controls.schedule_choices(engine, name) if name else [], value=value)
-        return controls.describe(engine, name), choices, gr.update(interactive=bool(name))
-
-    def placed(values: tuple[Any, ...], **of_checkpoint: Any) -> tuple[Any, ...]:
-        """The page's values where they belong; without a seed, the one that is there stays."""
-        name, images, timesteps, sampler, schedule, difference, seed, is_random = values
-        rest = (images, timesteps, sampler, difference, gr.skip() if seed is None else seed, is_random)
-        return gr.update(value=name, **of_checkpoint), *choose(name, schedule), *rest
-
     def look_again(request: gr.Request) -> tuple[Any, ...]:
         """The checkpoints that are there now, and the settings of the link by which the page was opened, if any."""
-        names, asked = controls.usable_names(engine), sharing.of_link(request.query_params)
-        if names and asked:
-            try:
-                return placed(controls.restored(engine, asked), choices=names)
-            except gr.Error as error:
-                gr.Warning(f"The link's settings cannot be used: {error.message}")
-        first = names[0] if names else None
-        return gr.update(choices=names, value=first), *choose(first), *(gr.skip(),) * len(rest)
+        can_run = gr.update(interactive=bool(controls.usable_names(engine)))
+        return can_run, *panel.look_again(sharing.of_link(request.query_params))
 
     def load(data: bytes) -> tuple[Any, ...]:
         """The settings in a PNG that was saved here."""
-        return placed(controls.restored(engine, export.settings_in(data)))
+        return panel.restored(export.settings_in(data))
 
-    shown = [about, schedule, generate]
-    checkpoint.input(choose, checkpoint, shown, api_visibility="private", show_progress="hidden")
+    quiet = {"api_visibility": "private", "show_progress": "hidden"}
     page.load(js=scripts.KEEP_FOCUS, api_visibility="private")
-    rest = [batch_size, timesteps, sampler, time_difference_steps, seed, random_seed]
-    everything = {"outputs": [checkpoint, *shown, *rest], "api_visibility": "private", "show_progress": "hidden"}
-    page.load(look_again, None, **everything)
-    png.upload(load, png, **everything)
-    link.click(None, settings, js=scripts.COPY_LINK, api_visibility="private")
+    page.load(look_again, None, [generate, *panel.everything], **quiet)
+    png.upload(load, png, panel.everything, **quiet)
+    link.click(None, panel.settings, js=scripts.COPY_LINK, api_visibility="private")
 
 
 def on_page(value: dict[str, Any] | None) -> tuple[Any, ...]:

@@ -16,9 +16,10 @@ KEEP_FOCUS = """() => {
 }"""
 
 # The page's values in the order of `controls.read` -> a link, on the clipboard; the button says so for a moment.
-COPY_LINK = """(checkpoint, images, timesteps, sampler, schedule, difference, seed, random) => {
+COPY_LINK = """(checkpoint, images, timesteps, sampler, schedule, difference, eta, seed, random) => {
     const values = { checkpoint, images, timesteps, sampler, difference };
     if (schedule !== "trained") values.schedule = schedule;
+    if (eta) values.eta = eta;
     if (!random) values.seed = seed;
     const link = `${location.origin}${location.pathname}?${new URLSearchParams(values)}`;
     const button = document.querySelector("#link");
