@@ -28,7 +28,7 @@ sys.path.insert(0, str(HERE.parent))  # so that it runs from a clone without ins
 
 import dp.schedules
 from dp import DiffusionPolicy, ImageDataset
-from dp.engine import best_device
+from dp.device import best_device
 from dp.samplers import SAMPLERS
 
 CALLS = (4, 6, 8, 10, 15, 20, 30, 50, 100, 250, 1000)

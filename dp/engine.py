@@ -12,10 +12,10 @@ the engine's thread steps its rows (where memory is short, such a thread may end
 
 from __future__ import annotations
 
-import os
+import secrets
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,14 @@ import torch
 from torch import Tensor
 
 from dp.checkpoint import Entry
+from dp.device import best_device, describe, is_out_of_memory
 from dp.images import quantise
+from dp.inside import look
 from dp.policy import DiffusionPolicy
 from dp.resident import Residents
 from dp.rows import Rows, Step
-from dp.samplers import SampleSettings
-from dp.tickets import Frame, Ticket, movement
+from dp.samplers import MAX_SEED, SampleSettings
+from dp.tickets import Frame, Ticket, digest, movement
 
 MOST_KEPT, FEWEST_KEPT = 128, 8  # frames of a trajectory: at most, and at least even where memory is short
 PASSED_OVER = 4  # turns in a row that newcomers may have before the one who has waited longest
@@ -39,15 +41,17 @@ MOST_REQUESTS = 1000  # that can be found by their id
 class Request:
     """The engine's own side of a ticket. `policy` and `behind` come when it has been prepared.
 
-    behind, ahead: its rows, in order, in parts that fit the row budget: those that have yet to make the step at hand,
-    and those that have made it. pieces: what `ahead` has to show. served: the tick at which it last had a turn, 0 for a
-    newcomer. kept: bytes that its trajectory may take. forget_at: when all of it is given up, once it has ended or been
-    parked.
+    start, mask: what it sets out from, if it does. behind, ahead: its rows, in order, in parts that fit the row budget:
+    those that have yet to make the step at hand, and those that have made it. pieces: what `ahead` has to show. served:
+    the tick at which it last had a turn, 0 for a newcomer. kept: bytes that its trajectory may take. forget_at: when
+    all of it is given up, once it has ended or been parked.
     """
 
     ticket: Ticket
     settings: SampleSettings
     checkpoint: str
+    start: Tensor | None = None
+    mask: Tensor | None = None
     policy: DiffusionPolicy | None = None
     behind: list[Rows] = field(default_factory=list)
     ahead: list[Rows] = field(default_factory=list)
@@ -138,9 +142,13 @@ class Engine:
         """
         return self._residents.get(checkpoint).policy
 
-    def submit(self, settings: SampleSettings, checkpoint: str) -> Ticket:
-        """Start a request; returns at once. What is wrong with the checkpoint is told by the ticket."""
-        request = Request(Ticket(settings, self._notify), settings, checkpoint)
+    def submit(
+        self, settings: SampleSettings, checkpoint: str, *, start: Tensor | None = None, mask: Tensor | None = None
+    ) -> Ticket:
+        """Start a request; returns at once. start, mask: as in `DiffusionPolicy.stream`. What is wrong with them or
+        with the checkpoint is told by the ticket.
+        """
+        request = Request(Ticket(settings, self._notify), settings, checkpoint, start, mask)
         with self._wake:
             self._requests[request.ticket.request_id] = request
             if self._thread is None:
@@ -157,6 +165,19 @@ class Engine:
                 request.forget_at = time.monotonic() + self.keep_for
         return request and request.ticket
 
+    def inside(self, request_id: str, row: int, index: int) -> Tensor:
+        """The read attention [depth,M,N] of image `row` at step `index` of a run that can still be found: that image is
+        made again up to there, in the caller's thread. Raises ValueError where that cannot be.
+        """
+        with self._wake:
+            request = self._requests.get(request_id)
+        if request is None or "sha256" not in request.ticket.made_with:
+            raise ValueError("the server no longer has this run; Generate makes it again from its seed")
+        resident = self._residents.get(request.checkpoint)
+        if resident.digest != request.ticket.made_with["sha256"]:
+            raise ValueError(f"the checkpoint {request.checkpoint} has been replaced since this run")
+        return look(resident.policy, request.settings, row, index, request.start, request.mask)
+
     def warm_up(self) -> None:
         """Load the first checkpoint and take one small step, so that the first visitor does not wait for either."""
         if names := [entry.name for entry in self.checkpoints() if not entry.problem]:
@@ -169,9 +190,13 @@ class Engine:
         try:
             resident = self._residents.get(request.checkpoint)
             settings = request.settings.filled_from(resident.policy.defaults)
+            if settings.seed is None:
+                settings = replace(settings, seed=secrets.randbelow(MAX_SEED))
+            request.settings = settings
             request.ticket.made_with = {"checkpoint": request.checkpoint, "sha256": resident.digest}
             request.ticket.made_with |= {"device": self.device.type} | asdict(settings)
-            rows = resident.policy.begin(settings)
+            request.ticket.made_with |= {"start": digest(request.start), "mask": digest(request.mask)}
+            rows = resident.policy.begin(settings, request.start, request.mask)
             frame_bytes = 2 * rows.x_t.numel()
             self._make_room(min(len(rows.plan), MOST_KEPT) * frame_bytes)
             with self._wake:
@@ -348,25 +373,3 @@ class Engine:
     def _forget(self, request: Request) -> None:
         self._end(request, "stopped")
         self._requests.pop(request.ticket.request_id, None)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """CUDA has a class for it; Apple's MPS and the CPU's allocator have only their words."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
-
-
-def describe(error: Exception) -> str:
-    """What went wrong, for a person: a message of ours as it is, anything else with its kind."""
-    if is_out_of_memory(error):
-        return "there is not enough memory for this run: ask for fewer images"
-    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-
-
-def best_device() -> torch.device:
-    """CUDA, Apple's MPS or the CPU, whichever is there first; but the environment's DP_DEVICE, where it is set."""
-    if named := os.environ.get("DP_DEVICE"):
-        return torch.device(named)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dp.rows import Fields, Rows, Step, draw, image_generator, join_carries, split, step_group
+from dp.rows import Fields, Rows, Step, begin, join_carries, split, step_group
 from dp.samplers import SampleSettings, coefficients, make_plan
 from dp.schedules import level, make_schedule
 
@@ -105,13 +105,13 @@ class DiffusionPolicy(nn.Module):
     # ------------------------------------------------------------------------
     # From a prediction to x0
 
-    def predict(self, x_t: Tensor, t: Tensor, carry: Fields | None) -> tuple[Tensor, Tensor]:
-        """The network's raw prediction [B,C,H,W] and its latents [B,N,D] at time `t` [B] of the training schedule."""
+    def predict(self, x_t: Tensor, t: Tensor, carry: Fields | None, **more) -> tuple[Tensor, ...]:
+        """The network's raw prediction [B,C,H,W] and its latents [B,N,D] at training time `t` [B]; `more`: for it."""
         x = x_t
         if self.scale < 1:  # Chen 2023, sec. 3: without it the input's variance would fall with t and with the scale
             x = x_t / x_t.std(dim=(1, 2, 3), keepdim=True, unbiased=False).clamp(min=1e-5)
         x0, latents = (carry["x0"], carry["latents"]) if carry else (None, None)
-        return self.model(x, t.to(x.dtype).to(x.device), x_self_cond=x0, latents=latents, return_latents=True)
+        return self.model(x, t.to(x.dtype).to(x.device), x_self_cond=x0, latents=latents, return_latents=True, **more)
 
     def to_x0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """x0 in [-1, 1] from a prediction made at training time `t` [B]."""
@@ -181,15 +181,12 @@ class DiffusionPolicy(nn.Module):
     # ------------------------------------------------------------------------
     # Sampling
 
-    def begin(self, settings: SampleSettings) -> Rows:
-        """The rows of a new request: its tables, and each image's noise at t = 1 drawn from its own seed."""
-        settings = settings.filled_from(self.defaults)
-        sampler, schedule = settings.make_sampler(), make_schedule(settings.noise_schedule, settings.schedule_kwargs)
-        plan = make_plan(sampler, schedule, self.schedule, settings.timesteps, settings.time_difference, self.scale)
-        seed = int(torch.randint(2**31, ())) if settings.seed is None else settings.seed
-        generators = [image_generator(seed + i) for i in range(settings.batch_size)]
-        x_t = draw(generators, self.anchor.new_empty(len(generators), *self.image_shape))
-        return Rows(plan, 0, x_t, None, sampler.init(x_t), generators)
+    def begin(self, settings: SampleSettings, start: Tensor | None = None, mask: Tensor | None = None) -> Rows:
+        """The rows of a new request: its tables, and its images at the first step (see `rows.begin`)."""
+        s = settings.filled_from(self.defaults)
+        schedule, lengths = make_schedule(s.noise_schedule, s.schedule_kwargs), (s.timesteps, s.time_difference)
+        plan = make_plan(s.make_sampler(), schedule, self.schedule, *lengths, self.scale, s.strength)
+        return begin(plan, s, self.anchor.new_empty(0, *self.image_shape), start, mask)
 
     @torch.no_grad()
     def tick(self, batch: Sequence[Rows]) -> list[tuple[Rows, Step]]:
@@ -199,7 +196,7 @@ class DiffusionPolicy(nn.Module):
         sizes = [len(r) for r in batch]
         time = torch.cat([r.plan.network_time[r.index].expand(n) for r, n in zip(batch, sizes)])
         _, carry = self.denoise(torch.cat([r.x_t for r in batch]), time, join_carries(batch))
-        carries = split(carry, sizes)
+        carries = [own | {"x0": r.with_kept(own["x0"])} for r, own in zip(batch, split(carry, sizes))]
 
         advanced: dict[int, Rows] = {}
         for sampler in dict.fromkeys(r.plan.sampler for r in batch):
@@ -209,11 +206,14 @@ class DiffusionPolicy(nn.Module):
                 advanced[i] = replace(batch[i], index=batch[i].index + 1, x_t=x_s, carry=carries[i], memory=memory)
         return [(advanced[i], r.step(carries[i]["x0"])) for i, r in enumerate(batch)]
 
-    def stream(self, batch_size: int = 16, **settings) -> Iterator[Step]:
-        """The run as it happens: one Step per network call, none skipped. Keywords as in `SampleSettings`; a bad one
-        raises ValueError here, not at the first step. Leaving the loop early stops the run.
+    def stream(
+        self, batch_size: int = 16, *, start: Tensor | None = None, mask: Tensor | None = None, **settings
+    ) -> Iterator[Step]:
+        """The run as it happens: one Step per network call, none skipped. Keywords as in `SampleSettings`; with
+        `strength`, start [C,H,W] or [B,C,H,W] in [0, 1] is the picture to set out from, and mask [H,W] or [B,1,H,W] is
+        True where it is kept. What is bad raises ValueError here. Leaving the loop early stops the run.
         """
-        return self.run(self.begin(SampleSettings(batch_size, **settings)))
+        return self.run(self.begin(SampleSettings(batch_size, **settings), start, mask))
 
     def run(self, r: Rows) -> Iterator[Step]:
         """`stream` for rows that have begun."""
@@ -222,8 +222,8 @@ class DiffusionPolicy(nn.Module):
             yield step
 
     def sample(self, batch_size: int = 16, **settings) -> Tensor:
-        """Images [B,C,H,W] in [0, 1]. Keywords as in `SampleSettings`: timesteps, sampler, noise_schedule,
-        schedule_kwargs, time_difference, eta, seed. An image depends on its own seed, `seed + i`, not on the others.
+        """Images [B,C,H,W] in [0, 1]. Keywords as in `stream`: timesteps, sampler, noise_schedule, schedule_kwargs,
+        time_difference, eta, seed, ... An image depends on its own seed, `seed + i`, not on the others.
         """
         for step in self.stream(batch_size, **settings):  # noqa: B007 (the last one counts)
             pass

@@ -144,7 +144,9 @@ class SampleSettings:
 
     batch_size: number of images, at least 1. timesteps: network calls, 1 to 100,000. sampler: 'ddim', 'ddpm' or
     'dpmpp_2m'. noise_schedule, schedule_kwargs: as in `make_schedule`; they travel together. time_difference: in units
-    of t, 0 to 1. eta: DDIM's noise, 0 to 1. seed: image i has seed + i; 0 <= seed < 2**31.
+    of t, 0 to 1. eta: DDIM's noise, 0 to 1. seed: image i has seed + i; 0 <= seed < 2**31. walk_to: instead, the images
+    are a walk on the sphere from the noise of `seed` to that of this one; at least 2. strength: the t from which the
+    grid runs, above 0; below 1 the run sets out from a picture (Meng et al. 2021, arXiv 2108.01073).
     """
 
     batch_size: int = 16
@@ -155,6 +157,8 @@ class SampleSettings:
     time_difference: float | None = None
     eta: float = 0.0
     seed: int | None = None
+    walk_to: int | None = None
+    strength: float = 1.0
 
     def __post_init__(self):
         check_integer("batch_size", self.batch_size, 1)
@@ -162,6 +166,11 @@ class SampleSettings:
             check_integer("timesteps", self.timesteps, 1, MAX_TIMESTEPS)
         if self.seed is not None:
             check_integer("seed", self.seed, 0, MAX_SEED - 1)
+        if self.walk_to is not None:
+            check_integer("walk_to", self.walk_to, 0, MAX_SEED - 1)
+            check_integer("batch_size of a walk", self.batch_size, 2)
+        if isinstance(self.strength, bool) or not isinstance(self.strength, Real) or not 0 < self.strength <= 1:
+            raise ValueError(f"strength must lie above 0 and up to 1, got {self.strength!r}")
         if self.sampler is not None and self.sampler not in list(SAMPLERS):
             raise ValueError(f"unknown sampler {self.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
         if self.time_difference is not None:
@@ -217,13 +226,19 @@ class Plan:
 
 
 def make_plan(
-    sampler: Sampler, schedule: Schedule, trained: Schedule, timesteps: int, time_difference: float, scale: float
+    sampler: Sampler,
+    schedule: Schedule,
+    trained: Schedule,
+    timesteps: int,
+    time_difference: float,
+    scale: float,
+    strength: float = 1.0,
 ) -> Plan:
-    """Times run from 1 to 0 in equal intervals; each target is then pulled down by the time difference (Chen et al.
-    2022, arXiv 2208.04202, sec. 2.3). The network knows only the schedule it was trained with, so under another one
-    each level's gamma is carried back through the trained schedule's inverse.
+    """Times run from `strength` to 0 in equal intervals; each target is then pulled down by the time difference
+    (Chen et al. 2022, arXiv 2208.04202, sec. 2.3). The network knows only the schedule it was trained with, so under
+    another one each level's gamma is carried back through the trained schedule's inverse.
     """
-    grid = torch.linspace(1, 0, timesteps + 1, dtype=torch.float64)
+    grid = torch.linspace(strength, 0, timesteps + 1, dtype=torch.float64)
     target = grid[1:] - time_difference
     target = torch.where(target > 1e-12, target, 0.0)  # 0.3 - 3 / 10 reaches t = 0, though it rounds to 6e-17
     t, s = level(schedule, grid[:-1], scale), level(schedule, target, scale)

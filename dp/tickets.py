@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from dp.images import to_uint8
 from dp.rows import Step
@@ -72,6 +74,11 @@ def movement(before: Frame | None, x0: np.ndarray) -> np.ndarray:
         return np.zeros(len(x0), np.float32)
     change = (x0.astype(np.float32) - before.x0) / 255
     return np.sqrt(np.square(change).mean(axis=(1, 2, 3)))
+
+
+def digest(given: Tensor | None) -> str | None:
+    """SHA-256 of a start or mask that came with a request: it says which, and cannot be turned back into a picture."""
+    return None if given is None else hashlib.sha256(given.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 class Ticket:

@@ -1,0 +1,44 @@
+"""Look inside a RIN: how much of each patch of the picture its latents read, at one step of a run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dp.policy import DiffusionPolicy
+from dp.rin import RIN
+from dp.rows import Rows
+from dp.samplers import SampleSettings
+
+
+@torch.no_grad()
+def read_attention(policy: DiffusionPolicy, rows: Rows) -> Tensor:
+    """The read attention of the network call that `rows` make next: [B,depth,M,N] on the host, averaged over heads. M
+    latents, N patches row by row; every [N] sums to 1. Raises ValueError where the network has no latents to look into.
+    """
+    if not isinstance(policy.model, RIN):
+        raise ValueError("this network has no latents that read from patches: there is nothing to look into")
+    time = rows.plan.network_time[rows.index].expand(len(rows))
+    *_, blocks = policy.predict(rows.x_t, time, rows.carry, return_attention=True)
+    return torch.stack([weights.float().mean(dim=1) for weights in blocks], dim=1).cpu()
+
+
+def replay(policy: DiffusionPolicy, rows: Rows, index: int) -> Rows:
+    """`rows` that have just begun, brought to where they make step `index`, from 1. Raises ValueError for others."""
+    if not 1 <= index <= len(rows.plan):
+        raise ValueError(f"there is no step {index} in a run of {len(rows.plan)}")
+    for _ in range(index - 1):
+        [(rows, _)] = policy.tick([rows])
+    return rows
+
+
+def look(
+    policy: DiffusionPolicy, settings: SampleSettings, row: int, index: int, start: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    """`read_attention` of image `row` at step `index` of the run of these settings: [depth,M,N]. An image alone is the
+    image in the batch, so it is made again from its seed up to that step.
+    """
+    rows = policy.begin(settings, start, mask)[row : row + 1]
+    if not len(rows):
+        raise ValueError(f"there is no image {row} in a run of {settings.batch_size}")
+    return read_attention(policy, replay(policy, rows, index))[0]
