@@ -1,9 +1,12 @@
-"""What several test files share: one thread, so that sums are made in the same order every time, and tiny networks."""
+"""What several test files share: one thread, so that sums are made in the same order every time; tiny networks; the
+app, and the browser that looks at it.
+"""
 
 import os
 
 import pytest
 import torch
+from serving import open_browser, serve
 
 from dp.rin import RIN
 
@@ -46,3 +49,38 @@ def tiny_rin():
 def conv_widths(request):
     """The two interfaces of a RIN."""
     return request.param
+
+
+WINDOWS = [
+    pytest.param({"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}, id="desktop"),
+    pytest.param({"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}, id="phone, dark"),
+]
+
+
+@pytest.fixture(scope="session")
+def url():
+    """The app on the bundled checkpoint, one for all tests of its page."""
+    with serve("app.py", CPU_CORES="1") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(params=WINDOWS)
+def page(request, browser, url):
+    """A fresh page; fails on any error in its console, and where it is wider than its window."""
+    with browser.new_context(**request.param) as context:
+        page, trouble = context.new_page(), []
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
+        page.goto(url)
+        page.wait_for_selector("#generate")
+        page.wait_for_selector(".player .guess canvas")
+        yield page
+        # What Gradio says when a page is left while it listens is no trouble.
+        assert [text for text in trouble if "AbortError" not in text and "Connection errored out" not in text] == []
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -54,6 +54,19 @@ def set_run(page, *, timesteps, seed, images=4):
         box.press("Tab")
 
 
+def until(page, condition, seconds=60):
+    look = "const p = document.querySelector('.player'), d = p.dataset, step = +(d.step || 0)"
+    page.wait_for_function(f"(() => {{ {look}; return {condition}; }})()", timeout=seconds * 1000)
+
+
+def click(page, selector, across, down):
+    """At a place inside, as shares of its width and height."""
+    target = page.locator(selector)
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    target.click(position={"x": across * box["width"], "y": down * box["height"]})
+
+
 def decode(src):
     """A data URI as pixels [H,W,3]."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(src.split(",")[1]))).convert("RGB"))

@@ -9,7 +9,7 @@ import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import ROOT, canvas_pixels, decode, open_browser, serve, set_run
+from serving import ROOT, canvas_pixels, decode, serve, set_run
 from zerogpu import DeviceAPI
 
 from dp import DiffusionPolicy
@@ -49,12 +49,6 @@ def url(request):
 @pytest.fixture(scope="module")
 def client(url):
     return Client(url, verbose=False)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(params=[{"width": 1280, "height": 900}, {"width": 390, "height": 844}], ids=["desktop", "phone"])

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from serving import ROOT, canvas_pixels, open_browser, serve, set_run
+from serving import ROOT, canvas_pixels, click, set_run, until
 
 from dp import DiffusionPolicy
 from dp.engine import Engine
@@ -20,38 +20,6 @@ from dp.samplers import SampleSettings
 from dp.ui.player import recall
 
 NAME, STEPS, SEED = "faces-32", 40, 3
-WINDOWS = [
-    pytest.param({"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}, id="desktop"),
-    pytest.param({"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}, id="phone, dark"),
-]
-
-
-@pytest.fixture(scope="module")
-def url():
-    with serve("app.py", CPU_CORES="1") as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(params=WINDOWS)
-def page(request, browser, url):
-    """A fresh page; fails on any error in its console, and where it is wider than its window."""
-    with browser.new_context(**request.param) as context:
-        page, trouble = context.new_page(), []
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
-        page.goto(url)
-        page.wait_for_selector("#generate")
-        page.wait_for_selector(".player .guess canvas")
-        yield page
-        # What Gradio says when a page is left while it listens is no trouble.
-        assert [text for text in trouble if "AbortError" not in text and "Connection errored out" not in text] == []
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @pytest.fixture(scope="module")
@@ -66,23 +34,10 @@ def start(page, timesteps=STEPS, images=4):
     page.click("#generate")
 
 
-def until(page, condition, seconds=60):
-    look = "const p = document.querySelector('.player'), d = p.dataset, step = +(d.step || 0)"
-    page.wait_for_function(f"(() => {{ {look}; return {condition}; }})()", timeout=seconds * 1000)
-
-
 def finished(page):
     """A whole run, recalled from the server."""
     start(page)
     until(page, f"d.state === 'done' && +d.kept === {STEPS} && step === {STEPS}")
-
-
-def click(page, selector, across, down):
-    """At a place inside, as shares of its width and height."""
-    target = page.locator(selector)
-    target.scroll_into_view_if_needed()
-    box = target.bounding_box()
-    target.click(position={"x": across * box["width"], "y": down * box["height"]})
 
 
 def distance(shown, images):
@@ -356,11 +311,15 @@ def test_the_kept_frames_come_in_chunks(ended):
 
 def test_anybody_may_ask_for_anything(ended):
     engine, ticket = ended
-    frames, closeup, save = recall(engine)
+    frames, closeup, inside, save = recall(engine)
     run = ticket.request_id
     for asked in (None, [], "x", {}, {"run": run}, {"run": "x", "start": 0, "row": 0}, {"run": [run], "start": 0}):
-        assert frames(asked) is None and closeup(asked) is None and "problem" in save(asked)
+        assert frames(asked) is None and closeup(asked) is None and inside(asked) is None
+        assert "problem" in save(asked)
     for wrong in (-1, 20, 1.5, "0", None, True, 10**30):
         assert frames({"run": run, "start": wrong}) is None
     for wrong in (-1, 3, 1.5, "0", None, True):
         assert closeup({"run": run, "row": wrong}) is None
+        assert inside({"run": run, "row": wrong, "index": 1}) is None
+        assert inside({"run": run, "row": 0, "index": 21 if wrong == 3 else wrong}) is None
+    assert "problem" in inside({"run": run, "row": 0, "index": 0})

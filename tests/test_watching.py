@@ -16,7 +16,7 @@ import uuid
 import numpy as np
 import pytest
 from gradio_client import Client
-from serving import ROOT, canvas_pixels, open_browser, set_run
+from serving import ROOT, canvas_pixels, set_run
 
 from dp.engine import Engine
 from dp.images import grid, to_uint8
@@ -68,12 +68,6 @@ def nobody_is_left(app):
     for ticket in app.tickets:
         ticket.cancel()
     app.wait_until_idle()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture

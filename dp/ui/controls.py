@@ -32,6 +32,8 @@ def read(
     eta: float,
     seed: int | None,
     random_seed: bool,
+    walk_to: int | None = None,
+    strength: float = 1.0,
 ) -> tuple[str, SampleSettings]:
     """The page's values -> checkpoint and settings, with the seed decided. A bad value is a gr.Error that names it."""
     try:
@@ -41,15 +43,21 @@ def read(
         if seed is None and not random_seed:
             raise ValueError("Seed is empty: type a whole number, or tick Random seed")
         seed = secrets.randbelow(MAX_SEED) if random_seed else within("Seed", seed, 0, MAX_SEED - 1)
+        if walk_to is not None:
+            walk_to = within("Walk to seed", walk_to, 0, MAX_SEED - 1)
+            images = within("Images of a walk", images, 2, MAX_IMAGES)
         config_of(engine, checkpoint)
+        strength = within("Strength", strength, 0, 1, whole=False)
         settings = SampleSettings(
             batch_size=images,
             timesteps=timesteps,
             sampler=sampler,
             noise_schedule=None if noise_schedule == TRAINED else noise_schedule,
-            time_difference=min(steps / timesteps, 1.0),  # more than the whole run is the whole run
+            time_difference=min(steps * strength / timesteps, 1.0),  # more than the whole run is the whole run
             eta=within("eta", eta, 0, 1, whole=False),
             seed=seed,
+            walk_to=walk_to,
+            strength=strength,
         )
     except ValueError as error:
         raise complaint(error) from None
@@ -57,17 +65,18 @@ def read(
 
 
 def restored(engine: Engine, made_with: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Settings from outside (a PNG, a link), named as in `SampleSettings` -> the page's values, in the order of `read`.
-    What is not named gets the page's own value. Raises gr.Error for what the page could not have made.
+    """Settings from outside (a PNG, a link), named as in `SampleSettings` -> the page's values, in the order of `read`,
+    with the walk and the strength. What is not named gets the page's own value. Raises gr.Error for what the page could
+    not have made.
     """
     checkpoint = made_with.get("checkpoint", next(iter(usable_names(engine)), None))
     images, timesteps = made_with.get("batch_size", IMAGES), made_with.get("timesteps", TIMESTEPS)
     try:
         policy = config_of(engine, checkpoint)["policy"]
         difference = made_with.get("time_difference", 0)
-        steps = within("time_difference", difference, 0, 1, whole=False) * within(
-            "Timesteps", timesteps, 1, MAX_TIMESTEPS
-        )
+        strength = within("Strength", made_with.get("strength", 1), 0.01, 1, whole=False)
+        steps = within("time_difference", difference, 0, 1, whole=False) / strength
+        steps *= within("Timesteps", timesteps, 1, MAX_TIMESTEPS)
         name, kwargs = made_with.get("noise_schedule"), made_with.get("schedule_kwargs") or {}
         own = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs", {})
         schedule = TRAINED if name is None or (name, kwargs) == own else name
@@ -77,7 +86,8 @@ def restored(engine: Engine, made_with: Mapping[str, Any]) -> tuple[Any, ...]:
         raise complaint(error) from None
     seed = made_with.get("seed")
     sampler, eta = made_with.get("sampler", SAMPLER), made_with.get("eta", 0)
-    values = (images, timesteps, sampler, schedule, round(steps, 6), eta, seed, seed is None)
+    walk = made_with.get("walk_to")
+    values = (images, timesteps, sampler, schedule, round(steps, 6), eta, seed, seed is None, walk, strength)
     read(engine, checkpoint, *values)
     return checkpoint, *values
 

@@ -8,10 +8,13 @@ from typing import Any
 
 import gradio as gr
 import spaces
+from torch import Tensor
 
+from dp.samplers import MAX_SEED, SampleSettings
 from dp.ui import controls, export, scripts, sharing, words
 from dp.ui.panel import Panel
 from dp.ui.player import Player, show
+from dp.ui.start import StartPicture, props_of, read
 from dp.ui.watching import Viewers, in_call
 
 
@@ -27,6 +30,14 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
             generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=bool(names))
             stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop", visible=False)
             panel = Panel(engine)
+            with gr.Accordion("Start from a picture", open=False, elem_id="start-fold"):
+                gr.Markdown(words.START, elem_classes="about")
+                picture = StartPicture(elem_id="start")
+            with gr.Accordion("Walk between two seeds", open=False, elem_id="walk-fold"):
+                gr.Markdown(words.WALK, elem_classes="about")
+                walk_to = gr.Number(
+                    None, precision=0, minimum=0, maximum=MAX_SEED - 1, label="Walk to seed", elem_id="walk"
+                )
             with gr.Row():
                 link = gr.Button("Copy link", size="sm", elem_id="link", min_width=120)
                 png = gr.UploadButton(
@@ -37,9 +48,20 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
     # ------------------------------------------------------------------------
     # Wiring
 
+    settings = [*panel.settings, walk_to]
+    controls.unchecked(walk_to)
+
+    def asked(*values: Any) -> tuple[str, SampleSettings, Tensor | None, Tensor | None]:
+        *values, given = values
+        try:
+            network = controls.config_of(engine, values[0])["network"]
+            start, mask, strength = read(given, network["image_size"], network.get("channels", 3))
+        except ValueError as error:
+            raise controls.complaint(error) from None
+        return *controls.read(engine, *values, strength=strength), start, mask
+
     async def from_engine(request: gr.Request, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
-        name, settings = controls.read(engine, *values)
-        async with aclosing(viewers.start(request.session_hash, name, settings)) as shown:
+        async with aclosing(viewers.start(request.session_hash, *asked(*values))) as shown:
             async for value in shown:
                 yield on_page(value)
         if value["state"] == "failed":
@@ -56,11 +78,11 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
                 yield on_page(value)
 
     def inside_call(*values: Any) -> Iterator[tuple[Any, ...]]:
-        name, settings = controls.read(engine, *values)
-        seed = {"seed": settings.seed}
-        yield on_page({"state": "waiting"} | seed)
-        for frame, is_last in in_call(engine, name, settings):
-            yield on_page(show(frame, "done") | seed if is_last else show(frame, "running"))
+        run = asked(*values)
+        known = {"seed": run[1].seed, "walk": run[1].walk_to is not None}
+        yield on_page({"state": "waiting"} | known)
+        for frame, is_last in in_call(engine, *run):
+            yield on_page(show(frame, "done") | known if is_last else show(frame, "running"))
 
     async def regain(request: gr.Request, run: str) -> AsyncIterator[tuple[Any, ...]]:
         """The same for a page that has lost its connection, and shows a run that may be no more."""
@@ -85,7 +107,7 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
         generate.click(lambda: (waiting, *buttons(running=True)), queue=False, **swap)
     run = generate.click(
         spaces.GPU(duration=controls.seconds_needed)(inside_call) if on_zero_gpu else from_engine,
-        panel.settings,
+        [*settings, picture],
         **watching,
     )
     if on_zero_gpu:  # nothing here can reach into the call: Gradio closes it, and counts that as a failure, too
@@ -101,18 +123,31 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
 
     def look_again(request: gr.Request) -> tuple[Any, ...]:
         """The checkpoints that are there now, and the settings of the link by which the page was opened, if any."""
-        can_run = gr.update(interactive=bool(controls.usable_names(engine)))
-        return can_run, *panel.look_again(sharing.of_link(request.query_params))
+        linked, names = sharing.of_link(request.query_params), controls.usable_names(engine)
+        walk = linked.get("walk_to")
+        is_seed = isinstance(walk, int) and 0 <= walk < MAX_SEED
+        return gr.update(interactive=bool(names)), walk if is_seed else gr.skip(), *panel.look_again(linked)
 
-    def load(data: bytes) -> tuple[Any, ...]:
-        """The settings in a PNG that was saved here."""
-        return panel.restored(export.settings_in(data))
+    def load(data: bytes, given: Any) -> tuple[Any, ...]:
+        """The settings in a PNG that was saved here. It does not hold the picture that its run has set out from."""
+        made_with = export.settings_in(data)
+        values = panel.restored(made_with)
+        if made_with.get("start") and not given:
+            gr.Info("This run set out from a picture, which a PNG does not hold: choose it under Start from a picture.")
+        given = given | {"strength": made_with.get("strength", 1)} if made_with.get("start") and given else None
+        return given, made_with.get("walk_to"), *values
+
+    def levels(name: str | None, schedule: str) -> Any:
+        chosen = None if schedule == controls.TRAINED else schedule
+        return gr.update(**props_of(controls.config_of(engine, name), chosen)) if name else gr.skip()
 
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
     page.load(js=scripts.KEEP_FOCUS, api_visibility="private")
-    page.load(look_again, None, [generate, *panel.everything], **quiet)
-    png.upload(load, png, panel.everything, **quiet)
-    link.click(None, panel.settings, js=scripts.COPY_LINK, api_visibility="private")
+    page.load(look_again, None, [generate, walk_to, *panel.everything], **quiet)
+    png.upload(load, [png, picture], [picture, walk_to, *panel.everything], **quiet)
+    for changed in (page.load, panel.checkpoint.change, panel.schedule.change):
+        changed(levels, [panel.checkpoint, panel.schedule], picture, **quiet)
+    link.click(None, settings, js=scripts.COPY_LINK, api_visibility="private")
 
 
 def on_page(value: dict[str, Any] | None) -> tuple[Any, ...]:

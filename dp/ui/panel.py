@@ -95,7 +95,7 @@ class Panel:
             random_seed = gr.Checkbox(
                 True, label="Random seed", elem_id=prefix + "random", info="A new one each time.", min_width=120
             )
-        self.checkpoint, self.sampler, self.seed = checkpoint, sampler, seed
+        self.checkpoint, self.schedule, self.seed = checkpoint, schedule, seed
         self.settings = [checkpoint, batch_size, timesteps, sampler, schedule, difference, eta, seed, random_seed]
         self.everything = [about, *self.settings]
         for control in self.settings[:-1]:
@@ -125,7 +125,7 @@ class Panel:
     def restored(self, made_with: Mapping[str, Any], **of_checkpoint: Any) -> tuple[Any, ...]:
         """Settings from outside where they belong; without a seed, the one that is there stays. Raises gr.Error."""
         values = controls.restored(self.engine, made_with)
-        name, images, timesteps, sampler, schedule, difference, eta, seed, is_random = values
+        name, images, timesteps, sampler, schedule, difference, eta, seed, is_random, *_ = values
         checkpoint, seed = gr.update(value=name, **of_checkpoint), gr.skip() if seed is None else seed
         shown = checkpoint, images, timesteps, sampler, self._schedules(name, schedule), difference
         return self._about(name), *shown, eta_of(sampler, eta), seed, is_random

@@ -16,11 +16,12 @@ KEEP_FOCUS = """() => {
 }"""
 
 # The page's values in the order of `controls.read` -> a link, on the clipboard; the button says so for a moment.
-COPY_LINK = """(checkpoint, images, timesteps, sampler, schedule, difference, eta, seed, random) => {
+COPY_LINK = """(checkpoint, images, timesteps, sampler, schedule, difference, eta, seed, random, walk) => {
     const values = { checkpoint, images, timesteps, sampler, difference };
     if (schedule !== "trained") values.schedule = schedule;
     if (eta) values.eta = eta;
     if (!random) values.seed = seed;
+    if (walk !== null) values.walk = walk;
     const link = `${location.origin}${location.pathname}?${new URLSearchParams(values)}`;
     const button = document.querySelector("#link");
     const show = () => prompt("The link to these settings:", link);

@@ -7,8 +7,8 @@ from typing import Any
 
 # The names in a link -> those of `SampleSettings`, and how each is read. Time difference is counted in steps there.
 NAMES = {"checkpoint": "checkpoint", "images": "batch_size", "timesteps": "timesteps", "sampler": "sampler"}
-NAMES |= {"schedule": "noise_schedule", "eta": "eta", "seed": "seed"}
-NUMBERS = ("images", "timesteps", "eta", "seed")
+NAMES |= {"schedule": "noise_schedule", "eta": "eta", "seed": "seed", "walk": "walk_to"}
+NUMBERS = ("images", "timesteps", "eta", "seed", "walk")
 
 
 def of_link(query: Mapping[str, str]) -> dict[str, Any]:

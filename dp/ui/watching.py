@@ -13,8 +13,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import gradio as gr
+from torch import Tensor
 
-from dp.engine import Engine, best_device, describe
+from dp.device import best_device, describe
+from dp.engine import Engine
 from dp.samplers import SampleSettings
 from dp.tickets import Frame, Ticket, Trajectory, Watch, evenly
 from dp.ui import controls
@@ -39,10 +41,18 @@ class Viewers:
         self._open: defaultdict[str, set[Watch]] = defaultdict(set)
         self._programs: Counter[str] = Counter()  # runs of each session that no page watches
 
-    def start(self, session: str, checkpoint: str, settings: SampleSettings) -> AsyncIterator[dict[str, Any]]:
+    def start(
+        self,
+        session: str,
+        checkpoint: str,
+        settings: SampleSettings,
+        start: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> AsyncIterator[dict[str, Any]]:
         """Submit, and then the player's values. Raises gr.Error where too many runs are under way."""
         self.check_room(session)
-        return self._values(session, self.engine.submit(settings, checkpoint), replay=False)
+        ticket = self.engine.submit(settings, checkpoint, start=start, mask=mask)
+        return self._values(session, ticket, replay=False)
 
     def again(self, session: str, request_id: str) -> AsyncIterator[dict[str, Any]] | None:
         """The values of a run that another page, or this one before it was reloaded, has begun; None if there is none
@@ -98,7 +108,8 @@ class Viewers:
     async def _values(self, session: str, ticket: Ticket, replay: bool) -> AsyncIterator[dict[str, Any]]:
         watch = ticket.watch()
         self._open[session].add(watch)
-        known = {"run": ticket.request_id, "seed": ticket.trajectory.settings.seed}
+        settings = ticket.trajectory.settings
+        known = {"run": ticket.request_id, "seed": settings.seed, "walk": settings.walk_to is not None}
         try:
             yield {"state": "waiting"} | known
             if replay:
@@ -139,7 +150,13 @@ async def follow(
         await asyncio.sleep(1 / FRAMES_PER_S)
 
 
-def in_call(engine: Engine, checkpoint: str, settings: SampleSettings) -> Iterator[tuple[Frame, bool]]:
+def in_call(
+    engine: Engine,
+    checkpoint: str,
+    settings: SampleSettings,
+    start: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Iterator[tuple[Frame, bool]]:
     """The whole run inside one call, for a GPU that exists only there: its frames on the host, as many as an eye can
     follow, and whether each is the last. What goes wrong is a gr.Error: of any other only its class's name leaves such
     a call.
@@ -147,7 +164,7 @@ def in_call(engine: Engine, checkpoint: str, settings: SampleSettings) -> Iterat
     shown_at = 0.0
     try:
         policy, before = engine.policy(checkpoint).to(best_device()), None
-        for step in policy.run(policy.begin(settings)):
+        for step in policy.run(policy.begin(settings, start, mask)):
             is_last = step.index == step.timesteps
             if is_last or time.monotonic() - shown_at >= 1 / FRAMES_PER_S:
                 shown_at = time.monotonic()

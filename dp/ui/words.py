@@ -25,6 +25,14 @@ has more to go by.
   of DDIM.
   With the same seed the noise is the same, so what differs comes from what you changed.
 """
+START = """
+The run then sets out from your picture under noise instead of from noise alone. The less noise, the more of it is
+left; what you paint green stays as it is, and the rest is made to fit.
+"""
+WALK = """
+The images become a walk from the seed above to this one, in equal steps round the sphere on which noise lives. Empty:
+no walk. Watch how far apart two pictures lie, and where one turns into the other.
+"""
 EQUATIONS = r"""
 Time $t$ runs from 1 (noise) to 0 (picture); a schedule turns it into the share of signal $\gamma(t)$.
 

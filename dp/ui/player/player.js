@@ -35,6 +35,7 @@ function receive(next) {
   if (next.state === "waiting" && next.beat === undefined) {
     run = fresh(next.run || null); // the pictures of the run before stay until its first frame, its numbers go
     [follow, position, drawn] = [true, -1, null];
+    run.walk = Boolean(next.walk);
     leave();
   } else if (stopped) return;
   stopped = next.state === "stopped";

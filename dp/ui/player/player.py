@@ -8,6 +8,7 @@ The server sends small JSON values, never markup, and the newest frame only. Wha
     src, noisy   its x0 and x_t, `count` images each, as data URIs: JPEG while running, PNG at the end
     curve     log-SNR at some steps of the run, with its first frame
     seed      the seed of the first image, when a run begins and when it ends
+    walk      whether the images are a walk between two seeds, when a run begins
     run       its id when it begins; kept for this tab, so that a reload finds it again
     beat      any number, new each time, that says no more than that the run goes on
     message   one sentence for the status line, as plain text
@@ -20,6 +21,7 @@ event `lost` is triggered. A value without `src` keeps the picture that is there
 from __future__ import annotations
 
 import base64
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +36,7 @@ from dp.tickets import Frame, Ticket, Trajectory
 from dp.ui.export import export
 
 HERE = Path(__file__).parent
+SCRIPTS = ("player.js", "inside.js", "walk.js")  # one scope
 CHUNK = 16  # frames in one answer to the player
 PATIENCE = 10  # seconds that a file waits for another's end
 SHEET_COLUMNS = 16  # of a sheet with one image's frames
@@ -46,7 +49,7 @@ class Player(gr.HTML):
             value={"state": "idle"},
             html_template=(HERE / "player.html").read_text(encoding="utf-8"),
             css_template=(HERE / "player.css").read_text(encoding="utf-8"),
-            js_on_load=(HERE / "player.js").read_text(encoding="utf-8"),
+            js_on_load="\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
             apply_default_css=False,
             **kwargs,
         )
@@ -110,6 +113,31 @@ def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
         }
         return sheets | {"indices": [frame.index for frame in kept], "columns": SHEET_COLUMNS}
 
+    def inside(asked: Any) -> dict[str, Any] | None:
+        """What the latents read of the image `row` at step `index`: a sheet with a line for each block, on it all
+        latents together and then each one, every map's brightest patch white; and how many times an even share that is.
+        """
+        trajectory = trajectory_of(asked)
+        if trajectory is None or (row := number(asked, "row", trajectory.settings.batch_size)) is None:
+            return None
+        if (index := number(asked, "index", len(trajectory.log_snr) + 1)) is None:
+            return None
+        if not one_at_a_time.acquire(timeout=PATIENCE):
+            return {"problem": "others are looking just now: try again in a moment"}
+        try:
+            weights = engine.inside(asked["run"], row, index).numpy()  # [depth,M,N]
+        except ValueError as error:
+            return {"problem": str(error)}
+        finally:
+            one_at_a_time.release()
+        maps = np.concatenate([weights.mean(axis=1, keepdims=True), weights], axis=1)  # [depth,1+M,N]
+        peaks = maps.max(axis=2)
+        depth, columns, patches = maps.shape
+        side = math.isqrt(patches)
+        tiles = (maps / peaks[..., None] * 255).round().astype(np.uint8).reshape(depth * columns, side, side, 1)
+        found = {"sheet": png(grid(tiles, columns)), "depth": depth, "latents": columns - 1, "side": side}
+        return found | {"peaks": (peaks * patches).round(3).tolist()}
+
     def save(asked: Any) -> dict[str, Any]:
         """A file of the run, of the `kind` that `export` knows."""
         ticket = ticket_of(asked)
@@ -125,7 +153,7 @@ def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
             one_at_a_time.release()
         return {"name": name, "content": "data:application/octet-stream;base64," + base64.b64encode(content).decode()}
 
-    return [frames, closeup, save]
+    return [frames, closeup, inside, save]
 
 
 def jpeg(picture: np.ndarray) -> str:

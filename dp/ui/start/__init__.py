@@ -1,0 +1,3 @@
+from dp.ui.start.start import StartPicture, props_of, read
+
+__all__ = ["StartPicture", "props_of", "read"]
