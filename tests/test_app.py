@@ -156,7 +156,7 @@ def test_the_keyboard_starts_and_stops_a_run_without_losing_its_place(page):
     assert page.inner_text(".player .news") == page.inner_text(".player .step")
 
 
-GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5]
+GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,7 @@ GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5]
         (5, 4, "Time difference must be a number from 0 to 3"),
         (6, -3, "Seed"),
         (6, "seven", "Seed"),
+        (7, 2, "eta must be a number from 0 to 1, got 2"),
     ],
 )
 @pytest.mark.parametrize("endpoint", ["/sample", "/stream"])

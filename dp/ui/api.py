@@ -31,8 +31,8 @@ Args:
     sampler: 'ddim', 'ddpm' or 'dpmpp_2m'
     noise_schedule: 'trained' for the model's own, or 'linear', 'cosine' or 'sigmoid'
     time_difference: how many steps further than the next one starts from each step goes, 0 to 3
-    eta: fresh noise in DDIM's steps, 0 to 1
     seed: a whole number of at least 0; without one, a new one each time
+    eta: fresh noise in DDIM's steps, 0 to 1
 """
 SAMPLE = "Draws images with a diffusion model: a PNG with all of them, and what they were made with." + SETTINGS
 STREAM = (
@@ -54,8 +54,8 @@ def build(viewers: Viewers, on_zero_gpu: bool) -> None:
         sampler: str = controls.SAMPLER,
         noise_schedule: str = controls.TRAINED,
         time_difference: float = 0.0,
-        eta: float = 0.0,
         seed: int | None = None,
+        eta: float = 0.0,  # last, for those who call by position
     ) -> tuple[str, SampleSettings]:
         chosen = (checkpoint, images, timesteps, sampler, noise_schedule, time_difference, eta)
         return controls.read(engine, *chosen, seed, random_seed=seed is None)
