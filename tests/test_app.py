@@ -243,6 +243,7 @@ def test_the_endpoints_and_their_parameters_are_documented_under_stable_names(cl
             "noise_schedule": "trained",
             "time_difference": 0.0,
             "seed": None,
+            "eta": 0.0,
         }
 
 

@@ -15,8 +15,8 @@ has more to go by.
 - **Look back.** Drag the slider below the pictures, or use the arrow keys. The whole run stays here; space plays it
   again.
 - **Look closer.** Click on a picture to see it alone, with ten moments of its run below.
-- **Look inside.** Beside the strip of a single picture. The network reads it with a few dozen *latents*, and what one of
-  them reads stays bright while the rest grows dark. Move through the run to see it change.
+- **Look inside.** Beside the strip of a single picture. The network reads it with a few dozen *latents*; what
+  one of them reads stays bright while the rest grows dark. Move through the run to see it change.
 - **log-SNR** says how much picture there is in the noise: below the thin line at 0 there is more noise than
   picture, above
   it more picture. A noise schedule is the shape of this curve, which is where the steps are spent.
