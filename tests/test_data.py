@@ -460,6 +460,16 @@ def test_a_link_to_nowhere_is_named(tmp_path):
     assert report.used == ["a.png"] and [name for name, _ in report.refused] == ["gone.png"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+@pytest.mark.timeout(20)
+def test_a_pipe_is_named_and_not_waited_for(tmp_path):
+    PICTURE.save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    report = ImageDataset(tmp_path, SIZE).report
+    assert report.used == ["a.png"]
+    assert report.refused == [("b.png", "not an ordinary file, but a pipe, a device or the like")]
+
+
 # ----------------------------------------------------------------------------
 # Settings and errors
 

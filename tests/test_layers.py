@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # "Who may import whom": for each module, those of ours that it may import. `ui` stands for all of dp/ui.
 RANK_0 = {"schedules", "images", "runs", "device"}
-LIBRARY = RANK_0 | {"samplers", "noise", "rin", "data", "rows", "policy", "checkpoint"}  # ranks 0 to 3
+LIBRARY = RANK_0 | {"samplers", "noise", "rin", "decoder", "data", "rows", "policy", "checkpoint"}  # ranks 0 to 3
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "schedules": set(),
@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": set(),
     "samplers": {"schedules"},
     "rin": set(),
-    "data": {"images"},
+    "decoder": {"images"},
+    "data": {"images", "decoder"},
     "film": {"images"},
     "noise": {"samplers"},
     "rows": {"schedules", "samplers", "noise"},
