@@ -3,14 +3,16 @@ reason.
 
 Everything is decoded once, when the dataset is made: a file that cannot be read is found before training starts and
 never during it, and training touches no image decoder. An array past `MEMORY_LIMIT` bytes lies in a temporary file
-instead of memory.
+instead of memory. A folder that `dp.intake.prepare` wrote holds the array already, and is mapped into memory.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,12 +25,13 @@ from dp.decoder import EXTENSIONS, Refused, decode
 from dp.images import MODES, to_float
 
 MEMORY_LIMIT = 2 << 30
+IMAGES, REPORT = "images.npy", "report.json"  # a prepared dataset: uint8 [N,H,W,C], and what became of each file
 
 
 @dataclass
 class Report:
     """What became of each file of a folder: the names used, in order, and (name, reason) of each one left out. Names
-    are relative to the folder.
+    are relative to the folder, or as a prepared dataset keeps them.
     """
 
     used: list[str] = field(default_factory=list)
@@ -40,12 +43,12 @@ class Report:
 
 
 class ImageDataset(Dataset):
-    """All pictures below `folder` as items [C, image_size, image_size] in [0, 1].
+    """All pictures below `folder`, or those of a prepared dataset, as items [C, image_size, image_size] in [0, 1].
 
     exts: extensions taken, in any case. convert_image_to: 'L', 'RGB' (the default) or 'RGBA'; transparency is laid over
     white where the mode has none. EXIF orientation is applied, the short side is resized to `image_size` with
     antialiasing, and the centre is cropped. `images` is the decoded array, uint8 [N,H,W,C]; `report` says what was left
-    out and why. No picture at all is a ValueError with that report.
+    out and why. No picture at all is a ValueError with that report; so is a prepared dataset of another size or mode.
     """
 
     def __init__(
@@ -66,7 +69,11 @@ class ImageDataset(Dataset):
             raise ValueError(f"there is no folder {str(folder)!r}")
         self.folder, self.image_size, self.augment_horizontal_flip = folder, image_size, augment_horizontal_flip
         self.exts = exts
-        self.images, self.report = decode_folder(folder, image_size, mode, exts)
+        self.is_prepared = is_prepared(folder)
+        if self.is_prepared:
+            self.images, self.report = load_prepared(folder, image_size, mode)
+        else:
+            self.images, self.report = decode_folder(folder, image_size, mode, exts)
         self._check_not_empty()
 
     def __len__(self) -> int:
@@ -78,6 +85,8 @@ class ImageDataset(Dataset):
 
     def leave_out(self, folder: Path, reason: str) -> None:
         """Drop the pictures below `folder`, and name them in the report."""
+        if self.is_prepared:  # its names are no paths
+            return
         paths = {name: (self.folder / name).resolve() for name in self.report.used}
         dropped = [name for name, path in paths.items() if folder.resolve() in path.parents]
         if dropped:
@@ -90,6 +99,52 @@ class ImageDataset(Dataset):
         if not len(self.images):
             looked_for = ", ".join(self.exts)
             raise ValueError(f"no usable picture in {str(self.folder)!r} (looked for {looked_for}): {self.report}")
+
+
+def is_prepared(folder: Path) -> bool:
+    return (folder / IMAGES).is_file() and (folder / REPORT).is_file()
+
+
+def load_prepared(folder: Path, image_size: int, mode: str) -> tuple[np.ndarray, Report]:
+    """What `dp.intake.prepare` wrote -> uint8 [N,image_size,image_size,C], of which only what is looked at is read."""
+    try:
+        # Copy on write: the file cannot change through it, and torch takes no read-only array without a warning.
+        images = np.load(folder / IMAGES, mmap_mode="c", allow_pickle=False)
+        facts = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        report = Report(list(facts["used"]), [(name, reason) for name, reason in facts["refused"]])
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(report.used):
+            raise ValueError(f"{images.dtype} {images.shape} for {len(report.used)} names")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the dataset in {str(folder)!r} is damaged ({error}); prepare it again") from None
+    height, width, channels = images.shape[1:]
+    if (height, width, channels) != (image_size, image_size, len(mode)):
+        was = f"{width} x {height} {MODES.get(channels, f'with {channels} channels')}"
+        wanted = f"{image_size} x {image_size} {mode}"
+        raise ValueError(f"the dataset in {str(folder)!r} is {was}, and {wanted} is asked for; prepare it again")
+    return images, report
+
+
+@contextmanager
+def appending(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that adds one uint8 array of `shape` to a new .npy file, whose head is put right at the end."""
+    count = 0
+
+    def write_head() -> int:
+        head = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+        np.lib.format.write_array_header_1_0(file, head)  # padded to a multiple of 64 bytes
+        return file.tell()
+
+    def append(array: np.ndarray) -> None:
+        nonlocal count
+        file.write(array)
+        count += 1
+
+    with path.open("wb") as file:
+        start = write_head()
+        yield append
+        file.seek(0)
+        if write_head() != start:
+            raise RuntimeError(f"the head of {str(path)!r} does not have one length for every number of pictures")
 
 
 def decode_folder(folder: Path, image_size: int, mode: str, exts: Sequence[str]) -> tuple[np.ndarray, Report]:

@@ -1,0 +1,112 @@
+"""What is known of a prepared dataset: the facts kept beside it, sentences for the person who brought the pictures, and
+a look at what is trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dp.data import IMAGES, REPORT, Report
+from dp.images import grid
+
+
+@dataclass
+class Findings(Report):
+    """The report of a prepared dataset. `used` names the pictures in the array's order."""
+
+    duplicates: list[tuple[str, str]] = field(default_factory=list)  # name, and that of the same pixels kept
+    left_aside: int = 0  # hidden files and those that systems leave about
+    kinds: dict[str, int] = field(default_factory=dict)  # colour, grey, with transparency -> how many
+    sizes: dict[str, list[int]] = field(default_factory=dict)  # smallest, median, largest -> [width, height], as found
+    smaller: int = 0  # pictures that had to be enlarged
+
+    def save(self, folder: Path) -> None:
+        (folder / REPORT).write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Findings:
+        """Of a dataset that `prepare` has made."""
+        facts = json.loads((Path(folder) / REPORT).read_text(encoding="utf-8"))
+        return cls(**facts | {key: [(name, why) for name, why in facts[key]] for key in ("refused", "duplicates")})
+
+    def describe(self, pictures: list[tuple[int, int, str]], image_size: int) -> None:
+        """Put in what is known of the pictures used, each a width, a height and a kind."""
+        sizes = sorted(([width, height] for width, height, _ in pictures), key=lambda size: (min(size), max(size)))
+        self.sizes = {"smallest": sizes[0], "median": sizes[len(sizes) // 2], "largest": sizes[-1]}
+        self.smaller = sum(min(size) < image_size for size in sizes)
+        self.kinds = dict(Counter(kind for *_, kind in pictures).most_common())
+
+    def sentences(self) -> list[str]:
+        """All that there is to say but the names, for the person who brought the pictures."""
+        count = len(self.used)
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in self.kinds.items())
+        sizes = ", ".join(f"{which} {width} x {height}" for which, (width, height) in self.sizes.items())
+        said = [f"{count:,} pictures are fine ({kinds}; {sizes})." if count > 1 else f"One picture is fine ({sizes})."]
+        if self.refused:
+            said.append(f"{len(self.refused):,} not used, each for its reason.")
+        if self.duplicates:
+            said.append(f"{len(self.duplicates):,} show exactly what another shows, and are counted once.")
+        if self.left_aside:
+            said.append(f"{self.left_aside:,} hidden or system files left aside.")
+        if self.smaller:
+            said.append(f"{self.smaller:,} are smaller than what is trained on, and will look blurred.")
+        return [*said, next(words for fewer_than, words in EXPECT if count < fewer_than)]
+
+    def nothing(self) -> str:
+        """Why there is no usable picture."""
+        reasons = [f"{name}: {reason}" for name, reason in self.refused[:5]] or ["nothing was there"]
+        reasons += [f"and {len(self.refused) - 5:,} more"] if len(self.refused) > 5 else []
+        reasons += [f"{self.left_aside:,} hidden or system files left aside"] if self.left_aside else []
+        return f"no usable picture ({'; '.join(reasons)})"
+
+
+# What is told of faces and of emoji was measured (benchmarks/README.md); the other minutes are advice.
+EXPECT = (  # fewer pictures than that, and what to expect from them
+    (
+        20,
+        "So few are learnt by heart: expect the same pictures again, and hardly anything new. Ten minutes show that;"
+        " more time makes better copies, not other pictures.",
+    ),
+    (
+        100,
+        "These will mostly be learnt by heart: expect near copies and a few mixtures. Half an hour is worthwhile if"
+        " they are alike; stop when the samples no longer change.",
+    ),
+    (
+        500,
+        "Expect clean samples if the pictures are alike, and many near copies: with 112 faces of 32 x 32, more than"
+        " half of the samples redrew one, after 38 minutes on two processor cores. Longer hardly changes that; more"
+        " pictures would.",
+    ),
+    (
+        5_000,
+        "Enough for new pictures if all show one kind of thing. Many different things need hours and a GPU: 1,379"
+        " different emoji gave shapes and colours, few recognisable, after an hour on one processor core.",
+    ),
+    (
+        math.inf,
+        "Enough for new pictures instead of copies, given time: plan for hours on a GPU. A processor alone is likely"
+        " to stay at shapes and colours, unless the pictures are much alike.",
+    ),
+)
+
+
+def contact_sheet(folder: str | Path, count: int = 24) -> np.ndarray:
+    """Up to `count` pictures of a prepared dataset, evenly chosen, as trained on: one picture, uint8 [H,W,C]."""
+    images = np.load(Path(folder) / IMAGES, mmap_mode="r", allow_pickle=False)
+    return grid(images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)])
+
+
+def shown(text: str, most: int = 120) -> str:
+    """A name or reason from outside, fit to be shown: on one line, without characters that act or that cannot be
+    encoded, its middle cut out where it is long.
+    """
+    ends = text if len(text) <= most else text[:most] + text[-most:]
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in ends)
+    return safe if len(safe) <= most else f"{safe[: most // 2]}…{safe[-most // 2 :]}"
