@@ -55,6 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "images",
         "film",
         "data",
+        "decoder",
         "findings",
         "sources",
         "intake",

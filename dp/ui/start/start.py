@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dp.data import convert, square
+from dp.decoder import convert, square
 from dp.images import MODES, to_float
 from dp.schedules import level, make_schedule
 
