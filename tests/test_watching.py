@@ -102,7 +102,7 @@ class Reader:
 
     def __init__(self, app, images=2, timesteps=1000):
         self.session = uuid.uuid4().hex
-        values = [NAME, images, timesteps, "ddim", "trained", 0, 1, False]
+        values = [NAME, images, timesteps, "ddim", "trained", 0, 0, 1, False, None, None]  # no walk, no picture
         body = {"data": values, "fn_index": app.generate, "session_hash": self.session}
         request = urllib.request.Request(
             f"{app.url}gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"}
