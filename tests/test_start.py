@@ -165,6 +165,11 @@ def given(page, mask=False):
     return read(value | ({"mask": page.evaluate(uri.format("kept"))} if mask else {}), 32, 3)
 
 
+def finished(page, steps):
+    until(page, f"d.state === 'done' && +d.kept === {steps} && step === {steps}")
+    page.wait_for_timeout(500)  # the step is told when its picture is taken up, a moment before it is painted
+
+
 @pytest.mark.browser
 def test_a_run_of_the_page_sets_out_from_the_picture_and_keeps_what_is_painted(page, tmp_path):
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
@@ -175,7 +180,7 @@ def test_a_run_of_the_page_sets_out_from_the_picture_and_keeps_what_is_painted(p
     page.wait_for_function(f"document.querySelector('#start .where').innerText.endsWith('log-SNR {log_snr:.2f}')")
     run = {"timesteps": 10, "sampler": "dpmpp_2m", "seed": 6, "strength": 0.5}
     page.click("#generate")
-    until(page, "d.state === 'done' && +d.kept === 10")
+    finished(page, 10)
     start, *_ = given(page)
     assert start.std() > 0.1  # the picture, and no blank
     np.testing.assert_allclose(canvas_pixels(page), grid(to_uint8(policy.sample(4, **run, start=start))), atol=1)
@@ -192,7 +197,7 @@ def test_a_run_of_the_page_sets_out_from_the_picture_and_keeps_what_is_painted(p
     assert 0.1 < mask.float().mean() < 0.5
     page.evaluate("document.querySelector('.player').dataset.kept = ''")
     page.click("#generate")
-    until(page, "d.state === 'done' && +d.kept === 10")
+    finished(page, 10)
     shown = canvas_pixels(page).reshape(2, 32, 2, 32, 3).transpose(0, 2, 1, 3, 4).reshape(4, 32, 32, 3)
     assert (shown[:, mask.numpy()] == to_uint8(start[None])[0][mask.numpy()]).all()
     expected = to_uint8(policy.sample(4, **run, start=start, mask=mask))
@@ -202,7 +207,7 @@ def test_a_run_of_the_page_sets_out_from_the_picture_and_keeps_what_is_painted(p
     page.wait_for_selector("#start .start[data-state=empty]")
     page.evaluate("document.querySelector('.player').dataset.kept = ''")
     page.click("#generate")
-    until(page, "d.state === 'done' && +d.kept === 10")
+    finished(page, 10)
     from_noise = policy.sample(4, **(run | {"strength": 1.0}))
     np.testing.assert_allclose(canvas_pixels(page), grid(to_uint8(from_noise)), atol=1)
 
@@ -215,7 +220,7 @@ def test_a_walk_stands_in_a_line_that_plays_and_its_link_brings_it_back(page):
     page.locator("#walk input").fill("9")
     page.locator("#walk input").press("Tab")
     page.click("#generate")
-    until(page, "d.state === 'done' && +d.kept === 8")
+    finished(page, 8)
     images = to_uint8(policy.sample(5, timesteps=8, sampler="dpmpp_2m", seed=2, walk_to=9))
     np.testing.assert_allclose(canvas_pixels(page), grid(images), atol=1)
     page.wait_for_function("document.querySelector('.path canvas').width === 160")
