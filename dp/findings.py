@@ -66,7 +66,7 @@ class Findings(Report):
         return f"no usable picture ({'; '.join(reasons)})"
 
 
-# What is told of faces and of emoji was measured (benchmarks/README.md); the other minutes are advice.
+# What is told of the 112 faces was measured (checkpoints/faces-32/README.md); the rest is advice.
 EXPECT = (  # fewer pictures than that, and what to expect from them
     (
         20,
@@ -86,8 +86,8 @@ EXPECT = (  # fewer pictures than that, and what to expect from them
     ),
     (
         5_000,
-        "Enough for new pictures if all show one kind of thing. Many different things need hours and a GPU: 1,379"
-        " different emoji gave shapes and colours, few recognisable, after an hour on one processor core.",
+        "Enough for new pictures if all show one kind of thing. Many different things need hours and a GPU: an hour"
+        " on a processor is likely to give shapes and colours, and little that can be recognised.",
     ),
     (
         math.inf,

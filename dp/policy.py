@@ -106,7 +106,7 @@ class DiffusionPolicy(nn.Module):
     # From a prediction to x0
 
     def predict(self, x_t: Tensor, t: Tensor, carry: Fields | None, **more) -> tuple[Tensor, ...]:
-        """The network's raw prediction [B,C,H,W] and its latents [B,N,D] at training time `t` [B]; `more`: for it."""
+        """The network's raw prediction [B,C,H,W] and latents [B,N,D] at training time `t` [B]; `more`: its keywords."""
         x = x_t
         if self.scale < 1:  # Chen 2023, sec. 3: without it the input's variance would fall with t and with the scale
             x = x_t / x_t.std(dim=(1, 2, 3), keepdim=True, unbiased=False).clamp(min=1e-5)

@@ -23,7 +23,7 @@ has more to go by.
 - **motion** says how far the guess moves at each step. Where it is high, something is decided: what it will be at
   first,
   the details later. Where it is flat, steps could be saved.
-- **Try this.** Keep the seed (untick *Random seed*) and change one thing: 10 steps instead of 50, or DDPM instead
+- **Try this.** Keep the seed (untick *Random seed*) and change one thing: 5 steps instead of 20, or DDPM instead
   of DDIM.
   With the same seed the noise is the same, so what differs comes from what you changed.
 """
@@ -48,10 +48,16 @@ A step goes from $t$ to $s < t$:
 
 - **DDIM** keeps the noise that it has found: $x_s = \alpha_s\, \hat{x}_0 + \sigma_s\, \hat\varepsilon$ with
   $\hat\varepsilon = (x_t - \alpha_t\, \hat{x}_0) / \sigma_t$.
+  With **eta** above 0, a part of it is replaced by fresh noise.
 - **DDPM** draws fresh noise for a part of it: $x_s \sim q(x_s \mid x_t, \hat{x}_0)$.
 - **DPM-Solver++(2M)** steps like DDIM, towards $D = \hat{x}_0 + \tfrac{1}{2r}(\hat{x}_0 -
   \hat{x}_0^{\text{before}})$, where the
   guess seems to be going; $r$ compares this step's length in log-SNR with the last one's.
+
+A run that **starts from a picture** begins at $t$ = strength, with $x_t$ made of that picture by the first line above;
+what is **kept** is put into every $\hat{x}_0$ before the step. A **walk** takes its noise from between two draws
+$\varepsilon_a, \varepsilon_b$ at an angle $\theta$: $\varepsilon = (\sin((1 - u)\theta)\, \varepsilon_a +
+\sin(u\theta)\, \varepsilon_b) / \sin\theta$, with $u$ from 0 to 1.
 
 A **time difference** makes the step end a little later than the next one begins: $s$ becomes $\max(s - \delta, 0)$.
 
