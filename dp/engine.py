@@ -15,6 +15,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -41,10 +42,10 @@ MOST_REQUESTS = 1000  # that can be found by their id
 class Request:
     """The engine's own side of a ticket. `policy` and `behind` come when it has been prepared.
 
-    start, mask: what it sets out from, if it does. behind, ahead: its rows, in order, in parts that fit the row budget:
-    those that have yet to make the step at hand, and those that have made it. pieces: what `ahead` has to show. served:
-    the tick at which it last had a turn, 0 for a newcomer. kept: bytes that its trajectory may take. forget_at: when
-    all of it is given up, once it has ended or been parked.
+    start, mask, keep: as in `Engine.submit`. behind, ahead: its rows, in order, in parts that fit the row budget: those
+    that have yet to make the step at hand, and those that have made it. pieces: what `ahead` has to show. served: the
+    tick at which it last had a turn, 0 for a newcomer. kept: bytes that its trajectory may take. forget_at: when all of
+    it is given up, once it has ended or been parked.
     """
 
     ticket: Ticket
@@ -52,6 +53,7 @@ class Request:
     checkpoint: str
     start: Tensor | None = None
     mask: Tensor | None = None
+    keep: frozenset[int] = frozenset()
     policy: DiffusionPolicy | None = None
     behind: list[Rows] = field(default_factory=list)
     ahead: list[Rows] = field(default_factory=list)
@@ -125,11 +127,9 @@ class Engine:
         self.device = torch.device(device) if device else best_device()
         self._residents = Residents(*roots, device=self.device, memory=memory_for_policies)
         self._requests: dict[str, Request] = {}  # all that can be found by their id
-        self._ticks = 0
-        self._passed_over = 0  # turns in a row that the one who has waited longest has not had
+        self._ticks, self._passed_over = 0, 0  # turns in a row that the one who has waited longest has not had
         self._on_their_way: Pictures | None = None
-        self._wake = threading.Condition()
-        self._news = False
+        self._wake, self._news = threading.Condition(), False
         self._thread: threading.Thread | None = None
 
     def checkpoints(self) -> list[Entry]:
@@ -143,12 +143,18 @@ class Engine:
         return self._residents.get(checkpoint).policy
 
     def submit(
-        self, settings: SampleSettings, checkpoint: str, *, start: Tensor | None = None, mask: Tensor | None = None
+        self,
+        settings: SampleSettings,
+        checkpoint: str,
+        *,
+        start: Tensor | None = None,
+        mask: Tensor | None = None,
+        keep: Iterable[int] = (),
     ) -> Ticket:
-        """Start a request; returns at once. start, mask: as in `DiffusionPolicy.stream`. What is wrong with them or
-        with the checkpoint is told by the ticket.
+        """Start a request; returns at once. start, mask: as in `DiffusionPolicy.stream`. keep: steps, from 1, that a
+        long run's trajectory keeps in any case. What is wrong with them or with the checkpoint is told by the ticket.
         """
-        request = Request(Ticket(settings, self._notify), settings, checkpoint, start, mask)
+        request = Request(Ticket(settings, self._notify), settings, checkpoint, start, mask, frozenset(keep))
         with self._wake:
             self._requests[request.ticket.request_id] = request
             if self._thread is None:
@@ -193,9 +199,9 @@ class Engine:
             if settings.seed is None:
                 settings = replace(settings, seed=secrets.randbelow(MAX_SEED))
             request.settings = settings
-            request.ticket.made_with = {"checkpoint": request.checkpoint, "sha256": resident.digest}
-            request.ticket.made_with |= {"device": self.device.type} | asdict(settings)
-            request.ticket.made_with |= {"start": digest(request.start), "mask": digest(request.mask)}
+            from_where = {"checkpoint": request.checkpoint, "sha256": resident.digest, "device": self.device.type}
+            given = {"start": digest(request.start), "mask": digest(request.mask)}
+            request.ticket.made_with = from_where | asdict(settings) | given
             rows = resident.policy.begin(settings, request.start, request.mask)
             frame_bytes = 2 * rows.x_t.numel()
             self._make_room(min(len(rows.plan), MOST_KEPT) * frame_bytes)
@@ -203,8 +209,8 @@ class Engine:
                 free = self.memory_for_trajectories - sum(other.nbytes for other in self._requests.values())
                 most = min(max(free // frame_bytes, FEWEST_KEPT), MOST_KEPT)
                 if request.ticket.is_live:
-                    request.kept = min(len(rows.plan), most) * frame_bytes
-                    request.ticket.trajectory.choose(rows.plan.t.log_snr.tolist(), most)
+                    request.kept = min(len(rows.plan), most + len(request.keep)) * frame_bytes
+                    request.ticket.trajectory.choose(rows.plan.t.log_snr.tolist(), most, request.keep)
                     request.policy, request.behind = resident.policy, rows.cut(self.row_budget)
         except Exception as error:  # one request's trouble is told to its own reader and ends nobody else's
             self._end(request, "failed", error)
@@ -345,8 +351,7 @@ class Engine:
                 self._end(request, "failed", error)
         for request, is_last, step in pictures.parts:
             rows = slice(start, start + len(step.x0))
-            start = rows.stop
-            ticket = request.ticket
+            start, ticket = rows.stop, request.ticket
             if not ticket.is_live:
                 continue
             if not pictures.is_finite[rows].all():

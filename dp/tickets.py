@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +52,12 @@ class Trajectory:
         self.frames: list[Frame] = []
         self._chosen: frozenset[int] = frozenset()
 
-    def choose(self, log_snr: list[float], most: int) -> None:
-        """Keep every step of a run of these levels, or `most` of them, the first and the last among them."""
+    def choose(self, log_snr: list[float], most: int, keep: Iterable[int] = ()) -> None:
+        """Keep every step of a run of these levels, or `most` of them, the first and the last among them; and the steps
+        in `keep` in any case.
+        """
         self.log_snr = log_snr
-        self._chosen = frozenset(evenly(len(log_snr), most))
+        self._chosen = frozenset(evenly(len(log_snr), most)) | frozenset(keep)
 
     def add(self, frame: Frame, is_last: bool = False) -> None:
         known = self.frames[-1].index if self.frames else 0

@@ -341,6 +341,9 @@ def test_a_trajectory_of_a_long_run_is_thinned_evenly_and_keeps_both_ends(root):
     indices = [frame.index for frame in long.trajectory.frames]
     assert len(indices) == 40 and indices[0] == 1 and indices[-1] == 300
     assert set(np.diff(indices)) == {7, 8}
+    named = engine.submit(SampleSettings(1, timesteps=300, seed=0), "one", keep=(2, 100, 300))
+    finish(named)
+    assert {1, 2, 100, 300} <= {frame.index for frame in named.trajectory.frames}
     thin = engine.submit(SampleSettings(20, timesteps=300, seed=0), "one")  # more than the memory there is
     finish(thin)
     assert len(thin.trajectory.frames) == 8
