@@ -16,6 +16,8 @@ from dp.images import to_uint8
 from dp.rows import Step
 from dp.samplers import SampleSettings
 
+LIVE = ("waiting", "running", "parked")  # the states of a run that has not ended
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -107,7 +109,7 @@ class Ticket:
 
     @property
     def is_live(self) -> bool:
-        return self.state in ("waiting", "running", "parked")
+        return self.state in LIVE
 
     def cancel(self) -> None:
         """Ask for the end: the request leaves the engine before its next step and keeps its frames. Does not wait."""
@@ -154,9 +156,10 @@ class Ticket:
     def post(self, state: str, *, frame: Frame | None = None, error: str | None = None) -> None:
         """The engine's side: put the newest state, and frame, before the readers."""
         with self._changed:
-            self.state, self.error, self.frame = state, error, frame or self.frame
-            if self.frame and (frame or not self.is_live):
-                self.trajectory.add(self.frame, is_last=not self.is_live)
+            newest, is_live = frame or self.frame, state in LIVE
+            if newest and (frame or not is_live):
+                self.trajectory.add(newest, is_last=not is_live)  # first: who sees the frame may look it up there
+            self.state, self.error, self.frame = state, error, newest
             self._changed.notify_all()
 
 
