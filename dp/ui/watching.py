@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -38,7 +38,7 @@ class Viewers:
 
     def __init__(self, engine: Engine, page: gr.Blocks):
         self.engine, self.page = engine, page
-        self._open: defaultdict[str, set[Watch]] = defaultdict(set)
+        self._open: defaultdict[str, dict[Watch, str]] = defaultdict(dict)  # of each session, and the tab each is on
         self._programs: Counter[str] = Counter()  # runs of each session that no page watches
 
     def start(
@@ -51,8 +51,7 @@ class Viewers:
     ) -> AsyncIterator[dict[str, Any]]:
         """Submit, and then the player's values. Raises gr.Error where too many runs are under way."""
         self.check_room(session)
-        ticket = self.engine.submit(settings, checkpoint, start=start, mask=mask)
-        return self._values(session, ticket, replay=False)
+        return self.values(session, self.engine.submit(settings, checkpoint, start=start, mask=mask))
 
     def again(self, session: str, request_id: str) -> AsyncIterator[dict[str, Any]] | None:
         """The values of a run that another page, or this one before it was reloaded, has begun; None if there is none
@@ -62,16 +61,17 @@ class Viewers:
         if ticket is None:
             return None
         self.check_room(session)
-        return self._values(session, ticket, replay=True)
+        return self.values(session, ticket, replay=True)
 
-    def stop(self, session: str) -> None:
-        """End the runs that the page watches."""
-        for watch in list(self._open.get(session, ())):
-            watch.ticket.cancel()
+    def stop(self, session: str, tab: str = "denoise") -> None:
+        """End the runs that the page watches on that tab."""
+        for watch, on in list(self._open.get(session, {}).items()):
+            if on == tab:
+                watch.ticket.cancel()
 
     def leave(self, session: str) -> None:
         """The page has gone. Its readers might notice only at their next frame, so they are not asked."""
-        for watch in self._open.pop(session, ()):
+        for watch in self._open.pop(session, {}):
             watch.close()
 
     async def program(self, session: str, checkpoint: str, settings: SampleSettings) -> AsyncIterator[Answer]:
@@ -105,9 +105,12 @@ class Viewers:
         runs = len(self._open.get(session, ())) + self._programs[session]
         return waiting is not None and waiting.qsize() > max(runs, 1) + more
 
-    async def _values(self, session: str, ticket: Ticket, replay: bool) -> AsyncIterator[dict[str, Any]]:
+    async def values(
+        self, session: str, ticket: Ticket, tab: str = "denoise", replay: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The player's values for a run, which goes on while they are asked for. replay: from its beginning."""
         watch = ticket.watch()
-        self._open[session].add(watch)
+        self._open[session][watch] = tab
         settings = ticket.trajectory.settings
         known = {"run": ticket.request_id, "seed": settings.seed, "walk": settings.walk_to is not None}
         try:
@@ -128,7 +131,7 @@ class Viewers:
                 yield show(ticket.frame, ticket.state, ticket.error) | known
         finally:  # may run on the event loop, so it only raises a flag
             watch.close()
-            self._open[session].discard(watch)
+            self._open[session].pop(watch, None)
             if not self._open[session]:
                 del self._open[session]
 
@@ -156,17 +159,18 @@ def in_call(
     settings: SampleSettings,
     start: Tensor | None = None,
     mask: Tensor | None = None,
+    keep: Iterable[int] = (),
 ) -> Iterator[tuple[Frame, bool]]:
     """The whole run inside one call, for a GPU that exists only there: its frames on the host, as many as an eye can
-    follow, and whether each is the last. What goes wrong is a gr.Error: of any other only its class's name leaves such
-    a call.
+    follow and those of the steps in `keep`, and whether each is the last. What goes wrong is a gr.Error: of any other
+    only its class's name leaves such a call.
     """
     shown_at = 0.0
     try:
         policy, before = engine.policy(checkpoint).to(best_device()), None
         for step in policy.run(policy.begin(settings, start, mask)):
             is_last = step.index == step.timesteps
-            if is_last or time.monotonic() - shown_at >= 1 / FRAMES_PER_S:
+            if is_last or step.index in keep or time.monotonic() - shown_at >= 1 / FRAMES_PER_S:
                 shown_at = time.monotonic()
                 yield Frame.of(step, before), is_last
             before = step
