@@ -22,7 +22,7 @@ let playing = null;
 let saving = false;
 const kinds = $(".kinds");
 
-const fresh = (id) => ({ id, frames: [], curve: [], timesteps: 1, images: 1, first: null, whole: false });
+const fresh = (id) => ({ id, frames: [], curve: [], timesteps: 1, images: 1, until: Infinity, first: null, whole: false });
 const columns = () => Math.ceil(Math.sqrt(run.images));
 const picture = async (src) => createImageBitmap(await (await fetch(src)).blob(), { colorSpaceConversion: "none" });
 const isLive = () => value.state === "waiting" || value.state === "running";
@@ -31,11 +31,12 @@ run = fresh(null);
 // ---- frames in
 
 function receive(next) {
-  if (next.run) sessionStorage.setItem("dp-run", next.run);
+  if (next.run && !props.arm) sessionStorage.setItem("dp-run", next.run);
   if (next.state === "waiting" && next.beat === undefined) {
     run = fresh(next.run || null); // the pictures of the run before stay until its first frame, its numbers go
     [follow, position, drawn] = [true, -1, null];
     run.walk = Boolean(next.walk);
+    run.until = next.until || Infinity;
     leave();
   } else if (stopped) return;
   stopped = next.state === "stopped";
@@ -77,6 +78,7 @@ async function recall(mine) {
     kept.push(...part.frames);
     total = part.total;
   }
+  while (kept[kept.length - 1].index > mine.until) kept.pop();
   pause(); // a replay counts in the frames of before
   const shown = run.frames[position];
   run.frames = kept;
@@ -151,7 +153,7 @@ function caption() {
     idle: "ready",
     waiting: place,
     running: behind ? `${place} · live at ${newest.index}` : place,
-    done: behind ? place : `${place} · done`,
+    done: behind || run.until < run.timesteps ? place : `${place} · done`,
     stopped: behind ? place : newest ? `stopped at ${at.index}/${run.timesteps}` : "stopped before the first step",
     failed: "the run did not finish",
   };

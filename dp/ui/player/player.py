@@ -9,6 +9,7 @@ The server sends small JSON values, never markup, and the newest frame only. Wha
     curve     log-SNR at some steps of the run, with its first frame
     seed      the seed of the first image, when a run begins and when it ends
     walk      whether the images are a walk between two seeds, when a run begins
+    label     the name of an arm, and `until`, the step at which what it shows of its run ends
     run       its id when it begins; kept for this tab, so that a reload finds it again
     beat      any number, new each time, that says no more than that the run goes on
     message   one sentence for the status line, as plain text
@@ -36,15 +37,18 @@ from dp.tickets import Frame, Ticket, Trajectory
 from dp.ui.export import export
 
 HERE = Path(__file__).parent
-SCRIPTS = ("player.js", "inside.js", "walk.js")  # one scope
+SCRIPTS = ("player.js", "inside.js", "walk.js", "arm.js")  # one scope
 CHUNK = 16  # frames in one answer to the player
 PATIENCE = 10  # seconds that a file waits for another's end
 SHEET_COLUMNS = 16  # of a sheet with one image's frames
 
 
 class Player(gr.HTML):
-    def __init__(self, engine: Engine, **kwargs: Any):
+    """is_arm: one of several that are played together by a `Clock`, hidden until a run begins."""
+
+    def __init__(self, engine: Engine, is_arm: bool = False, **kwargs: Any):
         super().__init__(
+            arm=is_arm,
             server_functions=recall(engine),
             value={"state": "idle"},
             html_template=(HERE / "player.html").read_text(encoding="utf-8"),
@@ -59,6 +63,27 @@ class Player(gr.HTML):
             "type": "object",
             "description": "the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
         }
+
+
+class Clock(gr.HTML):
+    """Plays all arms on the page together, aligned by their share of steps or by log-SNR, and shows a table.
+
+    value: rows, a list of texts for each arm; longest, the name of the run that distances are measured to; begins, true
+    where a comparison begins; pairs, whether the arms are pairs, one above the other.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            value={},
+            html_template=(HERE / "clock.html").read_text(encoding="utf-8"),
+            css_template=(HERE / "clock.css").read_text(encoding="utf-8"),
+            js_on_load=(HERE / "clock.js").read_text(encoding="utf-8"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object", "description": "a line for each arm: name, network calls, seconds, distance"}
 
 
 def show(frame: Frame | None, state: str, message: str | None = None) -> dict[str, Any]:
