@@ -35,6 +35,23 @@ WALK = """
 The images become a walk from the seed above to this one, in equal steps round the sphere on which noise lives. Empty:
 no walk. Watch how far apart two pictures lie, and where one turns into the other.
 """
+COMPARE_HINT = """
+Choose what differs, press Compare, and watch up to six runs start from the very same noise.
+"""
+COMPARE = """
+**Every run starts from the same noise**, so whatever differs between them comes from the one thing that you have
+chosen. They are computed together, and one clock plays them all.
+
+- **Aligned by share of the steps**: half of 10 steps stands beside half of 100. **By log-SNR**: all stand where there
+  is equally much picture in the noise. Schedules that look different by the one may look alike by the other.
+- **Try this.** *Step k of a long run, and a k-step run.* Step 20 of 40 is a guess from a picture that is still noisy;
+  a run of 20 steps has been all the way. It is not the same network call, and not the same picture.
+- **Try this.** *Timesteps*, with the distance in the table: how few steps come close to the longest run? Then again
+  with another sampler.
+- **Click on a picture** to see it alone in every run; again, or Escape on the clock, shows all.
+- **Distance** is the root mean square difference between the last pictures and the longest run's, with the distance
+  from black to white as 1. **Seconds** are until the end of the run, all of them sharing this machine.
+"""
 EQUATIONS = r"""
 Time $t$ runs from 1 (noise) to 0 (picture); a schedule turns it into the share of signal $\gamma(t)$.
 
@@ -67,9 +84,10 @@ as 1.
 LATEX = [{"left": "$$", "right": "$$", "display": True}, {"left": "$", "right": "$", "display": False}]
 
 
-def explain(words: str, equations: str) -> None:
+def explain(words: str, equations: str | None = None) -> None:
     """Add the folds to the page being built."""
     with gr.Accordion("What am I looking at?", open=False, elem_classes="explain"):
         gr.Markdown(words)
-    with gr.Accordion("The equations", open=False, elem_classes="explain"):
-        gr.Markdown(equations, latex_delimiters=LATEX)
+    if equations:
+        with gr.Accordion("The equations", open=False, elem_classes="explain"):
+            gr.Markdown(equations, latex_delimiters=LATEX)

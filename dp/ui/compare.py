@@ -1,0 +1,180 @@
+"""The Compare tab: one thing varied, everything else the same, all from the same noise and on one clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+import spaces
+
+from dp.ui import controls, words
+from dp.ui.arms import MOST, PLACES, SHORT_RUNS, make_arms
+from dp.ui.denoise import buttons
+from dp.ui.lockstep import Tally, Values, one_by_one, side_by_side
+from dp.ui.panel import Panel
+from dp.ui.player import Clock, Player
+from dp.ui.watching import Viewers
+
+AXES = [
+    ("Sampler", "sampler"),
+    ("Timesteps", "timesteps"),
+    ("Noise schedule", "schedule"),
+    ("Time difference", "difference"),
+    ("eta", "eta"),
+    ("Checkpoint", "checkpoint"),
+    ("Step k of a long run, and a k-step run", SHORT_RUNS),
+]
+NUMBERS = {  # of an axis whose values are numbers: those offered, and those chosen at first
+    "timesteps": (["2", "3", "5", "10", "20", "50", "100", "250"], ["3", "5", "10", "20", "50", "100"]),
+    "difference": (["0", "0.5", "1", "1.5", "2", "3"], ["0", "1", "2"]),
+    "eta": (["0", "0.25", "0.5", "0.75", "1"], ["0", "0.5", "1"]),
+    SHORT_RUNS: (["2", "3", "5", "10", "20", "30"], ["5", "10", "20"]),
+}
+IMAGES = 4
+LONG_RUN = 40  # timesteps that the pairs begin with
+VALUES_INFO = "What to compare: up to {}."
+
+
+def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
+    """Add the tab to the page being built. on_zero_gpu: as in `denoise.build`."""
+    engine = viewers.engine
+    names = controls.usable_names(engine)
+
+    with gr.Row(elem_classes="denoise"):
+        with gr.Column(scale=3, min_width=320):
+            gr.Markdown(words.COMPARE_HINT, elem_id="compare-hint", elem_classes="about")
+            with gr.Row(elem_classes="arms"):
+                players = [Player(engine, is_arm=True, min_width=80, padding=False) for _ in range(MOST)]
+            clock = Clock(elem_id="clock")
+        with gr.Column(scale=2, min_width=300):
+            start = gr.Button("Compare", variant="primary", size="lg", elem_id="compare", interactive=bool(names))
+            stop = gr.Button("Stop", variant="stop", size="lg", elem_id="compare-stop", visible=False)
+            axis = gr.Dropdown(
+                AXES, value="sampler", label="What differs", elem_id="axis", info="All the rest is the same for all."
+            )
+            chosen = gr.Dropdown(
+                controls.SAMPLERS,
+                value=[value for _, value in controls.SAMPLERS],
+                multiselect=True,
+                max_choices=MOST,
+                label="Values",
+                elem_id="values",
+                info=VALUES_INFO.format(MOST),
+            )
+            panel = Panel(engine, prefix="compare-", images=IMAGES)
+    sampler, eta = panel.settings[PLACES["sampler"]], panel.settings[PLACES["eta"]]
+    sampler.visible, eta.visible = False, True  # as `choose_axis` would have it
+    words.explain(words.COMPARE)
+
+    # ------------------------------------------------------------------------
+    # Wiring
+
+    asked = [axis, chosen, *panel.settings]
+    controls.unchecked(axis)
+    controls.unchecked(chosen)
+
+    async def at_once(request: gr.Request, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
+        arms = make_arms(engine, *values)
+        tally = Tally(arms)
+        yield first_values(tally)
+        async with aclosing(side_by_side(viewers, request.session_hash, arms, tally)) as values_of_arms:
+            async for news in values_of_arms:
+                yield values_on(news, tally)
+        yield last_values(tally)
+
+    def after_each_other(*values: Any) -> Iterator[tuple[Any, ...]]:
+        arms = make_arms(engine, *values)
+        tally = Tally(arms)
+        yield first_values(tally)
+        for news in one_by_one(engine, arms, tally):
+            yield values_on(news, tally)
+        yield last_values(tally)
+
+    def seconds_needed(*values: Any) -> int:
+        """What the arms may take on a lent GPU, one after the other."""
+        try:
+            runs = {arm.run: arm.settings for arm in make_arms(engine, *values)}.values()
+        except gr.Error:
+            return 10  # the run will say at once what is wrong
+        return 10 + sum(settings.batch_size * settings.timesteps for settings in runs) // 2000
+
+    async def halt(request: gr.Request) -> None:
+        viewers.stop(request.session_hash, tab="compare")
+
+    def choose_axis(axis: str, name: str | None, sampler: str) -> tuple[Any, ...]:
+        """What there is to choose from; the controls that no longer count go."""
+        is_shown = [i != PLACES.get(axis) for i in range(len(panel.settings))]
+        is_shown[PLACES["sampler"]] = axis not in ("sampler", "eta")  # only DDIM has an eta
+        is_shown[PLACES["eta"]] = axis == "sampler" or (axis != "eta" and sampler == "ddim")
+        shown = [gr.update(visible=visible) for visible in is_shown]
+        if axis == SHORT_RUNS:
+            shown[PLACES["timesteps"]] = gr.update(visible=True, value=LONG_RUN)
+        return values_of(axis, name), *shown
+
+    def values_of(axis: str, name: str | None) -> Any:
+        if axis in NUMBERS:
+            choices, value = NUMBERS[axis]
+        elif axis == "sampler":
+            choices, value = controls.SAMPLERS, [value for _, value in controls.SAMPLERS]
+        elif axis == "schedule":
+            choices = controls.schedule_choices(engine, name) if name else []
+            value = [choice for _, choice in choices]
+        else:
+            choices = controls.usable_names(engine)
+            value = choices[:MOST]
+        most = MOST // 2 if axis == SHORT_RUNS else MOST
+        return gr.update(
+            choices=choices,
+            value=value,
+            max_choices=most,
+            allow_custom_value=axis in NUMBERS,
+            info=VALUES_INFO.format(most) + (" You may type others." if axis in NUMBERS else ""),
+        )
+
+    def schedules_of(axis: str, name: str | None) -> Any:
+        return values_of(axis, name) if axis == "schedule" else gr.skip()
+
+    def look_again() -> tuple[Any, ...]:
+        return gr.update(interactive=bool(controls.usable_names(engine))), *panel.look_again()
+
+    quiet = {"api_visibility": "private", "show_progress": "hidden"}
+    outputs = [*players, clock, start, stop]
+    run = start.click(
+        spaces.GPU(duration=seconds_needed)(after_each_other) if on_zero_gpu else at_once,
+        asked,
+        outputs,
+        concurrency_limit=None,
+        **quiet,
+    )
+    if on_zero_gpu:  # as in `denoise`
+        start.click(lambda: buttons(running=True), None, [start, stop], queue=False, **quiet)
+        stopped = stop.click(None, cancels=[run], api_visibility="private")
+        stopped.then(lambda: buttons(running=False), None, [start, stop], **quiet)
+    else:
+        stop.click(halt, queue=False, api_visibility="private")
+    run.failure(lambda: buttons(running=False), None, [start, stop], **quiet)
+    axis.input(choose_axis, [axis, panel.checkpoint, sampler], [chosen, *panel.settings], **quiet)
+    panel.checkpoint.input(schedules_of, [axis, panel.checkpoint], chosen, **quiet)
+    page.load(look_again, None, [start, *panel.everything], **quiet)
+
+
+def first_values(tally: Tally) -> tuple[Any, ...]:
+    """Where a comparison begins: every arm has its name and waits, and the players without an arm go."""
+    waiting = [{"state": "waiting", "label": arm.label} for arm in tally.arms]
+    players = waiting + [{"state": "idle"}] * (MOST - len(waiting))
+    told = tally.table() | {"begins": True, "pairs": any(arm.until for arm in tally.arms)}
+    return *players, told, *buttons(running=True)
+
+
+def values_on(news: Values, tally: Tally) -> tuple[Any, ...]:
+    """What is new of the players, and the table where an arm has ended."""
+    is_end = any(value["state"] not in ("waiting", "running") for value in news.values())
+    players = (news.get(i, gr.skip()) for i in range(MOST))
+    return *players, tally.table() if is_end else gr.skip(), gr.skip(), gr.skip()
+
+
+def last_values(tally: Tally) -> tuple[Any, ...]:
+    """Once all have ended, all distances are known."""
+    return *(gr.skip(),) * MOST, tally.table(), *buttons(running=False)
