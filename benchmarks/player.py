@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import psutil
 from measure import print_table
+from playwright.sync_api import CDPSession
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent / name) for name in ("", "tests")]
 
@@ -32,6 +34,16 @@ def tab() -> psutil.Process:
     return max((p for p in children if "--type=renderer" in p.cmdline()), key=lambda p: p.memory_info().rss)
 
 
+def memory(network: CDPSession) -> tuple[float, float]:
+    """MB that the tab holds, its share of what all of the browser's processes hold included; and without what has been
+    let go of, once that has been collected.
+    """
+    before = tab().memory_info().rss / 1e6
+    network.send("HeapProfiler.collectGarbage")
+    time.sleep(1.5)
+    return before, tab().memory_info().rss / 1e6
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in dict(timesteps=1000, images=16, scrubs=300).items():
@@ -41,13 +53,14 @@ def main() -> None:
         page, received = browser.new_page(), [0]
         network = page.context.new_cdp_session(page)
         network.send("Network.enable")
+        network.send("HeapProfiler.enable")
         for event in ("Network.dataReceived", "Network.eventSourceMessageReceived"):
             network.on(event, lambda said: received.__setitem__(0, received[0] + said.get("encodedDataLength", 0)))
         page.goto(url)
         page.wait_for_selector("#generate")
         page.wait_for_timeout(2000)
         set_run(page, timesteps=args.timesteps, seed=0, images=args.images)
-        rows = [("the page itself", received[0] / 1e6, tab().memory_info().rss / 1e6, "", "")]
+        rows = [("the page itself", received[0] / 1e6, *memory(network), "", "")]
 
         page.evaluate(LONG_TASKS)
         before = received[0]
@@ -55,22 +68,19 @@ def main() -> None:
         until(page, "d.state === 'done' && +d.kept > 0", seconds=600)
         page.wait_for_timeout(1000)
         tasks = page.evaluate("window.tasks.splice(0)")
-        memory = tab().memory_info().rss / 1e6
-        rows.append(
-            ("the run, live and recalled", (received[0] - before) / 1e6, memory, len(tasks), max(tasks, default=0))
-        )
+        busy = len(tasks), max(tasks, default=0)
+        rows.append(("the run, live and recalled", (received[0] - before) / 1e6, *memory(network), *busy))
 
         before, kept = received[0], int(page.get_attribute(".scrub", "max"))
         for i in range(args.scrubs):  # to and fro, as fast as a hand moves a slider
             page.locator(".scrub").fill(str(abs((i * 7) % (2 * kept) - kept)))
             page.wait_for_timeout(10)
         tasks = page.evaluate("window.tasks.splice(0)")
-        memory = tab().memory_info().rss / 1e6
-        rows.append(
-            (f"scrubbing {args.scrubs} times", (received[0] - before) / 1e6, memory, len(tasks), max(tasks, default=0))
-        )
+        busy = len(tasks), max(tasks, default=0)
+        rows.append((f"scrubbing {args.scrubs} times", (received[0] - before) / 1e6, *memory(network), *busy))
     print(f"{args.timesteps} steps of {args.images} images; {kept + 1} of the steps are kept\n")
-    print_table(("while", "received, MB", "the tab, MB", "tasks over 50 ms", "the longest, ms"), rows)
+    head = ("while", "received, MB", "the tab, MB", "collected, MB", "tasks over 50 ms", "the longest, ms")
+    print_table(head, rows)
 
 
 if __name__ == "__main__":

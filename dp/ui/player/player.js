@@ -3,6 +3,7 @@
 const SILENCE = 8000; // milliseconds without a word of a run that goes on, after which the page asks for it again
 const MOMENTS = 10; // on the strip of a single image
 const SECONDS = 4; // that a replay of the whole run takes at 1x
+const MOST = 256; // frames held while a run goes on; at its end those that the server has kept take their place
 
 const $ = (selector) => element.querySelector(selector);
 const player = $(".player");
@@ -24,9 +25,17 @@ const kinds = $(".kinds");
 
 const fresh = (id) => ({ id, frames: [], curve: [], timesteps: 1, images: 1, until: Infinity, first: null, whole: false });
 const columns = () => Math.ceil(Math.sqrt(run.images));
-const picture = async (src) => createImageBitmap(await (await fetch(src)).blob(), { colorSpaceConversion: "none" });
+const picture = (src) => createImageBitmap(new Blob([bytes(src)]), { colorSpaceConversion: "none" });
 const isLive = () => value.state === "waiting" || value.state === "running";
 run = fresh(null);
+
+// Of a data URI. To fetch it would be shorter, and keeps every picture in memory.
+function bytes(uri) {
+  const text = atob(uri.slice(uri.indexOf(",") + 1));
+  const all = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) all[i] = text.charCodeAt(i);
+  return all;
+}
 
 // ---- frames in
 
@@ -64,7 +73,16 @@ function put(frame) {
   } else {
     run.frames.splice(after + 1, 0, frame);
     if (after + 1 <= position) position += 1;
+    if (run.frames.length > MOST) thin();
   }
+}
+
+// Every other frame goes, but not the one that is shown, the first or the newest.
+function thin() {
+  if (playing) return; // a replay counts in these frames
+  const shown = run.frames[position];
+  run.frames = run.frames.filter((frame, i, all) => i % 2 === 0 || frame === shown || i === all.length - 1);
+  position = run.frames.indexOf(shown);
 }
 
 // The whole run, once it has ended: every step that the server has kept.
