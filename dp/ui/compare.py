@@ -140,7 +140,7 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
         return gr.update(interactive=bool(controls.usable_names(engine))), *panel.look_again()
 
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    outputs = [*players, clock, start, stop]
+    outputs = [*players, clock, panel.seed, start, stop]
     run = start.click(
         spaces.GPU(duration=seconds_needed)(after_each_other) if on_zero_gpu else at_once,
         asked,
@@ -161,20 +161,20 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
 
 
 def first_values(tally: Tally) -> tuple[Any, ...]:
-    """Where a comparison begins: every arm has its name and waits, and the players without an arm go."""
+    """Where a comparison begins: every arm has its name and waits, and the players without an arm go; with the seed."""
     waiting = [{"state": "waiting", "label": arm.label} for arm in tally.arms]
     players = waiting + [{"state": "idle"}] * (MOST - len(waiting))
     told = tally.table() | {"begins": True, "pairs": any(arm.until for arm in tally.arms)}
-    return *players, told, *buttons(running=True)
+    return *players, told, tally.arms[0].settings.seed, *buttons(running=True)
 
 
 def values_on(news: Values, tally: Tally) -> tuple[Any, ...]:
     """What is new of the players, and the table where an arm has ended."""
     is_end = any(value["state"] not in ("waiting", "running") for value in news.values())
     players = (news.get(i, gr.skip()) for i in range(MOST))
-    return *players, tally.table() if is_end else gr.skip(), gr.skip(), gr.skip()
+    return *players, tally.table() if is_end else gr.skip(), *(gr.skip(),) * 3
 
 
 def last_values(tally: Tally) -> tuple[Any, ...]:
     """Once all have ended, all distances are known."""
-    return *(gr.skip(),) * MOST, tally.table(), *buttons(running=False)
+    return *(gr.skip(),) * MOST, tally.table(), gr.skip(), *buttons(running=False)
