@@ -1,23 +1,63 @@
 """The run folder: all that a training run leaves behind, and the only channel between it and whoever watches. Standard
-library only.
+library and filelock only.
 
+    config.json          the whole request, written before the process starts
+    dataset/             the prepared pictures
+    status.json          state, step, loss, ... replaced as a whole
     metrics.jsonl        one JSON object a line
+    log.txt              the process's own output
+    lock                 held by the process as long as it lives
+    control/             empty files that ask: stop, pause, save, sample
     samples/000500.png   the EMA's images from the same fixed seeds at every milestone
     checkpoints/000500/  a checkpoint folder, with training-state/ beside the weights for resuming
 
-A milestone is the step it was taken at. Whatever is written is written aside and renamed, so that a reader never sees
-half of it.
+A milestone is the step it was taken at. Alive means locked: no kill and no pid used twice can deceive that. So the
+state that is shown is derived, and a run that says it is going on while nobody holds its lock is `lost`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
+import threading
+import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dp.files import append_line, is_disk_full, tail, tidy, write_json
+
+ALIVE = ("queued", "preparing", "running", "pausing", "stopping")
+STATES = ("new", *ALIVE, "paused", "stopped", "finished", "failed", "lost")
+VERBS = ("stop", "pause", "save", "sample")
+FACTS = ("total", "loss", "images_per_s", "heartbeat", "started", "message", "error", "pid")
+NO_STATUS = {"step": 0} | dict.fromkeys(FACTS)
+RESPONDS_S = 60  # without a sign of life for longer, a run is shown as not responding
+LEAVING_S = 10  # how long a new process waits for the one before it to be gone
+ERROR_CHARACTERS = 4000
+DISK_FULL = "the disk is full. Nothing is lost: free some space, then press Resume"
+
+_probing = threading.Lock()  # or two threads that look at once would each take the other for the process
+
+
+class Busy(ValueError):
+    """Another process holds this run."""
+
+
+def home() -> Path:
+    """Where the run folders lie."""
+    return Path(os.environ.get("DP_HOME") or "runs")
+
+
+def runs_in(home: str | Path) -> list[RunFolder]:
+    """The runs directly below a folder, newest first."""
+    runs = [RunFolder(path) for path in Path(home).glob("[!.]*") if path.is_dir()]
+    runs = [run for run in runs if run.config_file.exists() or run.status_file.exists()]
+    return sorted(runs, key=RunFolder.created, reverse=True)
 
 
 class RunFolder:
@@ -25,13 +65,16 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.dataset, self.samples = self.path / "dataset", self.path / "samples"
+        self.config_file, self.status_file = self.path / "config.json", self.path / "status.json"
+        self.metrics_file, self.log_file = self.path / "metrics.jsonl", self.path / "log.txt"
+
+    @property
+    def id(self) -> str:
+        return self.path.resolve().name
 
     def checkpoint(self, milestone: int) -> Path:
         return self.path / "checkpoints" / f"{milestone:06d}"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples"
 
     def sample(self, milestone: int) -> Path:
         return self.samples / f"{milestone:06d}.png"
@@ -40,41 +83,138 @@ class RunFolder:
         """The steps at which whole checkpoints stand, rising."""
         return sorted(int(path.name) for path in (self.path / "checkpoints").glob("*") if path.name.isdigit())
 
+    # ------------------------------------------------------------------------
+    # What it is, and how it goes
+
+    def config(self) -> dict[str, Any]:
+        """config.json; {} where there is none, as in the run of a library's user. ValueError where it is damaged."""
+        try:
+            return dict(json.loads(self.config_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"config.json of the run {self.id!r} cannot be read ({error})") from None
+
+    def created(self) -> float:
+        """When, in unix seconds."""
+        with suppress(ValueError, TypeError, KeyError):
+            return float(self.config()["created"])
+        with suppress(OSError):
+            return self.path.stat().st_ctime
+        return 0.0  # it is just being deleted
+
+    def status(self) -> dict[str, Any]:
+        """The facts last reported, all of NO_STATUS's keys among them, with `state` as it is now, and `is_responding`:
+        whether the process has lately said something.
+        """
+        facts = self._reported()
+        state = facts.get("state", "lost" if self.status_file.exists() else "new")
+        is_alive = state in (*ALIVE, "new", "lost") and self.is_alive()
+        if is_alive:
+            state = state if state in ALIVE else "preparing"
+            state = "stopping" if self.asked("stop") else "pausing" if self.asked("pause") else state
+        elif state in ALIVE:
+            state = "lost"
+        is_responding = is_alive and time.time() - (facts.get("heartbeat") or 0) < RESPONDS_S
+        return NO_STATUS | facts | {"state": state, "is_responding": is_responding}
+
+    def report(self, **facts: Any) -> None:
+        """Merge `facts` into status.json."""
+        write_json(self.status_file, self._reported() | facts)
+
+    def _reported(self) -> dict[str, Any]:
+        try:
+            facts = json.loads(self.status_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
     def log(self, record: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "metrics.jsonl").open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                torn = file.read(1) != b"\n"  # by a crash in the middle of a line; the next one starts afresh
-            else:
-                torn = False
-            file.write((b"\n" if torn else b"") + json.dumps(record).encode() + b"\n")
+        append_line(self.metrics_file, json.dumps(record))
 
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write a file or folder to; renamed into its place at the end, and gone if the writing
-    fails.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    _remove(aside, old)  # of a killed process that had this one's pid
-    try:
-        yield aside
-        if target.is_dir():  # a folder cannot be renamed over a folder that holds something
-            os.replace(target, old)
+    def metrics(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """The records from byte `offset` on, and the offset to go on from; a line that is still being written is left
+        for then. A record with an `event` stands at the step from which the run goes on: what was recorded before it
+        for later steps is no longer part of the run.
+        """
         try:
-            os.replace(aside, target)
-        except OSError:
-            if old.exists():
-                os.replace(old, target)
+            with self.metrics_file.open("rb") as file:
+                file.seek(offset)
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return [], 0
+        records = []
+        for line in whole.split(b"\n"):
+            with suppress(ValueError):  # torn by a crash
+                records.append(json.loads(line))
+        return [record for record in records if isinstance(record, dict)], offset + len(whole) + len(newline)
+
+    def tail(self, lines: int = 20) -> str:
+        """The end of log.txt."""
+        return tail(self.log_file, lines)
+
+    # ------------------------------------------------------------------------
+    # Who asks, and who lives
+
+    def ask(self, verb: str) -> None:
+        """Ask the process to stop, pause, save or sample."""
+        file = self._control(verb)
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+
+    def asked(self, verb: str) -> bool:
+        return self._control(verb).exists()
+
+    def obeyed(self, verb: str) -> None:
+        self._control(verb).unlink(missing_ok=True)
+
+    def _control(self, verb: str) -> Path:
+        if verb not in VERBS:
+            raise ValueError(f"a run may be asked to {', '.join(VERBS)}; not to {verb!r}")
+        return self.path / "control" / verb
+
+    @property
+    def lock(self) -> FileLock:
+        """One for all RunFolders of this path in this process, so that it may be taken again further in."""
+        return FileLock(self.path.resolve() / "lock", is_singleton=True)
+
+    def is_alive(self) -> bool:
+        """Whether a process holds the lock; looked at by trying."""
+        file = self.path.resolve() / "lock"
+        if not file.exists():
+            return False
+        with _probing:
+            try:
+                with FileLock(file, timeout=0):
+                    return False
+            except Timeout:
+                return True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be this run's one process while the block lasts: what was asked before is forgotten, what a killed one left
+        half-written is cleared away, and an error that ends the block is reported. Busy where another process is.
+        """
+        lock = self.lock
+        if lock.is_locked:  # further out
+            yield
+            return
+        try:
+            lock.acquire(timeout=LEAVING_S)
+        except Timeout:
+            raise Busy(f"the run {self.id!r} is already going on in another process") from None
+        try:
+            for verb in VERBS:
+                self.obeyed(verb)
+            for folder in (self.path, self.samples, self.path / "checkpoints"):
+                tidy(folder)
+            yield
+        except Exception as error:
+            words = DISK_FULL if is_disk_full(error) else str(error) or type(error).__name__
+            facts = {"state": "paused" if is_disk_full(error) else "failed", "message": words}
+            with suppress(OSError):  # then it is seen as lost, which is as good: Resume goes on with it
+                self.report(**facts, error=traceback.format_exc()[-ERROR_CHARACTERS:])
             raise
-    finally:
-        _remove(aside, old)
-
-
-def _remove(*paths: Path) -> None:
-    for path in paths:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        finally:
+            lock.release()

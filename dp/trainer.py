@@ -30,9 +30,10 @@ from tqdm.auto import tqdm
 
 from dp import checkpoint
 from dp.data import ImageDataset
+from dp.files import replacing
 from dp.images import MODES, encode_png, grid, to_float, to_uint8
 from dp.policy import DiffusionPolicy
-from dp.runs import RunFolder, replacing
+from dp.runs import RunFolder
 from dp.samplers import MAX_SEED, MAX_TIMESTEPS, check_integer
 
 KEEP_TRAINING_STATES = 3  # the weights of every milestone are kept; what resuming needs is three times as large

@@ -1,122 +1,34 @@
-"""dp.runs: the run folder and its atomic writes."""
+"""dp.runs: what a run says of itself, to whoever reads its folder."""
 
 from __future__ import annotations
 
 import json
-import threading
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from dp.runs import RunFolder, replacing
+from dp.files import replacing
+from dp.runs import STATES, Busy, RunFolder, home, runs_in
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
-class Interrupted(Exception):
-    pass
-
-
-def put(path: Path, content: str | dict[str, str]) -> None:
-    """A file with that text, or a folder with those files."""
-    if isinstance(content, dict):
-        path.mkdir()
-        for name, text in content.items():
-            (path / name).write_text(text)
-    else:
-        path.write_text(content)
-
-
-def held(path: Path) -> str | dict[str, str] | None:
-    """What stands at `path`, in the form that `put` takes."""
-    if path.is_dir():
-        return {child.name: child.read_text() for child in path.iterdir()}
-    return path.read_text() if path.exists() else None
-
-
-FILES = pytest.mark.parametrize(
-    "old, new",
-    [
-        (None, "new"),
-        ("old", "new"),
-        (None, {"a": "new"}),
-        ({}, {"a": "new"}),
-        ({"a": "old", "b": "old"}, {"a": "new"}),
-    ],
-    ids=["file", "file-over-file", "folder", "folder-over-empty", "folder-over-full"],
-)
-
-
-@FILES
-def test_what_was_written_takes_the_place_and_nothing_is_left_over(tmp_path, old, new):
-    target = tmp_path / "deep" / "000004"
-    if old is not None:
-        target.parent.mkdir()
-        put(target, old)
-    with replacing(target) as aside:
-        assert aside != target and aside.parent == target.parent  # a rename is atomic only on the same file system
-        put(aside, new)
-        assert held(target) == old  # until the end, whoever reads sees the old one
-    assert held(target) == new
-    assert list(target.parent.iterdir()) == [target]
-
-
-@FILES
-def test_a_failure_while_writing_leaves_the_old_one_untouched_and_nothing_else(tmp_path, old, new):
-    target = tmp_path / "000004"
-    if old is not None:
-        put(target, old)
-    with pytest.raises(Interrupted), replacing(target) as aside:
-        put(aside, new)
-        raise Interrupted
-    assert held(target) == old
-    assert list(tmp_path.iterdir()) == ([target] if old is not None else [])
-
-
-def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path):
-    # The plainest cause: the block wrote nothing. On Windows, a file held open by somebody else fails the same way.
-    target = tmp_path / "000004"
-    put(target, {"a": "old"})
-    with pytest.raises(OSError), replacing(target):
-        pass
-    assert held(target) == {"a": "old"}
-    assert list(tmp_path.iterdir()) == [target]
-
-
-@pytest.mark.parametrize("leftover", ["aside", "old"])
-def test_leftovers_of_a_killed_process_with_the_same_pid_are_no_obstacle(tmp_path, leftover):
-    # In a container, pids repeat: each start of the training process may well have the same one.
-    target = tmp_path / "000004"
-    put(target, {"a": "old"})
-    with replacing(target) as aside:
-        put(aside, {"a": "newer"})
-        name = aside.name
-    stale = tmp_path / (name if leftover == "aside" else name.removesuffix(".tmp") + ".old")
-    put(stale, {"half": "written"})
-    with replacing(target) as aside:
-        aside.mkdir()
-        (aside / "a").write_text("newest")
-    assert held(target) == {"a": "newest"}
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_reader_never_sees_half_a_file(tmp_path):
-    target, seen, done = tmp_path / "status.json", set(), threading.Event()
-    texts = [json.dumps({"step": step, "filler": "x" * 50_000}) for step in range(2)]
-    target.write_text(texts[0])
-
-    def read():
-        while not done.is_set():
-            seen.add(target.read_text())
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        for i in range(100):
-            with replacing(target) as aside:
-                aside.write_text(texts[i % 2])
-    finally:
-        done.set()
-        reader.join()
-    assert seen <= set(texts)
+@contextmanager
+def process_holding(run: RunFolder):
+    """Another process that holds the run's lock, and is killed at the end."""
+    script = f"from dp.runs import RunFolder; run = RunFolder({str(run.path)!r})\n"
+    script += "with run.held(): print('held', flush=True); input()"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_milestone_is_the_step_in_six_digits(tmp_path):
@@ -165,3 +77,131 @@ def test_the_log_goes_on_after_a_line_torn_by_a_crash(tmp_path):
         file.write('{"step": 20, "lo')  # power cut
     run.log({"step": 30})
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1]) == {"step": 30}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.mark.parametrize("reported", ["queued", "preparing", "running"])
+def test_a_run_is_alive_as_long_as_its_lock_is_held_and_then_lost(run, reported):
+    run.report(state=reported, step=7, heartbeat=time.time())
+    with process_holding(run) as process:
+        status = run.status()
+        assert (status["state"], status["is_responding"], status["step"]) == (reported, True, 7)
+        run.ask("pause")
+        assert run.status()["state"] == "pausing"
+        run.ask("stop")
+        assert run.status()["state"] == "stopping"
+        process.kill()
+        process.wait()
+        assert run.status()["state"] == "lost"
+    assert run.status()["is_responding"] is False
+
+
+@pytest.mark.parametrize("reported", ["paused", "stopped", "finished", "failed"])
+def test_an_ended_run_stays_what_it_was(run, reported):
+    run.report(state=reported)
+    run.ask("stop")  # too late
+    assert run.status()["state"] == reported
+
+
+def test_a_run_that_nobody_started_is_new_and_every_fact_has_its_key(run):
+    status = run.status()
+    assert status["state"] == "new"
+    keys = {"step", "total", "loss", "images_per_s", "heartbeat", "started", "message", "error", "is_responding", "pid"}
+    assert status.keys() >= keys
+    assert {"new", "queued", "lost", "pausing"} < set(STATES)
+
+
+def test_a_silent_process_is_said_not_to_respond_and_is_alive_all_the_same(run):
+    run.report(state="running", heartbeat=time.time() - 3600)
+    with process_holding(run):
+        status = run.status()
+    assert (status["state"], status["is_responding"]) == ("running", False)
+
+
+def test_a_damaged_status_is_no_obstacle(run):
+    run.report(state="running")
+    run.status_file.write_text('{"state": "runn')
+    assert run.status()["state"] == "lost"
+    with process_holding(run):
+        assert run.status()["state"] == "preparing"
+    run.report(step=3)
+    assert run.status()["step"] == 3
+
+
+def test_a_report_keeps_what_it_does_not_name(run):
+    run.report(state="running", step=1)
+    run.report(step=2)
+    assert json.loads(run.status_file.read_text()) == {"state": "running", "step": 2}
+
+
+def test_only_one_process_holds_a_run(run, monkeypatch):
+    monkeypatch.setattr("dp.runs.LEAVING_S", 0.1)
+    with process_holding(run), pytest.raises(Busy, match="'run'"), run.held():
+        pass
+    with run.held(), RunFolder(run.path).held():  # further in, it is the same one
+        assert run.is_alive()
+    assert not run.is_alive()
+
+
+def test_a_new_holder_forgets_what_was_asked_and_clears_what_lies_about(run):
+    run.report(state="lost")
+    for verb in ("stop", "pause", "save", "sample"):
+        run.ask(verb)
+    (run.path / "checkpoints" / ".000004.123.tmp").mkdir(parents=True)
+    with run.held():
+        assert not any(run.asked(verb) for verb in ("stop", "pause", "save", "sample"))
+        assert list((run.path / "checkpoints").iterdir()) == []
+
+
+def test_an_error_is_reported_with_its_last_words(run):
+    with pytest.raises(ValueError, match="no such schedule"), run.held():
+        raise ValueError("no such schedule")
+    status = run.status()
+    assert (status["state"], status["message"]) == ("failed", "no such schedule")
+    assert status["error"].startswith("Traceback") and "test_runs.py" in status["error"]
+
+
+def test_a_run_cannot_be_asked_for_anything_else(run):
+    with pytest.raises(ValueError, match=r"stop.*'\.\./config'"):
+        run.ask("../config")
+
+
+def test_metrics_are_read_on_from_where_the_last_look_ended(run):
+    assert run.metrics() == ([], 0)
+    run.log({"step": 10})
+    records, offset = run.metrics()
+    assert records == [{"step": 10}]
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 20, "lo')
+        file.flush()
+        assert run.metrics(offset) == ([], offset)  # still being written
+        file.write('ss": 1}\n{"st')
+    records, offset = run.metrics(offset)
+    assert records == [{"step": 20, "loss": 1}]
+    run.log({"step": 30})  # after the crash that tore that last line
+    assert run.metrics(offset)[0] == [{"step": 30}]
+
+
+def test_a_damaged_config_is_told_by_name_and_none_is_empty(run):
+    assert run.config() == {}
+    run.path.mkdir()
+    for text in ("{", "[1]", "3"):
+        run.config_file.write_text(text)
+        with pytest.raises(ValueError, match=r"config.json.*'run'"):
+            run.config()
+
+
+def test_the_runs_of_a_folder_come_newest_first_and_the_damaged_among_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("DP_HOME", str(tmp_path))
+    assert home() == tmp_path and runs_in(tmp_path / "nowhere") == []
+    for name, created in (("b", 1.0), ("a", 3.0), ("c", 2.0), (".a.deleted", 9.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"created": created}))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    (tmp_path / "holiday pictures").mkdir()
+    assert [run.id for run in runs_in(tmp_path)] == ["broken", "a", "c", "b"]
