@@ -119,19 +119,28 @@ def load(folder: str | Path) -> DiffusionPolicy:
     return policy
 
 
+def build(config: dict[str, Any], where: str, device: str = "cpu") -> DiffusionPolicy:
+    """A new model of a config that has been checked; its weights come from torch's global generator. Raises
+    CheckpointError, which begins with `where`.
+    """
+    network = dict(config["network"])
+    try:
+        with torch.device(device):
+            model = NETWORKS[network.pop("type")](**network)
+        return DiffusionPolicy(model, **config["policy"])
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{where}: {error}") from None
+
+
 def inspect(folder: Path) -> tuple[dict[str, Any], DiffusionPolicy]:
     """The config of a checkpoint folder and its model without weights, after all but their values has been checked."""
     config = read_config(folder)
-    network = dict(config["network"])
-    try:
-        with torch.device("meta"):  # shapes only: nothing is allocated before the file has shown that it holds them
-            model = NETWORKS[network.pop("type")](**network)
-        check_weights(folder / "model.safetensors", {name: tuple(v.shape) for name, v in model.state_dict().items()})
-        return config, DiffusionPolicy(model, **config["policy"])
-    except CheckpointError:
-        raise
-    except (ValueError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"{folder}: {error}") from None
+    policy = build(
+        config, str(folder), device="meta"
+    )  # nothing is allocated before the file has shown that it holds it
+    weights = policy.model.state_dict()
+    check_weights(folder / "model.safetensors", {name: tuple(value.shape) for name, value in weights.items()})
+    return config, policy
 
 
 def list_checkpoints(*roots: str | Path) -> list[Entry]:

@@ -1,43 +1,50 @@
 """Trainer: from a folder of pictures to a model. Hugging Face accelerate underneath, so that one process or many run
 the same code.
 
-The same run, whatever interrupts it: no random state is kept. What step k trains on, and every random number in it, is
-a function of (seed, k): the pictures come in permutations by (seed, epoch), endlessly concatenated, of which step k
-takes the next B; t, noise, flips and the self-conditioning coin come from one generator per (seed, step, micro-step),
-drawn for the whole global batch, of which each process keeps its slice. So a resumed run is the same run to the bit,
-sampling in between disturbs nothing, and two processes do what one does.
+The same run, whatever interrupts it (see `dp.resume`): no random state is kept, because every random number is a
+function of the seed and the number of the step. So a resumed run is the same run to the bit, and sampling or saving in
+between disturbs nothing. The numbers are drawn for the whole global batch, of which each process keeps its slice: two
+processes do what one does.
+
+Only the main process writes, and obeys what the run folder asks; what it does is made known to the others, so that all
+leave at the same step.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import math
+import os
 import time
-from contextlib import nullcontext
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from ema_pytorch import EMA
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from tqdm.auto import tqdm
 
 from dp import checkpoint
 from dp.data import ImageDataset
-from dp.files import replacing
+from dp.device import best_device, is_out_of_memory
+from dp.files import is_disk_full, replacing
 from dp.images import MODES, encode_png, grid, to_float, to_uint8
 from dp.policy import DiffusionPolicy
-from dp.runs import RunFolder
+from dp.resume import KEEP_TRAINING_STATES, draw, prune, read_state, restore, resumable, tensors_of, write_state
+from dp.runs import DISK_FULL, VERBS, RunFolder
 from dp.samplers import MAX_SEED, MAX_TIMESTEPS, check_integer
 
-KEEP_TRAINING_STATES = 3  # the weights of every milestone are kept; what resuming needs is three times as large
 LOG_EVERY_STEPS = 10
+LEVELS = ("t 0-0.25", "t 0.25-0.5", "t 0.5-0.75", "t 0.75-1")  # the loss is also told by how noisy the pictures were
+SIGN_OF_LIFE_S = 1.0
+MAX_SETBACKS = 3
 
 
 class Batch(NamedTuple):
@@ -57,7 +64,8 @@ class Trainer:
     at `lr_decay_steps` (None: no decay). weight_decay: on matrices and convolutions only. EMA: every `ema_update_every`
     steps, its decay warming up to `ema_decay` per update. Every `save_and_sample_every` steps and at the end: a
     checkpoint, and a square grid of `num_samples` EMA images in `sample_steps` steps, always from the same seeds. amp,
-    mixed_precision_type: 'bf16' or 'fp16' autocast; fp16 needs a GPU. Raises ValueError for a setting out of range.
+    mixed_precision_type: 'bf16' or 'fp16' autocast; fp16 needs a GPU. log_with: a tracker, or several, of accelerate's.
+    Raises ValueError for a setting out of range.
     """
 
     def __init__(
@@ -86,6 +94,7 @@ class Trainer:
         weight_decay: float = 0.0,
         seed: int = 0,
         sample_steps: int = 50,
+        log_with: str | list[str] | None = None,
     ):
         for name, value, low, high in (
             ("train_batch_size", train_batch_size, 1, None),
@@ -112,10 +121,20 @@ class Trainer:
             raise ValueError(f"num_samples must be a square (1, 4, 9, ...) to fill a square grid, got {num_samples}")
         checkpoint.config_of(diffusion_model)  # a model that could not be saved is told now, not at the first milestone
 
-        if amp and mixed_precision_type == "fp16" and PartialState().device.type == "cpu":
+        on_cpu = best_device().type == "cpu"
+        if amp and mixed_precision_type == "fp16" and PartialState(cpu=on_cpu).device.type == "cpu":
             raise ValueError("fp16 mixed precision needs a GPU; on a CPU use amp=False, or mixed_precision_type='bf16'")
-        self.accelerator = Accelerator(mixed_precision=mixed_precision_type if amp else "no")
+        self.run = RunFolder(results_folder)
+        self.accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision=mixed_precision_type if amp else "no",
+            log_with=log_with,
+            project_config=ProjectConfiguration(logging_dir=str(self.run.path / "trackers")),
+        )
+        if log_with and not self.accelerator.log_with:  # which drops in silence what is not installed
+            raise ValueError(f"log_with={log_with!r}: its package is not installed")
         device, processes = self.accelerator.device, self.accelerator.num_processes
+        self.is_main = self.accelerator.is_main_process
         if split_batches and train_batch_size % processes:
             raise ValueError(f"train_batch_size = {train_batch_size} cannot be split evenly over {processes} processes")
         self.batch_size = (
@@ -127,7 +146,6 @@ class Trainer:
             raise ValueError(
                 f"the model has {diffusion_model.channels} channels, which convert_image_to={mode!r} does not give"
             )
-        self.run = RunFolder(results_folder)
         self.dataset = ImageDataset(folder, diffusion_model.image_size, convert_image_to=mode)
         self.dataset.leave_out(self.run.samples, "a sample that this run has made")
         self.pixels = torch.from_numpy(self.dataset.images)  # uint8 [N,H,W,C]
@@ -160,38 +178,195 @@ class Trainer:
         self.train_lr, self.lr_warmup_steps, self.lr_decay_steps = train_lr, lr_warmup_steps, lr_decay_steps
         self.train_num_steps, self.save_and_sample_every = train_num_steps, save_and_sample_every
         self.num_samples, self.sample_steps = num_samples, sample_steps
+        self.card: dict[str, Any] = {"dataset": self.dataset.folder.resolve().name}
+        self.lr_factor, self.setbacks = 1.0, 0  # halved by each step back; counted since the last milestone
+        self.saved: int | None = None  # the checkpoint that this state comes from, to step back to
+        self.passed_over = ""  # what `resume` had to say
+        self._said = -math.inf
+        self._begin_record()
 
-    def train(self) -> None:
-        """Go on from `step` to `train_num_steps`, saving and sampling on the way."""
-        is_main = self.accelerator.is_main_process
-        losses, since = [], time.monotonic()
-        for _ in tqdm(
-            range(self.step, self.train_num_steps),
-            initial=self.step,
-            total=self.train_num_steps,
-            disable=not is_main,
-            mininterval=1,
-        ):
-            losses.append(self.train_step())
-            if self.step % LOG_EVERY_STEPS == 0:
-                loss = self.accelerator.reduce(torch.stack(losses).mean(), "mean").item()
-                images = len(losses) * self.batch_size * self.gradient_accumulate_every
-                if is_main:
-                    rate = images / (time.monotonic() - since)
-                    self.run.log(
-                        {
-                            "step": self.step,
-                            "loss": loss,
-                            "lr": self.learning_rate(self.step - 1),
-                            "images_per_s": round(rate, 2),
-                        }
-                    )
-                losses, since = [], time.monotonic()
-            if self.step % self.save_and_sample_every == 0 or self.step == self.train_num_steps:
-                before = time.monotonic()
-                self.save(self.step)
+    @classmethod
+    def of(cls, folder: str | Path) -> Trainer:
+        """The trainer that a run folder's config.json and dataset ask for; with bf16 on CUDA unless they say otherwise.
+        Raises ValueError with what is wrong.
+        """
+        run = RunFolder(folder)
+        config, where = run.config(), f"config.json of the run {run.id!r}"
+        settings = config.get("trainer", {})
+        model = {key: config[key] for key in ("network", "policy") if key in config}
+        checkpoint.check_config(model, where)
+        if unknown := settings.keys() - cls.__init__.__kwdefaults__.keys() | settings.keys() & {"results_folder"}:
+            raise ValueError(f"{where}: unknown field {min(unknown)!r} in trainer")
+        if "amp" not in settings and best_device().type == "cuda" and torch.cuda.is_bf16_supported():
+            settings = settings | {"amp": True, "mixed_precision_type": "bf16"}
+        torch.manual_seed(settings.get("seed", 0))  # so that a run that begins again is the same run, too
+        trainer = cls(checkpoint.build(model, where), run.dataset, **settings, results_folder=run.path)
+        if name := config.get("dataset", {}).get("name"):
+            trainer.card["dataset"] = name
+        if licence := config.get("licence"):
+            trainer.card["license"] = licence
+        return trainer
+
+    def train(self) -> str:
+        """Go on from `step` to `train_num_steps`, saving and sampling on the way and obeying what the run folder asks;
+        returns how it ended: 'finished', 'paused' or 'stopped'. A loss that is no longer a number steps back to the
+        last checkpoint, with half the learning rate. Raises OSError where the disk is full; nothing is lost then.
+        """
+        with self.run.held() if self.is_main else nullcontext():
+            try:
+                end = self._go_on() if self.step < self.train_num_steps else "finished"
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                advice = "choose fewer pictures per batch, or a smaller model"
+                raise MemoryError(f"there is not enough memory to train this: {advice}") from error
+            finally:
+                for tracker in self.accelerator.trackers:
+                    tracker.finish()
+            with self._writing():
+                if self.is_main:
+                    message = f"{end} at step {self.step:,} of {self.train_num_steps:,}"
+                    self.run.report(state=end, step=self.step, total=self.train_num_steps, message=message, error=None)
+            return end
+
+    def _go_on(self) -> str:
+        self._set_out()
+        progress = tqdm(
+            initial=self.step, total=self.train_num_steps, disable=None if self.is_main else True, mininterval=1
+        )  # None: only on a terminal
+        with progress:
+            while self.step < self.train_num_steps:
+                if asked := self._asked():
+                    if asked != {"sample"} and not self._is_sound():
+                        self._step_back()  # what was asked is done a step later
+                    elif end := self._obey(asked):
+                        return end
+                self._losses.append(self.train_step())
+                is_milestone = self.step % self.save_and_sample_every == 0 or self.step == self.train_num_steps
+                if self.step % LOG_EVERY_STEPS == 0 or is_milestone:
+                    if not self._is_sound():
+                        self._step_back()
+                        continue
+                    if self.step % LOG_EVERY_STEPS == 0:
+                        self._log()
+                if is_milestone:
+                    with self._writing():
+                        self.save(self.step)
+                        self.sample(self.step)
+                progress.update(self.step - progress.n)
+        return "finished"
+
+    def _set_out(self) -> None:
+        self.accelerator.init_trackers(self.run.id)
+        self._start = None if self.saved is not None else (self._tensors(), self._record())
+        with self._writing():
+            if self.is_main:
+                message = self.passed_over or "training"
+                facts = {"state": "running", "pid": os.getpid(), "started": time.time(), "heartbeat": time.time()}
+                self.run.report(
+                    **facts, step=self.step, total=self.train_num_steps, loss=None, message=message, error=None
+                )
+                if self.run.metrics_file.exists():  # of the same run before, which may have come further
+                    self.run.log({"step": self.step, "event": f"goes on from step {self.step}. {self.passed_over}"})
+        self._begin_record()
+
+    def _asked(self) -> set[str]:
+        """What the run folder asks, the same in every process; and a sign of life in there once a second."""
+        with self._writing() as asked:
+            if self.is_main:
+                self._live()
+                asked += [verb for verb in VERBS if self.run.asked(verb)]
+        return set(asked)
+
+    def _live(self) -> None:
+        if time.monotonic() - self._said > SIGN_OF_LIFE_S and self.run.lock.is_locked:
+            self._said = time.monotonic()
+            facts: dict[str, Any] = {"step": self.step, "heartbeat": time.time()}
+            if self._losses and math.isfinite(loss := self._losses[-1].item()):
+                facts |= {"loss": loss, "images_per_s": self._images_per_s()}
+            self.run.report(**facts)
+
+    def _obey(self, asked: set[str]) -> str | None:
+        """Returns how the run ends, if it does."""
+        with self._writing():
+            if asked != {"sample"} and self.saved != self.step:
+                self._save(self.step, is_milestone=False)
+            if "sample" in asked:
                 self.sample(self.step)
-                since += time.monotonic() - before  # the speed that is logged is that of training
+            for verb in asked if self.is_main else ():
+                self.run.obeyed(verb)
+        return "stopped" if "stop" in asked else "paused" if "pause" in asked else None
+
+    @contextmanager
+    def _writing(self) -> Iterator[list[str]]:
+        """The main process writes, in time that counts for no speed. What it puts into the list is made known to all,
+        and so is a full disk, so that all leave together.
+        """
+        before, is_full, said = time.monotonic(), False, []
+        try:
+            yield said
+        except (OSError, SafetensorError) as error:
+            if not is_disk_full(error):
+                raise
+            is_full = True
+        if self.accelerator.num_processes > 1:
+            [[is_full, said[:]]] = broadcast_object_list([[is_full, list(said)]])
+        if is_full:
+            raise OSError(errno.ENOSPC, DISK_FULL)
+        self._since += time.monotonic() - before
+
+    # ------------------------------------------------------------------------
+    # The loss since the last record
+
+    def _begin_record(self) -> None:
+        self._losses: list[Tensor] = []  # of each step
+        self._by_level = torch.zeros(2, len(LEVELS), device=self.accelerator.device)  # sum and count of the pictures'
+        self._since = time.monotonic()
+
+    def _images_per_s(self) -> float:
+        images = len(self._losses) * self.batch_size * self.gradient_accumulate_every
+        return round(images / max(time.monotonic() - self._since, 1e-9), 2)
+
+    def _log(self) -> None:
+        mean = torch.stack(self._losses).mean()[None] / self.accelerator.num_processes
+        loss, *levels = self.accelerator.reduce(torch.cat([mean, self._by_level.flatten()]), "sum").tolist()
+        sums, counts = levels[: len(LEVELS)], levels[len(LEVELS) :]
+        buckets = {name: total / n for name, total, n in zip(LEVELS, sums, counts) if n}
+        facts = {"loss": loss, "lr": self.learning_rate(self.step - 1), "images_per_s": self._images_per_s()}
+        with self._writing():
+            if self.is_main:
+                self.run.log({"step": self.step, **facts, "buckets": buckets})
+            self.accelerator.log(facts | {f"loss/{name}": value for name, value in buckets.items()}, step=self.step)
+        self._begin_record()
+
+    def _is_sound(self) -> bool:
+        """Whether the loss since the last record, and the weights now, are numbers."""
+        numbers = [*self._losses, get_total_norm(self.policy.parameters())]
+        total = torch.stack([number.to(self.accelerator.device) for number in numbers]).sum()
+        return math.isfinite(self.accelerator.reduce(total, "sum").item())
+
+    def _step_back(self) -> None:
+        """To the last checkpoint, or to where `train` set out, with the learning rate halved once more."""
+        at, factor, setbacks = self.step, self.lr_factor / 2, self.setbacks + 1
+        if setbacks > MAX_SETBACKS:
+            raise ValueError(
+                f"the loss is no longer a number at step {at}, although the learning rate was halved {MAX_SETBACKS} "
+                "times: make a duplicate of this run with a smaller learning rate"
+            )
+        if self.saved is not None:
+            self.load(self.saved)
+        else:
+            self._restore(*self._start)
+        self.lr_factor, self.setbacks = factor, setbacks
+        said = f"the loss was no longer a number at step {at}: back to step {self.step}, with half the learning rate"
+        with self._writing():
+            if self.is_main:
+                self.run.log({"step": self.step, "event": said})
+                self.run.report(step=self.step, loss=None, message=said)
+        self._begin_record()
+
+    # ------------------------------------------------------------------------
+    # One step
 
     def train_step(self) -> Tensor:
         """One optimiser step on the pictures that `step` names; returns this process's mean loss, detached, still on
@@ -205,11 +380,12 @@ class Trainer:
             is_last = micro == self.gradient_accumulate_every - 1
             images, t, noise, self_condition = self.batch(self.step, micro)
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                loss = (
-                    self.model(images, t=t, noise=noise, self_condition=self_condition) / self.gradient_accumulate_every
-                )
+                each, _ = self.model(images, t=t, noise=noise, self_condition=self_condition, per_image=True)
+                loss = each.mean() / self.gradient_accumulate_every
                 self.accelerator.backward(loss)
             total += loss.detach()
+            level = (t * len(LEVELS)).long().clamp(max=len(LEVELS) - 1).to(each.device)
+            self._by_level.index_add_(1, level, torch.stack([each.detach(), torch.ones_like(each)]))
         self.accelerator.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -218,130 +394,98 @@ class Trainer:
         return total
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of the optimiser step that follows `step` done ones; a function of the step alone."""
+        """Of the optimiser step that follows `step` done ones; a function of the step, and of the steps back so far."""
         warmup = min(1.0, (step + 1) / self.lr_warmup_steps) if self.lr_warmup_steps else 1.0
         decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.lr_decay_steps))) if self.lr_decay_steps else 1.0
-        return self.train_lr * warmup * decay
+        return self.train_lr * self.lr_factor * warmup * decay
 
     def batch(self, step: int, micro: int) -> Batch:
         """This process's slice of a micro-batch; a function of (seed, step, micro) alone."""
-        start = (step * self.gradient_accumulate_every + micro) * self.batch_size
-        pictures = picture_order(self.seed, start, self.batch_size, len(self.pixels))
-        random = generator(self.seed, 1, step, micro)
-        t = torch.rand(self.batch_size, generator=random, dtype=torch.float64)
-        noise = torch.randn(
-            self.batch_size, self.policy.channels, self.policy.image_size, self.policy.image_size, generator=random
-        )
-        flips = torch.rand(self.batch_size, generator=random) < 0.5
-        coin = torch.rand((), generator=random).item()
-
+        size, n = self.batch_size, len(self.pixels)
+        all_ = draw(self.seed, step, micro, self.gradient_accumulate_every, size, self.policy.image_shape, n)
         share = self.batch_size // self.accelerator.num_processes
         mine = slice(share * self.accelerator.process_index, share * (self.accelerator.process_index + 1))
-        images = to_float(self.pixels[pictures[mine]])
+        images = to_float(self.pixels[all_.pictures[mine]])
         if self.augment_horizontal_flip:
-            images = torch.where(flips[mine, None, None, None], images.flip(-1), images)
-        device = self.accelerator.device
-        return Batch(images.to(device), t[mine], noise[mine].to(device), coin < self.policy.train_prob_self_cond)
+            images = torch.where(all_.flips[mine, None, None, None], images.flip(-1), images)
+        device, self_condition = self.accelerator.device, all_.coin < self.policy.train_prob_self_cond
+        return Batch(images.to(device), all_.t[mine], all_.noise[mine].to(device), self_condition)
 
     # ------------------------------------------------------------------------
     # Milestones. A milestone is the step it was taken at.
 
     def sample(self, milestone: int) -> None:
         """samples/<milestone>.png: the EMA's images from the same seeds as at every other milestone."""
-        if self.accelerator.is_main_process:
-            images = self.ema.ema_model.sample(self.num_samples, timesteps=self.sample_steps, seed=self.seed)
+        if self.is_main:
+            for step in self.ema.ema_model.stream(self.num_samples, timesteps=self.sample_steps, seed=self.seed):
+                self._live()
             with replacing(self.run.sample(milestone)) as path:
-                path.write_bytes(encode_png(grid(to_uint8(images))))
+                path.write_bytes(encode_png(grid(to_uint8((step.x0 + 1) / 2))))
 
     def save(self, milestone: int) -> None:
         """checkpoints/<milestone>/: the EMA's weights as a checkpoint folder, and training-state/ with all that `load`
         needs.
         """
+        self._save(milestone, is_milestone=True)
+
+    def _save(self, milestone: int, is_milestone: bool) -> None:
+        """What is no milestone goes when it is no longer among the last few."""
         self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            return
-        with replacing(self.run.checkpoint(milestone)) as folder:
-            checkpoint.save(self.ema.ema_model, folder, step=self.step, dataset=self.dataset.folder.resolve().name)
-            state = folder / "training-state"
-            state.mkdir()
-            save_file(self._tensors(), state / "state.safetensors")
-            scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
-            record = {"step": self.step, "seed": self.seed, "lr_decay_steps": self.lr_decay_steps, "scaler": scaler}
-            (state / "state.json").write_text(json.dumps(record), encoding="utf-8")
-        # Later ones are of another run in this folder: this one has not come so far.
-        for old in [m for m in self.run.milestones() if m <= milestone][:-KEEP_TRAINING_STATES]:
-            stale = self.run.checkpoint(old) / "training-state"
-            for file in stale.glob("*"):
-                file.unlink()
-            if stale.is_dir():
-                stale.rmdir()
+        if is_milestone:
+            self.setbacks = 0
+        if self.is_main:
+            with replacing(self.run.checkpoint(milestone)) as folder:
+                checkpoint.save(self.ema.ema_model, folder, step=self.step, **self.card)
+                write_state(folder, self._tensors(), self._record() | {"is_milestone": is_milestone})
+            prune(self.run, milestone)
+        self.saved, self._start = milestone, None
+
+    def resume(self) -> None:
+        """Go on from the newest whole checkpoint of the run folder, or from the beginning where there is none. Raises
+        CheckpointError where there are only damaged ones.
+        """
+        problem = None
+        for milestone in reversed(resumable(self.run)):
+            try:
+                checkpoint.inspect(self.run.checkpoint(milestone))
+                self.load(milestone)
+            except checkpoint.CheckpointError as error:
+                problem = problem or error
+            else:
+                self.passed_over = f"passed over, since it is damaged: {problem}" if problem else ""
+                return
+        if problem:
+            raise problem
 
     def load(self, milestone: int) -> None:
         """Go back to a milestone of this run; training goes on with the step after it. Raises CheckpointError where
         that cannot be.
         """
-        state = self.run.checkpoint(milestone) / "training-state"
-        if not (state / "state.json").is_file():
-            resumable = [
-                m for m in self.run.milestones() if (self.run.checkpoint(m) / "training-state" / "state.json").is_file()
-            ]
+        folder = self.run.checkpoint(milestone)
+        if milestone not in (there := resumable(self.run)):
             raise checkpoint.CheckpointError(
                 f"cannot resume from step {milestone} in {self.run.path}: "
                 f"only the last {KEEP_TRAINING_STATES} checkpoints keep what resuming needs; "
-                + (f"there are: {', '.join(map(str, resumable))}" if resumable else "there are none")
+                + (f"there are: {', '.join(map(str, there))}" if there else "there are none")
             )
         try:
-            self._restore(state)
+            self._restore(*read_state(folder))
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-            problem = f"{state.parent}: cannot resume from its training-state ({error})"
-            raise checkpoint.CheckpointError(problem) from None
+            raise checkpoint.CheckpointError(f"{folder}: cannot resume from its training-state ({error})") from None
+        self.saved = milestone
 
-    def _restore(self, state: Path) -> None:
-        record = json.loads((state / "state.json").read_text(encoding="utf-8"))
-        tensors: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
-        for name, value in load_file(state / "state.safetensors").items():
-            part, _, rest = name.partition("/")
-            tensors[part][rest] = value
-        self.policy.load_state_dict(tensors["model"])
-        self.ema.load_state_dict(tensors["ema"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors["optimizer"].items():
-            index, _, key = name.partition("/")
-            moments.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+    def _tensors(self) -> dict[str, Tensor]:
+        return tensors_of(self.policy, self.ema, self.optimizer)
+
+    def _record(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+        record = {"step": self.step, "seed": self.seed, "lr_decay_steps": self.lr_decay_steps, "scaler": scaler}
+        return record | {"lr_factor": self.lr_factor, "setbacks": self.setbacks}
+
+    def _restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        restore(tensors, self.policy, self.ema, self.optimizer)
         if record["scaler"] and self.accelerator.scaler:  # a run begun in fp16 may go on without
             self.accelerator.scaler.load_state_dict(record["scaler"])
         # The run's own, whatever this Trainer was made with: another seed or horizon would be another run.
         self.step, self.seed, self.lr_decay_steps = record["step"], record["seed"], record["lr_decay_steps"]
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """All a resumed run starts from, under flat names: model/..., ema/..., optimizer/<parameter>/<moment>."""
-        parts = {f"model/{name}": value for name, value in self.policy.state_dict().items()}
-        parts |= {f"ema/{name}": value for name, value in self.ema.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            parts |= {f"optimizer/{index}/{key}": value for key, value in moments.items()}
-        return {name: value.detach().cpu().clone() for name, value in parts.items()}
-
-
-def generator(*key: int) -> torch.Generator:
-    """A random stream that is a function of `key` alone."""
-    return torch.Generator().manual_seed(
-        int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    )
-
-
-@lru_cache(maxsize=2)
-def permutation(seed: int, epoch: int, n: int) -> Tensor:
-    return torch.randperm(n, generator=generator(seed, 0, epoch))
-
-
-def picture_order(seed: int, start: int, count: int, n: int) -> Tensor:
-    """Positions [start, start + count) of the endless concatenation of permutations of n pictures, one per epoch ->
-    picture indices [count].
-    """
-    position, parts = start, []
-    while position < start + count:
-        epoch, offset = divmod(position, n)
-        parts.append(permutation(seed, epoch, n)[offset : offset + start + count - position])
-        position += len(parts[-1])
-    return torch.cat(parts)
+        self.lr_factor, self.setbacks = record["lr_factor"], record["setbacks"]

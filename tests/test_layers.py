@@ -39,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resident": {"policy", "checkpoint"},
     "tickets": {"images", "rows", "samplers"},
     "engine": LIBRARY | {"inside", "resident", "tickets"},
-    "trainer": LIBRARY,
+    "resume": {"runs"},
+    "trainer": LIBRARY | {"resume"},
     "train": {"__init__", "runs"},  # the rest by dp's own names, after it has waited for the device
     "jobs": {"files", "runs"},
     "remote": {"runs"},

@@ -17,8 +17,9 @@ from PIL import Image
 from dp import checkpoint
 from dp.checkpoint import CheckpointError
 from dp.policy import DiffusionPolicy
+from dp.resume import picture_order
 from dp.rin import RIN
-from dp.trainer import Trainer, picture_order
+from dp.trainer import Trainer
 
 SETTINGS = dict(
     train_batch_size=4,
