@@ -17,8 +17,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from dp.files import replacing, write_json
-from dp.runs import ALIVE, RunFolder
+from dp.runs import ALIVE, RunFolder, replacing, write_json
 
 ROOT = Path(__file__).resolve().parent.parent  # `-m dp.train` is found from here
 STARTS_WITHIN_S = 120  # torchrun loads torch before it starts the process

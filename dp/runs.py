@@ -12,13 +12,19 @@ library and filelock only.
     checkpoints/000500/  a checkpoint folder, with training-state/ beside the weights for resuming
 
 A milestone is the step it was taken at. Alive means locked: no kill and no pid used twice can deceive that. So the
-state that is shown is derived, and a run that says it is going on while nobody holds its lock is `lost`.
+state that is shown is derived, and a run that says it is going on while nobody holds its lock is `lost`. Whatever is
+written is written aside and renamed: a reader never sees half of it, and a full disk takes nothing that stood there.
+
+Over budget: the last part, files that are whole or not there, serves others, too, but is too small to stand alone.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
 import threading
 import time
 import traceback
@@ -29,8 +35,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dp.files import append_line, is_disk_full, tail, tidy, write_json
-
 ALIVE = ("queued", "preparing", "running", "pausing", "stopping")
 STATES = ("new", *ALIVE, "paused", "stopped", "finished", "failed", "lost")
 VERBS = ("stop", "pause", "save", "sample")
@@ -38,7 +42,7 @@ FACTS = ("total", "loss", "images_per_s", "heartbeat", "started", "message", "er
 NO_STATUS = {"step": 0} | dict.fromkeys(FACTS)
 RESPONDS_S = 60  # without a sign of life for longer, a run is shown as not responding
 LEAVING_S = 10  # how long a new process waits for the one before it to be gone
-ERROR_CHARACTERS = 4000
+TAIL_BYTES, ERROR_CHARACTERS = 64 << 10, 4000
 DISK_FULL = "the disk is full. Nothing is lost: free some space, then press Resume"
 
 _probing = threading.Lock()  # or two threads that look at once would each take the other for the process
@@ -131,7 +135,13 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
-        append_line(self.metrics_file, json.dumps(record))
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.metrics_file.open("ab+") as file:
+            start = b""
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                start = b"" if file.read(1) == b"\n" else b"\n"  # a crash has torn the line before
+            file.write(start + json.dumps(record).encode() + b"\n")
 
     def metrics(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         """The records from byte `offset` on, and the offset to go on from; a line that is still being written is left
@@ -152,7 +162,12 @@ class RunFolder:
 
     def tail(self, lines: int = 20) -> str:
         """The end of log.txt."""
-        return tail(self.log_file, lines)
+        try:
+            with self.log_file.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+                return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
+        except OSError:
+            return ""
 
     # ------------------------------------------------------------------------
     # Who asks, and who lives
@@ -218,3 +233,56 @@ class RunFolder:
             raise
         finally:
             lock.release()
+
+
+# ----------------------------------------------------------------------------
+# Files that are whole or not there
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A path beside `target` to write a file or folder to; renamed into its place at the end, and gone if the writing
+    fails.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    _remove(aside, old)  # of a killed process that had this one's pid
+    try:
+        yield aside
+        if target.is_dir():  # a folder cannot be renamed over a folder that holds something
+            os.replace(target, old)
+        try:
+            os.replace(aside, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
+    finally:
+        _remove(aside, old)
+
+
+def _remove(*paths: Path) -> None:
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def tidy(folder: Path) -> None:
+    """Clear away what killed processes have left beside the files of `folder`; nobody may be writing there."""
+    for path in folder.glob(".*"):
+        if found := re.fullmatch(r"\.(.+)\.\d+\.(tmp|old)", path.name):
+            target = path.with_name(found[1])
+            if found[2] == "old" and not target.exists():  # killed between the two renames
+                os.replace(path, target)
+            _remove(path)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """safetensors has no class of its own for it, only the words."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(f"os error {number})" in str(error) for number in full)

@@ -34,11 +34,10 @@ from tqdm.auto import tqdm
 from dp import checkpoint
 from dp.data import ImageDataset
 from dp.device import best_device, is_out_of_memory
-from dp.files import is_disk_full, replacing
 from dp.images import MODES, encode_png, grid, to_float, to_uint8
 from dp.policy import DiffusionPolicy
 from dp.resume import KEEP_TRAINING_STATES, draw, prune, read_state, restore, resumable, tensors_of, write_state
-from dp.runs import DISK_FULL, VERBS, RunFolder
+from dp.runs import DISK_FULL, VERBS, RunFolder, is_disk_full, replacing
 from dp.samplers import MAX_SEED, MAX_TIMESTEPS, check_integer
 
 LOG_EVERY_STEPS = 10
@@ -417,7 +416,7 @@ class Trainer:
     def sample(self, milestone: int) -> None:
         """samples/<milestone>.png: the EMA's images from the same seeds as at every other milestone."""
         if self.is_main:
-            for step in self.ema.ema_model.stream(self.num_samples, timesteps=self.sample_steps, seed=self.seed):
+            for step in self.ema.ema_model.stream(self.num_samples, timesteps=self.sample_steps, seed=self.seed):  # noqa: B007
                 self._live()
             with replacing(self.run.sample(milestone)) as path:
                 path.write_bytes(encode_png(grid(to_uint8((step.x0 + 1) / 2))))

@@ -14,22 +14,21 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # "Who may import whom": for each module, those of ours that it may import. `ui` stands for all of dp/ui.
-RANK_0 = {"schedules", "images", "files", "runs", "device"}
+RANK_0 = {"schedules", "images", "runs", "device"}
 LIBRARY = RANK_0 | {"samplers", "noise", "rin", "decoder", "data", "rows", "policy", "checkpoint"}  # ranks 0 to 3
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "schedules": set(),
     "images": set(),
     "device": set(),
-    "files": set(),
-    "runs": {"files"},
+    "runs": set(),
     "samplers": {"schedules"},
     "rin": set(),
     "decoder": {"images"},
     "data": {"images", "decoder"},
     "findings": {"images", "data"},
     "sources": {"decoder", "data"},
-    "intake": {"images", "files", "decoder", "data", "findings", "sources"},
+    "intake": {"images", "runs", "decoder", "data", "findings", "sources"},
     "film": {"images"},
     "noise": {"samplers"},
     "rows": {"schedules", "samplers", "noise"},
@@ -42,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resume": {"runs"},
     "trainer": LIBRARY | {"resume"},
     "train": {"__init__", "runs"},  # the rest by dp's own names, after it has waited for the device
-    "jobs": {"files", "runs"},
+    "jobs": {"runs"},
     "remote": {"runs"},
     "sample": LIBRARY,
     "publish_space": LIBRARY,
@@ -73,7 +72,6 @@ ONLY = {"gradio": {"ui", "app"}, "av": {"film"}, "accelerate": {"trainer"}, "ema
 NOTHING_BUT = {
     "schedules": {"torch"},
     "samplers": {"torch"},
-    "files": set(),
     "runs": {"filelock"},
     "jobs": {"filelock"},
     "__init__": set(),

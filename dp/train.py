@@ -1,0 +1,100 @@
+"""`python -m dp.train RUN`: the process that trains the run in a folder, as one process or, under torchrun or
+`accelerate launch`, as one of many. `--trial` tries ten steps instead, and says on standard output how long they took.
+
+It holds the run's lock from the first moment, then waits for the device's, and only then loads torch: by dp's public
+names, which are handed out when they are asked for.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+
+from filelock import FileLock, Timeout
+
+import dp
+from dp.runs import Busy, RunFolder
+
+POLL_S = 0.25
+WARM_UP_STEPS, TRIAL_STEPS, TRIAL_SAMPLE_STEPS = 2, 10, 2
+RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+LAUNCH = ":".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser.add_argument("run", help="the run folder")
+    parser.add_argument("--trial", action="store_true", help="try ten steps, and write how long they took as JSON")
+    args = parser.parse_args()
+    run = RunFolder(args.run)
+    if cores := os.environ.get("CPU_CORES"):  # as in app.py; torch reads it when it is loaded
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(float(cores)) // PROCESSES))
+    if hasattr(os, "nice"):
+        os.nice(10)  # whoever samples on the same processor comes first
+    try:
+        if args.trial:
+            print(json.dumps(trial(run)))
+        elif RANK == 0:
+            with run.held():
+                follow(run)
+        elif wait_for_the_first(run):
+            train(run)
+    except Busy as error:
+        sys.exit(str(error))
+
+
+def follow(run: RunFolder) -> None:
+    """Wait for the device, then train."""
+    now = time.time()
+    run.report(state="queued", pid=os.getpid(), launch=LAUNCH, started=now, heartbeat=now, message="", error=None)
+    device = FileLock(run.path.resolve().parent / f".{os.environ.get('DP_DEVICE', 'device').replace(':', '-')}.lock")
+    while True:
+        try:
+            with device.acquire(timeout=POLL_S):
+                run.report(state="preparing", message="loading the pictures and the model")
+                return train(run)
+        except Timeout:
+            run.report(heartbeat=time.time(), message="waits until the run before it leaves the device")
+        for verb, state in (("stop", "stopped"), ("pause", "paused")):
+            if run.asked(verb):
+                return run.report(state=state, message=f"{state} before it began")
+
+
+def wait_for_the_first(run: RunFolder) -> bool:
+    """Of the other processes of one launch: whether the first one has come to train."""
+    while (status := run.status()).get("launch") != LAUNCH or status["state"] == "queued":
+        time.sleep(POLL_S)
+    return status["state"] in ("preparing", "running")
+
+
+def train(run: RunFolder) -> None:
+    trainer = dp.Trainer.of(run.path)
+    trainer.resume()
+    print(f"{run.id}: {trainer.train()} at step {trainer.step}", flush=True)
+
+
+def trial(run: RunFolder) -> dict:
+    try:
+        trainer = dp.Trainer.of(run.path)
+        for step in range(WARM_UP_STEPS + TRIAL_STEPS):
+            if step == WARM_UP_STEPS:
+                start = time.perf_counter()
+            float(trainer.train_step())
+        seconds_per_step = (time.perf_counter() - start) / TRIAL_STEPS
+        with tempfile.TemporaryDirectory() as folder:
+            trainer.run, start = RunFolder(folder), time.perf_counter()
+            trainer.save(1)
+            saving = time.perf_counter() - start
+            asked, trainer.sample_steps = trainer.sample_steps, TRIAL_SAMPLE_STEPS
+            trainer.sample(1)
+            sampling = (time.perf_counter() - start - saving) * asked / TRIAL_SAMPLE_STEPS
+    except Exception as error:
+        return {"error": str(error) or type(error).__name__}
+    device = str(trainer.accelerator.device)
+    return {"seconds_per_step": seconds_per_step, "seconds_per_save": saving + sampling, "device": device}
+
+
+if __name__ == "__main__":
+    main()
