@@ -13,16 +13,21 @@ lie beside the weights of the last few checkpoints. No pickle: they are read as 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dp.checkpoint import CheckpointError
 from dp.runs import RunFolder
 
 KEEP_TRAINING_STATES = 3  # the weights of every milestone are kept; what resuming needs is three times as large
@@ -110,17 +115,34 @@ def restore(flat: dict[str, Tensor], policy: nn.Module, ema: nn.Module, optimize
 # On disk
 
 
-def write_state(checkpoint: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+def write_state(checkpoint: Path, tensors: dict[str, Tensor], record: dict[str, Any], is_milestone: bool) -> None:
     folder = checkpoint / "training-state"
     folder.mkdir()
     save_file(tensors, folder / "state.safetensors")
-    (folder / "state.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "state.json").write_text(json.dumps(record | {"is_milestone": is_milestone}), encoding="utf-8")
 
 
-def read_state(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    folder = checkpoint / "training-state"
-    record = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return load_file(folder / "state.safetensors"), record
+def read_state(run: RunFolder, milestone: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Raises CheckpointError where there is none, or none that can be read."""
+    folder = run.checkpoint(milestone)
+    if milestone not in (there := resumable(run)):
+        raise CheckpointError(
+            f"cannot resume from step {milestone} in {run.path}: "
+            f"only the last {KEEP_TRAINING_STATES} checkpoints keep what resuming needs; "
+            + (f"there are: {', '.join(map(str, there))}" if there else "there are none")
+        )
+    with told_by_name(folder):
+        record = json.loads((folder / "training-state" / "state.json").read_text(encoding="utf-8"))
+        return load_file(folder / "training-state" / "state.safetensors"), record
+
+
+@contextmanager
+def told_by_name(checkpoint: Path) -> Iterator[None]:
+    """Whatever is wrong with a training state is a CheckpointError."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{checkpoint}: cannot resume from its training-state ({error})") from None
 
 
 def resumable(run: RunFolder) -> list[int]:
@@ -134,7 +156,9 @@ def prune(run: RunFolder, milestone: int) -> None:
     """
     for old in [m for m in resumable(run) if m <= milestone][:-KEEP_TRAINING_STATES]:
         folder = run.checkpoint(old)
-        is_milestone = json.loads((folder / "training-state" / "state.json").read_text())["is_milestone"]
-        gone = folder / "training-state" if is_milestone else folder
-        aside = gone.rename(gone.with_name(f".{gone.name}.0.tmp"))  # at once, so that nobody reads half of it
+        gone = folder / "training-state"
+        with suppress(OSError, ValueError, KeyError):  # where it does not say, it is kept
+            gone = gone if json.loads((gone / "state.json").read_text())["is_milestone"] else folder
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        os.replace(gone, aside)  # at once, so that nobody sees half of it
         shutil.rmtree(aside)

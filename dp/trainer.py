@@ -5,44 +5,34 @@ The same run, whatever interrupts it (see `dp.resume`): no random state is kept,
 function of the seed and the number of the step. So a resumed run is the same run to the bit, and sampling or saving in
 between disturbs nothing. The numbers are drawn for the whole global batch, of which each process keeps its slice: two
 processes do what one does.
-
-Only the main process writes, and obeys what the run folder asks; what it does is made known to the others, so that all
-leave at the same step.
 """
 
 from __future__ import annotations
 
-import errno
 import math
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import ProjectConfiguration, broadcast_object_list
+from accelerate.utils import ProjectConfiguration
 from ema_pytorch import EMA
-from safetensors import SafetensorError
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from tqdm.auto import tqdm
 
 from dp import checkpoint
 from dp.data import ImageDataset
 from dp.device import best_device, is_out_of_memory
 from dp.images import MODES, encode_png, grid, to_float, to_uint8
+from dp.journal import Journal
 from dp.policy import DiffusionPolicy
-from dp.resume import KEEP_TRAINING_STATES, draw, prune, read_state, restore, resumable, tensors_of, write_state
-from dp.runs import DISK_FULL, VERBS, RunFolder, is_disk_full, replacing
+from dp.resume import draw, prune, read_state, restore, resumable, tensors_of, told_by_name, write_state
+from dp.runs import RunFolder, replacing
 from dp.samplers import MAX_SEED, MAX_TIMESTEPS, check_integer
 
 LOG_EVERY_STEPS = 10
-LEVELS = ("t 0-0.25", "t 0.25-0.5", "t 0.5-0.75", "t 0.75-1")  # the loss is also told by how noisy the pictures were
-SIGN_OF_LIFE_S = 1.0
 MAX_SETBACKS = 3
 
 
@@ -124,51 +114,34 @@ class Trainer:
         if amp and mixed_precision_type == "fp16" and PartialState(cpu=on_cpu).device.type == "cpu":
             raise ValueError("fp16 mixed precision needs a GPU; on a CPU use amp=False, or mixed_precision_type='bf16'")
         self.run = RunFolder(results_folder)
-        self.accelerator = Accelerator(
-            cpu=on_cpu,
-            mixed_precision=mixed_precision_type if amp else "no",
-            log_with=log_with,
-            project_config=ProjectConfiguration(logging_dir=str(self.run.path / "trackers")),
-        )
+        precision, trackers = mixed_precision_type if amp else "no", str(self.run.path / "trackers")
+        tracking = {"log_with": log_with, "project_config": ProjectConfiguration(logging_dir=trackers)}
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, **tracking)
         if log_with and not self.accelerator.log_with:  # which drops in silence what is not installed
             raise ValueError(f"log_with={log_with!r}: its package is not installed")
         device, processes = self.accelerator.device, self.accelerator.num_processes
-        self.is_main = self.accelerator.is_main_process
         if split_batches and train_batch_size % processes:
             raise ValueError(f"train_batch_size = {train_batch_size} cannot be split evenly over {processes} processes")
-        self.batch_size = (
-            train_batch_size if split_batches else train_batch_size * processes
-        )  # of one micro-batch, over all processes
+        self.batch_size = train_batch_size * (1 if split_batches else processes)  # of one micro-batch, over all of them
 
         mode = convert_image_to or MODES.get(diffusion_model.channels, "RGB")
         if len(mode) != diffusion_model.channels:
-            raise ValueError(
-                f"the model has {diffusion_model.channels} channels, which convert_image_to={mode!r} does not give"
-            )
+            channels = f"the model has {diffusion_model.channels} channels"
+            raise ValueError(f"{channels}, which convert_image_to={mode!r} does not give")
         self.dataset = ImageDataset(folder, diffusion_model.image_size, convert_image_to=mode)
         self.dataset.leave_out(self.run.samples, "a sample that this run has made")
         self.pixels = torch.from_numpy(self.dataset.images)  # uint8 [N,H,W,C]
 
         self.policy = diffusion_model.to(device)
-        matrices = [p for p in self.policy.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.policy.parameters() if p.ndim < 2]
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=train_lr,
-            betas=betas,
-            fused=True,  # one pass over each parameter without temporaries: 3 to 13 times faster on a CPU
-        )
+        matrices = {"params": [p for p in self.policy.parameters() if p.ndim >= 2], "weight_decay": weight_decay}
+        vectors = {"params": [p for p in self.policy.parameters() if p.ndim < 2], "weight_decay": 0.0}
+        # fused: one pass over each parameter without temporaries, 3 to 13 times faster on a CPU.
+        optimizer = torch.optim.AdamW([matrices, vectors], lr=train_lr, betas=betas, fused=True)
         # The decay at update k is about k / (k + 9): the average spans a tenth of the run, until it comes to ema_decay;
         # short runs are not held back by their beginning. ema_pytorch counts in steps, hence the factor.
-        self.ema = EMA(
-            self.policy,
-            beta=ema_decay,
-            update_every=ema_update_every,
-            update_after_step=0,
-            inv_gamma=9.0 * ema_update_every,
-            power=1.0,
-            include_online_model=False,
-        )
+        warming_up = {"update_after_step": 0, "inv_gamma": 9.0 * ema_update_every, "power": 1.0}
+        averaging = {"beta": ema_decay, "update_every": ema_update_every, **warming_up}
+        self.ema = EMA(self.policy, include_online_model=False, **averaging)
         self.model, self.optimizer = self.accelerator.prepare(self.policy, optimizer)
 
         self.step = 0
@@ -181,8 +154,8 @@ class Trainer:
         self.lr_factor, self.setbacks = 1.0, 0  # halved by each step back; counted since the last milestone
         self.saved: int | None = None  # the checkpoint that this state comes from, to step back to
         self.passed_over = ""  # what `resume` had to say
-        self._said = -math.inf
-        self._begin_record()
+        images = self.batch_size * gradient_accumulate_every
+        self.journal = Journal(self.run, self.accelerator, images, train_num_steps)
 
     @classmethod
     def of(cls, folder: str | Path) -> Trainer:
@@ -200,10 +173,8 @@ class Trainer:
             settings = settings | {"amp": True, "mixed_precision_type": "bf16"}
         torch.manual_seed(settings.get("seed", 0))  # so that a run that begins again is the same run, too
         trainer = cls(checkpoint.build(model, where), run.dataset, **settings, results_folder=run.path)
-        if name := config.get("dataset", {}).get("name"):
-            trainer.card["dataset"] = name
-        if licence := config.get("licence"):
-            trainer.card["license"] = licence
+        card = {"dataset": config.get("dataset", {}).get("name"), "license": config.get("licence")}
+        trainer.card |= {key: value for key, value in card.items() if value}
         return trainer
 
     def train(self) -> str:
@@ -211,158 +182,66 @@ class Trainer:
         returns how it ended: 'finished', 'paused' or 'stopped'. A loss that is no longer a number steps back to the
         last checkpoint, with half the learning rate. Raises OSError where the disk is full; nothing is lost then.
         """
-        with self.run.held() if self.is_main else nullcontext():
+        with self.run.held() if self.journal.is_main else nullcontext():
             try:
                 end = self._go_on() if self.step < self.train_num_steps else "finished"
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                advice = "choose fewer pictures per batch, or a smaller model"
-                raise MemoryError(f"there is not enough memory to train this: {advice}") from error
+                raise MemoryError("not enough memory: choose fewer pictures per batch, or a smaller model") from error
             finally:
                 for tracker in self.accelerator.trackers:
                     tracker.finish()
-            with self._writing():
-                if self.is_main:
-                    message = f"{end} at step {self.step:,} of {self.train_num_steps:,}"
-                    self.run.report(state=end, step=self.step, total=self.train_num_steps, message=message, error=None)
+            self.journal.close(end, self.step)
             return end
 
     def _go_on(self) -> str:
-        self._set_out()
-        progress = tqdm(
-            initial=self.step, total=self.train_num_steps, disable=None if self.is_main else True, mininterval=1
-        )  # None: only on a terminal
-        with progress:
+        self._start = None if self.saved is not None else self._state()
+        self.journal.open(self.step, self.passed_over)
+        is_hidden = None if self.journal.is_main else True  # None: where it is no terminal
+        with tqdm(initial=self.step, total=self.train_num_steps, disable=is_hidden, mininterval=1) as progress:
             while self.step < self.train_num_steps:
-                if asked := self._asked():
-                    if asked != {"sample"} and not self._is_sound():
+                if asked := self.journal.asked(self.step):
+                    if not self.journal.is_sound(self.policy.parameters()):
                         self._step_back()  # what was asked is done a step later
                     elif end := self._obey(asked):
                         return end
-                self._losses.append(self.train_step())
+                self.journal.losses.append(self.train_step())
                 is_milestone = self.step % self.save_and_sample_every == 0 or self.step == self.train_num_steps
-                if self.step % LOG_EVERY_STEPS == 0 or is_milestone:
-                    if not self._is_sound():
-                        self._step_back()
-                        continue
-                    if self.step % LOG_EVERY_STEPS == 0:
-                        self._log()
+                is_recorded = self.step % LOG_EVERY_STEPS == 0
+                if (is_milestone or is_recorded) and not self.journal.is_sound(self.policy.parameters()):
+                    self._step_back()
+                    continue
+                if is_recorded:
+                    self.journal.record(self.step, self.learning_rate(self.step - 1))
                 if is_milestone:
-                    with self._writing():
+                    with self.journal.writing():
                         self.save(self.step)
                         self.sample(self.step)
                 progress.update(self.step - progress.n)
         return "finished"
 
-    def _set_out(self) -> None:
-        self.accelerator.init_trackers(self.run.id)
-        self._start = None if self.saved is not None else (self._tensors(), self._record())
-        with self._writing():
-            if self.is_main:
-                message = self.passed_over or "training"
-                facts = {"state": "running", "pid": os.getpid(), "started": time.time(), "heartbeat": time.time()}
-                self.run.report(
-                    **facts, step=self.step, total=self.train_num_steps, loss=None, message=message, error=None
-                )
-                if self.run.metrics_file.exists():  # of the same run before, which may have come further
-                    self.run.log({"step": self.step, "event": f"goes on from step {self.step}. {self.passed_over}"})
-        self._begin_record()
-
-    def _asked(self) -> set[str]:
-        """What the run folder asks, the same in every process; and a sign of life in there once a second."""
-        with self._writing() as asked:
-            if self.is_main:
-                self._live()
-                asked += [verb for verb in VERBS if self.run.asked(verb)]
-        return set(asked)
-
-    def _live(self) -> None:
-        if time.monotonic() - self._said > SIGN_OF_LIFE_S and self.run.lock.is_locked:
-            self._said = time.monotonic()
-            facts: dict[str, Any] = {"step": self.step, "heartbeat": time.time()}
-            if self._losses and math.isfinite(loss := self._losses[-1].item()):
-                facts |= {"loss": loss, "images_per_s": self._images_per_s()}
-            self.run.report(**facts)
-
     def _obey(self, asked: set[str]) -> str | None:
         """Returns how the run ends, if it does."""
-        with self._writing():
+        with self.journal.writing():
             if asked != {"sample"} and self.saved != self.step:
                 self._save(self.step, is_milestone=False)
             if "sample" in asked:
                 self.sample(self.step)
-            for verb in asked if self.is_main else ():
-                self.run.obeyed(verb)
+            self.journal.obeyed(asked)
         return "stopped" if "stop" in asked else "paused" if "pause" in asked else None
-
-    @contextmanager
-    def _writing(self) -> Iterator[list[str]]:
-        """The main process writes, in time that counts for no speed. What it puts into the list is made known to all,
-        and so is a full disk, so that all leave together.
-        """
-        before, is_full, said = time.monotonic(), False, []
-        try:
-            yield said
-        except (OSError, SafetensorError) as error:
-            if not is_disk_full(error):
-                raise
-            is_full = True
-        if self.accelerator.num_processes > 1:
-            [[is_full, said[:]]] = broadcast_object_list([[is_full, list(said)]])
-        if is_full:
-            raise OSError(errno.ENOSPC, DISK_FULL)
-        self._since += time.monotonic() - before
-
-    # ------------------------------------------------------------------------
-    # The loss since the last record
-
-    def _begin_record(self) -> None:
-        self._losses: list[Tensor] = []  # of each step
-        self._by_level = torch.zeros(2, len(LEVELS), device=self.accelerator.device)  # sum and count of the pictures'
-        self._since = time.monotonic()
-
-    def _images_per_s(self) -> float:
-        images = len(self._losses) * self.batch_size * self.gradient_accumulate_every
-        return round(images / max(time.monotonic() - self._since, 1e-9), 2)
-
-    def _log(self) -> None:
-        mean = torch.stack(self._losses).mean()[None] / self.accelerator.num_processes
-        loss, *levels = self.accelerator.reduce(torch.cat([mean, self._by_level.flatten()]), "sum").tolist()
-        sums, counts = levels[: len(LEVELS)], levels[len(LEVELS) :]
-        buckets = {name: total / n for name, total, n in zip(LEVELS, sums, counts) if n}
-        facts = {"loss": loss, "lr": self.learning_rate(self.step - 1), "images_per_s": self._images_per_s()}
-        with self._writing():
-            if self.is_main:
-                self.run.log({"step": self.step, **facts, "buckets": buckets})
-            self.accelerator.log(facts | {f"loss/{name}": value for name, value in buckets.items()}, step=self.step)
-        self._begin_record()
-
-    def _is_sound(self) -> bool:
-        """Whether the loss since the last record, and the weights now, are numbers."""
-        numbers = [*self._losses, get_total_norm(self.policy.parameters())]
-        total = torch.stack([number.to(self.accelerator.device) for number in numbers]).sum()
-        return math.isfinite(self.accelerator.reduce(total, "sum").item())
 
     def _step_back(self) -> None:
         """To the last checkpoint, or to where `train` set out, with the learning rate halved once more."""
         at, factor, setbacks = self.step, self.lr_factor / 2, self.setbacks + 1
         if setbacks > MAX_SETBACKS:
-            raise ValueError(
-                f"the loss is no longer a number at step {at}, although the learning rate was halved {MAX_SETBACKS} "
-                "times: make a duplicate of this run with a smaller learning rate"
-            )
-        if self.saved is not None:
-            self.load(self.saved)
-        else:
-            self._restore(*self._start)
+            tried = f"although the learning rate was halved {MAX_SETBACKS} times"
+            advice = "make a duplicate of this run with a smaller learning rate"
+            raise ValueError(f"the loss is no longer a number near step {at}, {tried}: {advice}")
+        self.load(self.saved) if self.saved is not None else self._restore(*self._start)
         self.lr_factor, self.setbacks = factor, setbacks
-        said = f"the loss was no longer a number at step {at}: back to step {self.step}, with half the learning rate"
-        with self._writing():
-            if self.is_main:
-                self.run.log({"step": self.step, "event": said})
-                self.run.report(step=self.step, loss=None, message=said)
-        self._begin_record()
+        words = f"the loss was no longer a number near step {at}: back to step {self.step}, with half the learning rate"
+        self.journal.event(self.step, words)
 
     # ------------------------------------------------------------------------
     # One step
@@ -383,8 +262,7 @@ class Trainer:
                 loss = each.mean() / self.gradient_accumulate_every
                 self.accelerator.backward(loss)
             total += loss.detach()
-            level = (t * len(LEVELS)).long().clamp(max=len(LEVELS) - 1).to(each.device)
-            self._by_level.index_add_(1, level, torch.stack([each.detach(), torch.ones_like(each)]))
+            self.journal.add(t, each.detach())
         self.accelerator.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -400,26 +278,27 @@ class Trainer:
 
     def batch(self, step: int, micro: int) -> Batch:
         """This process's slice of a micro-batch; a function of (seed, step, micro) alone."""
-        size, n = self.batch_size, len(self.pixels)
-        all_ = draw(self.seed, step, micro, self.gradient_accumulate_every, size, self.policy.image_shape, n)
+        sizes = self.gradient_accumulate_every, self.batch_size, self.policy.image_shape, len(self.pixels)
+        whole, device = draw(self.seed, step, micro, *sizes), self.accelerator.device
         share = self.batch_size // self.accelerator.num_processes
         mine = slice(share * self.accelerator.process_index, share * (self.accelerator.process_index + 1))
-        images = to_float(self.pixels[all_.pictures[mine]])
+        images = to_float(self.pixels[whole.pictures[mine]])
         if self.augment_horizontal_flip:
-            images = torch.where(all_.flips[mine, None, None, None], images.flip(-1), images)
-        device, self_condition = self.accelerator.device, all_.coin < self.policy.train_prob_self_cond
-        return Batch(images.to(device), all_.t[mine], all_.noise[mine].to(device), self_condition)
+            images = torch.where(whole.flips[mine, None, None, None], images.flip(-1), images)
+        self_condition = whole.coin < self.policy.train_prob_self_cond
+        return Batch(images.to(device), whole.t[mine], whole.noise[mine].to(device), self_condition)
 
     # ------------------------------------------------------------------------
     # Milestones. A milestone is the step it was taken at.
 
     def sample(self, milestone: int) -> None:
         """samples/<milestone>.png: the EMA's images from the same seeds as at every other milestone."""
-        if self.is_main:
-            for step in self.ema.ema_model.stream(self.num_samples, timesteps=self.sample_steps, seed=self.seed):  # noqa: B007
-                self._live()
+        if self.journal.is_main:
+            for step in self.ema.ema_model.stream(self.num_samples, timesteps=self.sample_steps, seed=self.seed):
+                self.journal.live(self.step)
+                images = (step.x0 + 1) / 2
             with replacing(self.run.sample(milestone)) as path:
-                path.write_bytes(encode_png(grid(to_uint8((step.x0 + 1) / 2))))
+                path.write_bytes(encode_png(grid(to_uint8(images))))
 
     def save(self, milestone: int) -> None:
         """checkpoints/<milestone>/: the EMA's weights as a checkpoint folder, and training-state/ with all that `load`
@@ -432,10 +311,10 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if is_milestone:
             self.setbacks = 0
-        if self.is_main:
+        if self.journal.is_main:
             with replacing(self.run.checkpoint(milestone)) as folder:
                 checkpoint.save(self.ema.ema_model, folder, step=self.step, **self.card)
-                write_state(folder, self._tensors(), self._record() | {"is_milestone": is_milestone})
+                write_state(folder, *self._state(), is_milestone)
             prune(self.run, milestone)
         self.saved, self._start = milestone, None
 
@@ -460,26 +339,17 @@ class Trainer:
         """Go back to a milestone of this run; training goes on with the step after it. Raises CheckpointError where
         that cannot be.
         """
-        folder = self.run.checkpoint(milestone)
-        if milestone not in (there := resumable(self.run)):
-            raise checkpoint.CheckpointError(
-                f"cannot resume from step {milestone} in {self.run.path}: "
-                f"only the last {KEEP_TRAINING_STATES} checkpoints keep what resuming needs; "
-                + (f"there are: {', '.join(map(str, there))}" if there else "there are none")
-            )
-        try:
-            self._restore(*read_state(folder))
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-            raise checkpoint.CheckpointError(f"{folder}: cannot resume from its training-state ({error})") from None
+        tensors, record = read_state(self.run, milestone)
+        with told_by_name(self.run.checkpoint(milestone)):
+            self._restore(tensors, record)
         self.saved = milestone
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return tensors_of(self.policy, self.ema, self.optimizer)
-
-    def _record(self) -> dict[str, Any]:
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that a step changes: what `_restore` takes, and a training state keeps."""
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         record = {"step": self.step, "seed": self.seed, "lr_decay_steps": self.lr_decay_steps, "scaler": scaler}
-        return record | {"lr_factor": self.lr_factor, "setbacks": self.setbacks}
+        record |= {"lr_factor": self.lr_factor, "setbacks": self.setbacks}
+        return tensors_of(self.policy, self.ema, self.optimizer), record
 
     def _restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
         restore(tensors, self.policy, self.ema, self.optimizer)

@@ -38,8 +38,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resident": {"policy", "checkpoint"},
     "tickets": {"images", "rows", "samplers"},
     "engine": LIBRARY | {"inside", "resident", "tickets"},
-    "resume": {"runs"},
-    "trainer": LIBRARY | {"resume"},
+    "resume": {"runs", "checkpoint"},
+    "journal": {"runs"},
+    "trainer": LIBRARY | {"resume", "journal"},
     "train": {"__init__", "runs"},  # the rest by dp's own names, after it has waited for the device
     "jobs": {"runs"},
     "remote": {"runs"},
@@ -67,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": {"ui", "engine", "jobs"},
 }
 # Foreign packages that only some modules may import.
-ONLY = {"gradio": {"ui", "app"}, "av": {"film"}, "accelerate": {"trainer"}, "ema_pytorch": {"trainer"}}
+ONLY = {"gradio": {"ui", "app"}, "av": {"film"}, "accelerate": {"trainer", "journal"}, "ema_pytorch": {"trainer"}}
 # Modules that may import nothing foreign but these.
 NOTHING_BUT = {
     "schedules": {"torch"},

@@ -61,6 +61,7 @@ SIGNATURES = {
         "weight_decay": 0.0,
         "seed": 0,
         "sample_steps": 50,
+        "log_with": None,
     },
     "RIN": {
         "dim": REQUIRED,
