@@ -1,59 +1,75 @@
-"""dp.jobs: runs as processes, that nothing but their folder ties to whoever started them."""
+"""dp.jobs and dp.train: runs as processes, that nothing but their folder ties to whoever started them."""
 
 from __future__ import annotations
 
 import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from dp import jobs
-from dp.intake import prepare
-from dp.runs import RunFolder
-
-NETWORK = dict(
-    type="rin", dim=8, image_size=8, patch_size=4, channels=3, depth=1, latent_self_attn_depth=1, dim_latent=8
+from training import (
+    CONFIG,
+    NETWORK,
+    TRAINER,
+    contents,
+    ended,
+    is_gone,
+    kill,
+    make_run,
+    no_process_left_behind,
+    state,
+    undisturbed,
+    until,
 )
-NETWORK |= dict(num_latents=4, heads=2, dim_head=4, conv_widths=[], conv_blocks=1)
-TRAINER = dict(train_batch_size=4, train_num_steps=8, save_and_sample_every=4, num_samples=1, sample_steps=1)
-CONFIG = {"image_size": 8, "network": NETWORK, "policy": {}, "trainer": TRAINER, "processes": 1, "licence": None}
+
+from dp import checkpoint, jobs
+from dp.runs import ALIVE, RunFolder
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def dataset(tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    generator = np.random.default_rng(0)
-    for i in range(6):
-        Image.fromarray(generator.integers(0, 256, (8, 8, 3), np.uint8)).save(pictures / f"{i}.png")
-    for _ in prepare(pictures, tmp_path / "prepared", 8):
-        pass
-    return tmp_path / "prepared"
+def tmp_home(tmp_path, monkeypatch):
+    """A folder for `make_run`. Whatever process is started from here computes on one thread of the CPU, as these tests
+    do, so that sums have one order; and it is gone at the end.
+    """
+    monkeypatch.setenv("DP_DEVICE", "cpu")
+    monkeypatch.setenv("CPU_CORES", "1")
+    with no_process_left_behind(tmp_path / "home"):
+        yield tmp_path
 
 
 @pytest.fixture
-def run(tmp_path, dataset):
-    return jobs.create(tmp_path / "home", CONFIG, dataset, name="My  cats!")
+def run(tmp_home):
+    return make_run(tmp_home)
 
 
-def test_a_new_run_takes_its_pictures_along(run, dataset, tmp_path):
-    assert run.path.parent == tmp_path / "home" and run.id.startswith("my-cats-")
+# ----------------------------------------------------------------------------
+# The folder
+
+
+def test_a_new_run_takes_its_pictures_along(run, tmp_home):
+    assert run.path.parent == tmp_home / "home" and run.id.startswith("my-cats-")
     config = run.config()
     assert config["name"] == "My cats!" and config["network"] == NETWORK and config["created"] > 0
-    assert (run.dataset / "images.npy").is_file() and not dataset.exists()
-    assert run.status()["state"] == "new"
+    assert (run.dataset / "images.npy").is_file() and not (tmp_home / "prepared").exists()
+    assert state(run) == "new"
     with pytest.raises(ValueError, match="prepared"):
-        jobs.create(tmp_path / "home", CONFIG, dataset)
+        jobs.create(tmp_home / "home", CONFIG, tmp_home / "prepared")
 
 
-def test_a_duplicate_has_the_same_pictures_and_the_changes(run, tmp_path):
-    other = jobs.duplicate(run, tmp_path / "home", name="Slower", trainer={"train_lr": 1e-5})
+def test_a_duplicate_has_the_same_pictures_and_the_changes(run, tmp_home):
+    other = jobs.duplicate(run, tmp_home / "home", name="Slower", trainer={"train_lr": 1e-5})
     assert other.id != run.id
     assert other.config()["trainer"] == TRAINER | {"train_lr": 1e-5} and other.config()["name"] == "Slower"
     assert run.config()["trainer"] == TRAINER
     jobs.delete(run)
-    assert not run.path.exists() and [path.name for path in (tmp_path / "home").iterdir()] == [other.id]
+    assert not run.path.exists() and [path.name for path in (tmp_home / "home").iterdir()] == [other.id]
     assert np.load(other.dataset / "images.npy").shape == (6, 8, 8, 3)  # a link is as good as a copy
 
 
@@ -70,15 +86,175 @@ def test_nothing_can_be_asked_of_a_run_that_does_not_go_on(run):
         with pytest.raises(ValueError, match=r"My cats!.*new"):
             ask(run)
     run.report(state="running")
-    assert run.status()["state"] == "lost"
+    assert state(run) == "lost"
     jobs.stop(run)
-    assert run.status()["state"] == "stopped"
+    assert state(run) == "stopped"
 
 
-def test_a_run_that_is_going_on_is_neither_started_again_nor_deleted(run):
+def test_a_run_that_is_going_on_is_not_started_again(run):
     with run.held():
         with pytest.raises(ValueError, match="going on"):
             jobs.start(run)
         jobs.stop(run)
         assert RunFolder(run.path).asked("stop")
-    assert json.loads(run.config_file.read_text())["name"] == "My cats!"
+
+
+# ----------------------------------------------------------------------------
+# The process
+
+
+def test_paused_resumed_stopped_and_resumed_it_is_the_undisturbed_run(tmp_home):
+    run = make_run(tmp_home, train_num_steps=600, save_and_sample_every=200)
+    jobs.start(run)
+    status = run.status()
+    pid = status["pid"]
+    assert status["state"] in ("queued", "preparing", "running") and pid != os.getpid()
+    if hasattr(os, "getpriority"):  # whoever samples on this processor comes first
+        until(lambda: os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0))
+    until(lambda: state(run) == "running" and run.status()["step"] > 0)
+    with pytest.raises(ValueError, match="stop it first"):
+        jobs.delete(run)
+    jobs.sample_now(run)
+    jobs.save_now(run)
+    until(lambda: not run.asked("save") and not run.asked("sample"))
+    assert [m for m in run.milestones() if m % 200]
+    assert [path for path in run.samples.iterdir() if int(path.stem) % 200]
+    jobs.pause(run)
+    assert ended(run) == "paused"
+    assert run.status()["step"] == run.milestones()[-1] < 600
+    until(lambda: is_gone(pid), 10)  # and no zombie: this process has waited for it
+
+    jobs.start(run)
+    until(lambda: state(run) == "running")
+    jobs.stop(run)
+    assert ended(run) == "stopped"
+    jobs.start(run)
+    assert ended(run) == "finished"
+    assert run.status()["step"] == run.status()["total"] == 600
+    assert contents(run.checkpoint(600)) == contents(undisturbed(run, tmp_home / "other"))
+    assert {200, 400, 600} <= set(run.milestones())
+    events = [record["event"] for record in run.metrics()[0] if "event" in record]
+    assert len(events) == 2 and all(event.startswith("goes on from step") for event in events)
+
+
+def killed_and_resumed(tmp_home, moments):
+    """Kill -9 at each moment, which is a function that waits for it; then let the run finish, and compare."""
+    run = make_run(tmp_home, train_num_steps=240, save_and_sample_every=20)
+    expected = contents(undisturbed(run, tmp_home / "other"))
+    for wait in moments:
+        jobs.start(run)
+        wait(run)
+        if not run.is_alive():  # it came to its end before
+            assert state(run) == "finished"
+            break
+        kill(run)
+        assert state(run) == "lost"
+        for milestone in run.milestones()[-1:]:
+            checkpoint.load(run.checkpoint(milestone))
+    jobs.start(run)
+    assert ended(run) == "finished"
+    assert contents(run.checkpoint(240)) == expected
+    assert not list((run.path / "checkpoints").glob(".*"))  # nothing half-written lies about
+    for milestone in run.milestones():
+        checkpoint.load(run.checkpoint(milestone))
+
+
+def after(seconds: float):
+    """So long after it began to train."""
+
+    def wait(run: RunFolder) -> None:
+        until(lambda: state(run) == "running" or not run.is_alive())
+        time.sleep(seconds)
+
+    return wait
+
+
+def while_saving(run: RunFolder) -> None:
+    folder, known = run.path / "checkpoints", run.milestones()
+    until(lambda: run.milestones() != known or not run.is_alive())
+    until(lambda: list(folder.glob(".*.tmp")) or not run.is_alive())
+
+
+def test_killed_at_any_moment_it_is_the_undisturbed_run(tmp_home):
+    killed_and_resumed(tmp_home, [after(0.02), while_saving, after(random.uniform(0.1, 0.5))])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("five", range(5))
+def test_killed_at_25_moments_it_is_the_undisturbed_run(tmp_home, five):
+    moments = [random.choice((while_saving, after(random.uniform(0, 0.3)))) for _ in range(5)]
+    killed_and_resumed(tmp_home, moments)
+
+
+def test_two_runs_started_at_once_queue_and_neither_breaks(tmp_home):
+    first, second = make_run(tmp_home, "one", train_num_steps=100_000), make_run(tmp_home, "two")
+    jobs.start(first)
+    until(lambda: state(first) in ("preparing", "running"))
+    jobs.start(second)
+    until(lambda: "waits" in (second.status()["message"] or ""))
+    assert state(second) == "queued" and second.status()["is_responding"]
+    # Two users press Start on the same run: there is one process, and the other one ends with a sentence.
+    command = [sys.executable, "-m", "dp.train", str(second.path)]
+    twice = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert twice.returncode == 1 and "already going on" in twice.stderr and "Traceback" not in twice.stderr
+    with pytest.raises(ValueError, match="already going on"):
+        jobs.start(second)
+    maps = Path(f"/proc/{second.status()['pid']}/maps")
+    if maps.exists():  # it holds no memory while it waits
+        assert "libtorch" not in maps.read_text()
+    jobs.pause(second)
+    assert ended(second, 10) == "paused" and second.milestones() == []
+    jobs.start(second)
+    until(lambda: state(second) == "queued")
+    jobs.stop(first)
+    assert ended(first) == "stopped"
+    assert ended(second) == "finished"  # the device is free
+
+
+def test_the_run_goes_on_when_the_app_is_killed(tmp_home):
+    run = make_run(tmp_home, train_num_steps=100_000)
+    script = "import sys, time; from dp import jobs, runs\n"
+    script += f"jobs.start(runs.RunFolder({str(run.path)!r})); print('started', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as app:
+        assert app.stdout.readline() == "started\n"
+        app.kill()
+    until(lambda: state(run) == "running")
+    step = run.status()["step"]
+    until(lambda: run.status()["step"] > step)
+    again = RunFolder(run.path)  # another app, which knows nothing but the folder
+    assert again.status()["is_responding"]
+    jobs.stop(again)
+    assert ended(run) == "stopped"
+
+
+def test_a_run_that_cannot_be_is_failed_with_a_sentence(tmp_home):
+    run = make_run(tmp_home, train_lr=-1.0)
+    jobs.start(run)
+    assert ended(run) == "failed"
+    status = run.status()
+    assert "train_lr" in status["message"] and "-1.0" in status["message"]
+    assert "Traceback" in status["error"] and "Traceback" in run.tail()
+
+
+def test_a_trial_says_how_long_a_step_takes_and_leaves_nothing(run):
+    before = contents(run.path)
+    with jobs.trial(run) as process:
+        said = json.loads(process.communicate(timeout=60)[0])
+    assert 0 < said["seconds_per_step"] < 10 and said["seconds_per_save"] > 0 and said["device"] == "cpu"
+    assert contents(run.path) == before
+
+
+def test_two_processes_train_what_one_does(tmp_home):
+    settings = dict(train_num_steps=20, save_and_sample_every=10, gradient_accumulate_every=2, seed=3)
+    two = make_run(tmp_home, "two", processes=2, **settings)
+    jobs.start(two)
+    until(lambda: state(two) not in ALIVE, 120)
+    assert state(two) == "finished", two.tail()
+    one = RunFolder(undisturbed(two, tmp_home / "other").parent.parent)
+    for ours, theirs in zip(two.metrics()[0], one.metrics()[0], strict=True):
+        assert ours["step"] == theirs["step"] and ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["buckets"] == pytest.approx(theirs["buckets"], rel=1e-4)
+    weights = [checkpoint.load(run.checkpoint(20)).state_dict() for run in (one, two)]
+    for name, value in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], value, rtol=1e-3, atol=1e-5)
+    assert two.milestones() == [10, 20]
