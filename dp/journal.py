@@ -63,7 +63,7 @@ class Journal:
                 now = time.time()
                 facts = {"state": "running", "pid": os.getpid(), "started": now, "heartbeat": now, "error": None}
                 self.run.report(**facts, step=step, total=self.total, loss=None, message=note)
-                if self.run.metrics_file.exists():  # the same run has been here before, and may have come further
+                if note or self.run.metrics_file.exists():  # this run was here before, and may have come further
                     self.run.log({"step": step, "event": f"goes on from step {step}{note and ': '}{note}"})
         self.begin_record()
 

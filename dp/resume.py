@@ -133,7 +133,8 @@ def read_state(run: RunFolder, milestone: int) -> tuple[dict[str, Tensor], dict[
         )
     with told_by_name(folder):
         record = json.loads((folder / "training-state" / "state.json").read_text(encoding="utf-8"))
-        return load_file(folder / "training-state" / "state.safetensors"), record
+        tensors = load_file(folder / "training-state" / "state.safetensors")
+        return {name: value.clone() for name, value in tensors.items()}, record  # they may lie in the file itself
 
 
 @contextmanager

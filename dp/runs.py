@@ -41,7 +41,7 @@ VERBS = ("stop", "pause", "save", "sample")
 FACTS = ("total", "loss", "images_per_s", "heartbeat", "started", "message", "error", "pid")
 NO_STATUS = {"step": 0} | dict.fromkeys(FACTS)
 RESPONDS_S = 60  # without a sign of life for longer, a run is shown as not responding
-LEAVING_S = 10  # how long a new process waits for the one before it to be gone
+LEAVING_S = 3  # how long a new process waits for the one before it to be gone
 TAIL_BYTES, ERROR_CHARACTERS = 64 << 10, 4000
 DISK_FULL = "the disk is full. Nothing is lost: free some space, then press Resume"
 

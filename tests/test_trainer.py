@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import json
 import math
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from filelock import FileLock
 from PIL import Image
 
 from dp import checkpoint
@@ -19,6 +24,7 @@ from dp.checkpoint import CheckpointError
 from dp.policy import DiffusionPolicy
 from dp.resume import picture_order
 from dp.rin import RIN
+from dp.runs import Busy
 from dp.trainer import Trainer
 
 SETTINGS = dict(
@@ -609,3 +615,239 @@ def test_a_run_folder_can_be_moved(make_trainer, tmp_path):
     moved = make_trainer("there", init=5)
     moved.load(1)
     assert same(state(moved), state(trainer))
+
+
+# ----------------------------------------------------------------------------
+# What is asked of a run, and what goes wrong with it
+
+
+def at_step(trainer: Trainer, actions: dict) -> Trainer:
+    """`trainer`, with each of `actions` done once, after the step of its number."""
+    whole = trainer.train_step
+
+    def train_step():
+        loss = whole()
+        if action := actions.pop(trainer.step, None):
+            action()
+        return loss
+
+    trainer.train_step = train_step
+    return trainer
+
+
+def poison(trainer: Trainer) -> None:
+    with torch.no_grad():
+        next(trainer.policy.parameters()).fill_(math.nan)
+
+
+def is_finite(folder: Path) -> bool:
+    return all(value.isfinite().all() for value in checkpoint.load(folder).state_dict().values())
+
+
+def events(trainer: Trainer) -> list[dict]:
+    return [record for record in trainer.run.metrics()[0] if "event" in record]
+
+
+def test_what_is_asked_is_done_and_changes_nothing(make_trainer):
+    quiet = make_trainer("quiet", train_num_steps=12)
+    assert quiet.train() == "finished"
+    run = make_trainer("busy", train_num_steps=12)
+    ask = run.run.ask
+    at_step(run, {2: lambda: ask("save"), 3: lambda: ask("sample"), 5: lambda: (ask("sample"), ask("pause"))})
+    assert run.train() == "paused"
+    assert run.step == 5 and run.run.milestones() == [2, 5]
+    assert sorted(path.stem for path in run.run.samples.iterdir()) == ["000003", "000005"]
+    status = run.run.status()
+    assert (status["state"], status["step"], status["total"]) == ("paused", 5, 12)
+
+    resumed = make_trainer("busy", train_num_steps=12, init=99)
+    resumed.resume()
+    at_step(resumed, {8: lambda: (ask("save"), ask("stop"))})
+    assert resumed.train() == "stopped" and resumed.step == 8
+    resumed.train()  # the same Trainer may go on, too
+    assert resumed.run.status()["state"] == "finished"
+    assert not any(resumed.run.asked(verb) for verb in ("stop", "pause", "save", "sample"))
+    assert same(state(resumed), state(quiet))
+
+
+def test_a_run_is_alive_while_it_trains_and_only_then(make_trainer):
+    trainer, seen = make_trainer(train_num_steps=12), []
+    at_step(trainer, {6: lambda: seen.append(trainer.run.status())})
+    trainer.train()
+    assert (seen[0]["state"], seen[0]["total"], seen[0]["is_responding"]) == ("running", 12, True)
+    assert not trainer.run.is_alive()
+
+
+def test_checkpoints_that_are_no_milestones_go_when_they_are_old(make_trainer):
+    trainer = make_trainer(train_num_steps=30, save_and_sample_every=10)
+    at_step(trainer, {k: lambda: trainer.run.ask("save") for k in (3, 5, 12, 14, 24)})
+    trainer.train()
+    assert trainer.run.milestones() == [10, 20, 24, 30]
+    assert not list((trainer.run.path / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("damaged", ["model.safetensors", "training-state/state.safetensors", "config.json"])
+def test_a_damaged_newest_checkpoint_is_passed_over_and_that_is_said(make_trainer, damaged):
+    straight = make_trainer("straight", train_num_steps=6)
+    straight.train()
+    trainer = make_trainer(train_num_steps=4, save_and_sample_every=2)
+    trainer.train()
+    file = trainer.run.checkpoint(4) / damaged
+    file.write_bytes(file.read_bytes()[:-20])
+    resumed = make_trainer(train_num_steps=6, init=99)
+    resumed.resume()
+    assert resumed.step == 2
+    resumed.train()
+    [event] = events(resumed)
+    assert event["step"] == 2 and "000004" in event["event"]
+    assert same(state(resumed), state(straight))
+
+
+def test_a_run_with_none_but_damaged_checkpoints_is_not_begun_anew(make_trainer):
+    trainer = make_trainer()
+    trainer.resume()  # nothing there: from the beginning
+    assert trainer.step == 0
+    trainer.save(1)
+    (trainer.run.checkpoint(1) / "training-state" / "state.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="000001"):
+        make_trainer().resume()
+
+
+def test_a_loss_that_is_no_number_steps_back_with_half_the_learning_rate(make_trainer):
+    settings = dict(train_num_steps=60, save_and_sample_every=20, lr_decay_steps=None, num_samples=1, sample_steps=1)
+    trainer = make_trainer("run", **settings)
+    full = trainer.learning_rate(30)
+    assert at_step(trainer, {33: lambda: poison(trainer)}).train() == "finished"
+    [event] = events(trainer)
+    assert event["step"] == 20 and "half the learning rate" in event["event"]
+    rates = {record["step"]: record["lr"] for record in metrics(trainer) if "lr" in record}
+    assert rates == {10: full, 20: full} | {step: full / 2 for step in (30, 40, 50, 60)}
+    assert all(math.isfinite(record["loss"]) for record in metrics(trainer) if "loss" in record)
+    assert trainer.run.milestones() == [20, 40, 60]
+    assert all(is_finite(trainer.run.checkpoint(milestone)) for milestone in (20, 40, 60))
+    # And a run that goes on from there is still the same run.
+    resumed = make_trainer("run", init=99, **settings)
+    resumed.load(40)
+    resumed.train()
+    assert same(state(resumed), state(trainer))
+
+
+def test_before_the_first_checkpoint_it_steps_back_to_the_beginning(make_trainer):
+    trainer = make_trainer(train_num_steps=12)
+    assert at_step(trainer, {3: lambda: poison(trainer)}).train() == "finished"
+    assert events(trainer)[0]["step"] == 0
+    slower = make_trainer("slower", train_num_steps=12, train_lr=SETTINGS["train_lr"] / 2)
+    slower.train()
+    assert same(state(trainer), state(slower))
+
+
+def test_a_model_that_is_no_number_is_not_saved_when_asked(make_trainer):
+    trainer = make_trainer(train_num_steps=12)
+    at_step(trainer, {3: lambda: trainer.run.ask("save"), 5: lambda: (poison(trainer), trainer.run.ask("pause"))})
+    assert trainer.train() == "paused"
+    assert trainer.run.milestones() == [3, 4] and trainer.lr_factor == 0.5
+    assert is_finite(trainer.run.checkpoint(4))
+
+
+def test_a_run_that_diverges_again_and_again_fails_with_a_sentence(make_trainer):
+    trainer = make_trainer(train_num_steps=40, train_lr=1e36, lr_warmup_steps=0, lr_decay_steps=None)
+    with pytest.raises(ValueError, match=r"halved 3 times.*smaller learning rate"):
+        trainer.train()
+    status = trainer.run.status()
+    assert status["state"] == "failed" and "smaller learning rate" in status["message"] and "Trace" in status["error"]
+    assert len(events(trainer)) == 3 and trainer.run.milestones() == []
+
+
+def test_only_one_process_trains_in_a_folder(make_trainer, monkeypatch):
+    monkeypatch.setattr("dp.runs.LEAVING_S", 0.0)
+    trainer = make_trainer(train_num_steps=2)
+    with FileLock(trainer.run.path.resolve() / "lock"), pytest.raises(Busy, match="another process"):
+        trainer.train()
+
+
+def test_the_loss_is_told_by_noise_level_for_the_steps_since_the_last_record(make_trainer):
+    trainer = make_trainer(train_num_steps=20, train_lr=0.0)  # the model stays, so that the losses can be had again
+    trainer.train()
+    for record, steps in zip(metrics(trainer), (range(10), range(10, 20)), strict=True):
+        each, t = [], []
+        for step, micro in itertools.product(steps, range(2)):
+            b = trainer.batch(step, micro)
+            with torch.no_grad():
+                each.append(
+                    trainer.policy(b.images, t=b.t, noise=b.noise, self_condition=b.self_condition, per_image=True)[0]
+                )
+            t.append(b.t)
+        each, t = torch.cat(each), torch.cat(t)
+        for low, name in enumerate(("0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1")):
+            within = (t >= low / 4) & (t < (low + 1) / 4)
+            assert record["buckets"][name] == pytest.approx(each[within].mean().item(), rel=1e-4)
+        assert record["loss"] == pytest.approx(each.mean().item(), rel=1e-4)
+
+
+def test_a_tracker_that_is_not_there_is_told_and_one_that_is_gets_the_metrics(make_trainer):
+    with pytest.raises(ValueError, match=r"log_with='comet_ml'.*not installed"), pytest.warns(UserWarning):
+        make_trainer(log_with="comet_ml")
+    pytest.importorskip("tensorboard")
+    trainer = make_trainer(train_num_steps=10, log_with="tensorboard")
+    trainer.train()
+    assert list((trainer.run.path / "trackers").rglob("events.out.*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of its own, of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk can be made only by root, on Linux")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(disk: Path, but: int = 0) -> None:
+    """Leave `but` bytes free, to a page."""
+    with (disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    os.truncate(disk / "ballast", max(0, (disk / "ballast").stat().st_size // 4096 * 4096 - but))
+
+
+@pytest.mark.parametrize(
+    "when, room, ends",
+    [
+        ("save", 32 << 10, "paused"),
+        ("save", 0, "lost"),  # not even the status can be written
+        ("sample", 0, "lost"),
+        ("log", 0, "lost"),
+        ("status", 0, "lost"),
+    ],
+)
+def test_a_full_disk_ends_the_run_and_loses_nothing(make_trainer, small_disk, monkeypatch, when, room, ends):
+    if when == "status":
+        monkeypatch.setattr("dp.journal.SIGN_OF_LIFE_S", 0.0)
+    settings = dict(results_folder=small_disk / "run", train_num_steps=12, save_and_sample_every=4)
+    settings |= {"num_samples": 1, "sample_steps": 1}
+    trainer = make_trainer(**settings)
+    save = trainer.save
+    if when == "sample":  # the save goes well, and then there is no room
+        trainer.save = lambda milestone: (save(milestone), milestone == 8 and fill(small_disk, room))
+    else:
+        at_step(trainer, {{"save": 7, "log": 9, "status": 5}[when]: lambda: fill(small_disk, room)})
+    with pytest.raises(OSError, match="disk is full") as caught:
+        trainer.train()
+    assert caught.value.errno == errno.ENOSPC
+    status, last = trainer.run.status(), {"sample": 8, "log": 8}.get(when, 4)
+    assert status["state"] == ends and trainer.run.milestones() == list(range(4, last + 1, 4))
+    assert ends == "lost" or "free some space" in status["message"]
+    checkpoint.load(trainer.run.checkpoint(last))
+    assert not list(trainer.run.path.rglob(".*.tmp"))
+
+    (small_disk / "ballast").unlink()
+    resumed = make_trainer(**settings, init=99)
+    resumed.resume()
+    assert resumed.step == last
+    assert resumed.train() == "finished" and resumed.run.status()["state"] == "finished"
+    straight = make_trainer(train_num_steps=12)
+    straight.train()
+    assert same(state(resumed), state(straight))
