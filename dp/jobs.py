@@ -81,15 +81,13 @@ def start(run: RunFolder) -> None:
     """
     if run.is_alive():
         raise ValueError(f"{_name(run)} is already going on")
-    processes = run.config().get("processes", 1)
+    before = time.time()
     with run.log_file.open("ab") as log:
-        process = _launch(run, processes, stdout=log, stderr=subprocess.STDOUT)
+        process = _launch(run, run.config().get("processes", 1), stdout=log, stderr=subprocess.STDOUT)
     threading.Thread(target=process.wait, daemon=True).start()  # or its remains would stay until this process ends
-    deadline = time.monotonic() + STARTS_WITHIN_S
-    while time.monotonic() < deadline:
+    while time.time() < before + STARTS_WITHIN_S:
         code, status = process.poll(), run.status()
-        is_ours = status["pid"] == process.pid or processes > 1  # then it is that of one of torchrun's children
-        if status["state"] in ALIVE and status["pid"] is not None and is_ours:
+        if status["state"] in ALIVE and (status["started"] or 0) >= before:
             return
         if code is None:
             time.sleep(0.05)

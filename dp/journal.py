@@ -62,6 +62,7 @@ class Journal:
             if self.is_main:
                 now = time.time()
                 facts = {"state": "running", "pid": os.getpid(), "started": now, "heartbeat": now, "error": None}
+                facts |= {"device": str(self.accelerator.device), "processes": self.accelerator.num_processes}
                 self.run.report(**facts, step=step, total=self.total, loss=None, message=note)
                 if note or self.run.metrics_file.exists():  # this run was here before, and may have come further
                     self.run.log({"step": step, "event": f"goes on from step {step}{note and ': '}{note}"})

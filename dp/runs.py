@@ -38,7 +38,7 @@ from filelock import FileLock, Timeout
 ALIVE = ("queued", "preparing", "running", "pausing", "stopping")
 STATES = ("new", *ALIVE, "paused", "stopped", "finished", "failed", "lost")
 VERBS = ("stop", "pause", "save", "sample")
-FACTS = ("total", "loss", "images_per_s", "heartbeat", "started", "message", "error", "pid")
+FACTS = ("total", "loss", "images_per_s", "heartbeat", "started", "message", "error", "pid", "device", "processes")
 NO_STATUS = {"step": 0} | dict.fromkeys(FACTS)
 RESPONDS_S = 60  # without a sign of life for longer, a run is shown as not responding
 LEAVING_S = 3  # how long a new process waits for the one before it to be gone

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 import dp
 from dp.runs import Busy, RunFolder
 
-POLL_S = 0.25
+POLL_S = 1.0
 WARM_UP_STEPS, TRIAL_STEPS, TRIAL_SAMPLE_STEPS = 2, 10, 2
 RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 LAUNCH = ":".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))

@@ -250,6 +250,7 @@ def test_two_processes_train_what_one_does(tmp_home):
     jobs.start(two)
     until(lambda: state(two) not in ALIVE, 120)
     assert state(two) == "finished", two.tail()
+    assert two.status()["processes"] == 2
     one = RunFolder(undisturbed(two, tmp_home / "other").parent.parent)
     for ours, theirs in zip(two.metrics()[0], one.metrics()[0], strict=True):
         assert ours["step"] == theirs["step"] and ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
