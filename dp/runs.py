@@ -226,13 +226,19 @@ class RunFolder:
                 tidy(folder)
             yield
         except Exception as error:
-            words = DISK_FULL if is_disk_full(error) else str(error) or type(error).__name__
-            facts = {"state": "paused" if is_disk_full(error) else "failed", "message": words}
             with suppress(OSError):  # then it is seen as lost, which is as good: Resume goes on with it
-                self.report(**facts, error=traceback.format_exc()[-ERROR_CHARACTERS:])
+                self._report_end(error)
             raise
         finally:
             lock.release()
+
+    def _report_end(self, error: Exception) -> None:
+        if is_disk_full(error):
+            place = f"; it goes on from step {self.milestones()[-1]:,}" if self.milestones() else ""
+            return self.report(state="paused", message=DISK_FULL + place, error=None)
+        is_for_people = isinstance(error, (ValueError, OSError, MemoryError))
+        words = str(error) if is_for_people else f"{type(error).__name__}: {error}"
+        self.report(state="failed", message=words, error=traceback.format_exc()[-ERROR_CHARACTERS:])
 
 
 # ----------------------------------------------------------------------------

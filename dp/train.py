@@ -48,25 +48,25 @@ def main() -> None:
 def follow(run: RunFolder) -> None:
     """Wait for the device, then train."""
     now = time.time()
-    run.report(state="queued", pid=os.getpid(), launch=LAUNCH, started=now, heartbeat=now, message="", error=None)
+    run.report(state="queued", pid=os.getpid(), launch=None, started=now, heartbeat=now, message="", error=None)
     device = FileLock(run.path.resolve().parent / f".{os.environ.get('DP_DEVICE', 'device').replace(':', '-')}.lock")
     while True:
         try:
             with device.acquire(timeout=POLL_S):
-                run.report(state="preparing", message="loading the pictures and the model")
+                run.report(state="preparing", launch=LAUNCH, message="loading the pictures and the model")
                 return train(run)
         except Timeout:
             run.report(heartbeat=time.time(), message="waits until the run before it leaves the device")
         for verb, state in (("stop", "stopped"), ("pause", "paused")):
             if run.asked(verb):
-                return run.report(state=state, message=f"{state} before it began")
+                return run.report(state=state, launch=LAUNCH, message=f"{state} while it waited for the device")
 
 
 def wait_for_the_first(run: RunFolder) -> bool:
     """Of the other processes of one launch: whether the first one has come to train."""
-    while (status := run.status()).get("launch") != LAUNCH or status["state"] == "queued":
+    while (status := run.status()).get("launch") != LAUNCH:
         time.sleep(POLL_S)
-    return status["state"] in ("preparing", "running")
+    return status["state"] not in ("stopped", "paused")
 
 
 def train(run: RunFolder) -> None:
