@@ -98,14 +98,13 @@ def draw(ranges: list[tuple[int, int]], folder: Path, font_path: str = FONT) -> 
 
 
 def train(name: str, pictures: Path, run: Path) -> None:
-    """Train the model `name`, going on from the run's last milestone if there is one."""
+    """Train the model `name`, going on from the run's last whole checkpoint if there is one."""
     model = MODELS[name]
     trainer = Trainer(
         DiffusionPolicy(RIN(**model["network"]), **model["policy"]), pictures, results_folder=run, **model["training"]
     )
     print(trainer.dataset.report)
-    if milestones := trainer.run.milestones():
-        trainer.load(milestones[-1])
+    trainer.resume()
     trainer.train()
 
 

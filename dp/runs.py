@@ -43,6 +43,7 @@ NO_STATUS = {"step": 0} | dict.fromkeys(FACTS)
 RESPONDS_S = 60  # without a sign of life for longer, a run is shown as not responding
 LEAVING_S = 3  # how long a new process waits for the one before it to be gone
 TAIL_BYTES, ERROR_CHARACTERS = 64 << 10, 4000
+RENAME_TRIES = 25
 DISK_FULL = "the disk is full. Nothing is lost: free some space, then press Resume"
 
 _probing = threading.Lock()  # or two threads that look at once would each take the other for the process
@@ -257,15 +258,24 @@ def replacing(target: Path) -> Iterator[Path]:
     try:
         yield aside
         if target.is_dir():  # a folder cannot be renamed over a folder that holds something
-            os.replace(target, old)
+            _rename(target, old)
         try:
-            os.replace(aside, target)
+            _rename(aside, target)
         except OSError:
             if old.exists():
-                os.replace(old, target)
+                _rename(old, target)
             raise
     finally:
         _remove(aside, old)
+
+
+def _rename(source: Path, target: Path) -> None:
+    for _ in range(RENAME_TRIES):
+        try:
+            return os.replace(source, target)
+        except PermissionError:  # on Windows, while somebody reads what stands there
+            time.sleep(0.02)
+    os.replace(source, target)
 
 
 def _remove(*paths: Path) -> None:
@@ -289,6 +299,7 @@ def tidy(folder: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """safetensors has no class of its own for it, only the words."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in full or any(f"os error {number})" in str(error) for number in full)
+    """safetensors has no class of its own for it, only words with the system's number, which Windows has its own of."""
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    in_words = any(f"(os error {number})" in str(error) for number in (*numbers, 112))
+    return getattr(error, "errno", None) in numbers or in_words

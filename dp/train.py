@@ -3,6 +3,8 @@
 
 It holds the run's lock from the first moment, then waits for the device's, and only then loads torch: by dp's public
 names, which are handed out when they are asked for.
+
+Over budget: the trial has to be a process that loads torch and ends, too.
 """
 
 import argparse
@@ -24,7 +26,7 @@ LAUNCH = ":".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(description="Train the run in a folder, from its last whole checkpoint on.")
     parser.add_argument("run", help="the run folder")
     parser.add_argument("--trial", action="store_true", help="try ten steps, and write how long they took as JSON")
     args = parser.parse_args()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -281,6 +282,23 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path):
         pass
     assert content(target) == {"a": "old"}
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_that_somebody_reads_just_now_is_replaced_a_moment_later(tmp_path, monkeypatch):
+    # Windows refuses the rename as long as the file is open.
+    rename, refusals = os.replace, iter(range(3))
+
+    def refuse_at_first(source, target):
+        if next(refusals, None) is not None:
+            raise PermissionError("in use")
+        rename(source, target)
+
+    monkeypatch.setattr("os.replace", refuse_at_first)
+    target = tmp_path / "status.json"
+    put(target, "old")
+    with replacing(target) as aside:
+        put(aside, "new")
+    assert content(target) == "new"
 
 
 @pytest.mark.parametrize("leftover", ["aside", "old"])

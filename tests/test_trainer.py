@@ -18,13 +18,14 @@ import torch
 from accelerate.state import AcceleratorState
 from filelock import FileLock
 from PIL import Image
+from training import make_run
 
 from dp import checkpoint
 from dp.checkpoint import CheckpointError
 from dp.policy import DiffusionPolicy
 from dp.resume import picture_order
 from dp.rin import RIN
-from dp.runs import Busy
+from dp.runs import Busy, write_json
 from dp.trainer import Trainer
 
 SETTINGS = dict(
@@ -615,6 +616,38 @@ def test_a_run_folder_can_be_moved(make_trainer, tmp_path):
     moved = make_trainer("there", init=5)
     moved.load(1)
     assert same(state(moved), state(trainer))
+
+
+# ----------------------------------------------------------------------------
+# A run folder's own Trainer
+
+
+def test_a_run_folder_says_all_that_its_trainer_needs(tmp_path):
+    run = make_run(tmp_path, train_num_steps=2, seed=5)
+    write_json(run.config_file, run.config() | {"dataset": {"name": "My cats"}, "licence": "cc0-1.0"})
+    trainer, again = Trainer.of(run.path), Trainer.of(run.path)
+    assert same(state(trainer), state(again))  # the first weights, too, come from the seed
+    assert (trainer.seed, trainer.train_num_steps, len(trainer.pixels)) == (5, 2, 6)
+    assert trainer.accelerator.mixed_precision == ("bf16" if torch.cuda.is_available() else "no")
+    trainer.train()
+    config = checkpoint.read_config(run.checkpoint(2))
+    assert (config["dataset"], config["license"]) == ("My cats", "cc0-1.0")
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"trainer": {"train_lrr": 1}}, "'train_lrr' in trainer"),
+        ({"trainer": {"results_folder": "/"}}, "'results_folder' in trainer"),
+        ({"network": {"type": "unet"}}, "unknown network 'unet'"),
+        ({"policy": {"objective": "y"}}, "objective 'y'"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused_by_name(tmp_path, changes, says):
+    run = make_run(tmp_path)
+    write_json(run.config_file, run.config() | changes)
+    with pytest.raises(ValueError, match=rf"config\.json of the run.*{says}"):
+        Trainer.of(run.path)
 
 
 # ----------------------------------------------------------------------------
