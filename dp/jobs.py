@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from dp.runs import ALIVE, RunFolder, replacing, write_json
+from dp.runs import RunFolder, replacing, write_json
 
 ROOT = Path(__file__).resolve().parent.parent  # `-m dp.train` is found from here
 STARTS_WITHIN_S = 120  # torchrun loads torch before it starts the process
@@ -86,17 +86,15 @@ def start(run: RunFolder) -> None:
         process = _launch(run, run.config().get("processes", 1), stdout=log, stderr=subprocess.STDOUT)
     threading.Thread(target=process.wait, daemon=True).start()  # or its remains would stay until this process ends
     while time.time() < before + STARTS_WITHIN_S:
-        code, status = process.poll(), run.status()
-        if status["state"] in ALIVE and (status["started"] or 0) >= before:
+        code = process.poll()  # before the status: it may report and end between the two
+        if (run.status()["started"] or 0) >= before:
             return
         if code is None:
             time.sleep(0.05)
         elif run.is_alive():
             raise ValueError(f"{_name(run)} is already going on")
-        elif code and status["state"] != "failed":
-            raise ValueError(f"{_name(run)} ended at once: {run.tail(1) or f'exit code {code}'}")
         else:
-            return
+            raise ValueError(f"{_name(run)} ended at once: {run.tail(1) or f'exit code {code}'}")
     raise ValueError(f"{_name(run)} does not come to life; see its log")
 
 

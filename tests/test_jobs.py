@@ -237,6 +237,13 @@ def test_a_run_that_cannot_be_is_failed_with_a_sentence(tmp_home):
     assert "Traceback" in status["error"] and "Traceback" in run.tail()
 
 
+def test_a_process_that_cannot_even_begin_is_told_at_once(run, monkeypatch):
+    run.report(state="failed", started=time.time() - 60)  # by an earlier start
+    monkeypatch.setattr("dp.jobs.sys.executable", shutil.which("false"))
+    with pytest.raises(ValueError, match="ended at once: exit code 1"):
+        jobs.start(run)
+
+
 def test_a_trial_says_how_long_a_step_takes_and_leaves_nothing(run):
     before = contents(run.path)
     with jobs.trial(run) as process:
