@@ -110,13 +110,15 @@ class Trainer:
             raise ValueError(f"num_samples must be a square (1, 4, 9, ...) to fill a square grid, got {num_samples}")
         checkpoint.config_of(diffusion_model)  # a model that could not be saved is told now, not at the first milestone
 
-        on_cpu = best_device().type == "cpu"
-        if amp and mixed_precision_type == "fp16" and PartialState(cpu=on_cpu).device.type == "cpu":
+        best = best_device()
+        if best.type == "cuda" and best.index is not None:  # named by DP_DEVICE; accelerate takes the current one
+            torch.cuda.set_device(best)
+        if amp and mixed_precision_type == "fp16" and PartialState(cpu=best.type == "cpu").device.type == "cpu":
             raise ValueError("fp16 mixed precision needs a GPU; on a CPU use amp=False, or mixed_precision_type='bf16'")
         self.run = RunFolder(results_folder)
         precision, trackers = mixed_precision_type if amp else "no", str(self.run.path / "trackers")
         tracking = {"log_with": log_with, "project_config": ProjectConfiguration(logging_dir=trackers)}
-        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, **tracking)
+        self.accelerator = Accelerator(cpu=best.type == "cpu", mixed_precision=precision, **tracking)
         if log_with and not self.accelerator.log_with:  # which drops in silence what is not installed
             raise ValueError(f"log_with={log_with!r}: its package is not installed")
         device, processes = self.accelerator.device, self.accelerator.num_processes
@@ -144,18 +146,20 @@ class Trainer:
         self.ema = EMA(self.policy, include_online_model=False, **averaging)
         self.model, self.optimizer = self.accelerator.prepare(self.policy, optimizer)
 
-        self.step = 0
         self.augment_horizontal_flip, self.seed = augment_horizontal_flip, seed
         self.gradient_accumulate_every, self.max_grad_norm = gradient_accumulate_every, max_grad_norm
         self.train_lr, self.lr_warmup_steps, self.lr_decay_steps = train_lr, lr_warmup_steps, lr_decay_steps
         self.train_num_steps, self.save_and_sample_every = train_num_steps, save_and_sample_every
         self.num_samples, self.sample_steps = num_samples, sample_steps
         self.card: dict[str, Any] = {"dataset": self.dataset.folder.resolve().name}
-        self.lr_factor, self.setbacks = 1.0, 0  # halved by each step back; counted since the last milestone
+        self.step, self.lr_factor, self.setbacks = (
+            0,
+            1.0,
+            0,
+        )  # steps back, since the last milestone; each halves the rate
         self.saved: int | None = None  # the checkpoint that this state comes from, to step back to
         self.passed_over = ""  # what `resume` had to say
-        images = self.batch_size * gradient_accumulate_every
-        self.journal = Journal(self.run, self.accelerator, images, train_num_steps)
+        self.journal = Journal(self.run, self.accelerator, self.batch_size * gradient_accumulate_every, train_num_steps)
 
     @classmethod
     def of(cls, folder: str | Path) -> Trainer:
