@@ -152,7 +152,7 @@ class Trainer:
         self.train_num_steps, self.save_and_sample_every = train_num_steps, save_and_sample_every
         self.num_samples, self.sample_steps = num_samples, sample_steps
         self.card: dict[str, Any] = {"dataset": self.dataset.folder.resolve().name}
-        self.step, self.lr_factor, self.setbacks = 0, 1.0, 0  # setbacks: since the last milestone; each halves lr_factor
+        self.step, self.lr_factor, self.setbacks = 0, 1.0, 0  # setbacks since the last milestone; each halves lr_factor
         self.saved: int | None = None  # the checkpoint that this state comes from, to step back to
         self.passed_over = ""  # what `resume` had to say
         self.journal = Journal(self.run, self.accelerator, self.batch_size * gradient_accumulate_every, train_num_steps)
