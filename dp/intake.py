@@ -17,11 +17,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+from dp.atomic import replacing
 from dp.data import IMAGES, appending, is_prepared
 from dp.decoder import Picture, Refused, check_name, read_picture
 from dp.findings import Findings, shown
 from dp.images import MODES
-from dp.runs import replacing
 from dp.sources import Found, Limits, files_of, is_left_aside
 
 PROGRESS_S = 0.1  # from one word on the progress to the next

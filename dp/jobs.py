@@ -17,7 +17,8 @@ from typing import Any
 
 from filelock import Timeout
 
-from dp.runs import RunFolder, replacing, write_json
+from dp.atomic import replacing, write_json
+from dp.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent  # `-m dp.train` is found from here
 STARTS_WITHIN_S = 120  # torchrun loads torch before it starts the process

@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from dp.runs import DISK_FULL, VERBS, RunFolder, is_disk_full
+from dp.atomic import is_disk_full
+from dp.runs import DISK_FULL, VERBS, RunFolder
 
 LEVELS = ("0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1")  # of t
 SIGN_OF_LIFE_S = 1.0

@@ -15,16 +15,13 @@ A milestone is the step it was taken at. Alive means locked: no kill and no pid 
 state that is shown is derived, and a run that says it is going on while nobody holds its lock is `lost`. Whatever is
 written is written aside and renamed: a reader never sees half of it, and a full disk takes nothing that stood there.
 
-Over budget: the last part, files that are whole or not there, serves others, too, but is too small to stand alone.
+Over budget: being the one process that holds a run, and telling how that ended, belong to the folder.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
-import shutil
 import threading
 import time
 import traceback
@@ -35,6 +32,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from dp.atomic import is_disk_full, tidy, write_json
+
 ALIVE = ("queued", "preparing", "running", "pausing", "stopping")
 STATES = ("new", *ALIVE, "paused", "stopped", "finished", "failed", "lost")
 VERBS = ("stop", "pause", "save", "sample")
@@ -43,7 +42,6 @@ NO_STATUS = {"step": 0} | dict.fromkeys(FACTS)
 RESPONDS_S = 60  # without a sign of life for longer, a run is shown as not responding
 LEAVING_S = 3  # how long a new process waits for the one before it to be gone
 TAIL_BYTES, ERROR_CHARACTERS = 64 << 10, 4000
-RENAME_TRIES = 25
 DISK_FULL = "the disk is full. Nothing is lost: free some space, then press Resume"
 
 _probing = threading.Lock()  # or two threads that look at once would each take the other for the process
@@ -240,66 +238,3 @@ class RunFolder:
         is_for_people = isinstance(error, (ValueError, OSError, MemoryError))
         words = str(error) if is_for_people else f"{type(error).__name__}: {error}"
         self.report(state="failed", message=words, error=traceback.format_exc()[-ERROR_CHARACTERS:])
-
-
-# ----------------------------------------------------------------------------
-# Files that are whole or not there
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A path beside `target` to write a file or folder to; renamed into its place at the end, and gone if the writing
-    fails.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    _remove(aside, old)  # of a killed process that had this one's pid
-    try:
-        yield aside
-        if target.is_dir():  # a folder cannot be renamed over a folder that holds something
-            _rename(target, old)
-        try:
-            _rename(aside, target)
-        except OSError:
-            if old.exists():
-                _rename(old, target)
-            raise
-    finally:
-        _remove(aside, old)
-
-
-def _rename(source: Path, target: Path) -> None:
-    for _ in range(RENAME_TRIES):
-        try:
-            return os.replace(source, target)
-        except PermissionError:  # on Windows, while somebody reads what stands there
-            time.sleep(0.02)
-    os.replace(source, target)
-
-
-def _remove(*paths: Path) -> None:
-    for path in paths:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    with replacing(path) as aside:
-        aside.write_text(json.dumps(value, indent=1), encoding="utf-8")
-
-
-def tidy(folder: Path) -> None:
-    """Clear away what killed processes have left beside the files of `folder`; nobody may be writing there."""
-    for path in folder.glob(".*"):
-        if found := re.fullmatch(r"\.(.+)\.\d+\.(tmp|old)", path.name):
-            target = path.with_name(found[1])
-            if found[2] == "old" and not target.exists():  # killed between the two renames
-                os.replace(path, target)
-            _remove(path)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """safetensors has no class of its own for it, only words with the system's number, which Windows has its own of."""
-    numbers = (errno.ENOSPC, errno.EDQUOT)
-    in_words = any(f"(os error {number})" in str(error) for number in (*numbers, 112))
-    return getattr(error, "errno", None) in numbers or in_words

@@ -353,7 +353,7 @@ def test_one_odd_folder_does_not_hide_the_others(folder):
 
 
 def test_a_half_written_folder_is_not_listed(folder):
-    # What a killed training process leaves beside the whole ones (see dp.runs.replacing).
+    # What a killed training process leaves beside the whole ones (see dp.atomic.replacing).
     folder.rename(folder.with_name(".000004.123.tmp"))
     assert checkpoint.list_checkpoints(folder.parent) == []
 

@@ -14,21 +14,22 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # "Who may import whom": for each module, those of ours that it may import. `ui` stands for all of dp/ui.
-RANK_0 = {"schedules", "images", "runs", "device"}
+RANK_0 = {"schedules", "images", "atomic", "runs", "device"}
 LIBRARY = RANK_0 | {"samplers", "noise", "rin", "decoder", "data", "rows", "policy", "checkpoint"}  # ranks 0 to 3
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "schedules": set(),
     "images": set(),
     "device": set(),
-    "runs": set(),
+    "atomic": set(),
+    "runs": {"atomic"},
     "samplers": {"schedules"},
     "rin": set(),
     "decoder": {"images"},
     "data": {"images", "decoder"},
     "findings": {"images", "data"},
     "sources": {"decoder", "data"},
-    "intake": {"images", "runs", "decoder", "data", "findings", "sources"},
+    "intake": {"images", "atomic", "decoder", "data", "findings", "sources"},
     "film": {"images"},
     "noise": {"samplers"},
     "rows": {"schedules", "samplers", "noise"},
@@ -39,11 +40,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tickets": {"images", "rows", "samplers"},
     "engine": LIBRARY | {"inside", "resident", "tickets"},
     "resume": {"runs", "checkpoint"},
-    "journal": {"runs"},
+    "journal": {"atomic", "runs"},
     "trainer": LIBRARY | {"resume", "journal"},
     "train": {"__init__", "runs"},  # the rest by dp's own names, after it has waited for the device
-    "jobs": {"runs"},
-    "remote": {"runs"},
+    "jobs": {"atomic", "runs"},
+    "remote": {"atomic", "runs"},
     "sample": LIBRARY,
     "publish_space": LIBRARY,
     "ui": {
@@ -73,6 +74,7 @@ ONLY = {"gradio": {"ui", "app"}, "av": {"film"}, "accelerate": {"trainer", "jour
 NOTHING_BUT = {
     "schedules": {"torch"},
     "samplers": {"torch"},
+    "atomic": set(),
     "runs": {"filelock"},
     "jobs": {"filelock"},
     "__init__": set(),

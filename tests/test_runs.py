@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from dp.runs import STATES, Busy, RunFolder, home, is_disk_full, replacing, runs_in, tidy
+from dp.atomic import is_disk_full, replacing, tidy
+from dp.runs import STATES, Busy, RunFolder, home, runs_in
 
 ROOT = Path(__file__).resolve().parent.parent
 

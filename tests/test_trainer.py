@@ -21,11 +21,12 @@ from PIL import Image
 from training import make_run
 
 from dp import checkpoint
+from dp.atomic import write_json
 from dp.checkpoint import CheckpointError
 from dp.policy import DiffusionPolicy
 from dp.resume import picture_order
 from dp.rin import RIN
-from dp.runs import Busy, write_json
+from dp.runs import Busy
 from dp.trainer import Trainer
 
 SETTINGS = dict(
