@@ -7,6 +7,7 @@ import spaces  # noqa: F401 (before torch: on ZeroGPU it has to be first)
 import torch
 
 from dp.engine import Engine
+from dp.runs import home
 from dp.ui import LAUNCH, build_app
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -15,7 +16,7 @@ ON_ZERO_GPU = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"
 if cores := os.environ.get("CPU_CORES"):  # a Space's container sees all of its host's cores, and this is its share
     torch.set_num_threads(max(1, int(float(cores))))
 
-engine = Engine(os.path.join(HERE, "checkpoints"), device="cpu" if ON_ZERO_GPU else None)
+engine = Engine(os.path.join(HERE, "checkpoints"), device="cpu" if ON_ZERO_GPU else None, runs=home())
 demo = build_app(engine, on_zero_gpu=ON_ZERO_GPU)
 
 

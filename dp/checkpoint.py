@@ -63,15 +63,18 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One folder of a list of checkpoints: its config if it is whole, else what is wrong with it."""
+    """One folder of a list of checkpoints: its config if it is whole, else what is wrong with it. run: what the
+    training run is called of which it is a milestone.
+    """
 
     path: Path
     config: dict[str, Any] | None = None
     problem: str | None = None
+    run: str | None = None
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return f"{self.run}/{self.path.name}" if self.run else self.path.name
 
 
 def save(policy: DiffusionPolicy, folder: str | Path, *, dtype: torch.dtype | None = None, **card: Any) -> None:
@@ -161,7 +164,7 @@ def list_checkpoints(*roots: str | Path) -> list[Entry]:
     return entries
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def entry_of(path: Path, files: frozenset[tuple[str, int]]) -> Entry:
     """The entry of one folder, looked at again only when one of its files has another time."""
     try:

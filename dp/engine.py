@@ -107,11 +107,11 @@ class Pictures:
 
 
 class Engine:
-    """roots: folders of checkpoint folders, read again at each `checkpoints()`. row_budget: images in one network call
-    at most; a larger request goes through it in parts, and it is lowered when memory runs out. device: best there is by
-    default. memory_for_policies, memory_for_trajectories: in bytes; the checkpoint, or the ended run, that has not been
-    used for longest leaves first. keep_for: seconds for which an ended or parked run can be found again. The thread
-    starts with the first request.
+    """roots: folders of checkpoint folders; runs: a folder of training runs; both are read again at each
+    `checkpoints()`. row_budget: images in one network call at most; a larger request goes through it in parts, and
+    it is lowered when memory runs out. device: best there is by default. memory_for_policies, memory_for_trajectories:
+    in bytes; the checkpoint, or the ended run, that has not been used for longest leaves first. keep_for: seconds for
+    which an ended or parked run can be found again. The thread starts with the first request.
     """
 
     def __init__(
@@ -119,13 +119,14 @@ class Engine:
         *roots: str | Path,
         row_budget: int = 64,
         device: str | torch.device | None = None,
+        runs: str | Path | None = None,
         memory_for_policies: int = 2 << 30,
         memory_for_trajectories: int = 256 << 20,
         keep_for: float = 600.0,
     ):
         self.row_budget, self.memory_for_trajectories, self.keep_for = row_budget, memory_for_trajectories, keep_for
         self.device = torch.device(device) if device else best_device()
-        self._residents = Residents(*roots, device=self.device, memory=memory_for_policies)
+        self._residents = Residents(*roots, device=self.device, memory=memory_for_policies, runs=runs)
         self._requests: dict[str, Request] = {}  # all that can be found by their id
         self._ticks, self._passed_over = 0, 0  # turns in a row that the one who has waited longest has not had
         self._on_their_way: Pictures | None = None

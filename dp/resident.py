@@ -1,10 +1,13 @@
-"""The checkpoints that are in memory: loaded on first use and again when their files have changed, within a budget."""
+"""The checkpoints that can be had, and those that are in memory: loaded on first use and again when their files have
+changed, within a budget.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +15,7 @@ import torch
 
 from dp.checkpoint import Entry, list_checkpoints, load
 from dp.policy import DiffusionPolicy
+from dp.runs import runs_in
 
 
 class Resident(NamedTuple):
@@ -27,18 +31,19 @@ class Resident(NamedTuple):
 
 
 class Residents:
-    """roots: folders of checkpoint folders, read again each time. memory: bytes; the policy that has not been used for
-    longest leaves first, and the one asked for stays in any case. Any thread may ask.
+    """roots: folders of checkpoint folders, read again each time. runs: a folder of training runs, whose milestones
+    come after those. memory: bytes; the policy that has not been used for longest leaves first, and the one asked for
+    stays in any case. Any thread may ask.
     """
 
-    def __init__(self, *roots: str | Path, device: torch.device, memory: int):
-        self.roots, self.device, self.memory = roots, device, memory
+    def __init__(self, *roots: str | Path, device: torch.device, memory: int, runs: str | Path | None = None):
+        self.roots, self.device, self.memory, self.runs = roots, device, memory, runs
         self._residents: dict[str, Resident] = {}  # the last one used last
         self._loading: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def entries(self) -> list[Entry]:
-        return list_checkpoints(*self.roots)
+        return list_checkpoints(*self.roots) + (milestones(self.runs) if self.runs else [])
 
     def get(self, checkpoint: str) -> Resident:
         """Raises ValueError (CheckpointError) with what is wrong."""
@@ -61,3 +66,21 @@ class Residents:
             while len(sizes) > 1 and sum(sizes.values()) > self.memory:
                 del sizes[oldest := next(iter(sizes))], self._residents[oldest]  # free when its last run has ended
         return known
+
+
+def milestones(home: str | Path) -> list[Entry]:
+    """Those of every run, the newest run and in it the newest milestone first. Where a name is taken by an older run,
+    the id stands for it.
+    """
+    runs, named = runs_in(home), {}
+    for run in reversed(runs):
+        try:
+            name = run.config().get("name") or run.id
+        except ValueError:
+            name = run.id
+        named[run.id if name in named else name] = run
+    return [
+        replace(entry, run=name)
+        for name, run in reversed(named.items())
+        for entry in reversed(list_checkpoints(run.path / "checkpoints"))
+    ]

@@ -79,12 +79,14 @@ def canvas_pixels(page, pane=".guess"):
 
 @contextmanager
 def serve(*arguments: str, **environment: str):
-    """Run python with `arguments` and `--port`, wait until it serves, and give its address; ends the process after."""
+    """Run python with `arguments` and `--port`, wait until it serves, and give its address; ends the process after. It
+    sees no runs unless DP_HOME is given.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     quiet = {"GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
-    env = os.environ | quiet | {"DP_DEVICE": "cpu"} | environment
+    env = os.environ | quiet | {"DP_DEVICE": "cpu", "DP_HOME": os.devnull} | environment
     command = [sys.executable, *arguments, "--port", str(port)]
     with subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

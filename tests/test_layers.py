@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "policy": {"schedules", "samplers", "rows"},
     "checkpoint": {"policy", "rin"},
     "inside": {"policy", "rin", "rows", "samplers"},
-    "resident": {"policy", "checkpoint"},
+    "resident": {"policy", "checkpoint", "runs"},
     "tickets": {"images", "rows", "samplers"},
     "engine": LIBRARY | {"inside", "resident", "tickets"},
     "resume": {"runs", "checkpoint"},
@@ -66,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "samplers",
         "schedules",
     },
-    "app": {"ui", "engine", "jobs"},
+    "app": {"ui", "engine", "jobs", "runs"},
 }
 # Foreign packages that only some modules may import.
 ONLY = {"gradio": {"ui", "app"}, "av": {"film"}, "accelerate": {"trainer", "journal"}, "ema_pytorch": {"trainer"}}

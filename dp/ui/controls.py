@@ -9,9 +9,11 @@ from typing import Any
 
 import gradio as gr
 
+from dp.checkpoint import Entry
 from dp.engine import Engine
 from dp.samplers import MAX_SEED, SampleSettings
 from dp.schedules import SCHEDULES
+from dp.ui import permission
 
 # What the page begins with. Sampler and steps are those of benchmarks/steps.py, see benchmarks/README.md: with 2M, more
 # than 20 network calls score no better.
@@ -107,8 +109,16 @@ def unchecked(control: gr.components.Component) -> None:
     control.preprocess = lambda payload: payload
 
 
+def entries(engine: Engine) -> list[Entry]:
+    """The checkpoints that the visitor of the handler under way may know of: those of training runs are for those only
+    who may train.
+    """
+    may_train = permission.refusal() is None
+    return [entry for entry in engine.checkpoints() if may_train or not entry.run]
+
+
 def usable_names(engine: Engine) -> list[str]:
-    return [entry.name for entry in engine.checkpoints() if not entry.problem]
+    return [entry.name for entry in entries(engine) if not entry.problem]
 
 
 def schedule_choices(engine: Engine, checkpoint: str) -> list[tuple[str, str]]:
@@ -132,13 +142,13 @@ def describe(engine: Engine, checkpoint: str | None) -> str:
 
 
 def problems(engine: Engine) -> str:
-    broken = [entry for entry in engine.checkpoints() if entry.problem]
+    broken = [entry for entry in entries(engine) if entry.problem]
     return "".join(f"\n\n⚠️ {html.escape(entry.problem.replace(str(entry.path), entry.name))}" for entry in broken)
 
 
 def config_of(engine: Engine, checkpoint: str) -> dict[str, Any]:
     """The checked config of a checkpoint. Raises ValueError, with the names there are, where it cannot be had."""
-    configs = {entry.name: entry.config for entry in engine.checkpoints() if not entry.problem}
+    configs = {entry.name: entry.config for entry in entries(engine) if not entry.problem}
     if not isinstance(checkpoint, str) or checkpoint not in configs:
         raise ValueError(f"there is no checkpoint {checkpoint!r:.80}; there are: {', '.join(configs) or 'none'}")
     return configs[checkpoint]

@@ -1,0 +1,75 @@
+"""Who may train here, and why not. Whoever may not sees nothing of the runs either: their pictures, samples, files and
+checkpoints are somebody's own.
+
+    SPACE_ID            set by Hugging Face: the page is in public
+    DP_ALLOW_TRAINING   1: the owner of that Space has turned training on
+    DP_TRAINERS         names of users on Hugging Face, with commas between; without it everybody who reaches the page
+
+Elsewhere training is on, for everybody who reaches the page. The environment is read anew each time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from gradio.context import LocalContext
+
+ON_ZERO_GPU = (
+    "**Training does not work here.** This Space runs on ZeroGPU, which lends its GPU for the seconds of one call; no "
+    "process can keep it for the minutes that training takes. Denoise works here with all its knobs. To train, run the "
+    "app on your own machine, or on a Space with hardware of its own."
+)
+OFF = (
+    "**Training is off here.** This is a public Space, and its owner has not turned training on: set "
+    "`DP_ALLOW_TRAINING=1` in its settings, and in `DP_TRAINERS` the users who may. On your own machine it is on."
+)
+SIGN_IN = (
+    "**Training is for some users of this Space.** Sign in with Hugging Face above, so that it can tell who you are."
+)
+NOT_YOU = "**Training is for some users of this Space,** and {name} is not among them. Its owner can add you."
+
+
+def refusal(request: Any = None) -> str | None:
+    """Why the visitor behind a request, Gradio's or the server's own, may not train, in Markdown; None where they may.
+    request: by default that of the handler under way.
+    """
+    if on_zero_gpu():
+        return ON_ZERO_GPU
+    if not os.environ.get("SPACE_ID"):
+        return None
+    if os.environ.get("DP_ALLOW_TRAINING") != "1":
+        return OFF
+    names = trainers()
+    if not names:
+        return None
+    user = user_of(request or LocalContext.request.get(None))
+    if user is None:
+        return SIGN_IN
+    return None if user.lower() in names else NOT_YOU.format(name=user)
+
+
+def on_zero_gpu() -> bool:
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def trainers() -> set[str]:
+    return {name.strip().lower() for name in os.environ.get("DP_TRAINERS", "").split(",") if name.strip()}
+
+
+def must_sign_in() -> bool:
+    """Whether the page needs a way to say who one is. Hugging Face gives the second only to Spaces that ask for it."""
+    is_space = os.environ.get("SYSTEM") == "spaces" and not on_zero_gpu()
+    return is_space and bool(trainers()) and bool(os.environ.get("OAUTH_CLIENT_ID"))
+
+
+def user_of(request: Any) -> str | None:
+    """The name with which a visitor has signed in on Hugging Face. It comes from the signed cookie of the session, and
+    never from what the visitor says.
+    """
+    raw = getattr(request, "request", None) or request  # Gradio's wraps the server's
+    said = (getattr(raw, "scope", None) or {}).get("session", {}).get("oauth_info")
+    if not said or (said.get("expires_at") or float("inf")) < time.time():
+        return None
+    return said["userinfo"]["preferred_username"]
