@@ -10,7 +10,7 @@ except ImportError:
     mcp = None
 
 from dp.engine import Engine
-from dp.ui import api, compare, denoise
+from dp.ui import api, compare, denoise, train
 from dp.ui.watching import Viewers
 
 TITLE = "See a diffusion model work"
@@ -38,10 +38,13 @@ CSS = """
 /* Generate and Stop take each other's place: the second click of a double click must not land on the other. */
 #generate, #stop { animation: arm 0.4s; }
 @keyframes arm { from, 99% { pointer-events: none; } }
-.arms { display: grid !important; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: var(--spacing-lg); }
-.arms.pairs { grid: auto auto / auto-flow minmax(0, 1fr); }
-.arms > :has(.player[hidden]), #compare-hint:has(+ .arms .player:not([hidden])) { display: none; }
-@media (max-width: 700px) { .arms:not(.pairs) { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("Denoise", id="denoise"):
+                panels = {"denoise": denoise.build(demo, viewers, on_zero_gpu)}
+            with gr.Tab("Compare", id="compare"):
+                panels["compare"] = compare.build(demo, viewers, on_zero_gpu)
+            with gr.Tab("Train", id="train"):
+                train.build(demo, engine, tabs, panels)
 .about { padding: 0 2px; }
 .about p { margin: 0; color: var(--body-text-color-subdued); font-size: var(--text-sm); }
 """
@@ -63,11 +66,13 @@ def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         gr.Markdown(INTRO)
         viewers = Viewers(engine, demo)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Denoise", id="denoise"):
-                denoise.build(demo, viewers, on_zero_gpu)
+                panels = {"denoise": denoise.build(demo, viewers, on_zero_gpu)}
             with gr.Tab("Compare", id="compare"):
-                compare.build(demo, viewers, on_zero_gpu)
+                panels["compare"] = compare.build(demo, viewers, on_zero_gpu)
+            with gr.Tab("Train", id="train"):
+                train.build(demo, engine, tabs, panels)
         api.build(viewers, on_zero_gpu)
     demo.queue(max_size=256, api_open=False, default_concurrency_limit=None)
     return demo

@@ -37,8 +37,8 @@ LONG_RUN = 40  # timesteps that the pairs begin with
 VALUES_INFO = "What to compare: up to {}."
 
 
-def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
-    """Add the tab to the page being built. on_zero_gpu: as in `denoise.build`."""
+def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
+    """Add the tab to the page being built; returns its controls. on_zero_gpu: as in `denoise.build`."""
     engine = viewers.engine
     names = controls.usable_names(engine)
 
@@ -158,6 +158,7 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
     axis.input(choose_axis, [axis, panel.checkpoint, sampler], [chosen, *panel.settings], **quiet)
     panel.checkpoint.input(schedules_of, [axis, panel.checkpoint], chosen, **quiet)
     page.load(look_again, None, [start, *panel.everything], **quiet)
+    return panel
 
 
 def first_values(tally: Tally) -> tuple[Any, ...]:

@@ -18,8 +18,10 @@ from dp.ui.start import StartPicture, props_of, read
 from dp.ui.watching import Viewers, in_call
 
 
-def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
-    """Add the tab to the page being built. on_zero_gpu: sample inside each call, where alone the GPU exists."""
+def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
+    """Add the tab to the page being built; returns its controls. on_zero_gpu: sample inside each call, where alone the
+    GPU exists.
+    """
     engine = viewers.engine
     names = controls.usable_names(engine)
 
@@ -148,6 +150,7 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> None:
     for changed in (page.load, panel.checkpoint.change, panel.schedule.change):
         changed(levels, [panel.checkpoint, panel.schedule], picture, **quiet)
     link.click(None, settings, js=scripts.COPY_LINK, api_visibility="private")
+    return panel
 
 
 def on_page(value: dict[str, Any] | None) -> tuple[Any, ...]:

@@ -98,6 +98,7 @@ class Panel:
         self.checkpoint, self.schedule, self.seed = checkpoint, schedule, seed
         self.settings = [checkpoint, batch_size, timesteps, sampler, schedule, difference, eta, seed, random_seed]
         self.everything = [about, *self.settings]
+        self.chosen = [checkpoint, about, schedule]
         for control in self.settings[:-1]:
             controls.unchecked(control)
 
@@ -129,6 +130,11 @@ class Panel:
         checkpoint, seed = gr.update(value=name, **of_checkpoint), gr.skip() if seed is None else seed
         shown = checkpoint, images, timesteps, sampler, self._schedules(name, schedule), difference
         return self._about(name), *shown, eta_of(sampler, eta), seed, is_random
+
+    def opened(self, name: str) -> tuple[Any, ...]:
+        """A checkpoint, chosen from elsewhere on the page: values for `chosen`."""
+        names = controls.usable_names(self.engine)
+        return gr.update(choices=names, value=name), self._about(name), self._schedules(name)
 
     def _choose(self, name: str | None) -> tuple[Any, ...]:
         return self._about(name), self._schedules(name)

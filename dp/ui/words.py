@@ -52,6 +52,24 @@ chosen. They are computed together, and one clock plays them all.
 - **Distance** is the root mean square difference between the last pictures and the longest run's, with the distance
   from black to white as 1. **Seconds** are until the end of the run, all of them sharing this machine.
 """
+TRAIN = """
+**Training** shows the network your pictures under noise, again and again, and each time nudges it so that its guess of
+the picture beneath comes a little nearer. At first it draws grey; then colours, then shapes, then pictures.
+
+- **Bring** a zip, a folder or files. Each picture is turned upright, cropped to a square from its middle and made
+  small; that is what you see before you start, and all that is kept. Files that are no pictures are named with the
+  reason.
+- **The times** are measured: ten steps of each choice are trained on this machine. If something else runs on it, they
+  take longer.
+- **The loss** says how far off the guesses are: faint, each measurement; strong, their running mean. It falls quickly,
+  then slowly; the samples go on getting better long after it looks flat. *By noise level* splits it up: nearly pure
+  noise is where it is decided what a picture will be, little noise where the details are.
+- **The samples** of each row come from the same seeds, so you see the same pictures grow. They are drawn with a running
+  average of the network (EMA), which is steadier than the network itself.
+- **Pause** saves and frees the machine for other things; **Resume** goes on as if nothing had been. **Stop** saves,
+  too. Close the page, or the app: what trains goes on.
+- **Open in Denoise** takes a row's network there, while training goes on.
+"""
 EQUATIONS = r"""
 Time $t$ runs from 1 (noise) to 0 (picture); a schedule turns it into the share of signal $\gamma(t)$.
 

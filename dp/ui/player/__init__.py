@@ -1,3 +1,3 @@
-from dp.ui.player.player import Clock, Player, png, recall, show
+from dp.ui.player.player import Clock, Player, data_uri, png, recall, show
 
-__all__ = ["Clock", "Player", "png", "recall", "show"]
+__all__ = ["Clock", "Player", "data_uri", "png", "recall", "show"]

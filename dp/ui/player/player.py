@@ -182,8 +182,12 @@ def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
 
 
 def jpeg(picture: np.ndarray) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(picture)).decode()
+    return data_uri("jpeg", encode_jpeg(picture))
 
 
 def png(picture: np.ndarray) -> str:
-    return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()
+    return data_uri("png", encode_png(picture))
+
+
+def data_uri(kind: str, picture: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

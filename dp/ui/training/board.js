@@ -1,0 +1,211 @@
+// The runs, asked for once a second while they are looked at. What the page knows already is named in the question, so
+// that an answer holds only what is new.
+const $ = (selector) => element.querySelector(selector);
+const root = $(".board");
+const detail = $(".run");
+const EVERY = 1000; // ms
+const number = (value) => value.toLocaleString("en");
+let shown = null; // the id of the run
+let known = {}; // seen, known, offset, have: what is on the page already
+let chosen = false; // by the visitor; until then the newest run is shown
+let asking = 0;
+let facts = null; // of the run, as last told
+
+function choose(id) {
+  if (id === shown) return;
+  shown = id;
+  known = { seen: known.seen };
+  [facts, detail.hidden] = [null, true];
+  $(".problem").textContent = "";
+  ask(null);
+  clearChart();
+  clearSamples();
+  for (const row of root.querySelectorAll(".runs button")) row.setAttribute("aria-current", row.dataset.id === id);
+}
+
+// ---- once a second
+
+async function turn() {
+  const mine = ++asking; // whatever was asked before is not heard any more
+  let pause = EVERY;
+  if (element.offsetParent && !document.hidden) {
+    try {
+      const answer = await server.look({ run: shown, ...known });
+      if (mine !== asking) return;
+      $(".away").hidden = true;
+      const about = shown;
+      if (answer.seen) known.seen = answer.seen;
+      if (answer.runs) list(answer.runs);
+      if (about !== shown) pause = 0;
+      else if (!answer.gone && !answer.problem) pause = await take(answer);
+    } catch {
+      if (mine !== asking) return;
+      $(".away").hidden = false;
+      pause = 3 * EVERY;
+    }
+  }
+  if (mine === asking) setTimeout(() => mine === asking && turn(), pause);
+}
+
+async function take(answer) {
+  for (const key of ["known", "offset"]) if (key in answer) known[key] = answer[key];
+  if (answer.facts) tell(answer.facts);
+  plot(answer.records);
+  if (answer.samples.length) known.have = answer.samples.at(-1)[0];
+  await hang(answer.samples);
+  return answer.more ? 0 : EVERY;
+}
+
+function list(runs) {
+  root.dataset.runs = runs.length ? runs.length : "";
+  $(".runs").replaceChildren(
+    ...runs.map((run) => {
+      const row = document.createElement("button");
+      [row.type, row.dataset.id] = ["button", run.id];
+      row.append(part("title", run.name), part("steps", run.total ? `${number(run.step)} / ${number(run.total)}` : ""), pill(run.state));
+      row.addEventListener("click", () => {
+        chosen = true;
+        choose(run.id);
+        turn();
+      });
+      row.setAttribute("aria-current", run.id === shown);
+      const line = document.createElement("li");
+      line.append(row);
+      return line;
+    }),
+  );
+  const ids = runs.map((run) => run.id);
+  if (!ids.includes(shown) || (!chosen && ids[0] !== shown)) choose(ids.includes(shown) && chosen ? shown : ids[0] || null);
+}
+
+function part(name, words) {
+  return Object.assign(document.createElement("span"), { className: name, textContent: words });
+}
+
+function pill(state) {
+  const made = part("pill", state);
+  made.dataset.state = state;
+  return made;
+}
+
+// ---- the run that is shown
+
+function tell(now) {
+  facts = now;
+  detail.hidden = false;
+  detail.dataset.state = now.state;
+  detail.dataset.step = now.step || 0;
+  $(".run .name").textContent = now.name;
+  $(".run header .pill").replaceWith(pill(now.state));
+  $(".made").textContent = now.made;
+  for (const button of root.querySelectorAll(".verbs button")) {
+    button.hidden = !button.dataset.in.split(" ").includes(now.state);
+    if (button.dataset.verb === "download") button.disabled = !now.checkpoints.length;
+    else button.disabled = false;
+  }
+  $('[data-verb="resume"]').textContent = now.state === "new" ? "Start" : "Resume";
+  const share = now.total ? (now.step || 0) / now.total : 0;
+  $(".bar i").style.transform = `scaleX(${share})`;
+  $(".bar").setAttribute("aria-valuenow", Math.round(share * 100));
+  const said = [now.total ? `step ${number(now.step || 0)} of ${number(now.total)}` : now.state];
+  if (now.images_per_s && now.state === "running") said.push(`${number(Math.round(now.images_per_s))} images/s`);
+  $(".step").textContent = said.join(" · ");
+  $(".left").textContent = now.left == null ? "" : `about ${long(now.left)} left`;
+  const silent = now.answers ? "" : "It has said nothing for a while: the machine may be asleep, or very busy.";
+  const more = /^(training|(paused|stopped|finished) at step)/.test(now.message || "") ? "" : sentence(now.message || "");
+  $(".message").textContent = [silent, more, WORDS[now.state]].filter(Boolean).join(" ");
+  $(".wrong").hidden = !("log" in now);
+  if ("log" in now) $(".wrong pre").textContent = now.log || "(it has written nothing)";
+  mark(now.checkpoints);
+}
+
+const WORDS = {
+  new: "It was never started.",
+  pausing: "It saves, and then frees the device.",
+  stopping: "It saves, and then ends.",
+  paused: "Nothing is lost: Resume goes on from here. Meanwhile the device is free for Denoise.",
+  lost: "Its process is gone, without a word: perhaps the machine was turned off, or ran out of memory. Resume goes on from the last whole checkpoint.",
+  failed: "It ended with an error. What was saved is whole: once the cause is mended, Resume goes on from there.",
+};
+
+const sentence = (words) => words && words[0].toUpperCase() + words.slice(1).replace(/\.?$/, ".");
+
+function long(seconds) {
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+// ---- what can be done with it
+
+async function act(verb, more) {
+  const buttons = [...root.querySelectorAll(".verbs button")];
+  buttons.forEach((button) => (button.disabled = true)); // one at a time; the next facts say what is possible
+  $(".problem").textContent = "";
+  try {
+    const { problem } = await server.act({ run: shown, verb, ...more });
+    if (problem) $(".problem").textContent = problem;
+  } catch {
+    $(".problem").textContent = "The server did not answer; try again.";
+  }
+  delete known.known;
+  await turn();
+}
+
+function ask(words) {
+  $(".asks").hidden = words === null;
+  if (words) $(".asks span").textContent = words;
+}
+
+for (const button of root.querySelectorAll(".verbs button"))
+  button.addEventListener("click", () => {
+    const verb = button.dataset.verb;
+    if (verb === "rename") return rename();
+    if (verb === "delete") return ask(`Delete ${facts.name} with its pictures, samples and checkpoints? That cannot be undone.`);
+    if (verb === "duplicate") return trigger("duplicated", { run: shown });
+    if (verb === "download") return trigger("downloaded", { run: shown, milestone: facts.checkpoints.at(-1) });
+    act(verb);
+  });
+$(".asks .no").addEventListener("click", () => ask(null));
+$(".asks .yes").addEventListener("click", () => {
+  ask(null);
+  chosen = false;
+  act("delete");
+});
+
+function rename() {
+  const box = $(".rename");
+  [box.value, box.hidden, $(".run .name").hidden] = [facts.name, false, true];
+  box.focus();
+  box.select();
+}
+$(".rename").addEventListener("keydown", (event) => {
+  if (event.key === "Enter") event.target.blur();
+  if (event.key === "Escape") {
+    event.target.value = facts.name;
+    event.target.blur();
+  }
+});
+$(".rename").addEventListener("blur", ({ target }) => {
+  [target.hidden, $(".run .name").hidden] = [true, false];
+  const name = target.value.trim();
+  if (name && name !== facts.name) act("rename", { name });
+});
+
+// ---- from the page: a run that was just started, a file to take away
+
+watch("value", () => {
+  const { show, file } = props.value || {};
+  if (show) {
+    chosen = true;
+    choose(show);
+    delete known.seen;
+    turn();
+  }
+  if (file) {
+    const link = Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name });
+    link.click();
+  }
+});
+document.addEventListener("visibilitychange", () => document.hidden || turn());
+new ResizeObserver(() => drawChart()).observe(root);
+setTimeout(turn);

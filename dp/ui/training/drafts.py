@@ -1,0 +1,86 @@
+"""What has been brought but not yet trained on: drafts, folders below DP_HOME that are swept after a day.
+
+    .drafts/<id>/upload/000000   a file as it came, under a number: names from outside are only ever shown
+                 dataset/        those, checked and decoded at one size
+
+The page sends files in pieces, to whoever holds the draft's unguessable id. Gradio's own uploads would lose the
+folders, fail for one hidden file, leave files behind, and be open to everybody at the same size.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from dp.runs import home
+from dp.sources import Limits
+
+KEPT_S = 24 * 3600
+PIECE_BYTES = 8 << 20  # in one message, at most
+ROOM_LEFT = 1 << 30  # bytes that stay free on the disk, for the runs that go on
+ID = re.compile(r"[0-9a-f]{32}")
+LIMITS = Limits()
+
+
+class Draft:
+    """The draft of an id. Raises ValueError where there is none."""
+
+    def __init__(self, name: Any):
+        if not isinstance(name, str) or not ID.fullmatch(name) or not (drafts() / name).is_dir():
+            raise ValueError("the server no longer has these pictures: bring them again")
+        self.id, self.path = name, drafts() / name
+        self.upload, self.dataset = self.path / "upload", self.path / "dataset"
+
+    @classmethod
+    def begin(cls) -> Draft:
+        """A new one; those that nobody has touched for a day are deleted."""
+        for old in drafts().glob("*"):
+            if time.time() - old.stat().st_mtime > KEPT_S:
+                shutil.rmtree(old, ignore_errors=True)
+        name = secrets.token_hex(16)
+        (drafts() / name / "upload").mkdir(parents=True)
+        return cls(name)
+
+    def file(self, number: Any) -> Path:
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < LIMITS.files:
+            raise ValueError(f"more than {LIMITS.files:,} files; bring fewer, or a zip")
+        return self.upload / f"{number:06d}"
+
+    def take(self, pieces: Any) -> None:
+        """Write pieces of files: each a `file` number, an `offset` and base64 `data`. Raises ValueError."""
+        if shutil.disk_usage(self.path).free < ROOM_LEFT:
+            raise ValueError("the server's disk is nearly full: delete a run, or bring fewer pictures")
+        try:
+            for piece in pieces:
+                path, data = self.file(piece["file"]), base64.b64decode(piece["data"], validate=True)
+                there = path.stat().st_size if path.exists() else 0
+                if not isinstance(piece["offset"], int) or not 0 <= piece["offset"] <= there or len(data) > PIECE_BYTES:
+                    raise ValueError("a piece of a file does not fit on the one before; bring the pictures again")
+                with path.open("r+b" if path.exists() else "wb") as file:
+                    file.seek(piece["offset"])
+                    file.write(data)
+        except (KeyError, TypeError, binascii.Error):
+            raise ValueError("this is not what the page sends") from None
+        except OSError as error:
+            raise ValueError(f"the server could not keep the pictures ({error.strerror})") from None
+
+    def sources(self, names: list[str]) -> list[Path]:
+        """The files of those names, in their order. Raises ValueError where one did not arrive."""
+        paths = [self.file(number) for number in range(len(names))]
+        for path, name in zip(paths, names):
+            if not path.exists():
+                raise ValueError(f"{name!r:.80} did not arrive; bring the pictures again")
+        return paths
+
+    def delete(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def drafts() -> Path:
+    return home() / ".drafts"

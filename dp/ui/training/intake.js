@@ -1,0 +1,147 @@
+// Files on their way to the server: read in order, packed into messages of a few megabytes, one message at a time, so
+// that a slow line is never behind and many small files are not many requests.
+const MESSAGE = 4 << 20;
+const $ = (selector) => element.querySelector(selector);
+const root = $(".intake");
+let turn = 0; // of the transfer under way; an older one stops
+
+const say = (words, share) => {
+  $(".doing").textContent = words;
+  if (share !== undefined) $(".bar i").style.transform = `scaleX(${share})`;
+};
+
+function complain(words) {
+  root.dataset.state = "empty";
+  $(".problem").textContent = words;
+}
+
+const base64 = (blob) =>
+  new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+
+// An empty file is a piece without data: it, too, is to be named in the report.
+function* pieces(files) {
+  for (const [number, { file }] of files.entries()) {
+    let offset = 0;
+    do {
+      const end = Math.min(offset + MESSAGE, file.size);
+      yield { number, offset, blob: file.slice(offset, end), size: end - offset };
+      offset = end;
+    } while (offset < file.size);
+  }
+}
+
+const mega = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} MB`;
+
+async function send(files) {
+  const mine = ++turn;
+  $(".problem").textContent = "";
+  if (!files.length) return complain("There is no file in that. Choose a zip, a folder or pictures.");
+  const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
+  root.dataset.state = "sending";
+  say("…", 0);
+  try {
+    const { draft, problem } = await server.begin({ files: files.length, bytes });
+    if (problem) return mine === turn && complain(problem);
+    let [sent, waiting, size] = [0, [], 0];
+    const flush = async () => {
+      const answer = await server.receive({ draft, pieces: waiting });
+      if (answer.problem) throw new Error(answer.problem);
+      sent += size;
+      [waiting, size] = [[], 0];
+      if (mine === turn) say(`sending: ${mega(sent)} of ${mega(bytes)}`, bytes ? sent / bytes : 1);
+    };
+    for (const piece of pieces(files)) {
+      if (mine !== turn) return;
+      if (size + piece.size > MESSAGE || waiting.length >= 500) await flush();
+      waiting.push({ file: piece.number, offset: piece.offset, data: await base64(piece.blob) });
+      size += piece.size;
+    }
+    if (waiting.length) await flush();
+    if (mine !== turn) return;
+    root.dataset.state = "checking";
+    say("checking…", 0);
+    trigger("brought", { draft, names: files.map(({ name }) => name) });
+  } catch (error) {
+    if (mine === turn) complain(`The pictures did not arrive: ${error.message || error}. Try again.`);
+  }
+}
+
+// ---- what was chosen or dropped, with the names of its folders
+
+const chosen = (list) => [...list].map((file) => ({ file, name: file.webkitRelativePath || file.name }));
+
+async function below(entry) {
+  if (entry.isFile) {
+    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+    return [{ file, name: entry.fullPath.replace(/^\//, "") }];
+  }
+  const [reader, found] = [entry.createReader(), []];
+  for (;;) {
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject)); // a hundred at a time
+    if (!some.length) return found;
+    for (const one of some) found.push(...(await below(one)));
+  }
+}
+
+const drop = $(".drop");
+for (const input of root.querySelectorAll(".way input"))
+  input.addEventListener("change", () => {
+    send(chosen(input.files));
+    input.value = "";
+  });
+for (const name of ["dragover", "dragleave", "drop"])
+  drop.addEventListener(name, (event) => {
+    event.preventDefault();
+    drop.classList.toggle("over", name === "dragover");
+  });
+drop.addEventListener("drop", async (event) => {
+  const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+  try {
+    send((await Promise.all(entries.map(below))).flat());
+  } catch (error) {
+    complain(`The browser could not read that: ${error.message || error}`);
+  }
+});
+$(".cancel").addEventListener("click", () => {
+  turn++;
+  root.dataset.state = "empty";
+  trigger("cancelled");
+});
+$(".other").addEventListener("click", () => {
+  root.dataset.state = "empty";
+  trigger("emptied");
+});
+
+// ---- what became of them
+
+function show() {
+  const value = props.value || { state: "empty" };
+  if (value.state === "empty" && root.dataset.state === "sending") return; // the word on what was there before
+  root.dataset.state = value.state;
+  $(".problem").textContent = value.message || "";
+  if (value.state === "checking") {
+    const count = value.total ? `${value.done.toLocaleString("en")} of ${value.total.toLocaleString("en")}: ` : "";
+    say(`checking ${count}${value.name || "…"}`, value.total ? value.done / value.total : 0);
+  }
+  if (value.state !== "checked") return;
+  $(".sentences").replaceChildren(...value.sentences.map((words) => Object.assign(document.createElement("li"), { textContent: words })));
+  $(".sheet").src = value.sheet;
+  $(".aside").hidden = !value.refused.length;
+  const more = value.more ? `, and ${value.more.toLocaleString("en")} more` : "";
+  $(".aside summary").textContent = `What is not used, and why (${value.refused.length}${more})`;
+  $(".aside tbody").replaceChildren(
+    ...value.refused.map((pair) => {
+      const row = document.createElement("tr");
+      row.append(...pair.map((words) => Object.assign(document.createElement("td"), { textContent: words })));
+      return row;
+    }),
+  );
+}
+
+watch("value", show);
+show();

@@ -1,0 +1,84 @@
+"""Where people bring their pictures: a `gr.HTML` component that sends a folder, files or zips in pieces, and shows what
+became of them. Names are drawn as text and never as markup.
+
+Its value, all of it optional but `state`:
+
+    state      'empty', 'checking', 'checked' or 'refused'
+    done, total, name     how far the check has come
+    sentences  what there is to say, a list
+    refused    [name, reason] of files that are not used, and `more`, how many beyond those listed
+    sheet      a data URI: some of the pictures as they will be trained on
+    message    why nothing can be done
+
+It triggers `brought` with the `draft` that holds the files and their `names`, `cancelled`, and `emptied`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dp.findings import Findings, contact_sheet
+from dp.ui import permission
+from dp.ui.player import png
+from dp.ui.training.drafts import LIMITS, Draft
+
+HERE = Path(__file__).parent
+LISTED = 300  # refused files and duplicates shown, at most
+SHEET = 36  # pictures
+
+
+class Intake(gr.HTML):
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            server_functions=[begin, receive],
+            value={"state": "empty"},
+            html_template=(HERE / "intake.html").read_text(encoding="utf-8"),
+            css_template=(HERE / "intake.css").read_text(encoding="utf-8"),
+            js_on_load=(HERE / "intake.js").read_text(encoding="utf-8"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object", "description": "what became of the pictures"}
+
+
+def begin(asked: Any, request: gr.Request) -> dict[str, Any]:
+    """A draft for `files` files of `bytes` bytes. Anybody may call this, and the next one, with anything."""
+    if why_not := permission.refusal(request):
+        return {"problem": why_not}
+    try:
+        files, size = asked["files"], asked["bytes"]
+        if not 0 < files <= LIMITS.files:
+            return {"problem": f"{files:,} files, more than {LIMITS.files:,}; bring fewer, or a zip"}
+        if not 0 <= size <= LIMITS.total_bytes:
+            return {"problem": f"{size:,} bytes in all, more than {LIMITS.total_bytes:,}; bring fewer"}
+        return {"draft": Draft.begin().id}
+    except (TypeError, KeyError, ValueError):
+        return {"problem": "this is not what the page sends"}
+    except OSError as error:
+        return {"problem": f"the server could not make a place for the pictures ({error.strerror})"}
+
+
+def receive(asked: Any, request: gr.Request) -> dict[str, Any]:
+    """Pieces of the files of a draft."""
+    if why_not := permission.refusal(request):
+        return {"problem": why_not}
+    try:
+        Draft(asked["draft"]).take(asked["pieces"])
+    except (TypeError, KeyError):
+        return {"problem": "this is not what the page sends"}
+    except ValueError as error:
+        return {"problem": str(error)}
+    return {}
+
+
+def checked(findings: Findings, dataset: Path) -> dict[str, Any]:
+    """The value that shows a checked dataset."""
+    copies = [(name, f"the same picture as {kept}") for name, kept in findings.duplicates]
+    aside = [*findings.refused, *copies]
+    value = {"state": "checked", "sentences": findings.sentences(), "sheet": png(contact_sheet(dataset, SHEET))}
+    return value | {"refused": aside[:LISTED], "more": max(len(aside) - LISTED, 0)}
