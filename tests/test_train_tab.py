@@ -1,0 +1,424 @@
+"""The Train tab: pictures in, a run that outlives page and app, its checkpoint in Denoise; and who may see it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import time
+import urllib.request
+import zipfile
+from contextlib import contextmanager, suppress
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from PIL import Image
+from serving import canvas_pixels, serve, set_run, until
+from starlette.requests import Request
+from test_data import BAD, GOOD
+from test_intake import JUNK, png, write
+
+from dp import RIN, DiffusionPolicy, jobs
+from dp.data import IMAGES
+from dp.engine import Engine
+from dp.images import grid, to_uint8
+from dp.intake import prepare
+from dp.runs import runs_in
+from dp.ui import permission
+from dp.ui.train import called
+from dp.ui.training import board, drafts, intake
+from dp.ui.training.drafts import Draft
+from dp.ui.training.measure import PICTURES, duration, resized
+from dp.ui.training.settings import PRESETS, SIZES, Settings
+
+HIDDEN = {name for name in BAD | JUNK if any(part.startswith((".", "__")) for part in name.split("/"))}
+BROKEN = {name: content for name, (content, *_) in BAD.items() if name not in HIDDEN}
+BROKEN |= {
+    "head.bmp": b"BM" + bytes(60),
+    "static.gif": bytes(range(256)),
+    "half.webp": GOOD["lossy.webp"][0][:60],
+    "damaged.zip": b"PK\3\4" + bytes(40),
+    "<img src=x onerror=alert(1)>.jpg": b"<html>",
+}
+FINE = {name: content for name, (content, *_) in GOOD.items()}
+FINE |= {f"more/{number}.png": png(number, 20, 24) for number in range(180 - len(FINE))}
+TINY = {"train-width": 16, "train-depth": 1, "train-batch": 8, "train-steps": 2000, "train-save-every": 100}
+
+
+def open_train_tab(page):
+    page.get_by_role("tab", name="Train").click()
+    page.wait_for_selector("#intake .intake")
+
+
+def in_state(page, state, seconds=90):
+    page.wait_for_selector(f"#board .run[data-state={state}]", timeout=seconds * 1000)
+
+
+def shown(page, what):
+    """A number that the board keeps for such questions: step, samples."""
+    return int(page.get_attribute("#board .run", f"data-{what}") or 0)
+
+
+@contextmanager
+def page_of(browser, url):
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page, trouble = context.new_page(), []
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
+        page.goto(url)
+        page.wait_for_selector("#generate")
+        open_train_tab(page)
+        yield page
+        assert trouble == []
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """DP_HOME; whatever still trains there at the end is killed."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("DP_HOME", str(folder))
+    yield folder
+    for run in runs_in(folder):
+        if run.is_alive():
+            with suppress(ProcessLookupError, TypeError):
+                os.kill(run.status()["pid"], signal.SIGKILL)
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(900)
+def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(browser, home, tmp_path):
+    folder = write(tmp_path / "holiday", FINE | BROKEN | JUNK)
+    assert len(FINE) + len(BROKEN) == 200 and len(BROKEN) == 20
+
+    with serve("app.py", DP_HOME=str(home), CPU_CORES="1") as url, page_of(browser, url) as page:
+        page.get_by_text("Advanced settings").click()
+        for name, value in TINY.items():
+            page.locator(f"#{name} input").fill(str(value))
+            page.locator(f"#{name} input").press("Tab")
+        page.locator("#train-size input").click()
+        page.get_by_role("option", name="16 × 16").click()
+        page.locator("#intake .folder").set_input_files(folder)
+        page.wait_for_selector("#intake .intake[data-state=checked]", timeout=60_000)
+        said = page.inner_text("#intake .sentences")
+        assert "20 not used, each for its reason." in said and re.search(r"\d hidden or system files left aside", said)
+        names = page.eval_on_selector_all("#intake .aside td:first-child", "cells => cells.map(c => c.textContent)")
+        assert {f"holiday/{name}" for name in BROKEN} <= set(names)
+        page.wait_for_function("document.querySelector('#intake .sheet').naturalWidth === 6 * 16")
+
+        page.click("#start-training")
+        in_state(page, "running")
+        page.wait_for_function("+document.querySelector('#board .chart').dataset.points >= 3", timeout=90_000)
+        page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=90_000)
+        assert page.locator("#board .milestones canvas:visible").count() >= 1
+        (run,) = runs_in(home)
+        assert not list((home / ".drafts").iterdir())  # what was uploaded is gone, the checked pictures are the run's
+        before = shown(page, "step")
+
+    assert run.is_alive() and run.status()["state"] == "running"  # with neither page nor app
+    with serve("app.py", DP_HOME=str(home), CPU_CORES="1") as url, page_of(browser, url) as page:
+        in_state(page, "running")
+        page.wait_for_function(f"+document.querySelector('#board .run').dataset.step > {before}")
+        assert page.inner_text("#board .run .name") == "holiday"
+        page.click("#board [data-verb=pause]")
+        in_state(page, "paused")
+        assert not run.is_alive()
+
+        newest = run.milestones()[-1]
+        page.locator(f"#board li[data-step='{newest}']").get_by_text("Open in Denoise").click()
+        page.wait_for_selector("#generate", state="visible")
+        page.wait_for_function(f"document.querySelector('#checkpoint input').value === 'holiday/{newest:06d}'")
+        set_run(page, timesteps=5, seed=3)
+        page.click("#generate")
+        until(page, "d.state === 'done' && step === 5")
+        page.wait_for_timeout(500)
+        policy = DiffusionPolicy.from_pretrained(run.checkpoint(newest))
+        images = to_uint8(policy.sample(4, timesteps=5, sampler="dpmpp_2m", seed=3))
+        np.testing.assert_allclose(canvas_pixels(page), grid(images), atol=1)
+
+        open_train_tab(page)
+        page.click("#board [data-verb=resume]")
+        in_state(page, "running")
+        page.wait_for_function(f"+document.querySelector('#board .run').dataset.step > {newest}", timeout=90_000)
+        page.click("#board [data-verb=stop]")
+        in_state(page, "stopped")
+        assert not run.is_alive() and run.status()["step"] > newest
+        page.click("#board [data-verb=resume]")
+        in_state(page, "finished", 300)
+        assert run.status()["step"] == 2000 == run.milestones()[-1]
+        records, _ = run.metrics()
+        assert sum("event" in record for record in records) == 2  # it went on twice
+
+        with page.expect_download() as download:
+            page.click("#board [data-verb=download]")
+        with zipfile.ZipFile(download.value.path()) as archive:
+            assert sorted(archive.namelist()) == [
+                f"holiday-002000/{name}" for name in ("README.md", "config.json", "model.safetensors")
+            ]
+        page.click("#board [data-verb=delete]")
+        page.click("#board .asks .no")
+        assert run.path.exists()
+        page.click("#board [data-verb=delete]")
+        page.click("#board .asks .yes")
+        page.wait_for_selector("#board .none", state="visible")
+        assert runs_in(home) == []
+
+
+@pytest.mark.browser
+def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_starts(browser, home, tmp_path):
+    with serve("app.py", DP_HOME=str(home)) as url, page_of(browser, url) as page:
+        page.locator("#intake .files").set_input_files([write(tmp_path, {"notes.png": b"no picture"}) / "notes.png"])
+        page.wait_for_function("document.querySelector('#intake .problem').textContent.includes('no usable picture')")
+        assert page.is_disabled("#start-training")
+
+        folder = write(tmp_path / "many", {f"{number}.png": png(number, 300, 300) for number in range(150)})
+        page.locator("#intake .folder").set_input_files(folder)
+        page.wait_for_selector("#intake .intake[data-state=checking]")
+        page.click("#intake .cancel")
+        page.wait_for_selector("#intake .intake[data-state=empty]")
+        page.wait_for_timeout(1500)
+        assert page.is_visible("#intake .drop") and page.is_disabled("#start-training")
+
+        page.locator("#intake .files").set_input_files([folder / "1.png", folder / "2.png"])
+        page.wait_for_selector("#intake .intake[data-state=checked]")
+        page.get_by_text("Advanced settings").click()
+        page.locator("#train-width input").fill("17")
+        page.locator("#train-width input").press("Tab")
+        page.click("#start-training")
+        page.get_by_text("Network width must be a multiple of 16, got 17").wait_for()
+        assert runs_in(home) == []
+
+
+# ----------------------------------------------------------------------------
+# Who may
+
+
+def asking(name=None, expires_at=None):
+    """A request as Gradio hands it to a handler, of somebody who has signed in as `name`."""
+    session = {"oauth_info": {"userinfo": {"preferred_username": name}, "expires_at": expires_at}} if name else {}
+    return gr.Request(request=Request({"type": "http", "session": session}))
+
+
+@pytest.mark.parametrize(
+    "environment, name, why_not",
+    [
+        ({}, None, None),
+        ({"DP_TRAINERS": "ann"}, None, None),  # a machine of one's own has no sign-in
+        ({"SPACE_ID": "ann/space"}, "ann", permission.OFF),
+        ({"SPACE_ID": "ann/space", "DP_ALLOW_TRAINING": "0"}, "ann", permission.OFF),
+        ({"SPACE_ID": "ann/space", "DP_ALLOW_TRAINING": "1"}, None, None),
+        ({"SPACE_ID": "ann/space", "DP_ALLOW_TRAINING": "1", "DP_TRAINERS": "Ann, bob"}, "ann", None),
+        ({"SPACE_ID": "ann/space", "DP_ALLOW_TRAINING": "1", "DP_TRAINERS": "ann,bob"}, None, permission.SIGN_IN),
+        (
+            {"SPACE_ID": "ann/space", "DP_ALLOW_TRAINING": "1", "DP_TRAINERS": "ann"},
+            "eve",
+            permission.NOT_YOU.format(name="eve"),
+        ),
+        ({"SPACES_ZERO_GPU": "true", "SPACE_ID": "a/b", "DP_ALLOW_TRAINING": "1"}, "ann", permission.ON_ZERO_GPU),
+    ],
+)
+def test_who_may_train_and_why_not(monkeypatch, environment, name, why_not):
+    for key in ("SPACE_ID", "DP_ALLOW_TRAINING", "DP_TRAINERS", "SPACES_ZERO_GPU"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert permission.refusal(asking(name)) == why_not
+    raw = asking(name).request  # as a component's own functions are given it
+    assert permission.refusal(raw) == why_not
+
+
+def test_an_expired_sign_in_is_none():
+    assert permission.user_of(asking("ann", time.time() + 60)) == "ann"
+    assert permission.user_of(asking("ann", time.time() - 1)) is None
+    assert permission.user_of(None) is None
+
+
+def make_run(home, network, name="Secret", milestones=(2,), dataset=None):
+    """A run that has come to some milestones; its dataset is of four pictures."""
+    if dataset is None:
+        dataset = home.parent / f"{name} pictures"
+        pictures = write(home.parent / f"{name} files", {f"{number}.png": png(number) for number in range(4)})
+        *_, _ = prepare(pictures, dataset, 16)
+    run = jobs.create(home, Settings(image_size=16, width=16).config("pictures", 4, time.time()), dataset, name)
+    for milestone in milestones:
+        DiffusionPolicy(network).save_pretrained(run.checkpoint(milestone))
+        run.samples.mkdir(exist_ok=True)
+        run.sample(milestone).write_bytes(png(milestone, 32, 32))
+    run.log({"step": 1, "loss": 0.5})
+    run.report(state="paused", step=2, total=10)
+    return run
+
+
+def call(url, name, asked):
+    """A component's function on the server, as anybody may call it."""
+    with urllib.request.urlopen(f"{url}/config") as answer:
+        config = json.load(answer)
+    component = next(c["id"] for c in config["components"] if name in c["props"].get("server_fns", ()))
+    body = {"session_hash": "x", "component_id": component, "fn_name": name, "data": asked}
+    request = urllib.request.Request(
+        f"{url}/gradio_api/component_server", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer), json.dumps(config)
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["at home", "on a public Space"])
+def test_a_stranger_sees_nothing_of_the_runs(home, tiny_rin, allowed):
+    run = make_run(home, tiny_rin())
+    environment = {} if allowed else {"SPACE_ID": "ann/space"}
+    with serve("app.py", DP_HOME=str(home), **environment) as url:
+        looked, config = call(url, "look", {"run": run.id})
+        acted, _ = call(url, "act", {"run": run.id, "verb": "rename", "name": "Mine"})
+        begun, _ = call(url, "begin", {"files": 1, "bytes": 1})
+        client = Client(url, verbose=False)
+        sample = {"checkpoint": "Secret/000002" if not allowed else "Mine/000002", "images": 1, "timesteps": 2}
+        if allowed:
+            assert looked["facts"]["checkpoints"] == [2] and looked["samples"][0][0] == 2
+            assert looked["records"] == [{"step": 1, "loss": 0.5}]
+            assert acted == {} and run.config()["name"] == "Mine" and "draft" in begun
+            picture, _ = client.predict(**sample, seed=1, api_name="/sample")
+            with Image.open(picture) as image:
+                assert image.size == (8, 8)
+        else:
+            assert looked == acted == begun == {"problem": permission.OFF}
+            assert run.config()["name"] == "Secret" and "Secret" not in config
+            with pytest.raises(AppError, match="there is no checkpoint 'Secret/000002'; there are: faces-32"):
+                client.predict(**sample, api_name="/sample")
+
+
+# ----------------------------------------------------------------------------
+# The parts
+
+
+def test_the_milestones_of_runs_are_listed_newest_first_and_each_by_a_name_of_its_own(home, tmp_path, tiny_rin):
+    dataset = make_run(home, tiny_rin(), "old", (2, 10)).dataset
+    first = make_run(home, tiny_rin(), "twin")
+    time.sleep(0.01)
+    second = make_run(home, tiny_rin(), "twin2")
+    jobs.rename(second, "twin")
+    engine = Engine(tmp_path / "bundled", device="cpu", runs=home)
+    names = [entry.name for entry in engine.checkpoints()]
+    assert names == [f"{second.id}/000002", "twin/000002", "old/000010", "old/000002"]
+    assert engine.policy("twin/000002").image_size == 8
+    assert board.free_name("twin") == "twin 2" and board.free_name("new") == "new"
+    assert board.run_of(first.id).id == first.id and dataset.is_dir()
+    for other in ("../home", first.id + "/..", "", None, 3, ["x"]):
+        with pytest.raises(ValueError, match="no such run"):
+            board.run_of(other)
+
+
+def piece(file, offset, data):
+    return {"file": file, "offset": offset, "data": base64.b64encode(data).decode()}
+
+
+def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
+    pictures = {"a/one.png": png(1), "two.png": png(2), "empty.jpg": b""}
+    begun = intake.begin({"files": 3, "bytes": 10}, asking())
+    send = lambda *pieces: intake.receive({"draft": begun["draft"], "pieces": list(pieces)}, asking())  # noqa: E731
+    assert send(piece(0, 0, pictures["a/one.png"][:100])) == {}
+    assert send(piece(0, 100, pictures["a/one.png"][100:]), piece(1, 0, pictures["two.png"]), piece(2, 0, b"")) == {}
+    assert send(piece(0, 100, pictures["a/one.png"][100:])) == {}  # once more, as after a lost answer
+    draft = Draft(begun["draft"])
+    *_, last = prepare(draft.sources(list(pictures)), draft.dataset, 16, names=list(pictures))
+    assert last.report.used == ["a/one.png", "two.png"] and last.report.refused == [("empty.jpg", "the file is empty")]
+    value = intake.checked(last.report, draft.dataset)
+    assert value["refused"] == [("empty.jpg", "the file is empty")] and value["more"] == 0
+
+    for bad, words in (
+        ([piece(0, 10**6, b"x")], "does not fit on the one before"),
+        ([piece(0, -1, b"x")], "does not fit on the one before"),
+        ([piece(10**6, 0, b"x")], "more than 100,000 files"),
+        ([piece("../../x", 0, b"x")], "more than 100,000 files"),
+        ([{"file": 0, "offset": 0, "data": "%%"}], "not what the page sends"),
+        ([{}], "not what the page sends"),
+        ([7], "not what the page sends"),
+        (7, "not what the page sends"),
+    ):
+        assert words in intake.receive({"draft": begun["draft"], "pieces": bad}, asking())["problem"]
+    for name in ("..", "", None, 7, "0" * 32, begun["draft"] + "/.."):
+        assert "bring them again" in intake.receive({"draft": name, "pieces": []}, asking())["problem"]
+    assert "100,000" in intake.begin({"files": 10**6, "bytes": 1}, asking())["problem"]
+    assert "bytes in all" in intake.begin({"files": 1, "bytes": 10**15}, asking())["problem"]
+    assert "not what the page sends" in intake.begin([], asking())["problem"]
+    assert sorted(path.name for path in draft.upload.iterdir()) == ["000000", "000001", "000002"]
+
+
+def test_a_draft_that_nobody_has_touched_for_a_day_is_swept(home):
+    old, young = Draft.begin(), Draft.begin()
+    os.utime(old.path, (time.time() - drafts.KEPT_S - 60,) * 2)
+    Draft.begin()
+    assert not old.path.exists() and young.path.exists()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_network_and_comes_back_from_its_config(name):
+    settings = PRESETS[name]
+    config = settings.config("pictures", 5, 0.0)
+    network = dict(config["network"])
+    with torch.device("meta"):
+        assert network.pop("type") == "rin" and RIN(**network).image_size == settings.image_size
+    assert Settings.of(config) == Settings(**vars(settings) | {"name": "pictures"})
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("width", [16, 48, 176])
+def test_every_size_and_width_make_a_network_with_8_by_8_tokens(size, width):
+    network = dict(Settings(image_size=size, width=width).config("x", 1, 0.0)["network"], type=None)
+    del network["type"]
+    with torch.device("meta"):
+        assert RIN(**network).positions.shape == (64, width)
+
+
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        ({"image_size": 24}, "Image size must be one of 16, 32, 64, 128, got 24"),
+        ({"image_size": "64"}, "Image size must be one of"),
+        ({"width": 17}, "Network width must be a multiple of 16, got 17"),
+        ({"depth": 0}, "Network depth must be a whole number from 1 to 16, got 0"),
+        ({"batch": None}, "Batch must be a whole number"),
+        ({"steps": 2.5}, "Steps must be a whole number"),
+        ({"lr": 0}, "Learning rate must be a number from"),
+        ({"lr": "<b>"}, "Learning rate must be a number from"),
+        ({"seed": -1}, "Seed must be a whole number"),
+        ({"name": "x" * 61}, "Name must have at most 60 characters"),
+        ({"name": "a\nb"}, "Name must have at most 60 characters, all of them visible"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(bad, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Settings(**bad)
+
+
+def test_a_trial_trains_on_a_few_of_the_pictures_at_its_own_size(home, tmp_path):
+    pictures = write(tmp_path / "pictures", {f"{number}.png": png(number) for number in range(70)})
+    *_, _ = prepare(pictures, tmp_path / "dataset", 16)
+    (tmp_path / "trial").mkdir()
+    resized(tmp_path / "dataset", tmp_path / "trial" / "dataset", 32)
+    assert np.load(tmp_path / "trial" / "dataset" / IMAGES).shape == (PICTURES, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    "seconds, words", [(0.2, "1 s"), (89, "89 s"), (100, "2 min"), (5000, "83 min"), (9000, "2.5 h")]
+)
+def test_durations_are_told_as_people_tell_them(seconds, words):
+    assert duration(seconds) == f"about {words}"
+
+
+@pytest.mark.parametrize(
+    "names, name",
+    [
+        (["cats.ZIP"], "cats"),
+        (["cats/a/1.png", "cats/2.png"], "cats"),
+        (["1.png", "2.png"], "pictures"),
+        (["..\\..\\x\\1.png"], ".."),
+        ([], "pictures"),
+    ],
+)
+def test_what_was_brought_has_a_name(names, name):
+    assert called(names) == name
