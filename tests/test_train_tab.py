@@ -130,7 +130,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         assert not run.is_alive()
 
         newest = run.milestones()[-1]
-        page.locator(f"#board li[data-step='{newest}']").get_by_text("Open in Denoise").click()
+        page.locator(f"#board li[data-step='{newest}']").get_by_label("Open in Denoise").click()
         page.wait_for_selector("#generate", state="visible")
         page.wait_for_function(f"document.querySelector('#checkpoint input').value === 'holiday/{newest:06d}'")
         set_run(page, timesteps=5, seed=3)

@@ -38,13 +38,12 @@ CSS = """
 /* Generate and Stop take each other's place: the second click of a double click must not land on the other. */
 #generate, #stop { animation: arm 0.4s; }
 @keyframes arm { from, 99% { pointer-events: none; } }
-        with gr.Tabs(elem_id="tabs") as tabs:
-            with gr.Tab("Denoise", id="denoise"):
-                panels = {"denoise": denoise.build(demo, viewers, on_zero_gpu)}
-            with gr.Tab("Compare", id="compare"):
-                panels["compare"] = compare.build(demo, viewers, on_zero_gpu)
-            with gr.Tab("Train", id="train"):
-                train.build(demo, engine, tabs, panels)
+.arms { display: grid !important; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: var(--spacing-lg); }
+.arms.pairs { grid: auto auto / auto-flow minmax(0, 1fr); }
+.arms > :has(.player[hidden]), #compare-hint:has(+ .arms .player:not([hidden])) { display: none; }
+@media (max-width: 700px) { .arms:not(.pairs) { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+/* On a phone, what trains stands above what could be trained next. */
+@media (max-width: 700px) { .train:has(.board:not([data-runs=""])) > :last-child { order: -1; } }
 .about { padding: 0 2px; }
 .about p { margin: 0; color: var(--body-text-color-subdued); font-size: var(--text-sm); }
 """

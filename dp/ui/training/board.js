@@ -107,7 +107,7 @@ function tell(now) {
   const share = now.total ? (now.step || 0) / now.total : 0;
   $(".bar i").style.transform = `scaleX(${share})`;
   $(".bar").setAttribute("aria-valuenow", Math.round(share * 100));
-  const said = [now.total ? `step ${number(now.step || 0)} of ${number(now.total)}` : now.state];
+  const said = now.total ? [`step ${number(now.step || 0)} of ${number(now.total)}`] : [];
   if (now.images_per_s && now.state === "running") said.push(`${number(Math.round(now.images_per_s))} images/s`);
   $(".step").textContent = said.join(" · ");
   $(".left").textContent = now.left == null ? "" : `about ${long(now.left)} left`;
@@ -115,7 +115,10 @@ function tell(now) {
   const more = /^(training|(paused|stopped|finished) at step)/.test(now.message || "") ? "" : sentence(now.message || "");
   $(".message").textContent = [silent, more, WORDS[now.state]].filter(Boolean).join(" ");
   $(".wrong").hidden = !("log" in now);
-  if ("log" in now) $(".wrong pre").textContent = now.log || "(it has written nothing)";
+  if ("log" in now) {
+    $(".wrong pre").textContent = now.log || "(it has written nothing)";
+    $(".wrong pre").scrollTop = 1e6; // what went wrong stands last
+  }
   mark(now.checkpoints);
 }
 

@@ -46,6 +46,8 @@ const of = (key) =>
 
 function drawChart() {
   const canvas = $(".chart");
+  const raw = of(null);
+  $(".losses").hidden = !raw.length && ["failed", "lost", "stopped"].includes(facts?.state);
   const [across, down] = [canvas.clientWidth, canvas.clientHeight];
   if (!across) return;
   const ratio = window.devicePixelRatio || 1;
@@ -55,11 +57,11 @@ function drawChart() {
   const style = getComputedStyle(root);
   const ink = style.getPropertyValue("--body-text-color-subdued");
   pen.font = "11px system-ui";
-  const raw = of(null);
   $(".now").textContent = raw.length ? smooth(raw).at(-1)[1].toPrecision(3) : "";
   canvas.dataset.points = raw.length;
   const levels = byLevel ? Object.keys(records.findLast((record) => record.buckets)?.buckets || {}) : [];
-  $(".legend").replaceChildren(...levels.map((level, i) => legend(level, COLOURS[i % COLOURS.length])));
+  const scaleOfNoise = levels.length ? [part("", "t = 0 is the picture, 1 is noise alone")] : [];
+  $(".legend").replaceChildren(...scaleOfNoise, ...levels.map((level, i) => legend(level, COLOURS[i % COLOURS.length])));
   $(".levels").hidden = !records.some((record) => record.buckets);
   if (raw.length < 2) {
     pen.fillStyle = ink;
@@ -74,7 +76,7 @@ function drawChart() {
   let [low, high] = seen.reduce(([a, b], y) => [Math.min(a, y), Math.max(b, y)], [Infinity, -Infinity]);
   if (!logScale) low = 0;
   if (high - low < 1e-9) high = low + 1e-9;
-  const [left, bottom] = [46, 18];
+  const [left, bottom] = [54, 18];
   const last = Math.max(records.at(-1).step, 1);
   const x = (step) => left + ((across - left - 8) * step) / last;
   const y = (loss) => Math.max(4, down - bottom - ((down - bottom - 10) * (scale(loss) - low)) / (high - low));

@@ -8,7 +8,7 @@ function clearSamples() {
   [rolls, at] = [[], -1];
   delete detail.dataset.samples;
   $(".milestones").replaceChildren();
-  $(".film").hidden = true;
+  $(".film").hidden = $(".rows").hidden = true;
 }
 
 async function hang(samples) {
@@ -29,14 +29,15 @@ async function hang(samples) {
 
 // The row of a step; a new one stands where it belongs, newest first.
 function line(step) {
+  $(".rows").hidden = false;
   const rows = [...root.querySelectorAll(".milestones li")];
   const found = rows.find((row) => Number(row.dataset.step) <= step);
   if (found && Number(found.dataset.step) === step) return found;
   const [made, into] = [document.createElement("li"), part("into", "")];
   made.dataset.step = step;
   for (const tab of props.tabs) {
-    const words = `Open in ${tab[0].toUpperCase()}${tab.slice(1)}`;
-    const open = Object.assign(document.createElement("button"), { type: "button", textContent: words });
+    const words = tab[0].toUpperCase() + tab.slice(1);
+    const open = Object.assign(document.createElement("button"), { type: "button", textContent: words, ariaLabel: `Open in ${words}` });
     open.addEventListener("click", () => trigger("opened", { run: shown, milestone: step, tab }));
     into.append(open);
   }

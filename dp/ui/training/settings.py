@@ -179,4 +179,4 @@ def number(label: str, key: str, info: str) -> gr.Number:
 def choices(measured: Mapping[str, str]) -> list[tuple[str, str]]:
     """Those of the radio: what each preset trains, and how long that takes as far as it has been measured."""
     said = {name: f"{p.image_size} × {p.image_size}, {p.steps:,} steps" for name, p in PRESETS.items()}
-    return [(f"{name} · {words} · {measured.get(name, 'time not measured yet')}", name) for name, words in said.items()]
+    return [(f"{name} · {words} · {measured.get(name, 'not timed yet')}", name) for name, words in said.items()]
