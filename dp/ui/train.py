@@ -9,7 +9,7 @@ import secrets
 import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -109,7 +109,10 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             return
         for name in [name for name in PRESETS if name not in times]:
             yield gr.update(choices=choices(dict.fromkeys(PRESETS, MEASURING) | times)), times
-            times = times | {name: (await measured(dataset_of(given), PRESETS[name])).words}
+            async with aclosing(measured(dataset_of(given), PRESETS[name])) as trial:
+                async for found in trial:
+                    times = times | ({name: found.words} if found else {})
+                    yield gr.skip(), times  # a page that has gone is noticed here
         yield gr.update(choices=choices(times)), times
 
     async def measure_own(request: gr.Request, given: dict[str, Any], *values: Any) -> AsyncIterator[str]:
@@ -117,8 +120,9 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         if not given.get("size"):
             raise controls.complaint("Bring pictures first.")
         settings = settings_from(values)
-        yield f"{settings.steps:,} steps: {MEASURING}"
-        yield f"{settings.steps:,} steps: {(await measured(dataset_of(given), settings)).words}."
+        async with aclosing(measured(dataset_of(given), settings)) as trial:
+            async for found in trial:
+                yield f"{settings.steps:,} steps: {found.words if found else MEASURING}"
 
     def begin(request: gr.Request, given: dict[str, Any], times: dict[str, str], *values: Any) -> tuple[Any, ...]:
         permitted(request)

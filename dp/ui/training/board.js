@@ -128,7 +128,7 @@ const WORDS = {
   stopping: "It saves, and then ends.",
   paused: "Nothing is lost: Resume goes on from here. Meanwhile the device is free for Denoise.",
   lost: "Its process is gone, without a word: perhaps the machine was turned off, or ran out of memory. Resume goes on from the last whole checkpoint.",
-  failed: "It ended with an error. What was saved is whole: once the cause is mended, Resume goes on from there.",
+  failed: "What was saved is whole: once the cause is mended, Resume goes on from there.",
 };
 
 const sentence = (words) => words && words[0].toUpperCase() + words.slice(1).replace(/\.?$/, ".");

@@ -1,5 +1,6 @@
 """What has been brought but not yet trained on: drafts, folders below DP_HOME that are swept after a day.
 
+    .drafts/trial-...            where a trial goes on
     .drafts/<id>/upload/000000   a file as it came, under a number: names from outside are only ever shown
                  dataset/        those, checked and decoded at one size
 

@@ -1,5 +1,5 @@
-// Files on their way to the server: read in order, packed into messages of a few megabytes, one message at a time, so
-// that a slow line is never behind and many small files are not many requests.
+// Files on their way to the server: read in order, packed into messages of a few megabytes, so that many small files are
+// not many requests. While one message travels the next is packed, and waits for it: a slow line is never behind.
 const MESSAGE = 4 << 20;
 const $ = (selector) => element.querySelector(selector);
 const root = $(".intake");
@@ -47,13 +47,18 @@ async function send(files) {
   try {
     const { draft, problem } = await server.begin({ files: files.length, bytes });
     if (problem) return mine === turn && complain(problem);
-    let [sent, waiting, size] = [0, [], 0];
-    const flush = async () => {
-      const answer = await server.receive({ draft, pieces: waiting });
+    let [sent, waiting, size, travelling] = [0, [], 0, Promise.resolve()];
+    const deliver = async (pieces, size) => {
+      const answer = await server.receive({ draft, pieces });
       if (answer.problem) throw new Error(answer.problem);
       sent += size;
-      [waiting, size] = [[], 0];
       if (mine === turn) say(`sending: ${mega(sent)} of ${mega(bytes)}`, bytes ? sent / bytes : 1);
+    };
+    const flush = async () => {
+      await travelling;
+      travelling = deliver(waiting, size);
+      travelling.catch(() => {}); // it is heard by whoever waits for it
+      [waiting, size] = [[], 0];
     };
     for (const piece of pieces(files)) {
       if (mine !== turn) return;
@@ -61,7 +66,8 @@ async function send(files) {
       waiting.push({ file: piece.number, offset: piece.offset, data: await base64(piece.blob) });
       size += piece.size;
     }
-    if (waiting.length) await flush();
+    await flush();
+    await travelling;
     if (mine !== turn) return;
     root.dataset.state = "checking";
     say("checking…", 0);

@@ -6,6 +6,7 @@ import asyncio
 import json
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +17,11 @@ from dp import jobs
 from dp.data import IMAGES, appending
 from dp.findings import Findings, shown
 from dp.runs import RunFolder
+from dp.ui.training.drafts import drafts
 from dp.ui.training.settings import Settings
 
 PATIENCE_S = 600  # for which a trial may take
+BEAT_S = 0.5
 PICTURES = 64  # that it trains on
 
 
@@ -29,19 +32,28 @@ class Measured(NamedTuple):
     words: str
 
 
-async def measured(dataset: Path, settings: Settings) -> Measured:
-    """Train ten steps, and reckon from them. The trial's process ends with this, however it ends."""
-    with tempfile.TemporaryDirectory(prefix="dp-trial-", ignore_cleanup_errors=True) as folder:
+async def measured(dataset: Path, settings: Settings) -> AsyncIterator[Measured | None]:
+    """Train ten steps, and reckon from them: None every now and then, at which whoever listens may stop listening, and
+    last the result. The trial's process ends with this, however it ends.
+    """
+    drafts().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="trial-", dir=drafts(), ignore_cleanup_errors=True) as folder:
         run = RunFolder(folder)
         resized(dataset, run.dataset, settings.image_size)
         run.config_file.write_text(json.dumps(settings.config("trial", PICTURES, time.time())), encoding="utf-8")
         process = jobs.trial(run)
+        talking, deadline = asyncio.create_task(asyncio.to_thread(process.communicate)), time.monotonic() + PATIENCE_S
         try:
-            said, _ = await asyncio.wait_for(asyncio.to_thread(process.communicate), PATIENCE_S)
-        except asyncio.TimeoutError:
-            return Measured(None, "too slow to be measured")
+            while not (await asyncio.wait([talking], timeout=BEAT_S))[0] and time.monotonic() < deadline:
+                yield None
         finally:
             process.kill()
+        said, _ = await talking
+    yield reckoned(said, settings)
+
+
+def reckoned(said: str, settings: Settings) -> Measured:
+    """From what a trial's process has said."""
     try:
         found = json.loads(said.splitlines()[-1])
         if "error" in found:
