@@ -9,9 +9,10 @@ import torch
 from dp.engine import Engine
 from dp.runs import home
 from dp.ui import LAUNCH, build_app
+from dp.ui.permission import on_zero_gpu
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-ON_ZERO_GPU = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+ON_ZERO_GPU = on_zero_gpu()
 
 if cores := os.environ.get("CPU_CORES"):  # a Space's container sees all of its host's cores, and this is its share
     torch.set_num_threads(max(1, int(float(cores))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import time
 import urllib.request
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import gradio as gr
@@ -34,7 +36,7 @@ from dp.ui import permission
 from dp.ui.train import called
 from dp.ui.training import board, drafts, intake
 from dp.ui.training.drafts import Draft
-from dp.ui.training.measure import PICTURES, duration, resized
+from dp.ui.training.measure import PICTURES, duration, measured, reckoned, resized
 from dp.ui.training.settings import PRESETS, SIZES, Settings
 
 HIDDEN = {name for name in BAD | JUNK if any(part.startswith((".", "__")) for part in name.split("/"))}
@@ -97,7 +99,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
     assert len(FINE) + len(BROKEN) == 200 and len(BROKEN) == 20
 
     with serve("app.py", DP_HOME=str(home), CPU_CORES="1") as url, page_of(browser, url) as page:
-        page.get_by_text("Advanced settings").click()
+        page.get_by_role("button", name="Advanced settings").click()
         for name, value in TINY.items():
             page.locator(f"#{name} input").fill(str(value))
             page.locator(f"#{name} input").press("Tab")
@@ -160,13 +162,26 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
             assert sorted(archive.namelist()) == [
                 f"holiday-002000/{name}" for name in ("README.md", "config.json", "model.safetensors")
             ]
+        page.click("#board [data-verb=duplicate]")
+        page.get_by_text("The pictures of holiday, again. Change what you like, and start.").wait_for()
+        page.get_by_role("button", name="Advanced settings").click()
+        assert page.input_value("#train-steps input") == "2000" and page.input_value("#train-width input") == "16"
+        page.locator("#train-steps input").fill("20")
+        page.locator("#train-steps input").press("Tab")
+        page.click("#start-training")
+        page.wait_for_function("document.querySelector('#board .run .name').textContent === 'holiday 2'")
+        in_state(page, "finished")
+        again = runs_in(home)[0]
+        assert again.status()["step"] == 20 and again.config()["trainer"]["train_num_steps"] == 20
+        assert (again.dataset / IMAGES).samefile(run.dataset / IMAGES)
+
         page.click("#board [data-verb=delete]")
         page.click("#board .asks .no")
-        assert run.path.exists()
+        assert again.path.exists()
         page.click("#board [data-verb=delete]")
         page.click("#board .asks .yes")
-        page.wait_for_selector("#board .none", state="visible")
-        assert runs_in(home) == []
+        page.wait_for_function("document.querySelector('#board .run .name').textContent === 'holiday'")
+        assert [left.id for left in runs_in(home)] == [run.id]
 
 
 @pytest.mark.browser
@@ -186,12 +201,29 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
 
         page.locator("#intake .files").set_input_files([folder / "1.png", folder / "2.png"])
         page.wait_for_selector("#intake .intake[data-state=checked]")
-        page.get_by_text("Advanced settings").click()
+        page.get_by_role("button", name="Advanced settings").click()
         page.locator("#train-width input").fill("17")
         page.locator("#train-width input").press("Tab")
         page.click("#start-training")
         page.get_by_text("Network width must be a multiple of 16, got 17").wait_for()
         assert runs_in(home) == []
+        page.click("#measure")
+        page.get_by_text("Network width must be a multiple of 16, got 17").nth(1).wait_for()
+
+
+@pytest.mark.browser
+def test_a_page_that_has_gone_measures_no_more(browser, home, tmp_path):
+    trials = lambda: list((home / ".drafts").glob("trial-*"))  # noqa: E731
+    with serve("app.py", DP_HOME=str(home)) as url:
+        with page_of(browser, url) as page:
+            pictures = write(tmp_path, {"1.png": png(1), "2.png": png(2)})
+            page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
+            page.get_by_text("2,000 steps · measuring…").wait_for()
+            assert len(trials()) == 1
+        deadline = time.monotonic() + 20
+        while trials() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert trials() == []
 
 
 # ----------------------------------------------------------------------------
@@ -395,12 +427,40 @@ def test_a_setting_that_cannot_be_is_named(bad, words):
         Settings(**bad)
 
 
-def test_a_trial_trains_on_a_few_of_the_pictures_at_its_own_size(home, tmp_path):
+@pytest.fixture
+def dataset(tmp_path):
+    """Of seventy pictures, at 16 x 16."""
     pictures = write(tmp_path / "pictures", {f"{number}.png": png(number) for number in range(70)})
     *_, _ = prepare(pictures, tmp_path / "dataset", 16)
-    (tmp_path / "trial").mkdir()
-    resized(tmp_path / "dataset", tmp_path / "trial" / "dataset", 32)
-    assert np.load(tmp_path / "trial" / "dataset" / IMAGES).shape == (PICTURES, 32, 32, 3)
+    return tmp_path / "dataset"
+
+
+def test_a_trial_trains_on_a_few_of_the_pictures_at_its_own_size(dataset, tmp_path):
+    resized(dataset, tmp_path / "small", 32)
+    assert np.load(tmp_path / "small" / IMAGES).shape == (PICTURES, 32, 32, 3)
+
+
+def test_a_trial_says_how_long_training_would_take(home, dataset):
+    async def all_of_it():
+        return [found async for found in measured(dataset, Settings(image_size=16, width=16, depth=1, steps=1000))]
+
+    with ThreadPoolExecutor() as thread:  # the browser's loop runs in this one
+        *beats, found = thread.submit(asyncio.run, all_of_it()).result()
+    assert set(beats) == {None} and 0.5 < found.seconds < 5000 and found.words == duration(found.seconds)
+    assert not list((home / ".drafts").iterdir())
+
+
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        ('noise\n{"seconds_per_step": 0.01, "seconds_per_save": 2, "device": "cpu"}', "about 8 min"),
+        ('{"error": "out of <memory>"}', "not measured: out of <memory>"),
+        ("", "not measured: the trial came to nothing"),
+        ("Killed", "not measured: the trial came to nothing"),
+    ],
+)
+def test_what_a_trial_says_is_told(said, words):
+    assert reckoned(said, Settings(steps=30_000, save_every=300)).words == words
 
 
 @pytest.mark.parametrize(

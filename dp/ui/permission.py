@@ -25,9 +25,7 @@ OFF = (
     "**Training is off here.** This is a public Space, and its owner has not turned training on: set "
     "`DP_ALLOW_TRAINING=1` in its settings, and in `DP_TRAINERS` the users who may. On your own machine it is on."
 )
-SIGN_IN = (
-    "**Training is for some users of this Space.** Sign in with Hugging Face above, so that it can tell who you are."
-)
+SIGN_IN = "**Training is for some users of this Space.** Sign in with Hugging Face, so that it can tell who you are."
 NOT_YOU = "**Training is for some users of this Space,** and {name} is not among them. Its owner can add you."
 
 
