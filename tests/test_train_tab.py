@@ -23,7 +23,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from serving import canvas_pixels, serve, set_run, until
 from starlette.requests import Request
-from test_data import BAD, GOOD
+from test_data import BAD, GOOD, encode
 from test_intake import JUNK, png, write
 
 from dp import RIN, DiffusionPolicy, jobs
@@ -191,7 +191,8 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
         page.wait_for_function("document.querySelector('#intake .problem').textContent.includes('no usable picture')")
         assert page.is_disabled("#start-training")
 
-        folder = write(tmp_path / "many", {f"{number}.png": png(number, 300, 300) for number in range(150)})
+        large = encode(Image.new("RGB", (2000, 2000), "teal"), "PNG")  # few bytes, and some while to decode
+        folder = write(tmp_path / "many", {f"{number}.png": large for number in range(300)})
         page.locator("#intake .folder").set_input_files(folder)
         page.wait_for_selector("#intake .intake[data-state=checking]")
         page.click("#intake .cancel")
@@ -199,7 +200,8 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
         page.wait_for_timeout(1500)
         assert page.is_visible("#intake .drop") and page.is_disabled("#start-training")
 
-        page.locator("#intake .files").set_input_files([folder / "1.png", folder / "2.png"])
+        pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
+        page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
         page.wait_for_selector("#intake .intake[data-state=checked]")
         page.get_by_role("button", name="Advanced settings").click()
         page.locator("#train-width input").fill("17")
