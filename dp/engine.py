@@ -107,11 +107,10 @@ class Pictures:
 
 
 class Engine:
-    """roots: folders of checkpoint folders; runs: a folder of training runs; both are read again at each
-    `checkpoints()`. row_budget: images in one network call at most; a larger request goes through it in parts, and
-    it is lowered when memory runs out. device: best there is by default. memory_for_policies, memory_for_trajectories:
-    in bytes; the checkpoint, or the ended run, that has not been used for longest leaves first. keep_for: seconds for
-    which an ended or parked run can be found again. The thread starts with the first request.
+    """roots, runs: folders of checkpoints and of training runs, read again at each `checkpoints()`. row_budget: images
+    in one network call; a larger request goes through it in parts, and it is lowered when memory runs out. device: best
+    there is by default. memory_for_policies, memory_for_trajectories: in bytes; the checkpoint, or the ended run, that
+    has not been used for longest leaves first. keep_for: seconds for which an ended or parked run can be found again.
     """
 
     def __init__(
