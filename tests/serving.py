@@ -1,5 +1,6 @@
 """A page served by a process of its own, as a person would start it, and the browser that looks at it."""
 
+import asyncio
 import base64
 import io
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,6 +45,12 @@ def open_browser():
         browser = p.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
+
+
+def awaited(coroutine):
+    """Its result. In a thread of its own: in the tests' one the browser's loop may be running."""
+    with ThreadPoolExecutor() as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 def set_run(page, *, timesteps, seed, images=4):

@@ -1,12 +1,10 @@
 """Comparing: runs that differ in one thing start from the very same noise, and are played on one clock."""
 
-import asyncio
-
 import gradio as gr
 import numpy as np
 import pytest
 import torch
-from serving import ROOT, decode
+from serving import ROOT, awaited, decode
 
 from dp import DiffusionPolicy
 from dp.engine import Engine
@@ -52,7 +50,7 @@ def run(engine, arms):
                 told[i].append(value)
 
     page.queue()
-    asyncio.run(watch())
+    awaited(watch())
     return told, tally
 
 
@@ -155,7 +153,7 @@ def test_stop_ends_the_comparison_and_leaves_the_other_tab_alone(engine):
         await mine.aclose()
         return states, after["state"]
 
-    assert asyncio.run(watch()) == ({"stopped"}, "running")
+    assert awaited(watch()) == ({"stopped"}, "running")
 
 
 def test_what_cannot_be_compared_is_told(engine):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
@@ -11,7 +10,6 @@ import signal
 import time
 import urllib.request
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import gradio as gr
@@ -21,7 +19,7 @@ import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import canvas_pixels, serve, set_run, until
+from serving import awaited, canvas_pixels, serve, set_run, until
 from starlette.requests import Request
 from test_data import BAD, GOOD, encode
 from test_intake import JUNK, png, write
@@ -446,8 +444,7 @@ def test_a_trial_says_how_long_training_would_take(home, dataset):
     async def all_of_it():
         return [found async for found in measured(dataset, Settings(image_size=16, width=16, depth=1, steps=1000))]
 
-    with ThreadPoolExecutor() as thread:  # the browser's loop runs in this one
-        *beats, found = thread.submit(asyncio.run, all_of_it()).result()
+    *beats, found = awaited(all_of_it())
     assert set(beats) == {None} and 0.5 < found.seconds < 5000 and found.words == duration(found.seconds)
     assert not list((home / ".drafts").iterdir())
 

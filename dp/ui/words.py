@@ -68,7 +68,7 @@ the picture beneath comes a little nearer. At first it draws grey; then colours,
   average of the network (EMA), which is steadier than the network itself.
 - **Pause** saves and frees the machine for other things; **Resume** goes on as if nothing had been. **Stop** saves,
   too. Close the page, or the app: what trains goes on.
-- **Open in Denoise** takes a row's network there, while training goes on.
+- **Denoise** and **Compare** beside a row open its network there, while training goes on.
 """
 EQUATIONS = r"""
 Time $t$ runs from 1 (noise) to 0 (picture); a schedule turns it into the share of signal $\gamma(t)$.
