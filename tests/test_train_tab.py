@@ -212,6 +212,20 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
 
 
 @pytest.mark.browser
+def test_a_preset_starts_as_it_stands(browser, home, tmp_path):
+    with serve("app.py", DP_HOME=str(home), CPU_CORES="1") as url, page_of(browser, url) as page:
+        pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
+        page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
+        page.wait_for_selector("#intake .intake[data-state=checked]")
+        page.click("#start-training")  # nothing else was touched, and Advanced settings never opened
+        in_state(page, "running")
+        (run,) = runs_in(home)
+        assert run.config()["name"] == "pictures" and run.config()["trainer"]["train_num_steps"] == 2000
+        page.click("#board button[data-verb=stop]")
+        in_state(page, "stopped")
+
+
+@pytest.mark.browser
 def test_a_page_that_has_gone_measures_no_more(browser, home, tmp_path):
     trials = lambda: list((home / ".drafts").glob("trial-*"))  # noqa: E731
     with serve("app.py", DP_HOME=str(home)) as url:

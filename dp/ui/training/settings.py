@@ -47,7 +47,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        if len(self.name) > NAME_LENGTH or not self.name.isprintable():
+        if not isinstance(self.name, str) or len(self.name) > NAME_LENGTH or not self.name.isprintable():
             raise ValueError(f"Name must have at most {NAME_LENGTH} characters, all of them visible")
         if self.image_size not in SIZES:
             raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}, got {self.image_size!r:.80}")
@@ -131,7 +131,11 @@ class Form:
         with gr.Accordion("Advanced settings", open=False, elem_id="advanced"):
             with gr.Row():
                 name = gr.Textbox(
-                    label="Name", elem_id="train-name", max_lines=1, info="Of the run; empty: that of the pictures."
+                    "",  # or a page on which the fold was never open would send None
+                    label="Name",
+                    elem_id="train-name",
+                    max_lines=1,
+                    info="Of the run; empty: that of the pictures.",
                 )
                 size = gr.Dropdown(
                     [(f"{side} × {side}", side) for side in SIZES],
