@@ -4,6 +4,7 @@ const MESSAGE = 4 << 20;
 const $ = (selector) => element.querySelector(selector);
 const root = $(".intake");
 let turn = 0; // of the transfer under way; an older one stops
+let left = false; // by Cancel: what the check that is ending still says does not count
 
 const say = (words, share) => {
   $(".doing").textContent = words;
@@ -69,7 +70,7 @@ async function send(files) {
     await flush();
     await travelling;
     if (mine !== turn) return;
-    root.dataset.state = "checking";
+    [root.dataset.state, left] = ["checking", false];
     say("checking…", 0);
     trigger("brought", { draft, names: files.map(({ name }) => name) });
   } catch (error) {
@@ -115,11 +116,11 @@ drop.addEventListener("drop", async (event) => {
 });
 $(".cancel").addEventListener("click", () => {
   turn++;
-  root.dataset.state = "empty";
+  [root.dataset.state, left] = ["empty", true];
   trigger("cancelled");
 });
 $(".other").addEventListener("click", () => {
-  root.dataset.state = "empty";
+  [root.dataset.state, left] = ["empty", true];
   trigger("emptied");
 });
 
@@ -128,6 +129,8 @@ $(".other").addEventListener("click", () => {
 function show() {
   const value = props.value || { state: "empty" };
   if (value.state === "empty" && root.dataset.state === "sending") return; // the word on what was there before
+  if (left && value.state !== "empty") return;
+  left = false;
   root.dataset.state = value.state;
   $(".problem").textContent = value.message || "";
   if (value.state === "checking") {
