@@ -71,8 +71,9 @@ function drawChart() {
   }
   const lines = levels.map((level) => smooth(of(level)));
   const scale = (loss) => (logScale ? Math.log10(Math.max(loss, 1e-9)) : loss);
-  // The noise of the very first steps would press all the rest against the ground.
-  const seen = [...raw.slice(Math.min(5, raw.length - 2)), ...lines.flatMap((line) => line.slice(Math.min(5, line.length - 1)))].map(([, loss]) => scale(loss));
+  // The heights of a long run's very first steps would press all the rest against the ground.
+  const settled = (line) => line.slice(raw.length < 50 ? 0 : 5);
+  const seen = [raw, smooth(raw), ...lines].flatMap(settled).map(([, loss]) => scale(loss));
   let [low, high] = seen.reduce(([a, b], y) => [Math.min(a, y), Math.max(b, y)], [Infinity, -Infinity]);
   if (!logScale) low = 0;
   if (high - low < 1e-9) high = low + 1e-9;
@@ -87,7 +88,7 @@ function drawChart() {
     const value = low + ((high - low) * i) / 3;
     const loss = logScale ? 10 ** value : value;
     pen.textAlign = "right";
-    pen.fillText(loss.toPrecision(2), left - 6, y(loss) + 4);
+    pen.fillText(loss.toPrecision(3), left - 6, y(loss) + 4);
     pen.beginPath();
     pen.moveTo(left, y(loss));
     pen.lineTo(across - 8, y(loss));
