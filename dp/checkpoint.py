@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from dp.card import model_card
 from dp.policy import DiffusionPolicy
 from dp.rin import NETWORKS
 
@@ -55,6 +56,8 @@ NETWORK_FIELDS: dict[str, dict[str, Any]] = {
 }
 CARD_FIELDS: dict[str, Any] = {"step": (int, 0, 2**53), "dataset": str, "license": str}
 MAX_PARAMETERS = 2_000_000_000
+MAX_CONFIG = 100_000  # bytes of config.json
+FLOATS = ("F64", "F32", "F16", "BF16")  # what weights may be on disk, as safetensors names it
 
 
 class CheckpointError(ValueError):
@@ -89,10 +92,7 @@ def save(policy: DiffusionPolicy, folder: str | Path, *, dtype: torch.dtype | No
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if not (folder / "README.md").exists():
         count = sum(value.numel() for value in weights.values())
-        facts = {"step": 0, "license": "unknown", "kind": config["network"]["type"], "side": policy.image_size}
-        facts |= {"parameters": count}
-        text = CARD.format(**(facts | policy.config | card))
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        (folder / "README.md").write_text(model_card(config, count, "path/to/this/folder"), encoding="utf-8")
 
 
 def config_of(policy: DiffusionPolicy, **card: Any) -> dict[str, Any]:
@@ -180,13 +180,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: {name} is missing")
+    return parse_config(folder / "config.json")
+
+
+def parse_config(path: Path) -> dict[str, Any]:
+    """The same of the file alone."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG + 1)
     except OSError as error:
-        raise CheckpointError(f"{folder}: config.json cannot be read ({error.strerror})") from None
+        raise CheckpointError(f"{path.parent}: config.json cannot be read ({error.strerror})") from None
+    if len(text) > MAX_CONFIG:
+        raise CheckpointError(f"{path.parent}: config.json is larger than {MAX_CONFIG:,} bytes")
+    try:
+        config = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder}: config.json is not JSON ({error})") from None
-    check_config(config, str(folder))
+        raise CheckpointError(f"{path.parent}: config.json is not JSON ({error})") from None
+    check_config(config, str(path.parent))
     return config
 
 
@@ -222,25 +232,13 @@ def check_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
                     f"{path.parent}: {len(wrong)} tensors do not fit; first {name}: "
                     f"the file holds {found.get(name, 'none')}, {expected}"
                 )
+            kinds = {name: file.get_slice(name).get_dtype() for name in shapes}
+            if other := [name for name in sorted(kinds) if kinds[name] not in FLOATS]:
+                raise CheckpointError(
+                    f"{path.parent}: {other[0]} holds {kinds[other[0]]}, not one of {', '.join(FLOATS)}"
+                )
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path.parent}: model.safetensors cannot be read ({error})") from None
-
-
-CARD = """---
-library_name: dp
-license: {license}
-tags: [diffusion, unconditional-image-generation]
----
-
-A {side}x{side} diffusion model: {kind}, {parameters:,} parameters, objective {objective}, {noise_schedule} schedule,
-{step:,} training steps.
-
-```python
-from dp import DiffusionPolicy
-
-images = DiffusionPolicy.from_pretrained("path/to/this/folder").sample(16, timesteps=50, seed=0)
-```
-"""
 
 
 def _check_fields(values: Any, fields: dict[str, Any], where: str, required: tuple[str, ...]) -> None:

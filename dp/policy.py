@@ -67,13 +67,9 @@ class DiffusionPolicy(nn.Module):
         ):
             if isinstance(value, bool) or not isinstance(value, Real) or not holds(value):
                 raise ValueError(f"{rule}, got {value!r}")
-        self.defaults = SampleSettings(
-            timesteps=timesteps,
-            sampler="ddim" if use_ddim else "ddpm",
-            noise_schedule=noise_schedule,
-            schedule_kwargs=schedule_kwargs,
-            time_difference=time_difference,
-        )
+        scheduled = {"noise_schedule": noise_schedule, "schedule_kwargs": schedule_kwargs}
+        lengths = {"timesteps": timesteps, "time_difference": time_difference}
+        self.defaults = SampleSettings(sampler="ddim" if use_ddim else "ddpm", **lengths, **scheduled)
         self.schedule = make_schedule(noise_schedule, schedule_kwargs)
         self.model = model
         sampling = {"timesteps": timesteps, "use_ddim": use_ddim, "time_difference": time_difference}
@@ -155,11 +151,9 @@ class DiffusionPolicy(nn.Module):
         t = torch.rand(len(x0), dtype=torch.float64) if t is None else t
         eps = torch.randn_like(x0) if noise is None else noise
         self_condition = torch.rand(()).item() < self.train_prob_self_cond if self_condition is None else self_condition
-
         at = level(self.schedule, t, self.scale)
         alpha, sigma = coefficients(x0, at.alpha, at.sigma)
         x_t = alpha * x0 + sigma * eps
-
         carry = None
         if self_condition:
             with torch.no_grad():
@@ -240,20 +234,27 @@ class DiffusionPolicy(nn.Module):
         return self.sample(shape[0], sampler="ddim", time_difference=time_difference)
 
     def _check_shape(self, what: str, shape: Sequence[int]) -> None:
-        if len(shape) != 4 or tuple(shape[1:]) != self.image_shape:
+        if tuple(shape[1:]) != self.image_shape:
             raise ValueError(f"{what} must be (batch, {', '.join(map(str, self.image_shape))}), got {tuple(shape)}")
 
     # Checkpoints: the one place that reaches up a layer, so that this reads as in every other library.
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> DiffusionPolicy:
-        """The model of a checkpoint folder, on the CPU in float32. Raises CheckpointError with what is wrong."""
-        from dp import checkpoint
+    def from_pretrained(cls, source: str | Path, *, token=None, revision: str | None = None) -> DiffusionPolicy:
+        """The model of a checkpoint folder, or of "user/name" on the Hugging Face Hub where there is none, on the CPU
+        in float32. token, revision: as in `hub.pull`. Raises CheckpointError or HubError with what is wrong."""
+        from dp import checkpoint, hub
 
-        return checkpoint.load(folder)
+        return checkpoint.load(hub.find(source, token=token, revision=revision))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a checkpoint folder (config.json, model.safetensors, README.md) that `from_pretrained` reads."""
         from dp import checkpoint
 
         checkpoint.save(self, folder)
+
+    def push_to_hub(self, repo_id: str, **options) -> str:
+        """Publish as "user/name" on the Hugging Face Hub -> its address. Keywords and errors as in `hub.push`."""
+        from dp import hub
+
+        return hub.push(self, repo_id, **options)

@@ -1,0 +1,88 @@
+"""The model card: what README.md says of a checkpoint, and whose words it may repeat. Text in, text out.
+
+Whatever a person has named or written is laid bare first: one line of printable characters, in which neither YAML nor
+Markdown finds a command, a link or a picture.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # as the Hub writes them: mit, cc-by-4.0, ofl-1.1
+LONGEST = 300  # characters of a person's words
+
+
+def model_card(
+    config: Mapping[str, Any], parameters: int, source: str, facts: Mapping[str, str] | None = None, picture: str = ""
+) -> str:
+    """README.md of a checkpoint. config: a checked config.json. source: what `from_pretrained` is given. facts: more
+    rows of its table, a name and a text each. picture: the name of a picture of samples beside the card.
+    """
+    network, policy = config["network"], config["policy"]
+    side, channels = network["image_size"], network["channels"]
+    settings = {
+        "network": _listed(network, "type", "image_size", "channels"),
+        "sampling": _listed(policy, *(name for name in policy if name not in SAMPLING)),
+        "training": _listed(policy, *SAMPLING),
+        **({"dataset": config["dataset"]} if "dataset" in config else {}),
+        "licence": config.get("license", "unknown"),
+    }
+    objective, schedule = policy.get("objective", "v"), policy.get("noise_schedule", "sigmoid")
+    return CARD.format(
+        front=_front_matter(config.get("license", "unknown")),
+        picture=f"![Samples]({picture})\n\n" if picture else "",
+        summary=f"A {side}x{side} diffusion model: {network['type']}, {parameters:,} parameters, "
+        f"objective {objective}, {schedule} schedule,\n{config.get('step', 0):,} training steps.",
+        source=source.replace("\\", "/").replace('"', ""),
+        shape=f"(16, {channels}, {side}, {side})",
+        rows="\n".join(f"| {escape(name)} | {escape(text)} |" for name, text in {**settings, **(facts or {})}.items()),
+    )
+
+
+def escape(text: str) -> str:
+    """One line that Markdown shows as it is: no markup, no HTML, no link, no cell of a table, no formula."""
+    return re.sub(r"([\\`*_\[\]<>|~&!:@$]|\.(?=\S))", r"\\\1", plain(text))
+
+
+def plain(text: str) -> str:
+    """One line of printable characters, and no more of them than LONGEST."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+
+
+def _front_matter(license: str) -> str:
+    known = {"license": license} if LICENSE_ID.fullmatch(license) else {"license": "other"}
+    if known["license"] != license:
+        known["license_name"] = plain(license)
+    tags = ["diffusion", "unconditional-image-generation"]
+    data = ModelCardData(**known, library_name="dp", pipeline_tag="unconditional-image-generation", tags=tags)
+    return data.to_yaml()
+
+
+def _listed(values: Mapping[str, Any], *left_out: str) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items() if name not in left_out)
+
+
+SAMPLING = ("timesteps", "use_ddim", "time_difference")  # of a policy's fields; the others are of its training
+
+CARD = """---
+{front}
+---
+
+{picture}{summary}
+
+```python
+from dp import DiffusionPolicy
+
+policy = DiffusionPolicy.from_pretrained("{source}")
+images = policy.sample(16, timesteps=50, seed=0)  # {shape} in [0, 1]
+```
+
+| | |
+|---|---|
+{rows}
+"""
