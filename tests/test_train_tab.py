@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 import urllib.request
 import zipfile
@@ -54,6 +55,13 @@ TINY = {"train-width": 16, "train-depth": 1, "train-batch": 8, "train-steps": 20
 def open_train_tab(page):
     page.get_by_role("tab", name="Train").click()
     page.wait_for_selector("#intake .intake")
+
+
+def sooner_or_later(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def in_state(page, state, seconds=90):
@@ -212,7 +220,7 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
 
 
 @pytest.mark.browser
-def test_a_preset_starts_as_it_stands(browser, home, tmp_path):
+def test_a_preset_starts_as_it_stands_and_sampling_goes_on_beside_it(browser, home, tmp_path):
     with serve("app.py", DP_HOME=str(home), CPU_CORES="1") as url, page_of(browser, url) as page:
         pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
         page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
@@ -221,8 +229,50 @@ def test_a_preset_starts_as_it_stands(browser, home, tmp_path):
         in_state(page, "running")
         (run,) = runs_in(home)
         assert run.config()["name"] == "pictures" and run.config()["trainer"]["train_num_steps"] == 2000
+
+        page.get_by_role("tab", name="Denoise").click()
+        before = run.status()["step"]
+        set_run(page, timesteps=60, seed=1, images=4)
+        page.click("#generate")
+        until(page, "d.state === 'running' && step > 0")
+        page.wait_for_function("/[1-9][0-9.]* steps\\/s/.test(document.querySelector('.player .where').innerText)")
+        until(page, "d.state === 'done' && step === 60")
+        sooner_or_later(lambda: run.status()["step"] > before)
+        assert run.status()["state"] == "running" and run.status()["images_per_s"] > 0
+
+        open_train_tab(page)
         page.click("#board button[data-verb=stop]")
         in_state(page, "stopped")
+
+
+@pytest.mark.soak
+@pytest.mark.browser
+@pytest.mark.timeout(1200)
+def test_however_often_the_app_is_killed_there_is_one_training_process_and_after_stop_none(browser, home, tmp_path):
+    write(tmp_path / "pictures", {f"{number}.png": png(number) for number in range(8)})
+    list(prepare(tmp_path / "pictures", tmp_path / "dataset", 32))
+    settings = Settings(name="long", width=16, depth=1, batch=4, steps=1_000_000)
+    run = jobs.create(home, settings.config("pictures", 8, time.time()), tmp_path / "dataset")
+
+    def processes():
+        listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
+        return sum("dp.train" in line and run.id in line for line in listed.splitlines())
+
+    jobs.start(run)
+    for _ in range(20):
+        with serve("app.py", DP_HOME=str(home), CPU_CORES="1") as url:
+            with page_of(browser, url) as page:
+                in_state(page, "running")
+                with pytest.raises(ValueError, match="already going on"):
+                    jobs.start(run)
+                assert processes() == 1
+            port = url.rsplit(":", 1)[1]
+            subprocess.run(["pkill", "-KILL", "-f", f"app.py --port {port}"], check=True)
+    assert processes() == 1
+    step = run.status()["step"]
+    sooner_or_later(lambda: run.status()["step"] > step)
+    jobs.stop(run)
+    sooner_or_later(lambda: run.status()["state"] == "stopped" and processes() == 0)
 
 
 @pytest.mark.browser
@@ -234,10 +284,7 @@ def test_a_page_that_has_gone_measures_no_more(browser, home, tmp_path):
             page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
             page.get_by_text("2,000 steps · measuring…").wait_for()
             assert len(trials()) == 1
-        deadline = time.monotonic() + 20
-        while trials() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert trials() == []
+        sooner_or_later(lambda: trials() == [], 20)
 
 
 # ----------------------------------------------------------------------------
