@@ -3,9 +3,9 @@
 import argparse
 import os
 
-import spaces  # noqa: F401 (before torch: on ZeroGPU it has to be first)
-import torch
+import spaces  # noqa: F401 (before torch, which dp loads: on ZeroGPU it has to be first)
 
+from dp.device import use_own_cores
 from dp.engine import Engine
 from dp.runs import home
 from dp.ui import LAUNCH, build_app
@@ -14,9 +14,7 @@ from dp.ui.permission import on_zero_gpu
 HERE = os.path.dirname(os.path.abspath(__file__))
 ON_ZERO_GPU = on_zero_gpu()
 
-if cores := os.environ.get("CPU_CORES"):  # a Space's container sees all of its host's cores, and this is its share
-    torch.set_num_threads(max(1, int(float(cores))))
-
+use_own_cores()
 engine = Engine(os.path.join(HERE, "checkpoints"), device="cpu" if ON_ZERO_GPU else None, runs=home())
 demo = build_app(engine, on_zero_gpu=ON_ZERO_GPU)
 

@@ -20,6 +20,14 @@ def describe(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
+def use_own_cores() -> None:
+    """Compute on CPU_CORES threads, where the environment says so: a Space's container sees all of its host's cores,
+    and this is its share.
+    """
+    if cores := os.environ.get("CPU_CORES"):
+        torch.set_num_threads(max(1, int(float(cores))))
+
+
 def best_device() -> torch.device:
     """CUDA, Apple's MPS or the CPU, whichever is there first; but the environment's DP_DEVICE, where it is set."""
     if named := os.environ.get("DP_DEVICE"):

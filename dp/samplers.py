@@ -19,16 +19,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dp.checks import MAX_SEED, MAX_TIMESTEPS, check_integer
 from dp.schedules import TINY, Level, Schedule, level, make_schedule
 
-MAX_TIMESTEPS = 100_000  # far past any use; keeps a mistyped number from filling the memory with tables
-MAX_SEED = 2**31
+# What the app and the command line begin with. Sampler and steps are those of benchmarks/steps.py, see
+# benchmarks/README.md: with 2M, more than 20 network calls score no better.
+IMAGES, TIMESTEPS, SAMPLER = 16, 20, "dpmpp_2m"
 
 
 @dataclass(frozen=True)
@@ -243,10 +245,3 @@ def make_plan(
     target = torch.where(target > 1e-12, target, 0.0)  # 0.3 - 3 / 10 reaches t = 0, though it rounds to 6e-17
     t, s = level(schedule, grid[:-1], scale), level(schedule, target, scale)
     return Plan(sampler, t, s, t.t if schedule == trained else trained.time(t.gamma))
-
-
-def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:
-    """Raises ValueError, with the name and the value, unless `value` is a whole number from low to high."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < low or (high is not None and value > high):
-        span = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} must be a whole number {span}, got {value!r}")

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from dp import checkpoint
 from dp.atomic import replacing
+from dp.checks import MAX_SEED, MAX_TIMESTEPS, check_integer
 from dp.data import ImageDataset
 from dp.device import best_device, is_out_of_memory
 from dp.images import MODES, encode_png, grid, to_float, to_uint8
@@ -31,7 +32,6 @@ from dp.journal import Journal
 from dp.policy import DiffusionPolicy
 from dp.resume import draw, prune, read_state, restore, resumable, tensors_of, told_by_name, write_state
 from dp.runs import RunFolder
-from dp.samplers import MAX_SEED, MAX_TIMESTEPS, check_integer
 
 LOG_EVERY_STEPS, MAX_SETBACKS = 10, 3
 

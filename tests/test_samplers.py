@@ -11,7 +11,8 @@ import torch
 from gaussian import best_predictions
 from torch import Tensor
 
-from dp.samplers import DDIM, DDPM, MAX_SEED, MAX_TIMESTEPS, SAMPLERS, DPMSolverPP2M, SampleSettings, make_plan
+from dp.checks import MAX_SEED, MAX_TIMESTEPS
+from dp.samplers import DDIM, DDPM, SAMPLERS, DPMSolverPP2M, SampleSettings, make_plan
 from dp.schedules import Level, level, make_schedule
 
 EVERY = [DDIM(), DDIM(0.4), DDIM(1.0), DDPM(), DPMSolverPP2M()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from dp.checks import within
 from dp.engine import Engine
 from dp.samplers import SampleSettings
 from dp.ui import controls
@@ -67,7 +68,7 @@ def make_arms(engine: Engine, axis: str, chosen: Sequence[Any], *values: Any) ->
 def pairs(engine: Engine, steps: Sequence[Any], whole: int, values: list[Any]) -> list[Arm]:
     """For each k in `steps`: the run of `whole` steps, shown up to step k, and a run of k steps."""
     try:
-        steps = sorted(controls.within("Each step to look at", k, 1, whole - 1) for k in steps)
+        steps = sorted(within("Each step to look at", k, 1, whole - 1) for k in steps)
     except ValueError as error:
         raise controls.complaint(error) from None
     arms = []

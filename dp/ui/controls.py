@@ -10,14 +10,12 @@ from typing import Any
 import gradio as gr
 
 from dp.checkpoint import Entry
+from dp.checks import MAX_SEED, within
 from dp.engine import Engine
-from dp.samplers import MAX_SEED, SampleSettings
+from dp.samplers import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.schedules import SCHEDULES
 from dp.ui import permission
 
-# What the page begins with. Sampler and steps are those of benchmarks/steps.py, see benchmarks/README.md: with 2M, more
-# than 20 network calls score no better.
-IMAGES, TIMESTEPS, SAMPLER = 16, 20, "dpmpp_2m"
 MAX_IMAGES, MAX_TIMESTEPS, MAX_TIME_DIFFERENCE_STEPS = 64, 1000, 3
 TRAINED = "trained"  # the schedule choice that means the checkpoint's own
 SAMPLERS = [("DPM-Solver++(2M)", "dpmpp_2m"), ("DDIM", "ddim"), ("DDPM", "ddpm")]
@@ -92,14 +90,6 @@ def restored(engine: Engine, made_with: Mapping[str, Any]) -> tuple[Any, ...]:
     values = (images, timesteps, sampler, schedule, round(steps, 6), eta, seed, seed is None, walk, strength)
     read(engine, checkpoint, *values)
     return checkpoint, *values
-
-
-def within(name: str, value: Any, low: int, high: int, whole: bool = True) -> Any:
-    """`value` as a number from low to high, whole if it must be. Raises ValueError with its name."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high or (whole and value != int(value)):
-        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number from {low} to {high}, got {value!r:.80}")
-    return int(value) if whole else float(value)
 
 
 def unchecked(control: gr.components.Component) -> None:

@@ -10,8 +10,10 @@ import gradio as gr
 import spaces
 from torch import Tensor
 
-from dp.samplers import MAX_SEED, SampleSettings
-from dp.ui import controls, export, scripts, sharing, words
+from dp.checks import MAX_SEED
+from dp.export import settings_in
+from dp.samplers import SampleSettings
+from dp.ui import controls, scripts, sharing, words
 from dp.ui.panel import Panel
 from dp.ui.player import Player, show
 from dp.ui.start import StartPicture, props_of, read
@@ -132,7 +134,10 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
 
     def load(data: bytes, given: Any) -> tuple[Any, ...]:
         """The settings in a PNG that was saved here. It does not hold the picture that its run has set out from."""
-        made_with = export.settings_in(data)
+        try:
+            made_with = settings_in(data)
+        except ValueError as error:
+            raise controls.complaint(error) from None
         values = panel.restored(made_with)
         if made_with.get("start") and not given:
             gr.Info("This run set out from a picture, which a PNG does not hold: choose it under Start from a picture.")

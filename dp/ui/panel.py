@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
+from dp.checks import MAX_SEED
 from dp.engine import Engine
-from dp.samplers import MAX_SEED
 from dp.ui import controls
 
 

@@ -32,9 +32,9 @@ import gradio as gr
 import numpy as np
 
 from dp.engine import Engine
+from dp.export import export
 from dp.images import encode_jpeg, encode_png, grid
 from dp.tickets import Frame, Ticket, Trajectory
-from dp.ui.export import export
 
 HERE = Path(__file__).parent
 SCRIPTS = ("player.js", "inside.js", "walk.js", "arm.js")  # one scope
@@ -171,7 +171,7 @@ def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
         if not one_at_a_time.acquire(timeout=PATIENCE):
             return {"problem": "others are saving just now: try again in a moment"}
         try:
-            name, content = export(ticket, asked.get("kind"))
+            name, content = export(list(ticket.trajectory.frames), ticket.made_with, asked.get("kind"))
         except ValueError as error:
             return {"problem": str(error)}
         finally:

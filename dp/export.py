@@ -5,34 +5,33 @@ loaded again.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dp.film import encode_gif, encode_mp4, enlarged, film_strip, zipped
 from dp.images import encode_png, grid, png_text
-from dp.tickets import Ticket, evenly
-from dp.ui import controls
+from dp.tickets import Frame, evenly
 
 VERSION = "0.1"  # of what `made_with` says, for those who read it later
 SIDE = 512  # pixels, about, of what is made to be looked at elsewhere
 MOMENTS = 10  # on a film strip
 FPS = 20
-KINDS = ("png", "images", "strip", "gif", "mp4", "zip")
+KINDS = {"png": ".png", "images": ".zip", "strip": ".png", "gif": ".gif", "mp4": ".mp4", "zip": ".zip"}
 KEY = "dp"  # under which a PNG carries the JSON; "parameters" holds the readable line
 
 
-def export(ticket: Ticket, kind: Any) -> tuple[str, bytes]:
-    """A file's name and content. kind: 'png', all final images in one; 'images', each in a ZIP; 'strip', ten moments of
-    the first image; 'gif' and 'mp4', x_t and x0 side by side; 'zip', every kept frame. Raises ValueError where there is
-    nothing yet.
+def export(frames: Sequence[Frame], made_with: Mapping[str, Any], kind: Any) -> tuple[str, bytes]:
+    """The kept frames of a run, and `Ticket.made_with` -> a file's name and content. kind: 'png', all final images in
+    one; 'images', each in a ZIP; 'strip', ten moments of the first image; 'gif' and 'mp4', x_t and x0 side by side;
+    'zip', every kept frame. Raises ValueError where there is nothing yet.
     """
-    frames = list(ticket.trajectory.frames)
     if kind not in list(KINDS):
         raise ValueError(f"there is no such kind of file as {kind!r:.40}; choose one of: {', '.join(KINDS)}")
     if not frames:
         raise ValueError("there is nothing to save yet")
-    made_with = {"app": f"dp {VERSION}", **ticket.made_with, "steps_taken": frames[-1].index}
+    made_with = {"app": f"dp {VERSION}", **made_with, "steps_taken": frames[-1].index}
     text = {"parameters": readable(made_with), KEY: json.dumps(made_with)}
     name = f"{made_with['checkpoint']}-{made_with['seed']}"
     final = frames[-1].x0
@@ -64,7 +63,7 @@ def export(ticket: Ticket, kind: Any) -> tuple[str, bytes]:
     return f"{name}.mp4", encode_mp4(film, FPS, text[KEY])
 
 
-def readable(made_with: dict[str, Any]) -> str:
+def readable(made_with: Mapping[str, Any]) -> str:
     """One line for a person."""
     keywords = ", ".join(f"{key} {value:g}" for key, value in (made_with["schedule_kwargs"] or {}).items())
     schedule = f"{made_with['noise_schedule']} schedule" + (f" ({keywords})" if keywords else "")
@@ -76,16 +75,14 @@ def readable(made_with: dict[str, Any]) -> str:
 
 
 def settings_in(data: bytes) -> dict[str, Any]:
-    """What a PNG of ours was made with; the values are not checked. Raises gr.Error with what is wrong."""
+    """What a PNG of ours was made with; the values are not checked. Raises ValueError with what is wrong."""
+    text = png_text(data).get(KEY)
+    if text is None:
+        raise ValueError("this PNG carries no settings: only pictures saved here do, and many programs drop them")
     try:
-        text = png_text(data).get(KEY)
-        if text is None:
-            raise ValueError("this PNG carries no settings: only pictures saved here do, and many programs drop them")
         made_with = json.loads(text)
-        if not isinstance(made_with, dict):
-            raise ValueError("the settings in this PNG are damaged")
     except (json.JSONDecodeError, RecursionError) as error:
-        raise controls.complaint(f"the settings in this PNG are damaged: {error}") from None
-    except ValueError as error:
-        raise controls.complaint(error) from None
+        raise ValueError(f"the settings in this PNG are damaged: {error}") from None
+    if not isinstance(made_with, dict):
+        raise ValueError("the settings in this PNG are damaged")
     return made_with

@@ -1,0 +1,120 @@
+"""`python -m dp.sample CHECKPOINT`: pictures without a browser, in the very files that the app saves."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dp.atomic import replacing
+from dp.checkpoint import read_config
+from dp.checks import within
+from dp.device import use_own_cores
+from dp.engine import Engine
+from dp.export import KINDS, export
+from dp.runs import RunFolder
+from dp.samplers import IMAGES, SAMPLER, SAMPLERS, TIMESTEPS, SampleSettings
+from dp.schedules import SCHEDULES
+from dp.tickets import Ticket
+
+BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"
+KINDS_HELP = """\
+what to write; by default what the name of --out ends with, or png
+  png     all pictures in one
+  images  a ZIP with each picture by itself
+  strip   ten moments of the first picture, side by side, as PNG
+  gif     the run as an animation, noise and prediction side by side
+  mp4     the same as a film
+  zip     a ZIP with every step"""
+
+
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dp.sample",
+        usage="%(prog)s CHECKPOINT [options]",
+        description="Draw pictures with a diffusion model, to a file that carries the settings it was made with.",
+        epilog="example: python -m dp.sample faces-32 --images 9 --seed 7 --out faces.gif",
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="a folder, a training run's folder, or a name below checkpoints/")
+    add("--images", type=int, default=IMAGES, metavar="N", help="how many; image i has seed + i (%(default)s)")
+    add("--timesteps", type=int, default=TIMESTEPS, metavar="N", help="network calls (%(default)s)")
+    add("--sampler", choices=SAMPLERS, default=SAMPLER, help="%(choices)s (%(default)s)", metavar="NAME")
+    words = "where the steps are spent: %(choices)s (as the model was trained)"
+    add("--schedule", choices=SCHEDULES, metavar="NAME", help=words)
+    words = "how many steps further than the next one starts from each step goes (0)"
+    add("--time-difference", type=float, default=0.0, metavar="STEPS", help=words)
+    add("--eta", type=float, default=0.0, metavar="X", help="fresh noise in DDIM's steps, 0 to 1 (0)")
+    add("--seed", type=int, metavar="N", help="the same seed gives the same pictures (a new one each time)")
+    add("--walk-to", type=int, metavar="N", help="instead, walk from the seed's pictures to this one's in equal steps")
+    add("--out", type=Path, default=Path(), metavar="PATH", help="a file, or a folder to name it in (this folder)")
+    add("--kind", choices=KINDS, metavar="KIND", help=KINDS_HELP)
+    return parser
+
+
+def main() -> None:
+    parser = options()
+    args = parser.parse_args()
+    use_own_cores()
+    try:
+        settings, folder, kind = settings_of(args), folder_of(args.checkpoint), kind_of(args.out, args.kind)
+        ticket = Engine(folder.parent).submit(settings, folder.name)
+        watch(ticket, settings.timesteps)
+        name, content = export(ticket.trajectory.frames, ticket.made_with, kind)
+        path = args.out / name if is_folder(args.out) else args.out
+        with replacing(path) as aside:
+            aside.write_bytes(content)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{error}\n")
+    except KeyboardInterrupt:
+        sys.exit(130)  # as shells count it
+    print(f"{path} (seed {ticket.made_with['seed']})")
+
+
+def settings_of(args: argparse.Namespace) -> SampleSettings:
+    asked = {"sampler": args.sampler, "noise_schedule": args.schedule, "eta": args.eta, "seed": args.seed}
+    settings = SampleSettings(args.images, args.timesteps, **asked, walk_to=args.walk_to)
+    steps = within("--time-difference", args.time_difference, 0, settings.timesteps, whole=False)
+    return replace(settings, time_difference=steps / settings.timesteps)
+
+
+def is_folder(out: Path) -> bool:
+    return out.is_dir() or not out.suffix
+
+
+def kind_of(out: Path, asked: str | None) -> str:
+    """The kind of file to write. Raises ValueError where its name ends otherwise."""
+    suffix = out.suffix.lower()
+    kind = asked or (suffix[1:] if suffix[1:] in KINDS and not is_folder(out) else "png")
+    if suffix != KINDS[kind] and not is_folder(out):
+        raise ValueError(f"a file of the kind {kind!r} ends with {KINDS[kind]}, which {str(out)!r} does not")
+    return kind
+
+
+def folder_of(checkpoint: str) -> Path:
+    """The checkpoint folder of that path or name; of a training run, its newest. ValueError where there is none."""
+    path = Path(checkpoint).resolve()
+    if not path.is_dir():
+        path = BUNDLED / path.name  # where there is none, the names are told later
+    elif milestones := RunFolder(path).milestones():
+        path = RunFolder(path).checkpoint(milestones[-1])
+    else:
+        read_config(path)
+    return path
+
+
+def watch(ticket: Ticket, timesteps: int) -> None:
+    """Wait for the end of the run, with a bar where somebody sees it. Raises ValueError with what went wrong."""
+    with tqdm(total=timesteps, unit="step", disable=None) as progress:
+        for frame in ticket:
+            progress.update(frame.index - progress.n)
+    if ticket.state == "failed":
+        raise ValueError(ticket.error)
+
+
+if __name__ == "__main__":
+    main()
