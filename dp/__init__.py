@@ -11,6 +11,7 @@ _HOMES = {
     "SampleSettings": "samplers",
     "Step": "rows",
     "Trainer": "trainer",
+    "prepare": "intake",
 }
 __all__ = sorted(_HOMES)
 

@@ -1,5 +1,6 @@
 """`python -m dp.train RUN`: the process that trains the run in a folder, as one process or, under torchrun or
-`accelerate launch`, as one of many. `--trial` tries ten steps instead, and says on standard output how long they took.
+`accelerate launch`, as one of many. `python -m dp.train PICTURES --out RUN` begins that run first. `--trial` tries ten
+steps instead, and says on standard output how long they took.
 
 It holds the run's lock from the first moment, then waits for the device's, and only then loads torch: by dp's public
 names, which are handed out when they are asked for.
@@ -10,6 +11,7 @@ Over budget: the trial has to be a process that loads torch and ends, too.
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -17,21 +19,36 @@ import time
 from filelock import FileLock, Timeout
 
 import dp
-from dp.runs import Busy, RunFolder
+from dp import begin
+from dp.runs import RunFolder
 
 POLL_S = 1.0
 WARM_UP_STEPS, TRIAL_STEPS, TRIAL_SAMPLE_STEPS = 2, 10, 2
 RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+WAITS = "waits until the run before it leaves the device"
+INTERRUPTED = b"\nsaving, then leaving: the same command goes on from there. Ctrl-C again leaves at once.\n"
 LAUNCH = ":".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the run in a folder, from its last whole checkpoint on.")
-    parser.add_argument("run", help="the run folder")
+    parser = argparse.ArgumentParser(
+        prog="python -m dp.train",
+        usage="%(prog)s RUN\n       %(prog)s PICTURES... --out RUN [settings]",
+        description="Train a model on pictures. Ctrl-C saves and pauses; the same command goes on from there.",
+        epilog="example: python -m dp.train my/pictures --out runs/mine --steps 5000",
+    )
+    begin.add_options(parser)
     parser.add_argument("--trial", action="store_true", help="try ten steps, and write how long they took as JSON")
     args = parser.parse_args()
-    run = RunFolder(args.run)
-    if cores := os.environ.get("CPU_CORES"):  # as in app.py; torch reads it when it is loaded
+    try:
+        run = begin.run_of(args)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{error}\n")
+    except KeyboardInterrupt:
+        sys.exit(130)  # as shells count it
+    if args.prepare:
+        return
+    if cores := os.environ.get("CPU_CORES"):  # as in dp.device; torch reads it when it is loaded
         os.environ["OMP_NUM_THREADS"] = str(max(1, int(float(cores)) // PROCESSES))
     if hasattr(os, "nice"):
         os.nice(10)  # whoever samples on the same processor comes first
@@ -40,11 +57,25 @@ def main() -> None:
             print(json.dumps(trial(run)))
         elif RANK == 0:
             with run.held():
+                pause_on_interrupt(run)
                 follow(run)
         elif wait_for_the_first(run):
             train(run)
-    except Busy as error:
-        sys.exit(str(error))
+    except (ValueError, OSError, MemoryError) as error:  # for people; status.json has the rest
+        sys.exit(str(error) or type(error).__name__)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def pause_on_interrupt(run: RunFolder) -> None:
+    """Ctrl-C asks the run to pause; once more, and this process ends at once."""
+
+    def ask(*_) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run.ask("pause")
+        os.write(2, INTERRUPTED)  # print might just be in the middle of a line of its own
+
+    signal.signal(signal.SIGINT, ask)
 
 
 def follow(run: RunFolder) -> None:
@@ -52,13 +83,17 @@ def follow(run: RunFolder) -> None:
     now = time.time()
     run.report(state="queued", pid=os.getpid(), launch=None, started=now, heartbeat=now, message="", error=None)
     device = FileLock(run.path.resolve().parent / f".{os.environ.get('DP_DEVICE', 'device').replace(':', '-')}.lock")
+    is_said = False
     while True:
         try:
             with device.acquire(timeout=POLL_S):
                 run.report(state="preparing", launch=LAUNCH, message="loading the pictures and the model")
                 return train(run)
         except Timeout:
-            run.report(heartbeat=time.time(), message="waits until the run before it leaves the device")
+            run.report(heartbeat=time.time(), message=WAITS)
+            if not is_said:
+                print(f"{run.id} {WAITS}", flush=True)
+            is_said = True
         for verb, state in (("stop", "stopped"), ("pause", "paused")):
             if run.asked(verb):
                 return run.report(state=state, launch=LAUNCH, message=f"{state} while it waited for the device")

@@ -46,7 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resume": {"runs", "checkpoint"},
     "journal": {"atomic", "runs"},
     "trainer": LIBRARY | {"resume", "journal"},
-    "train": {"__init__", "runs"},  # the rest by dp's own names, after it has waited for the device
+    "recipe": {"checks"},
+    "begin": {"__init__", "atomic", "recipe", "runs"},
+    "train": {"__init__", "begin", "runs"},  # the rest by dp's own names, after it has waited for the device
     "jobs": {"atomic", "runs"},
     "remote": {"atomic", "runs"},
     "export": {"images", "film", "tickets"},
@@ -62,11 +64,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "engine",
         "export",
     },
-    "publish_space": LIBRARY,
+    "publish_space": set(),
     "ui": {
         "ui",
         "engine",
         "checks",
+        "recipe",
         "export",
         "device",
         "tickets",
@@ -93,6 +96,7 @@ NOTHING_BUT = {
     "schedules": {"torch"},
     "samplers": {"torch"},
     "checks": set(),
+    "recipe": set(),
     "atomic": set(),
     "runs": {"filelock"},
     "jobs": {"filelock"},

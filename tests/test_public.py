@@ -10,7 +10,7 @@ import pytest
 
 import dp
 
-PUBLIC = {"DiffusionPolicy", "RIN", "Trainer", "ImageDataset", "SampleSettings", "Step"}
+PUBLIC = {"DiffusionPolicy", "RIN", "Trainer", "ImageDataset", "SampleSettings", "Step", "prepare"}
 REQUIRED = inspect.Parameter.empty
 
 # Every parameter of a public constructor, in its order, with its default. `*` stands before those given by name only.
@@ -83,9 +83,9 @@ def test_the_public_names_are_these_and_no_others():
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))
-def test_a_public_name_is_a_class_with_that_name_and_a_docstring(name):
+def test_a_public_name_is_a_class_or_function_of_that_name_with_a_docstring(name):
     value = getattr(dp, name)
-    assert inspect.isclass(value) and value.__name__ == name
+    assert (inspect.isclass(value) or inspect.isfunction(value)) and value.__name__ == name
     assert value.__doc__ and not value.__doc__.startswith(f"{name}(")  # a dataclass makes up such a docstring itself
 
 

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 import gradio as gr
 import numpy as np
 import pytest
-import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -25,18 +24,18 @@ from starlette.requests import Request
 from test_data import BAD, GOOD, encode
 from test_intake import JUNK, png, write
 
-from dp import RIN, DiffusionPolicy, jobs
+from dp import DiffusionPolicy, jobs
 from dp.data import IMAGES
 from dp.engine import Engine
 from dp.images import grid, to_uint8
 from dp.intake import prepare
+from dp.recipe import Settings
 from dp.runs import runs_in
 from dp.ui import permission
 from dp.ui.train import called
 from dp.ui.training import board, drafts, intake
 from dp.ui.training.drafts import Draft
 from dp.ui.training.measure import PICTURES, duration, measured, reckoned, resized
-from dp.ui.training.settings import PRESETS, SIZES, Settings
 
 HIDDEN = {name for name in BAD | JUNK if any(part.startswith((".", "__")) for part in name.split("/"))}
 BROKEN = {name: content for name, (content, *_) in BAD.items() if name not in HIDDEN}
@@ -446,46 +445,6 @@ def test_a_draft_that_nobody_has_touched_for_a_day_is_swept(home):
     os.utime(old.path, (time.time() - drafts.KEPT_S - 60,) * 2)
     Draft.begin()
     assert not old.path.exists() and young.path.exists()
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_a_network_and_comes_back_from_its_config(name):
-    settings = PRESETS[name]
-    config = settings.config("pictures", 5, 0.0)
-    network = dict(config["network"])
-    with torch.device("meta"):
-        assert network.pop("type") == "rin" and RIN(**network).image_size == settings.image_size
-    assert Settings.of(config) == Settings(**vars(settings) | {"name": "pictures"})
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("width", [16, 48, 176])
-def test_every_size_and_width_make_a_network_with_8_by_8_tokens(size, width):
-    network = dict(Settings(image_size=size, width=width).config("x", 1, 0.0)["network"], type=None)
-    del network["type"]
-    with torch.device("meta"):
-        assert RIN(**network).positions.shape == (64, width)
-
-
-@pytest.mark.parametrize(
-    "bad, words",
-    [
-        ({"image_size": 24}, "Image size must be one of 16, 32, 64, 128, got 24"),
-        ({"image_size": "64"}, "Image size must be one of"),
-        ({"width": 17}, "Network width must be a multiple of 16, got 17"),
-        ({"depth": 0}, "Network depth must be a whole number from 1 to 16, got 0"),
-        ({"batch": None}, "Batch must be a whole number"),
-        ({"steps": 2.5}, "Steps must be a whole number"),
-        ({"lr": 0}, "Learning rate must be a number from"),
-        ({"lr": "<b>"}, "Learning rate must be a number from"),
-        ({"seed": -1}, "Seed must be a whole number"),
-        ({"name": "x" * 61}, "Name must have at most 60 characters"),
-        ({"name": "a\nb"}, "Name must have at most 60 characters, all of them visible"),
-    ],
-)
-def test_a_setting_that_cannot_be_is_named(bad, words):
-    with pytest.raises(ValueError, match=re.escape(words)):
-        Settings(**bad)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from dp import jobs
 from dp.engine import Engine
 from dp.findings import Findings
 from dp.intake import prepare
+from dp.recipe import PRESETS, SIZES, Settings
 from dp.runs import home
 from dp.ui import controls, permission, words
 from dp.ui.panel import Panel
@@ -27,7 +28,7 @@ from dp.ui.training.board import Board, free_name, name_of, run_of
 from dp.ui.training.drafts import Draft
 from dp.ui.training.intake import Intake, checked
 from dp.ui.training.measure import measured
-from dp.ui.training.settings import PRESETS, SIZES, Form, Settings, choices
+from dp.ui.training.settings import Form, choices
 
 NOTHING: dict[str, Any] = {}  # brought yet; else `dataset`, what it is called, and `draft` and `names`, or `run`
 OWN = "Settings of your own. *How long will this take?* in the advanced settings measures them."

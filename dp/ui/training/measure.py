@@ -16,9 +16,9 @@ from PIL import Image
 from dp import jobs
 from dp.data import IMAGES, appending
 from dp.findings import Findings, shown
+from dp.recipe import Settings
 from dp.runs import RunFolder
 from dp.ui.training.drafts import drafts
-from dp.ui.training.settings import Settings
 
 PATIENCE_S = 600  # for which a trial may take
 BEAT_S = 0.5

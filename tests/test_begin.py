@@ -1,0 +1,154 @@
+"""`python -m dp.train PICTURES --out RUN`: a run begun, interrupted and gone on with from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from training import contents, make_pictures, undisturbed, until
+
+from dp import begin
+from dp.findings import Findings
+from dp.recipe import PRESETS, Settings
+from dp.runs import RunFolder
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--image-size", "16", "--width", "16", "--depth", "1", "--batch", "4", "--save-every", "50"]
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with six pictures, and one file that is none, in `pictures`."""
+    make_pictures(tmp_path / "pictures")
+    (tmp_path / "pictures" / "notes.png").write_text("no picture")
+    return tmp_path
+
+
+def command(place: Path, *arguments: str, **streams) -> subprocess.Popen:
+    quiet = {"DP_DEVICE": "cpu", "CPU_CORES": "1", "PYTHONPATH": str(ROOT)}
+    everything = {"cwd": place, "env": os.environ | quiet, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    words = [sys.executable, "-m", "dp.train", *arguments]
+    return subprocess.Popen(words, start_new_session=True, text=True, **everything | streams)
+
+
+def ran(place: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, what it said and its complaint."""
+    with command(place, *arguments) as process:
+        said, complaint = process.communicate(timeout=120)
+    return process.returncode, said, complaint
+
+
+def run_of(*arguments: str) -> RunFolder:
+    parser = argparse.ArgumentParser()
+    begin.add_options(parser)
+    return begin.run_of(parser.parse_args(arguments))
+
+
+def test_pictures_become_a_run_that_anything_else_can_go_on_with(place):
+    code, said, complaint = ran(place, "pictures", "--out", "runs/mine", "--prepare", *TINY, "--steps", "9")
+    assert (code, complaint) == (0, ""), complaint
+    assert said.startswith("6 pictures are fine") and "notes.png: not a picture" in said
+    run = RunFolder(place / "runs" / "mine")
+    assert [path.name for path in (place / "runs").iterdir()] == ["mine"] and run.status()["state"] == "new"
+    config = run.config()
+    asked = dict(image_size=16, width=16, depth=1, batch=4, save_every=50, steps=9, name="pictures")
+    assert Settings.of(config) == replace(PRESETS["quick"], **asked)
+    assert (config["name"], config["dataset"]) == ("pictures", {"name": "pictures", "count": 6})
+    assert len(Findings.load(run.dataset).used) == 6
+
+    assert ran(place, "runs/mine")[:2] == (0, "mine: finished at step 9\n")
+    assert run.milestones() == [9] and run.sample(9).is_file()
+    assert contents(run.checkpoint(9)) == contents(undisturbed(run, place / "other"))
+    # The same command again, and a part of it, are the same run; another number would be another.
+    for again in ([*TINY, "--steps", "9"], ["--preset", "quick", *TINY, "--steps", "9"], ["--steps", "9"], []):
+        assert run_of(str(place / "nowhere"), "--out", str(run.path), *again).path == run.path
+        assert run_of(str(run.path), *again).path == run.path
+    for other, words in ((["--steps", "10"], "steps 9, not 10"), (["--preset", "evening"], "image size 16, not 32")):
+        with pytest.raises(ValueError, match=f"was begun with {words}"):
+            run_of(str(run.path), *other)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="another way to press Ctrl-C")
+def test_interrupted_in_a_terminal_it_saves_and_the_same_command_goes_on(place):
+    ours, theirs = pytest.importorskip("pty").openpty()
+    subprocess.run(["stty", "cols", "100"], stdin=theirs, check=True)  # a bar has to fit
+    asked = ["pictures", "--out", "runs/mine", *TINY, "--steps", "300"]
+    run = RunFolder(place / "runs" / "mine")
+    with command(place, *asked, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        until(lambda: (run.status()["step"] or 0) > 0)
+        os.killpg(process.pid, signal.SIGINT)
+        said = read_all(ours)
+        assert process.wait(60) == 0
+    assert "%|" in said  # a bar, where somebody sees it
+    assert "the same command goes on from there" in said and "Traceback" not in said
+    status = run.status()
+    assert status["state"] == "paused" and 0 < status["step"] == run.milestones()[-1] < 300
+    assert f"mine: paused at step {status['step']}" in said
+
+    code, said, _ = ran(place, *asked)
+    assert (code, said) == (0, "mine: finished at step 300\n")
+    assert contents(run.checkpoint(300)) == contents(undisturbed(run, place / "other"))
+
+
+def read_all(terminal: int) -> str:
+    parts = []
+    try:
+        while part := os.read(terminal, 4096):
+            parts.append(part)
+    except OSError:  # closed by the other side
+        os.close(terminal)
+    return b"".join(parts).decode()
+
+
+def test_it_says_that_it_waits_and_can_be_interrupted_there(place):
+    assert ran(place, "pictures", "--out", "runs/mine", "--prepare", *TINY)[0] == 0
+    run = RunFolder(place / "runs" / "mine")
+    with FileLock(place / "runs" / ".cpu.lock"), command(place, "runs/mine") as process:
+        assert process.stdout.readline() == "mine waits until the run before it leaves the device\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert run.status()["state"] == "paused" and run.milestones() == []
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["pictures"], "there is no training run in 'pictures'; to begin one with the pictures there, say where"),
+        (["pictures/0.png", "pictures/1.png"], "one run at a time"),
+        (["nothing", "--out", "runs/mine"], "there is no file or folder 'nothing'"),
+        (["pictures/notes.png", "--out", "runs/mine"], "no usable picture (notes.png: not a picture"),
+        (["pictures", "--out", "pictures"], "'pictures' holds other things than a training run"),
+        (["pictures", "--out", "runs/mine", "--width", "17"], "must be a multiple of 16, got 17"),
+        (["pictures", "--out", "runs/mine", "--steps", "0"], "Steps must be a whole number from 1 to"),
+        (["pictures", "--out", "runs/mine", "--lr", "nan"], "Learning rate must be a number from"),
+    ],
+)
+def test_bad_input_is_one_sentence(place, arguments, words):
+    code, said, complaint = ran(place, *arguments)
+    assert (code, said, complaint.count("\n")) == (2, "", 1)
+    assert words in complaint and not (place / "runs" / "mine").exists()
+
+
+def test_a_damaged_config_is_told(place):
+    assert ran(place, "pictures", "--out", "runs/mine", "--prepare", *TINY)[0] == 0
+    (place / "runs" / "mine" / "config.json").write_text("{")
+    code, _, complaint = ran(place, "runs/mine")
+    assert code != 0 and "config.json" in complaint and "Traceback" not in complaint
+
+
+def test_the_help_names_every_setting(place):
+    began = time.monotonic()
+    code, said, _ = ran(place, "--help")
+    assert code == 0 and time.monotonic() - began < 10
+    names = {name.replace("_", "-") for name in vars(Settings())} - {"flips"} | {"no-flips", "out", "preset", "prepare"}
+    assert names <= set(re.findall(r"--([\w-]+)", said))
