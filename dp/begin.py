@@ -59,7 +59,8 @@ def run_of(args: argparse.Namespace) -> RunFolder:
         raise ValueError("one run at a time; to begin one with these pictures, say where it is to lie: --out runs/mine")
     run = RunFolder(args.out or args.source[0])
     if run.config_file.exists():
-        check_same(run, given)
+        if given:
+            check_same(run, given)
     elif not args.out:
         raise ValueError(
             f"there is no training run in {args.source[0]!r}; to begin one with the pictures there, say where it is to "

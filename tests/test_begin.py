@@ -80,7 +80,7 @@ def test_pictures_become_a_run_that_anything_else_can_go_on_with(place):
 @pytest.mark.skipif(os.name == "nt", reason="another way to press Ctrl-C")
 def test_interrupted_in_a_terminal_it_saves_and_the_same_command_goes_on(place):
     ours, theirs = pytest.importorskip("pty").openpty()
-    subprocess.run(["stty", "cols", "100"], stdin=theirs, check=True)  # a bar has to fit
+    subprocess.run(["stty", "rows", "24", "cols", "100"], stdin=theirs, check=True)  # a bar has to fit
     asked = ["pictures", "--out", "runs/mine", *TINY, "--steps", "300"]
     run = RunFolder(place / "runs" / "mine")
     with command(place, *asked, stdout=theirs, stderr=theirs) as process:
