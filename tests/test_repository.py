@@ -1,14 +1,20 @@
 """The frame of the project: the README's promises, the Space's front matter, and the script that draws the pictures."""
 
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import gradio
 import numpy as np
 import pytest
-from huggingface_hub import SpaceCard
+from huggingface_hub import SpaceCard, SpaceHardware
 from PIL import Image
+
+from dp.ui import LAUNCH, controls, watching
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,6 +28,9 @@ def test_front_matter_makes_a_space():
     assert isinstance(card.sdk_version, str) and isinstance(card.python_version, str)
     assert {card.colorFrom, card.colorTo} <= COLOURS
     assert len(card.short_description) <= 60
+    # Signing in says who one is, and lets the page publish and start Jobs in that name; no more than that.
+    assert card.hf_oauth is True and card.hf_oauth_scopes == ["contribute-repos", "jobs"]
+    assert card.suggested_hardware in {hardware.value for hardware in SpaceHardware}
 
 
 def test_the_spaces_gradio_is_one_that_requirements_allow():
@@ -35,6 +44,30 @@ def test_the_spaces_gradio_is_one_that_requirements_allow():
 def test_requirements_are_floors():
     # The platform installs its own gradio, torch and spaces beside ours in one command; a pin would break that build.
     assert "==" not in (ROOT / "requirements.txt").read_text()
+
+
+# What the platform installs in one command, by the build logs of Spaces: `requirements.txt`, and these.
+SPACE = ["gradio[oauth,mcp]=={sdk_version}", "uvicorn>=0.14.0", "websockets>=10.4"]
+ZERO_GPU = ["torch<=2.13.0", "spaces==0.51.3"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("python", ["3.10", "3.12"])
+@pytest.mark.parametrize("hardware", [["spaces"], ZERO_GPU], ids=["its own", "ZeroGPU"])
+def test_the_platforms_install_line_resolves(python, hardware, tmp_path):
+    if not (uv := shutil.which("uv")):
+        pytest.skip("uv is not installed: pip install uv")
+    line = [*SPACE, *hardware]
+    (tmp_path / "platform.txt").write_text("\n".join(line).format(sdk_version=SpaceCard(README).data.sdk_version))
+    files = [str(ROOT / "requirements.txt"), str(tmp_path / "platform.txt")]
+    target = ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"]
+    done = subprocess.run([uv, "pip", "compile", "--no-header", *target, *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = dict(re.findall(r"^([\w-]+)==(\S+)$", done.stdout, re.M))
+    assert {"torch", "gradio", "spaces", "huggingface-hub", "authlib", "mcp"} <= found.keys()
+    print(
+        python, {name: found[name] for name in ("torch", "gradio", "spaces", "pydantic", "huggingface-hub", "pillow")}
+    )
 
 
 def test_ci_runs_the_readmes_test_command():
@@ -68,6 +101,34 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch):
     exec(code, names)
     assert tuple(names["images"].shape) == (16, 3, 32, 32)
     assert (tmp_path / "runs/mine/checkpoints/000002/model.safetensors").is_file()
+
+
+def test_the_readmes_commands_run(tmp_path):
+    code = re.search(r"## From the command line\n\n```bash\n(.*?)```", README, re.S)[1]
+    commands = [*code.splitlines(), *re.findall(r"^\.venv/bin/python -m dp.publish_space .*$", README, re.M)]
+    assert len(commands) == 4
+    (tmp_path / "my" / "pictures").mkdir(parents=True)
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "my" / "pictures" / "black.png")
+    # The same lines with small numbers, and without a Hub: what is tested is that they are true.
+    small = {"--steps 5000": "--steps 2 --image-size 16 --width 16 --depth 1 --batch 2"}
+    small |= {"sample runs/mine": "sample runs/mine --timesteps 2 --seed 3", "your-space": "your-space --dry-run"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DP_DEVICE": "cpu", "CPU_CORES": "1"}
+    for command in commands:
+        for long, short in small.items():
+            command = command.replace(long, short)
+        python, *arguments = command.split()
+        assert python == ".venv/bin/python"
+        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+    made = {"faces.gif", "000002-3.png", "runs"}
+    assert made <= {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "runs" / "mine" / "checkpoints" / "000002" / "model.safetensors").is_file()
+
+
+def test_the_readme_tells_visitors_limits_as_they_are():
+    runs = f"{watching.MAX_RUNS} runs under way at once"
+    limits = f"{controls.MAX_IMAGES} images and {controls.MAX_TIMESTEPS:,} timesteps a run, {runs}"
+    assert limits in README and f"uploads of {LAUNCH['max_file_size'].upper().replace('MB', ' MB')}" in README
 
 
 @pytest.fixture(scope="module")
