@@ -63,11 +63,8 @@ def test_the_platforms_install_line_resolves(python, hardware, tmp_path):
     target = ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"]
     done = subprocess.run([uv, "pip", "compile", "--no-header", *target, *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = dict(re.findall(r"^([\w-]+)==(\S+)$", done.stdout, re.M))
-    assert {"torch", "gradio", "spaces", "huggingface-hub", "authlib", "mcp"} <= found.keys()
-    print(
-        python, {name: found[name] for name in ("torch", "gradio", "spaces", "pydantic", "huggingface-hub", "pillow")}
-    )
+    found = re.findall(r"^([\w-]+)==", done.stdout, re.M)
+    assert {"torch", "gradio", "spaces", "huggingface-hub", "authlib", "mcp"} <= set(found)
 
 
 def test_ci_runs_the_readmes_test_command():
