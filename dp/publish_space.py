@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from huggingface_hub import HfApi, SpaceHardware, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import filter_repo_objects, httpx, validate_repo_id
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +37,7 @@ def main() -> None:
     add("space", metavar="user/name", help="the Space; it is created where there is none")
     add("--private", action="store_true", help="create it for you alone to see")
     hardware = [flavour.value for flavour in SpaceHardware]
-    words = "create it on this, instead of the Hub's free default; some cost money by the hour (%(choices)s)"
+    words = "create it on this, not on cpu-basic; some cost money by the hour: %(choices)s"
     add("--hardware", choices=hardware, metavar="NAME", help=words)
     add("--dry-run", action="store_true", help="only list what would go up, and its size; needs no network")
     args = parser.parse_args()
@@ -52,11 +52,11 @@ def main() -> None:
         else:
             publish(args.space, args.private, args.hardware)
     except HfHubHTTPError as error:
-        parser.exit(2, f"the Hub says no: {sentence(error)}\n")
+        parser.exit(2, f"the Hub says no: {on_one_line(advice(error))}\n")
     except httpx.HTTPError as error:
         parser.exit(2, f"the Hub cannot be reached ({error or type(error).__name__})\n")
-    except (HFValidationError, ValueError, OSError) as error:
-        parser.exit(2, f"{error}\n")
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{on_one_line(error)}\n")
     except KeyboardInterrupt:
         sys.exit(130)  # as shells count it
 
@@ -74,17 +74,21 @@ def publish(space: str, private: bool, hardware: str | None) -> None:
         raise ValueError("log in first with `hf auth login`, or set HF_TOKEN to a token with the write role")
     api = HfApi(token=token)
     kind = {"repo_type": "space", "space_sdk": "gradio", "space_hardware": hardware}
-    url = api.create_repo(space, private=private or None, exist_ok=True, **kind)
+    api.create_repo(space, private=private or None, exist_ok=True, **kind)
     patterns = {"allow_patterns": WANTED, "ignore_patterns": UNWANTED}
     words = "See a diffusion model work"
     api.upload_folder(repo_id=space, folder_path=ROOT, repo_type="space", commit_message=words, **patterns)
-    print(f"{url} is being built, which takes some minutes")
+    print(f"{api.endpoint}/spaces/{space} is being built, which takes some minutes")
 
 
-def sentence(error: HfHubHTTPError) -> str:
+def advice(error: HfHubHTTPError) -> str:
     status = error.response.status_code
-    said = " ".join((error.server_message or f"error {status}").split())
+    said = error.server_message or f"error {status}"
     return f"{ADVICE[status]} ({said})" if status in ADVICE else said
+
+
+def on_one_line(words: object) -> str:
+    return " ".join(str(words).split())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,164 @@
+"""`python -m dp.publish_space`, against a Hub on this machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fakehub
+import huggingface_hub
+import pytest
+from fakehub import FakeHub, refuses
+from huggingface_hub import constants
+
+from dp import publish_space
+
+ROOT = Path(__file__).resolve().parent.parent
+WRITER, READER = "hf_alice", "hf_reader"
+SPACE = "alice/diffusion"
+# How the Hub's client hands a file to the package below it.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The Hub that this process talks to, of Spaces instead of models, on a machine that is logged in nowhere."""
+    places = (("/api/models/", "/api/spaces/"), ("POST /(?P<repo>", "POST /spaces/(?P<repo>"))
+    for kind, rule in list(fakehub.KINDS.items()):
+        for models, of_spaces in places:
+            rule = rule.replace(models, of_spaces)
+        monkeypatch.setitem(fakehub.KINDS, kind, rule)
+    hub = FakeHub()
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield hub
+    hub.close()
+    huggingface_hub.close_session()
+
+
+@pytest.fixture
+def clone(monkeypatch, tmp_path):
+    """A small clone of the repository, with things in it that are nobody else's."""
+    folder = tmp_path / "clone"
+    for name in ("app.py", "README.md", "requirements.txt", "dp/sample.py", "checkpoints/faces-32/config.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    private = (
+        ".venv/bin/python",
+        ".git/config",
+        "runs/mine/dataset/images.npy",
+        "pictures/me.jpg",
+        "token.txt",
+        ".env",
+    )
+    private += ("dp/__pycache__/sample.pyc", "dp/ui/player/player.pyi", "checkpoints/.DS_Store", ".cache/x")
+    for name in private:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("nobody else's")
+    monkeypatch.setattr(publish_space, "ROOT", folder)
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """A function that runs the command, with a token or none, and gives its exit code, what it said and complained."""
+
+    def run(*arguments: str, token: str | None = WRITER) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dp.publish_space", *arguments])
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        try:
+            publish_space.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def test_the_whole_repository_goes_up_and_nothing_else(hub, command):
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode or not listed.stdout:
+        pytest.skip("this is no clone")
+    code, said, _ = command(SPACE, "--private", "--hardware", "zero-a10g")
+    assert code == 0 and f"{hub.url}/spaces/{SPACE}" in said
+    there = hub.repos[SPACE]
+    assert there["private"]
+    tracked = {name for name in listed.stdout.split() if (ROOT / name).is_file()}
+    assert tracked <= there["files"].keys()
+    assert all((ROOT / name).read_bytes() == content for name, content in there["files"].items())
+    assert {token for kind, _, token in hub.requests if kind != "store"} == {WRITER}
+    code, *_ = command(SPACE)  # once more: it is there already
+    assert code == 0 and hub.kinds().count("commit") == 2
+
+
+def test_what_lies_beside_it_stays_here(hub, clone, command):
+    assert command(SPACE)[0] == 0
+    there = {"app.py", "README.md", "requirements.txt", "dp/sample.py", "checkpoints/faces-32/config.json"}
+    assert hub.repos[SPACE]["files"].keys() == there
+    code, said, _ = command(SPACE, "--dry-run")
+    *lines, total = said.splitlines()
+    sizes = {name: int(size.replace(",", "")) for size, name in map(str.split, lines)}
+    assert code == 0 and sizes == {name: (clone / name).stat().st_size for name in there}
+    assert re.fullmatch(rf" *{sum(sizes.values()):,}  bytes in 5 files would go up to the Space {SPACE}", total)
+
+
+def test_a_dry_run_asks_nobody(hub, clone, command):
+    assert command(SPACE, "--dry-run", token=None)[0] == 0
+    assert hub.requests == []
+
+
+def dislikes_the_card(handler):
+    handler.answer(400, {"errors": [{"message": "short_description is too long"}]})
+
+
+@pytest.mark.parametrize(
+    "trouble, words",
+    [
+        ({}, None),
+        ({"create": refuses(402)}, "cannot have a Space on that hardware"),
+        ({"create": refuses(403)}, "this token may not do that"),
+        ({"create": refuses(429)}, "too many requests"),
+        ({"create": refuses(500)}, "the Hub says no"),
+        ({"card": dislikes_the_card}, "short_description is too long"),
+        ({"commit": refuses(500)}, "the Hub says no"),
+    ],
+)
+def test_trouble_on_the_hub_is_one_sentence(hub, clone, command, trouble, words):
+    hub.trouble = trouble
+    code, _, complaint = command(SPACE)
+    if words is None:
+        assert code == 0
+    else:
+        assert code == 2 and words in complaint.splitlines()[-1] and "Traceback" not in complaint
+        assert WRITER not in complaint
+
+
+@pytest.mark.parametrize(
+    "space, token, words",
+    [
+        (SPACE, None, "log in first with `hf auth login`, or set HF_TOKEN"),
+        (SPACE, "hf_expired", "it does not take this token: log in again"),
+        (SPACE, READER, "this token may not do that"),
+        ("bob/diffusion", WRITER, "this token may not do that"),
+        ("diffusion", WRITER, "name the Space as user/name, not 'diffusion'"),
+        ("../x/y", WRITER, "Repo id must"),
+    ],
+)
+def test_who_may_not_is_told_what_to_do(hub, clone, command, space, token, words):
+    code, _, complaint = command(space, token=token)
+    assert code == 2 and words in complaint and "Traceback" not in complaint
+    assert not token or token not in complaint
+    assert hub.repos == {}
+
+
+def test_a_hub_that_cannot_be_reached_is_told(hub, clone, command, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    code, _, complaint = command(SPACE)
+    assert code == 2 and "the Hub cannot be reached" in complaint and complaint.count("\n") == 1
