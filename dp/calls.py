@@ -39,7 +39,7 @@ def headers_for(repo_id: str, token: str | bool | None) -> dict[str, str]:
         if repo_id.count("/") != 1:
             raise HFValidationError
     except HFValidationError:
-        raise HubError(f"{plain(repo_id)!r} is no name of a model on the Hub: write it as user/name") from None
+        raise HubError(f"{plain(repo_id)!r} is no name on the Hub: write it as user/name") from None
     if isinstance(token, str) and not re.fullmatch(r"[!-~]{0,4000}", token := token.strip()):
         raise HubError("that is not a token: a token is one line of letters and digits that begins with hf_")
     token = get_token() if token is None else token

@@ -33,13 +33,14 @@ def export(frames: Sequence[Frame], made_with: Mapping[str, Any], kind: Any) -> 
         raise ValueError("there is nothing to save yet")
     made_with = {"app": f"dp {VERSION}", **made_with, "steps_taken": frames[-1].index}
     text = {"parameters": readable(made_with), KEY: json.dumps(made_with)}
-    name = f"{made_with['checkpoint']}-{made_with['seed']}"
+    model = made_with["checkpoint"].replace("/", "-")  # of a run's milestone or the Hub's model
+    name = f"{model}-{made_with['seed']}"
     final = frames[-1].x0
     if kind == "png":
         return f"{name}.png", encode_png(grid(final), text)
     if kind == "images":
         singles = {
-            f"{made_with['checkpoint']}-{made_with['seed'] + i}.png": encode_png(
+            f"{model}-{made_with['seed'] + i}.png": encode_png(
                 image, text | {KEY: json.dumps(made_with | {"seed": made_with["seed"] + i, "batch_size": 1})}
             )
             for i, image in enumerate(final)

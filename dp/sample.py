@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+from dp import hub
 from dp.atomic import replacing
 from dp.checkpoint import read_config
 from dp.checks import within
@@ -40,7 +40,8 @@ def options() -> argparse.ArgumentParser:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="a folder, a training run's folder, or a name below checkpoints/")
+    words = "a name below checkpoints/, a folder, a training run's, or user/name on the Hub"
+    add("checkpoint", metavar="CHECKPOINT", help=words)
     add("--images", type=int, default=IMAGES, metavar="N", help="how many; image i has seed + i (%(default)s)")
     add("--timesteps", type=int, default=TIMESTEPS, metavar="N", help="network calls (%(default)s)")
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help="%(choices)s (%(default)s)", metavar="NAME")
@@ -61,17 +62,17 @@ def main() -> None:
     args = parser.parse_args()
     use_own_cores()
     try:
-        settings, folder, kind = settings_of(args), folder_of(args.checkpoint), kind_of(args.out, args.kind)
-        ticket = Engine(folder.parent).submit(settings, folder.name)
-        watch(ticket, settings.timesteps)
-        name, content = export(ticket.trajectory.frames, ticket.made_with, kind)
-        path = args.out / name if is_folder(args.out) else args.out
+        file = args.out if args.out.suffix and not args.out.is_dir() else None
+        settings, kind, (folder, model) = settings_of(args), kind_of(file, args.kind), found(args.checkpoint)
+        ticket = drawn(folder, settings)
+        name, content = export(ticket.trajectory.frames, ticket.made_with | {"checkpoint": model}, kind)
+        path = file or args.out / name
         with replacing(path) as aside:
             aside.write_bytes(content)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{error}\n")
     except KeyboardInterrupt:
-        sys.exit(130)  # as shells count it
+        parser.exit(130)  # as shells count it
     print(f"{path} (seed {ticket.made_with['seed']})")
 
 
@@ -82,38 +83,37 @@ def settings_of(args: argparse.Namespace) -> SampleSettings:
     return replace(settings, time_difference=steps / settings.timesteps)
 
 
-def is_folder(out: Path) -> bool:
-    return out.is_dir() or not out.suffix
-
-
-def kind_of(out: Path, asked: str | None) -> str:
-    """The kind of file to write. Raises ValueError where its name ends otherwise."""
-    suffix = out.suffix.lower()
-    kind = asked or (suffix[1:] if suffix[1:] in KINDS and not is_folder(out) else "png")
-    if suffix != KINDS[kind] and not is_folder(out):
-        raise ValueError(f"a file of the kind {kind!r} ends with {KINDS[kind]}, which {str(out)!r} does not")
+def kind_of(file: Path | None, asked: str | None) -> str:
+    """What to write, to a file of that name. Raises ValueError where the name ends otherwise."""
+    suffix = file.suffix.lower() if file else ""
+    kind = asked or (suffix[1:] if suffix[1:] in KINDS else "png")
+    if file and suffix != KINDS[kind]:
+        raise ValueError(f"a file of the kind {kind!r} ends with {KINDS[kind]}, which {str(file)!r} does not")
     return kind
 
 
-def folder_of(checkpoint: str) -> Path:
-    """The checkpoint folder of that path or name; of a training run, its newest. ValueError where there is none."""
-    path = Path(checkpoint).resolve()
-    if not path.is_dir():
-        path = BUNDLED / path.name  # where there is none, the names are told later
-    elif milestones := RunFolder(path).milestones():
-        path = RunFolder(path).checkpoint(milestones[-1])
-    else:
+def found(checkpoint: str) -> tuple[Path, str]:
+    """The folder of a checkpoint, and what to call it. Raises ValueError where there is none."""
+    path, run = Path(checkpoint).resolve(), RunFolder(checkpoint)
+    if milestones := run.milestones():
+        return run.checkpoint(milestones[-1]).resolve(), f"{run.config().get('name') or run.id}/{milestones[-1]:06d}"
+    if path.is_dir():
         read_config(path)
-    return path
+        return path, path.name
+    if (folder := hub.find(checkpoint)).is_dir():
+        return folder, checkpoint
+    return BUNDLED / path.name, path.name  # where there is none, the names are told later
 
 
-def watch(ticket: Ticket, timesteps: int) -> None:
-    """Wait for the end of the run, with a bar where somebody sees it. Raises ValueError with what went wrong."""
-    with tqdm(total=timesteps, unit="step", disable=None) as progress:
+def drawn(folder: Path, settings: SampleSettings) -> Ticket:
+    """The run, at its end; with a bar where somebody sees it. Raises ValueError with what went wrong."""
+    ticket = Engine(folder.parent).submit(settings, folder.name)
+    with tqdm(total=settings.timesteps, unit="step", disable=None) as progress:
         for frame in ticket:
             progress.update(frame.index - progress.n)
     if ticket.state == "failed":
         raise ValueError(ticket.error)
+    return ticket
 
 
 if __name__ == "__main__":

@@ -8,8 +8,14 @@ import json
 import re
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+import huggingface_hub
+from huggingface_hub import constants
+
+from dp import calls
 
 # What a request is for, by its method and path.
 KINDS = {
@@ -156,6 +162,26 @@ class FakeHub:
     def file(self, handler, body, repo, revision, name):
         if self.may(handler, repo):
             handler.answer(200, raw=self.repos[repo]["files"][name])
+
+
+@contextmanager
+def connected(monkeypatch, tmp_path):
+    """The Hub that this process talks to, on a machine that is logged in nowhere."""
+    fake = FakeHub()
+    monkeypatch.setattr(constants, "ENDPOINT", fake.url)
+    template = fake.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    calls._wait_for_nothing.cache_clear()
+    try:
+        yield fake
+    finally:
+        fake.close()
+        calls._wait_for_nothing.cache_clear()
+        huggingface_hub.close_session()
 
 
 # Kinds of trouble.

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import randomise
-from fakehub import FakeHub, breaks_off, refuses, says, sleeps, trickles
+from fakehub import breaks_off, connected, refuses, says, sleeps, trickles
 from gradio_client import Client
 from huggingface_hub import ModelCard, constants
 from PIL import Image
@@ -35,23 +35,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
-    """The Hub that this process talks to, on a machine that is logged in nowhere; and little patience."""
-    fake = FakeHub()
-    monkeypatch.setattr(constants, "ENDPOINT", fake.url)
-    template = fake.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    """With little patience."""
     for module in (calls, hub):
         monkeypatch.setattr(module, "PATIENCE", 0.4)
     monkeypatch.setattr(hub, "SLOWEST", 1e6)
-    calls._wait_for_nothing.cache_clear()
-    yield fake
-    fake.close()
-    calls._wait_for_nothing.cache_clear()
-    huggingface_hub.close_session()
+    with connected(monkeypatch, tmp_path) as fake:
+        yield fake
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"images", "film", "tickets"},
     "sample": {
         "checks",
+        "hub",
         "atomic",
         "runs",
         "device",
@@ -64,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "engine",
         "export",
     },
-    "publish_space": set(),
+    "publish_space": {"calls"},
     "ui": {
         "ui",
         "engine",

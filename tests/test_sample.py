@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from fakehub import connected
 from PIL import Image
 
 from dp import sample
@@ -90,10 +91,20 @@ def test_the_name_of_the_file_says_its_kind(command, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_model_on_the_hub_is_as_good_too(command, tmp_path, monkeypatch):
+    files = {name: (FACES / name).read_bytes() for name in ("config.json", "model.safetensors", "README.md")}
+    with connected(monkeypatch, tmp_path) as fake:
+        fake.repos["alice/faces"] = {"files": files, "private": False}
+        assert command("alice/faces", *FEW) == (0, "alice-faces-5.png (seed 5)\n", "")
+        assert settings_in((tmp_path / "alice-faces-5.png").read_bytes())["checkpoint"] == "alice/faces"
+        code, _, complaint = command("alice/cats", *FEW)
+        assert code == 2 and "no folder 'alice/cats' here, and on the Hub: there is no model" in complaint
+
+
 def test_a_path_and_a_training_run_are_as_good_as_a_name(command, tmp_path):
     for milestone in ("000500", "001000"):
         shutil.copytree(FACES, tmp_path / "runs" / "mine" / "checkpoints" / milestone)
-    for path, name in (("runs/mine", "001000-5.png"), ("runs/mine/checkpoints/000500", "000500-5.png")):
+    for path, name in (("runs/mine", "mine-001000-5.png"), ("runs/mine/checkpoints/000500", "000500-5.png")):
         assert command(path, *FEW) == (0, f"{name} (seed 5)\n", "")
 
 
