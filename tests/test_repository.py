@@ -117,7 +117,7 @@ def test_the_readmes_commands_run(tmp_path):
         assert python == ".venv/bin/python"
         done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
-    made = {"faces.gif", "000002-3.png", "runs"}
+    made = {"faces.gif", "pictures-000002-3.png", "runs"}
     assert made <= {path.name for path in tmp_path.iterdir()}
     assert (tmp_path / "runs" / "mine" / "checkpoints" / "000002" / "model.safetensors").is_file()
 
