@@ -1,12 +1,15 @@
-"""The pictures of the documentation, taken from the app itself, as a visitor sees it.
+"""The pictures of the documentation, taken from the app itself, as a visitor sees it: app.png, compare.png, train.png.
+The last one is of a run on the folder that is named, which takes some minutes.
 
-pip install -r tests/requirements.txt
-python docs/pictures.py        # writes docs/app.png and docs/compare.png
+    pip install -r tests/requirements.txt
+    python checkpoints/make.py draw faces-32 pictures/faces
+    python docs/pictures.py pictures/faces
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -37,9 +40,17 @@ def compare(page) -> None:
     page.wait_for_function(f"{arms}.every(p => p.dataset.kept && p.dataset.state === 'done')")
 
 
+def train(page) -> None:
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#intake .folder").set_input_files(sys.argv[1])
+    page.wait_for_selector("#intake .intake[data-state=checked]")
+    page.click("#start-training")
+    page.wait_for_selector("#board .run[data-state=finished]", timeout=3_600_000)
+
+
 def main() -> None:
-    with serve("app.py") as url, open_browser() as browser:
-        for name, show in (("app", denoise), ("compare", compare)):
+    with tempfile.TemporaryDirectory() as home, serve("app.py", DP_HOME=home) as url, open_browser() as browser:
+        for name, show in (("app", denoise), ("compare", compare), ("train", train)):
             with browser.new_context(**WINDOW) as context:
                 page = context.new_page()
                 page.goto(url)

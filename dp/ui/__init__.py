@@ -16,8 +16,9 @@ from dp.ui.watching import Viewers
 TITLE = "See a diffusion model work"
 INTRO = (
     "# See a diffusion model work\n"
-    "Every picture below starts as pure noise. At each step the network guesses the finished picture (**x0**), "
-    "takes a small step towards it and guesses again. You see each guess as it is made."
+    "Every picture here starts as pure noise. At each step the network guesses the finished picture (**x0**), "
+    "takes a small step towards it and guesses again. Watch each guess as it is made, compare what the knobs do, or "
+    "train a network on pictures of your own."
 )
 
 # System fonts: nothing is fetched from elsewhere. On a phone the pictures and the button fit on one screen.
