@@ -28,6 +28,8 @@ def test_front_matter_makes_a_space():
     assert isinstance(card.sdk_version, str) and isinstance(card.python_version, str)
     assert {card.colorFrom, card.colorTo} <= COLOURS
     assert len(card.short_description) <= 60
+    keys = re.findall(r"^(\w+):", README.split("---")[1], re.M)
+    assert len(keys) == len(set(keys))  # the platform takes no key twice
     # Signing in says who one is, and lets the page publish and start Jobs in that name; no more than that.
     assert card.hf_oauth is True and card.hf_oauth_scopes == ["contribute-repos", "jobs"]
     assert card.suggested_hardware in {hardware.value for hardware in SpaceHardware}
