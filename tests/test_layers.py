@@ -84,6 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "findings",
         "sources",
         "intake",
+        "card",
         "checkpoint",
         "samplers",
         "schedules",

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from serving import ROOT
 
+from dp import checkpoint
 from dp.engine import Engine
 from dp.images import grid
 from dp.policy import DiffusionPolicy
@@ -63,6 +65,12 @@ def test_what_a_stranger_sends_never_becomes_markup(engine, tmp_path):
     (tmp_path / "<b>bad").mkdir()
     (tmp_path / "<b>bad" / "config.json").write_text("{}")
     assert "<b>" not in controls.problems(engine) and str(tmp_path) not in controls.problems(engine)
+
+
+def test_what_a_checkpoint_says_of_itself_is_no_markdown(tiny_rin, tmp_path):
+    checkpoint.save(DiffusionPolicy(tiny_rin()), tmp_path / "tiny", dataset="![](http://host/x) <b> [a](http://b)")
+    shown = controls.describe(Engine(tmp_path, device="cpu"), "tiny")
+    assert not re.search(r"(?<!\\)[\[<]", shown) and "8×8 pixels" in shown
 
 
 def test_a_page_without_any_checkpoint_says_what_to_do(tmp_path):

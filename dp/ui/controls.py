@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from dp.card import escape
 from dp.checkpoint import Entry
 from dp.checks import MAX_SEED, within
 from dp.engine import Engine
@@ -128,12 +129,12 @@ def describe(engine: Engine, checkpoint: str | None) -> str:
     facts = [f"{network['image_size']}×{network['image_size']} pixels", f"predicts {policy.get('objective', 'v')}"]
     facts += [f"trained {config['step']:,} steps"] if "step" in config else []
     facts += [f"on {config['dataset']}"] if "dataset" in config else []
-    return html.escape(" · ".join(facts)) + problems(engine)
+    return escape(" · ".join(facts)) + problems(engine)
 
 
 def problems(engine: Engine) -> str:
     broken = [entry for entry in entries(engine) if entry.problem]
-    return "".join(f"\n\n⚠️ {html.escape(entry.problem.replace(str(entry.path), entry.name))}" for entry in broken)
+    return "".join(f"\n\n⚠️ {escape(entry.problem.replace(str(entry.path), entry.name))}" for entry in broken)
 
 
 def config_of(engine: Engine, checkpoint: str) -> dict[str, Any]:
