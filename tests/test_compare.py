@@ -169,6 +169,11 @@ def test_what_cannot_be_compared_is_told(engine):
         ("sampler", ["euler"], "sampler"),
         ("checkpoint", ["three"], "there is no checkpoint 'three'"),
         ("weather", ["fine"], "no such thing to compare as 'weather'"),
+        (["sampler"], ["ddim"], "no such thing to compare as"),
+        ("sampler", {"ddim": 1}, "choose 1 to 6 values"),
+        ("sampler", [["ddim"]], "sampler"),
+        ("timesteps", [[5]], "Timesteps must be a whole number"),
+        (SHORT_RUNS, [{}], "Each step to look at must be a whole number"),
     ):
         with pytest.raises(gr.Error, match=words.replace("(", r"\(")):
             make_arms(engine, axis, chosen, *page_values())

@@ -9,6 +9,7 @@ from dp.checks import within
 from dp.engine import Engine
 from dp.samplers import SampleSettings
 from dp.ui import controls
+from dp.ui.sharing import number
 
 MOST = 6
 SHORT_RUNS = "short runs"  # x0 at step k of N beside the end of a run of k steps
@@ -45,7 +46,12 @@ class Arm(NamedTuple):
 
 def make_arms(engine: Engine, axis: str, chosen: Sequence[Any], *values: Any) -> list[Arm]:
     """The page's values, and those of `axis` (of `PLACES`, or SHORT_RUNS) to compare. What is bad is a gr.Error."""
-    chosen = list(dict.fromkeys(chosen or []))
+    if axis not in [*PLACES, SHORT_RUNS]:
+        raise controls.complaint(f"there is no such thing to compare as {axis!r:.40}")
+    chosen = chosen if isinstance(chosen, list) else []
+    chosen = [value for i, value in enumerate(chosen) if value not in chosen[:i]]
+    if axis not in ("sampler", "schedule", "checkpoint"):
+        chosen = [number(value) if isinstance(value, str) else value for value in chosen]
     most = MOST // 2 if axis == SHORT_RUNS else MOST
     if not 1 <= len(chosen) <= most:
         raise controls.complaint(f"choose 1 to {most} values to compare, got {len(chosen)}")
@@ -55,13 +61,12 @@ def make_arms(engine: Engine, axis: str, chosen: Sequence[Any], *values: Any) ->
     first = controls.read(engine, *values)[1]
     values[-2:] = [first.seed, False]  # decided once, for all
     if axis == SHORT_RUNS:
-        return pairs(engine, [number(value) for value in chosen], first.timesteps, values)
-    if axis not in PLACES:
-        raise controls.complaint(f"there is no such thing to compare as {axis!r:.40}")
+        return pairs(engine, chosen, first.timesteps, values)
     arms = []
     for value in chosen:
-        values[PLACES[axis]] = value if axis in ("sampler", "schedule", "checkpoint") else number(value)
-        arms.append(Arm(label_of(engine, axis, values), *controls.read(engine, *values)))
+        values[PLACES[axis]] = value
+        run = controls.read(engine, *values)
+        arms.append(Arm(label_of(engine, axis, values), *run))
     return arms
 
 
@@ -78,14 +83,6 @@ def pairs(engine: Engine, steps: Sequence[Any], whole: int, values: list[Any]) -
         short[PLACES["timesteps"]] = k
         arms.append(Arm(f"end of a {k}-step run", *controls.read(engine, *short)))
     return arms
-
-
-def number(value: Any) -> Any:
-    """A value typed into a list of choices, as a number; what is none stays as it is, and is refused later."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def label_of(engine: Engine, axis: str, values: Sequence[Any]) -> str:

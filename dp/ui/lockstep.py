@@ -50,11 +50,11 @@ Values = dict[int, dict[str, Any]]  # the players' values, by arm
 
 async def side_by_side(viewers: Viewers, session: str, arms: Sequence[Arm], tally: Tally) -> AsyncIterator[Values]:
     """All arms at once, on the engine: whatever is new, some fifteen times a second."""
+    viewers.check_room(session)
     tickets: dict[Run, Ticket] = {}
     for arm in arms:
         if arm.run not in tickets:
             keep = [other.until for other in arms if other.until and other.run == arm.run]
-            viewers.check_room(session)
             tickets[arm.run] = viewers.engine.submit(arm.settings, arm.checkpoint, keep=keep)
     streams = [arm_values(viewers, session, arm, i, tickets[arm.run], tally) for i, arm in enumerate(arms)]
     waiting = {asyncio.ensure_future(anext(stream)): i for i, stream in enumerate(streams)}
