@@ -6,6 +6,8 @@ const FEWEST = 100; // places of the slider, where the runs have fewer steps
 const $ = (selector) => element.querySelector(selector);
 const clock = $(".clock");
 const [scrub, by, live] = [$(".scrub"), $(".by"), $(".live")];
+scrub.step = "any";
+scrub.setAttribute("aria-label", "How far");
 const arms = () => document.querySelectorAll(".player.arm");
 const send = (type, detail) => arms().forEach((arm) => arm.dispatchEvent(new CustomEvent(type, { detail })));
 let there = null; // what there is to play

@@ -14,9 +14,8 @@ The server sends small JSON values, never markup, and the newest frame only. Wha
     beat      any number, new each time, that says no more than that the run goes on
     message   one sentence for the status line, as plain text
 
-A run begins with 'waiting'. Where it goes on but nothing has come for a while (the laptop slept, the network went), the
-event `lost` is triggered. A value without `src` keeps the picture that is there, so that nothing ever blanks; after
-'stopped' only another run's 'waiting' counts.
+A run begins with 'waiting'. Where one goes on but nothing has come for a while, the event `lost` is triggered. A value
+without `src` keeps the picture that is there: nothing ever blanks. After 'stopped' only another run's 'waiting' counts.
 """
 
 from __future__ import annotations
@@ -43,6 +42,15 @@ PATIENCE = 10  # seconds that a file waits for another's end
 SHEET_COLUMNS = 16  # of a sheet with one image's frames
 
 
+def text(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def html(name: str) -> str:
+    """A template, with the buttons and the slider that the player and the clock have in common."""
+    return text(name).replace("<!-- transport -->", text("transport.html"))
+
+
 class Player(gr.HTML):
     """is_arm: one of several that are played together by a `Clock`, hidden until a run begins."""
 
@@ -51,9 +59,9 @@ class Player(gr.HTML):
             arm=is_arm,
             server_functions=recall(engine),
             value={"state": "idle"},
-            html_template=(HERE / "player.html").read_text(encoding="utf-8"),
-            css_template=(HERE / "player.css").read_text(encoding="utf-8"),
-            js_on_load="\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+            html_template=html("player.html"),
+            css_template=text("transport.css") + text("player.css"),
+            js_on_load="\n".join(map(text, SCRIPTS)),
             apply_default_css=False,
             **kwargs,
         )
@@ -66,18 +74,17 @@ class Player(gr.HTML):
 
 
 class Clock(gr.HTML):
-    """Plays all arms on the page together, aligned by their share of steps or by log-SNR, and shows a table.
-
-    value: rows, a list of texts for each arm; longest, the name of the run that distances are measured to; begins, true
-    where a comparison begins; pairs, whether the arms are pairs, one above the other.
+    """Plays all arms on the page together, and shows a table. value: rows, a list of texts for each arm; longest, the
+    name of the run that distances are measured to; begins, true where a comparison begins, and pairs, whether the arms
+    then are pairs, one above the other.
     """
 
     def __init__(self, **kwargs: Any):
         super().__init__(
             value={},
-            html_template=(HERE / "clock.html").read_text(encoding="utf-8"),
-            css_template=(HERE / "clock.css").read_text(encoding="utf-8"),
-            js_on_load=(HERE / "clock.js").read_text(encoding="utf-8"),
+            html_template=html("clock.html"),
+            css_template=text("transport.css") + text("clock.css"),
+            js_on_load=text("clock.js"),
             apply_default_css=False,
             **kwargs,
         )
