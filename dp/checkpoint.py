@@ -138,9 +138,7 @@ def build(config: dict[str, Any], where: str, device: str = "cpu") -> DiffusionP
 def inspect(folder: Path) -> tuple[dict[str, Any], DiffusionPolicy]:
     """The config of a checkpoint folder and its model without weights, after all but their values has been checked."""
     config = read_config(folder)
-    policy = build(
-        config, str(folder), device="meta"
-    )  # nothing is allocated before the file has shown that it holds it
+    policy = build(config, str(folder), device="meta")  # nothing is allocated before the file shows that it holds it
     weights = policy.model.state_dict()
     check_weights(folder / "model.safetensors", {name: tuple(value.shape) for name, value in weights.items()})
     return config, policy

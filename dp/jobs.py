@@ -81,7 +81,7 @@ def start(run: RunFolder) -> None:
     neither this process nor a terminal. ValueError where it is alive already, or ends at once.
     """
     if run.is_alive():
-        raise ValueError(f"{_name(run)} is already going on")
+        raise ValueError(f"the run {run.name!r} is already going on")
     before = time.time()
     with run.log_file.open("ab") as log:
         process = _launch(run, run.config().get("processes", 1), stdout=log, stderr=subprocess.STDOUT)
@@ -93,10 +93,10 @@ def start(run: RunFolder) -> None:
         if code is None:
             time.sleep(0.05)
         elif run.is_alive():
-            raise ValueError(f"{_name(run)} is already going on")
+            raise ValueError(f"the run {run.name!r} is already going on")
         else:
-            raise ValueError(f"{_name(run)} ended at once: {run.tail(1) or f'exit code {code}'}")
-    raise ValueError(f"{_name(run)} does not come to life; see its log")
+            raise ValueError(f"the run {run.name!r} ended at once: {run.tail(1) or f'exit code {code}'}")
+    raise ValueError(f"the run {run.name!r} does not come to life; see its log")
 
 
 def trial(run: RunFolder) -> subprocess.Popen:
@@ -133,7 +133,7 @@ def sample_now(run: RunFolder) -> None:
 
 def _ask(run: RunFolder, verb: str) -> None:
     if not run.is_alive():
-        raise ValueError(f"{_name(run)} is not going on: it is {run.status()['state']}")
+        raise ValueError(f"the run {run.name!r} is not going on: it is {run.status()['state']}")
     run.ask(verb)
 
 
@@ -143,7 +143,7 @@ def stop(run: RunFolder) -> None:
         return run.ask("stop")
     state = run.status()["state"]
     if state not in ("paused", "lost"):
-        raise ValueError(f"{_name(run)} is not going on: it is {state}")
+        raise ValueError(f"the run {run.name!r} is not going on: it is {state}")
     with _idle(run):
         run.report(state="stopped", message="stopped")
 
@@ -170,8 +170,4 @@ def _idle(run: RunFolder):
     try:
         return run.lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"{_name(run)} is going on: stop it first") from None
-
-
-def _name(run: RunFolder) -> str:
-    return f"the run {run.config().get('name', run.id)!r}"
+        raise ValueError(f"the run {run.name!r} is going on: stop it first") from None

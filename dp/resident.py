@@ -74,11 +74,7 @@ def milestones(home: str | Path) -> list[Entry]:
     """
     runs, named = runs_in(home), {}
     for run in reversed(runs):
-        try:
-            name = run.config().get("name") or run.id
-        except ValueError:
-            name = run.id
-        named[run.id if name in named else name] = run
+        named[run.id if run.name in named else run.name] = run
     return [
         replace(entry, run=name)
         for name, run in reversed(named.items())

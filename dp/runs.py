@@ -76,6 +76,14 @@ class RunFolder:
     def id(self) -> str:
         return self.path.resolve().name
 
+    @property
+    def name(self) -> str:
+        """What people call it; the id where it does not say."""
+        try:
+            return self.config().get("name") or self.id
+        except ValueError:
+            return self.id
+
     def checkpoint(self, milestone: int) -> Path:
         return self.path / "checkpoints" / f"{milestone:06d}"
 

@@ -96,7 +96,7 @@ def found(checkpoint: str) -> tuple[Path, str]:
     """The folder of a checkpoint, and what to call it. Raises ValueError where there is none."""
     path, run = Path(checkpoint).resolve(), RunFolder(checkpoint)
     if milestones := run.milestones():
-        return run.checkpoint(milestones[-1]).resolve(), f"{run.config().get('name') or run.id}/{milestones[-1]:06d}"
+        return run.checkpoint(milestones[-1]).resolve(), f"{run.name}/{milestones[-1]:06d}"
     if path.is_dir():
         read_config(path)
         return path, path.name

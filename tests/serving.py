@@ -53,6 +53,16 @@ def awaited(coroutine):
         return thread.submit(asyncio.run, coroutine).result()
 
 
+def exit_code(monkeypatch, module, *arguments):
+    """Of a command, run in this process: a module with a `main` that reads these arguments."""
+    monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+    try:
+        module.main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
 def set_run(page, *, timesteps, seed, images=4):
     """Type a run into the page's controls."""
     page.get_by_label("Random seed").uncheck()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import fakehub
 import pytest
 from fakehub import connected, refuses
 from huggingface_hub import constants
+from serving import exit_code
 
 from dp import publish_space
 
@@ -62,15 +62,9 @@ def command(monkeypatch, capfd):
     """A function that runs the command, with a token or none, and gives its exit code, what it said and complained."""
 
     def run(*arguments: str, token: str | None = WRITER) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dp.publish_space", *arguments])
         if token:
             monkeypatch.setenv("HF_TOKEN", token)
-        try:
-            publish_space.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capfd.readouterr()
+        return exit_code(monkeypatch, publish_space, *arguments), *capfd.readouterr()
 
     return run
 

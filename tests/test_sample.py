@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fakehub import connected
 from PIL import Image
+from serving import exit_code
 
 from dp import sample
 from dp.engine import Engine
@@ -36,13 +37,7 @@ def command(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DP_DEVICE", "cpu")
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dp.sample", *arguments])
-        try:
-            sample.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
+        return exit_code(monkeypatch, sample, *arguments), *capsys.readouterr()
 
     return run
 

@@ -18,7 +18,7 @@ import torch
 from accelerate.state import AcceleratorState
 from filelock import FileLock
 from PIL import Image
-from training import make_run
+from training import make_pictures, make_run
 
 from dp import checkpoint
 from dp.atomic import write_json
@@ -49,14 +49,6 @@ def make_policy(seed: int = 0, **settings) -> DiffusionPolicy:
     return DiffusionPolicy(RIN(**network, heads=2, dim_head=4), **settings)
 
 
-def make_folder(path: Path, count: int = 8) -> Path:
-    path.mkdir()
-    generator = np.random.default_rng(0)
-    for i in range(count):
-        Image.fromarray(generator.integers(0, 256, (8, 8, 3), np.uint8)).save(path / f"{i}.png")
-    return path
-
-
 @pytest.fixture(autouse=True)
 def each_test_stands_alone():
     """Accelerate keeps its settings for the life of the process; a test of amp must not leave them to the next one."""
@@ -67,7 +59,7 @@ def each_test_stands_alone():
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("data") / "pictures")
+    return make_pictures(tmp_path_factory.mktemp("data") / "pictures", 8)
 
 
 @pytest.fixture
@@ -108,7 +100,7 @@ def same(a: dict, b: dict) -> bool:
 
 @pytest.mark.parametrize("count", [8, 3], ids=["two batches of pictures", "fewer pictures than a batch"])
 def test_a_resumed_run_is_the_straight_run_to_the_bit(make_trainer, tmp_path, count):
-    folder = make_folder(tmp_path / "few", count)
+    folder = make_pictures(tmp_path / "few", count)
     half, whole = 3, 6
     straight = make_trainer("straight", folder=folder, train_num_steps=whole)
     straight.train()
@@ -555,7 +547,7 @@ def test_a_setting_out_of_range_is_refused_with_its_value(make_trainer, settings
 
 
 def test_a_run_does_not_train_on_its_own_samples(make_trainer, tmp_path):
-    folder = make_folder(tmp_path / "album")
+    folder = make_pictures(tmp_path / "album", 8)
     make_trainer("album/run", folder=folder, train_num_steps=1).train()
     report = make_trainer("album/run", folder=folder).dataset.report
     assert report.used == [f"{i}.png" for i in range(8)]

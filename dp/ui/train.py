@@ -24,7 +24,7 @@ from dp.recipe import PRESETS, SIZES, Settings
 from dp.runs import home
 from dp.ui import controls, permission, words
 from dp.ui.panel import Panel
-from dp.ui.training.board import Board, free_name, name_of, run_of
+from dp.ui.training.board import Board, free_name, run_of
 from dp.ui.training.drafts import Draft
 from dp.ui.training.intake import Intake, checked
 from dp.ui.training.measure import measured
@@ -157,9 +157,9 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             raise controls.complaint(error) from None
         forget(given)
         dataset = config["dataset"]
-        shown["sentences"] = [f"The pictures of {name_of(run)}, again. Change what you like, and start."]
+        shown["sentences"] = [f"The pictures of {run.name}, again. Change what you like, and start."]
         given = {"run": run.id, "dataset": dataset["name"], "count": dataset["count"], "size": config["image_size"]}
-        return shown, given, gr.update(interactive=True), OWN, free_name(name_of(run)), *form.set(settings)
+        return shown, given, gr.update(interactive=True), OWN, free_name(run.name), *form.set(settings)
 
     def download(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
         """A checkpoint's folder as a zip, without what only resuming needs."""
@@ -170,7 +170,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             files = [path for path in sorted(folder.iterdir()) if path.is_file()]
         except (ValueError, TypeError, OSError) as error:
             raise controls.complaint(error) from None
-        name = re.sub(r"[^\w.-]+", "-", f"{name_of(run)}-{folder.name}")
+        name = re.sub(r"[^\w.-]+", "-", f"{run.name}-{folder.name}")
         path = Path(get_upload_folder()) / secrets.token_hex(16) / f"{name}.zip"  # whoever knows it may have it
         path.parent.mkdir(parents=True)
         with zipfile.ZipFile(path, "w") as archive:  # weights do not get smaller by packing

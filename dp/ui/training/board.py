@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 
 from dp import jobs
-from dp.runs import RunFolder, home, runs_in
+from dp.runs import ALIVE, RunFolder, home, runs_in
 from dp.ui import permission
 from dp.ui.player import data_uri
 
@@ -25,7 +25,6 @@ HERE = Path(__file__).parent
 SCRIPTS = ("board.js", "chart.js", "samples.js")  # one scope
 PICTURES = 12  # in one answer, at most
 LOG_LINES = 20
-GOES_ON = ("preparing", "queued", "running", "pausing", "stopping")
 VERBS: dict[str, Callable[[RunFolder], Any]] = {
     "pause": jobs.pause,
     "stop": jobs.stop,
@@ -111,16 +110,17 @@ def changed(key: str, value: Any, mark: Any, of_mark: str) -> dict[str, Any]:
 def summary(run: RunFolder) -> dict[str, Any]:
     """A run's line in the list."""
     status = run.status()
-    line = {"id": run.id, "name": name_of(run), "state": status["state"]}
+    line = {"id": run.id, "name": run.name, "state": status["state"]}
     return line | {key: status.get(key) or 0 for key in ("step", "total")}
 
 
 def facts(run: RunFolder) -> dict[str, Any]:
     """All that the page shows of a run beside its charts and pictures."""
-    status, state = run.status(), run.status()["state"]
+    status = run.status()
+    state = status["state"]
     said = {key: status.get(key) for key in ("step", "total", "loss", "images_per_s", "message", "error")}
-    said |= {"id": run.id, "name": name_of(run), "state": state, "left": seconds_left(run, status)}
-    said |= {"checkpoints": run.milestones(), "answers": status.get("is_responding", True) or state not in GOES_ON}
+    said |= {"id": run.id, "name": run.name, "state": state, "left": seconds_left(run, status)}
+    said |= {"checkpoints": run.milestones(), "answers": status.get("is_responding", True) or state not in ALIVE}
     said |= {"log": run.tail(LOG_LINES)} if state in ("failed", "lost") else {}
     try:
         config = run.config()
@@ -145,12 +145,5 @@ def seconds_left(run: RunFolder, status: dict[str, Any]) -> float | None:
 
 def free_name(name: str) -> str:
     """`name`, or where a run has it already, that and a number."""
-    taken = {name_of(run) for run in runs_in(home())}
+    taken = {run.name for run in runs_in(home())}
     return next(free for number in count(1) if (free := f"{name} {number}" if number > 1 else name) not in taken)
-
-
-def name_of(run: RunFolder) -> str:
-    try:
-        return run.config().get("name") or run.id
-    except ValueError:
-        return run.id
