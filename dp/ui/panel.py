@@ -14,8 +14,8 @@ from dp.ui import controls
 
 class Panel:
     """Adds the controls to the page being built. `settings` are those of `controls.read`, in its order; `everything` is
-    what `look_again` and `restored` give values for. prefix: of the controls' ids, so that two panels can stand on one
-    page.
+    what `look_again` and `restored` give values for, `chosen` what `opened` does. prefix: of the controls' ids, so that
+    two panels can stand on one page.
     """
 
     def __init__(self, engine: Engine, prefix: str = "", images: int = controls.IMAGES):
