@@ -311,3 +311,14 @@ def test_a_page_that_reads_one_frame_a_second_slows_nobody_and_piles_nothing_up(
     assert waiting is None or waiting.qsize() <= 4
     slow.vanish()
     quick.vanish()
+
+
+def test_a_session_that_makes_room_for_another_still_sees_its_run_to_the_end(app, monkeypatch):
+    monkeypatch.setattr(app.demo.state_holder, "capacity", 1)
+    first, second = (Reader(app, timesteps=100) for _ in range(2))
+    assert len(app.demo.state_holder.session_data) == 1  # whichever of them asked last
+    for reader in (first, second):
+        last = next(message for message in reader.messages() if message["msg"] == "process_completed")
+        assert last["success"]
+        reader.vanish()
+    assert [ticket.state for ticket in app.tickets[-2:]] == ["done", "done"]

@@ -52,6 +52,7 @@ LAUNCH = {
     "theme": THEME,
     "css": CSS,
     "max_threads": 200,
+    "state_session_capacity": 100,  # of those used last: Gradio keeps a quarter of a megabyte for every visitor
     "run_history": False,
     "enable_monitoring": False,
     "mcp_server": mcp is not None,  # Gradio's extra of that name: the endpoints become tools for language models
