@@ -219,7 +219,6 @@ def test_six_arms_on_one_clock_show_what_the_library_makes(page):
     counts = [int(number) for number in NUMBERS["timesteps"][1]]
     compare(page, "Timesteps")
     until_arms(page, f"arms.length === {MOST} && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
-    page.wait_for_timeout(500)
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     runs = [list(policy.stream(4, timesteps=n, sampler="dpmpp_2m", seed=5)) for n in counts]
     steps, pictures = shown(page)
@@ -246,7 +245,6 @@ def test_six_arms_on_one_clock_show_what_the_library_makes(page):
     page.focus("#clock .clock")
     page.keyboard.press("Home")
     until_arms(page, "arms.every(p => +p.dataset.step === 1)")
-    page.wait_for_timeout(500)
     page.select_option("#clock .pane", "noisy")
     pictures = page.evaluate(f"{ARMS}.map(p => p.querySelector('.noisy canvas').toDataURL('image/png'))")
     noisy = [decode(src) for src in pictures]
@@ -272,7 +270,6 @@ def test_the_pairs_show_their_steps_and_another_tab_keeps_its_run(page):
     mine = page.evaluate("sessionStorage.getItem('dp-run')")
     compare(page, "Step k of a long run")
     until_arms(page, "arms.length === 6 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
-    page.wait_for_timeout(500)
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     made = list(policy.stream(4, timesteps=40, sampler="dpmpp_2m", seed=5))
     steps, pictures = shown(page)

@@ -70,6 +70,13 @@ def test_arrow_keys_step_through_every_step_of_the_run_and_both_panes_move_toget
 
 
 @pytest.mark.browser
+def test_a_page_that_draws_slower_than_the_run_comes_ends_at_its_last_picture(page, steps):
+    page.evaluate("window.requestAnimationFrame = (draw) => setTimeout(() => draw?.(performance.now()), 1500)")
+    finished(page)
+    np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8((steps[-1].x0 + 1) / 2)))
+
+
+@pytest.mark.browser
 def test_scrubbing_asks_the_server_for_nothing(page):
     finished(page)
     asked = []

@@ -15,7 +15,7 @@ let value = { state: "idle" }; // the newest word from the server
 let follow = true; // show the newest frame as it comes
 let position = -1; // of the frame that is shown, in run.frames
 let single = null; // the image looked at alone: { row, sheets } with `sheets` its lossless frames, once they have come
-let drawing = false; // a frame is being drawn; afterwards, whatever is wanted by then
+let drawing = null; // until the frame that is wanted has been drawn
 let drawn = null;
 let heard = null; // when the server last spoke of a run that goes on
 let stopped = false; // until the next run begins, what was still on its way comes too late
@@ -103,10 +103,11 @@ async function recall(mine) {
   put(last); // its picture is lossless
   follow = follow || !shown;
   const at = shown ? run.frames.findLastIndex((frame) => frame.index <= shown.index) : run.frames.length - 1;
-  drawn = run.frames[at] && shown && run.frames[at].index === shown.index ? run.frames[at] : null;
+  drawn = null; // what is on the canvas may still be a frame before it
   seek(Math.max(at, 0));
-  player.dataset.kept = run.frames.length;
   if (single) look(single.row);
+  await drawing;
+  if (mine === run) player.dataset.kept = run.frames.length;
 }
 
 // ---- the frame that is shown
@@ -114,12 +115,11 @@ async function recall(mine) {
 function seek(to) {
   position = Math.max(-1, Math.min(to, run.frames.length - 1));
   caption();
-  pump();
+  drawing ||= pump();
 }
 
 async function pump() {
-  if (drawing) return;
-  drawing = true;
+  await null; // `drawing` is this
   while (run.frames[position] && run.frames[position] !== drawn) {
     const frame = run.frames[position];
     drawn = frame; // before the pictures are read: who wants it drawn again meanwhile says so
@@ -127,7 +127,7 @@ async function pump() {
     [player.dataset.step, player.dataset.state] = [frame.index, value.state];
     await new Promise(requestAnimationFrame); // let the browser paint before the next one
   }
-  drawing = false;
+  drawing = null;
 }
 
 async function draw(frame) {
