@@ -67,17 +67,18 @@ class CheckpointError(ValueError):
 @dataclass(frozen=True)
 class Entry:
     """One folder of a list of checkpoints: its config if it is whole, else what is wrong with it. run: what the
-    training run is called of which it is a milestone.
+    training run is called of which it is a milestone. hub: "user/name" of a model from the Hugging Face Hub.
     """
 
     path: Path
     config: dict[str, Any] | None = None
     problem: str | None = None
     run: str | None = None
+    hub: str | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.run}/{self.path.name}" if self.run else self.path.name
+        return self.hub or (f"{self.run}/{self.path.name}" if self.run else self.path.name)
 
 
 def save(policy: DiffusionPolicy, folder: str | Path, *, dtype: torch.dtype | None = None, **card: Any) -> None:
@@ -148,18 +149,19 @@ def list_checkpoints(*roots: str | Path) -> list[Entry]:
     """Every folder directly below the roots that holds a config.json or weights, by name; those that cannot be used say
     why.
     """
-    entries = []
-    for path in (path for root in roots for path in sorted(Path(root).glob("[!.]*"))):
-        try:
-            files = {file.name: file.stat().st_mtime_ns if file.exists() else 0 for file in path.iterdir()}
-        except NotADirectoryError:
-            continue
-        except OSError as error:
-            entries.append(Entry(path, problem=f"{path}: {error.strerror}"))
-            continue
-        if files.keys() & {"config.json", "model.safetensors"}:
-            entries.append(entry_of(path, frozenset(files.items())))
-    return entries
+    found = (look_at(path) for root in roots for path in sorted(Path(root).glob("[!.]*")))
+    return [entry for entry in found if entry]
+
+
+def look_at(path: Path) -> Entry | None:
+    """The entry of one folder; None where it holds neither a config.json nor weights."""
+    try:
+        files = {file.name: file.stat().st_mtime_ns if file.exists() else 0 for file in path.iterdir()}
+    except NotADirectoryError:
+        return None
+    except OSError as error:
+        return Entry(path, problem=f"{path}: {error.strerror}")
+    return entry_of(path, frozenset(files.items())) if files.keys() & {"config.json", "model.safetensors"} else None
 
 
 @lru_cache(maxsize=4096)

@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from dp.policy import DiffusionPolicy
 SLOWEST = 20_000  # bytes a second; who is slower than that is no longer waited for
 FILES = {"config.json": checkpoint.MAX_CONFIG, "README.md": 1_000_000, "model.safetensors": 8_000_000_000}  # bytes
 HEADER = 1_000_000  # bytes of the weights' file beside the weights
+Progress = Callable[[int, int], object]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -42,11 +44,18 @@ def find(source: str | Path, *, token: str | bool | None = None, revision: str |
         raise HubError(f"there is no folder {source!r} here, and on the Hub: {error}") from None
 
 
-def pull(repo_id: str, *, token: str | bool | None = None, revision: str | None = None) -> Path:
+def pull(
+    repo_id: str,
+    *,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    progress: Progress = lambda received, size: None,
+) -> Path:
     """The checkpoint folder of "user/name" in the Hugging Face cache, fetched unless it is there.
 
     token: a string; None for the one that this machine is logged in with, False or "" for none. revision: a branch, tag
-    or commit. With None for a token and no answer from the Hub, what was fetched before will do.
+    or commit. With None for a token and no answer from the Hub, what was fetched before will do. progress: told of each
+    file's bytes, those received and all, before the first one and as they come; what it raises ends the fetching.
     """
     headers = headers_for(repo_id, token)
     if revision is not None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision, re.ASCII):
@@ -63,12 +72,16 @@ def pull(repo_id: str, *, token: str | bool | None = None, revision: str | None 
             return folder
         raise
     with in_words(repo_id, headers):
-        folder = _cached(repo_id, info.sha) or _fetch(repo_id, info.sha, files, headers)
+        folder = _cached(repo_id, info.sha) or _fetch(repo_id, info.sha, files, headers, progress)
         if revision != info.sha:  # so that it is found again without an answer
             reference = folder.parents[1] / "refs" / (revision or constants.DEFAULT_REVISION)
             reference.parent.mkdir(parents=True, exist_ok=True)
             reference.write_text(info.sha, encoding="utf-8")
     return folder
+
+
+def forget(repo_id: str) -> None:  # all that the cache holds of it
+    shutil.rmtree(_cache_of(repo_id), ignore_errors=True)
 
 
 def push(
@@ -119,19 +132,23 @@ def push(
 # Fetching
 
 
+def _cache_of(repo_id: str) -> Path:
+    return Path(constants.HF_HUB_CACHE, f"models--{repo_id.replace('/', '--')}")
+
+
 def _cached(repo_id: str, revision: str) -> Path | None:
     names, cache = ("config.json", "model.safetensors"), constants.HF_HUB_CACHE
     found = [find_cached(repo_id, name, cache, revision) for name in names]
     return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
 
 
-def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[str, str]) -> Path:
+def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[str, str], progress: Progress) -> Path:
     """Download `commit` aside, and move it into the cache once it has shown to be a model."""
     if missing := {"config.json", "model.safetensors"} - files.keys():
         pickles = any(name.endswith(PICKLES) for name in files)
         why = "; it has only pickles, which can run code and are never loaded" if pickles else ""
         raise HubError(f"{repo_id} is not a model that dp can load: it has no {min(missing)}{why}")
-    home = Path(constants.HF_HUB_CACHE, f"models--{repo_id.replace('/', '--')}")
+    home = _cache_of(repo_id)
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home, prefix=".fetching-") as aside:
         try:
@@ -145,7 +162,7 @@ def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[st
                         raise HubError(f"{repo_id} is refused: its {name} has {size} bytes, of {most:,} allowed")
                     digest = files[name].lfs.sha256 if files[name].lfs else None
                     url = hf_hub_url(repo_id, name, revision=commit)
-                    _download(url, headers, Path(aside, name), size, digest)
+                    _download(url, headers, Path(aside, name), size, digest, progress)
             checkpoint.inspect(Path(aside))
         except CheckpointError as error:
             why = str(error).removeprefix(f"{aside}: ").replace(aside, repo_id)
@@ -157,9 +174,12 @@ def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[st
     return folder
 
 
-def _download(url: str, headers: dict[str, str], target: Path, size: int, sha256: str | None) -> None:
+def _download(
+    url: str, headers: dict[str, str], target: Path, size: int, sha256: str | None, progress: Progress
+) -> None:
     """Exactly `size` bytes, and not one more, into `target`."""
     digest, received, latest = hashlib.sha256(), 0, time.monotonic() + PATIENCE + size / SLOWEST
+    progress(received, size)
     plain_bytes = headers | {"accept-encoding": "identity"}
     with get_session().stream("GET", url, headers=plain_bytes, timeout=PATIENCE) as answer, target.open("wb") as file:
         hf_raise_for_status(answer)
@@ -171,6 +191,7 @@ def _download(url: str, headers: dict[str, str], target: Path, size: int, sha256
                 raise TimeoutError
             digest.update(chunk)
             file.write(chunk)
+            progress(received, size)
     if received != size or sha256 not in (None, digest.hexdigest()):
         raise HubError(f"{target.name} did not arrive as it was sent ({received:,} of {size:,} bytes): try again")
 

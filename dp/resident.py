@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from dp import shelf
 from dp.checkpoint import Entry, list_checkpoints, load
 from dp.policy import DiffusionPolicy
 from dp.runs import runs_in
@@ -31,9 +32,9 @@ class Resident(NamedTuple):
 
 
 class Residents:
-    """roots: folders of checkpoint folders, read again each time. runs: a folder of training runs, whose milestones
-    come after those. memory: bytes; the policy that has not been used for longest leaves first, and the one asked for
-    stays in any case. Any thread may ask.
+    """roots: folders of checkpoint folders, read again each time. runs: a folder of training runs (DP_HOME); the Hub's
+    models at hand there and the milestones of its runs come after those. memory: bytes; the policy that has not been
+    used for longest leaves first, and the one asked for stays in any case. Any thread may ask.
     """
 
     def __init__(self, *roots: str | Path, device: torch.device, memory: int, runs: str | Path | None = None):
@@ -43,14 +44,19 @@ class Residents:
         self._lock = threading.Lock()
 
     def entries(self) -> list[Entry]:
-        return list_checkpoints(*self.roots) + (milestones(self.runs) if self.runs else [])
+        there = list_checkpoints(*self.roots)
+        # In this order: a visitor who may see no runs must not come to a milestone by the name of a model.
+        return there + shelf.listed(self.runs) + milestones(self.runs) if self.runs else there
 
     def get(self, checkpoint: str) -> Resident:
         """Raises ValueError (CheckpointError) with what is wrong."""
-        path = next((entry.path for entry in self.entries() if entry.name == checkpoint), None)
-        if path is None:
+        entry = next((entry for entry in self.entries() if entry.name == checkpoint), None)
+        if entry is None:
             names = ", ".join(entry.name for entry in self.entries())
             raise ValueError(f"there is no checkpoint {checkpoint!r}; there are: {names or 'none'}")
+        if entry.hub:
+            shelf.used(self.runs, entry.hub)
+        path = entry.path
         stamp = {(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in os.scandir(path)}
         with self._lock:
             loading = self._loading.setdefault(checkpoint, threading.Lock())

@@ -10,7 +10,7 @@ except ImportError:
     mcp = None
 
 from dp.engine import Engine
-from dp.ui import api, compare, denoise, train
+from dp.ui import api, compare, denoise, load, train
 from dp.ui.watching import Viewers
 
 TITLE = "See a diffusion model work"
@@ -72,6 +72,7 @@ def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
                 panels = {"denoise": denoise.build(demo, viewers, on_zero_gpu)}
             with gr.Tab("Compare", id="compare"):
                 panels["compare"] = compare.build(demo, viewers, on_zero_gpu)
+            load.wire(panels)
             with gr.Tab("Train", id="train"):
                 train.build(demo, engine, tabs, panels)
         api.build(viewers, on_zero_gpu)

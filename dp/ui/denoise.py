@@ -14,6 +14,7 @@ from dp.checks import MAX_SEED
 from dp.export import settings_in
 from dp.samplers import SampleSettings
 from dp.ui import controls, scripts, sharing, words
+from dp.ui.load import Loader
 from dp.ui.panel import Panel
 from dp.ui.player import Player, show
 from dp.ui.start import StartPicture, props_of, read
@@ -33,7 +34,7 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
         with gr.Column(scale=2, min_width=300):
             generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=bool(names))
             stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop", visible=False)
-            panel = Panel(engine)
+            panel = Panel(engine, fold=Loader)
             with gr.Accordion("Start from a picture", open=False, elem_id="start-fold"):
                 gr.Markdown(words.START, elem_classes="about")
                 picture = StartPicture(elem_id="start")

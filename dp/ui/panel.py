@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -15,10 +15,12 @@ from dp.ui import controls
 class Panel:
     """Adds the controls to the page being built. `settings` are those of `controls.read`, in its order; `everything` is
     what `look_again` and `restored` give values for, `chosen` what `opened` does. prefix: of the controls' ids, so that
-    two panels can stand on one page.
+    two panels can stand on one page. fold: adds what stands under the checkpoint, and is kept as `folded`.
     """
 
-    def __init__(self, engine: Engine, prefix: str = "", images: int = controls.IMAGES):
+    def __init__(
+        self, engine: Engine, prefix: str = "", images: int = controls.IMAGES, fold: Callable[[], Any] = lambda: None
+    ):
         self.engine = engine
         names = controls.usable_names(engine)
         default = names[0] if names else None
@@ -30,6 +32,7 @@ class Panel:
             info="The trained model to sample from.",
         )
         about = gr.Markdown(controls.describe(engine, default), elem_classes="about")
+        self.folded = fold()
         batch_size = gr.Slider(
             1,
             controls.MAX_IMAGES,
@@ -135,6 +138,10 @@ class Panel:
         """A checkpoint, chosen from elsewhere on the page: values for `chosen`."""
         names = controls.usable_names(self.engine)
         return gr.update(choices=names, value=name), self._about(name), self._schedules(name)
+
+    def listing(self) -> tuple[Any, ...]:
+        """The checkpoints that are there now, and the same one chosen: values for `chosen`."""
+        return gr.update(choices=controls.usable_names(self.engine)), gr.skip(), gr.skip()
 
     def _choose(self, name: str | None) -> tuple[Any, ...]:
         return self._about(name), self._schedules(name)

@@ -35,7 +35,7 @@ def refusal(request: Any = None) -> str | None:
     """
     if on_zero_gpu():
         return ON_ZERO_GPU
-    if not os.environ.get("SPACE_ID"):
+    if not is_public():
         return None
     if os.environ.get("DP_ALLOW_TRAINING") != "1":
         return OFF
@@ -46,6 +46,10 @@ def refusal(request: Any = None) -> str | None:
     if user is None:
         return SIGN_IN
     return None if user.lower() in names else NOT_YOU.format(name=user)
+
+
+def is_public() -> bool:
+    return bool(os.environ.get("SPACE_ID"))
 
 
 def on_zero_gpu() -> bool:
@@ -66,8 +70,21 @@ def user_of(request: Any) -> str | None:
     """The name with which a visitor has signed in on Hugging Face. It comes from the signed cookie of the session, and
     never from what the visitor says.
     """
+    said = _sign_in(request)
+    return said["userinfo"]["preferred_username"] if said else None
+
+
+def token_of(request: Any) -> str | bool | None:
+    """With whose token the Hub is asked for a visitor: at home None, the login of this machine; on a Space that of the
+    visitor's own sign-in, from the same place as the name, or False for none. Never the owner's.
+    """
+    if not is_public():
+        return None
+    said = _sign_in(request)
+    return said["access_token"] if said else False
+
+
+def _sign_in(request: Any) -> dict[str, Any] | None:
     raw = getattr(request, "request", None) or request  # Gradio's wraps the server's
     said = (getattr(raw, "scope", None) or {}).get("session", {}).get("oauth_info")
-    if not said or (said.get("expires_at") or float("inf")) < time.time():
-        return None
-    return said["userinfo"]["preferred_username"]
+    return None if not said or (said.get("expires_at") or float("inf")) < time.time() else said

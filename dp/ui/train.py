@@ -22,7 +22,7 @@ from dp.findings import Findings
 from dp.intake import prepare
 from dp.recipe import PRESETS, SIZES, Settings
 from dp.runs import home
-from dp.ui import controls, permission, words
+from dp.ui import controls, permission, publish, words
 from dp.ui.panel import Panel
 from dp.ui.training.board import Board, free_name, run_of
 from dp.ui.training.drafts import Draft
@@ -52,7 +52,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             )
             note = gr.Markdown(elem_id="note", elem_classes="about")
         with gr.Column(scale=3, min_width=320):
-            board = Board(list(panels), elem_id="board")
+            board = Board(list(panels), served=[publish.offer, publish.publish], elem_id="board")
     words.explain(words.TRAIN)
 
     # ------------------------------------------------------------------------

@@ -35,6 +35,14 @@ WALK = """
 The images become a walk from the seed above to this one, in equal steps round the sphere on which noise lives. Empty:
 no walk. Watch how far apart two pictures lie, and where one turns into the other.
 """
+LOAD = """
+Any model made with this library, by its name on the Hugging Face Hub. Its files go to this machine's cache; nothing of
+it is run.
+"""
+LOAD_IN_PUBLIC = """
+Any public model made with this library, by its name on the Hugging Face Hub. Everybody who comes to this page can then
+choose it, too; when there are many, the one that has not been used for longest goes.
+"""
 COMPARE_HINT = """
 Choose what differs, press Compare, and watch up to six runs start from the very same noise.
 """

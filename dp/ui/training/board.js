@@ -18,6 +18,7 @@ function choose(id) {
   [facts, detail.hidden] = [null, true];
   $(".problem").textContent = "";
   ask(null);
+  closeForm();
   clearChart();
   clearSamples();
   for (const row of root.querySelectorAll(".runs button")) row.setAttribute("aria-current", row.dataset.id === id);
@@ -100,7 +101,7 @@ function tell(now) {
   $(".made").textContent = now.made;
   for (const button of root.querySelectorAll(".verbs button")) {
     button.hidden = !button.dataset.in.split(" ").includes(now.state);
-    if (button.dataset.verb === "download") button.disabled = !now.checkpoints.length;
+    if (["download", "publish"].includes(button.dataset.verb)) button.disabled = !now.checkpoints.length;
     else button.disabled = false;
   }
   $('[data-verb="resume"]').textContent = now.state === "new" ? "Start" : "Resume";
@@ -164,6 +165,7 @@ for (const button of root.querySelectorAll(".verbs button"))
     const verb = button.dataset.verb;
     if (verb === "rename") return rename();
     if (verb === "delete") return ask(`Delete ${facts.name} with its pictures, samples and checkpoints? That cannot be undone.`);
+    if (verb === "publish") return openForm();
     if (verb === "duplicate") return trigger("duplicated", { run: shown });
     if (verb === "download") return trigger("downloaded", { run: shown, milestone: facts.checkpoints.at(-1) });
     act(verb);

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from dp.ui import permission
 from dp.ui.player import data_uri
 
 HERE = Path(__file__).parent
-SCRIPTS = ("board.js", "chart.js", "samples.js")  # one scope
+SCRIPTS = ("board.js", "chart.js", "samples.js", "publish.js")  # one scope
 PICTURES = 12  # in one answer, at most
 LOG_LINES = 20
 VERBS: dict[str, Callable[[RunFolder], Any]] = {
@@ -36,11 +36,13 @@ VERBS: dict[str, Callable[[RunFolder], Any]] = {
 
 
 class Board(gr.HTML):
-    """tabs: the ids of those in which a milestone can be opened."""
+    """tabs: the ids of those in which a milestone can be opened. served: functions that the page may call beside those
+    of here.
+    """
 
-    def __init__(self, tabs: list[str], **kwargs: Any):
+    def __init__(self, tabs: list[str], served: Sequence[Callable[..., Any]] = (), **kwargs: Any):
         super().__init__(
-            server_functions=[look, act],
+            server_functions=[look, act, *served],
             value={},
             tabs=tabs,
             html_template=(HERE / "board.html").read_text(encoding="utf-8"),

@@ -1,0 +1,100 @@
+"""A model from the Hugging Face Hub, for everybody on the page: the field under Denoise's checkpoints, and the download
+behind it. Without a token on a public Space, so that only public models come to it; at home with this machine's login.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, suppress
+from typing import Any
+
+import gradio as gr
+
+from dp import hub, shelf
+from dp.calls import HubError
+from dp.card import escape
+from dp.runs import home
+from dp.ui import permission, words
+from dp.ui.panel import Panel
+
+MOST_AT_ONCE = 4  # downloads
+MOST_MODELS, MOST_BYTES = 6, 1 << 30  # at hand on a public Space, where anybody may load another one
+BEAT_S = 0.3  # between two looks at a download, at which a page that has gone is noticed
+
+
+class Gone(Exception):
+    """Nobody waits for this download any more."""
+
+
+class Loader:
+    """Adds a field for a model's name and its button to the page being built."""
+
+    def __init__(self):
+        with gr.Accordion("Load a model from the Hub", open=False, elem_id="hub-fold"):
+            gr.Markdown(words.LOAD_IN_PUBLIC if permission.is_public() else words.LOAD, elem_classes="about")
+            # A fold that was never open would send None without the value.
+            self.name = gr.Textbox("", label="Model", placeholder="user/name", max_lines=1, elem_id="hub-name")
+            self.load = gr.Button("Load", size="sm", elem_id="hub-load")
+            self.cancel = gr.Button("Cancel", size="sm", elem_id="hub-cancel", visible=False)
+            self.said = gr.Markdown(elem_id="hub-said", elem_classes="about")
+
+
+def wire(panels: Mapping[str, Panel]) -> None:
+    """What the Loader in the panel of Denoise does: the model is chosen there, and offered in the other panels."""
+    loader, under_way = panels["denoise"].folded, {}
+    ready, busy = ((gr.update(visible=idle), gr.update(visible=not idle)) for idle in (True, False))
+    unchanged = [gr.skip() for panel in panels.values() for _ in panel.chosen]
+
+    async def load(request: gr.Request, name: str | None) -> AsyncIterator[tuple[Any, ...]]:
+        name, session = (name or "").strip(), request.session_hash
+        try:
+            if session in under_way.values() or len(under_way) >= MOST_AT_ONCE:
+                raise HubError("another model is still on its way: try again in a moment")
+            async with aclosing(fetched(name, session, under_way)) as news:
+                async for said in news:
+                    yield *busy, f"Fetching {escape(name)}: {said}", *unchanged
+        except (HubError, OSError) as error:
+            yield *ready, f"⚠️ {escape(str(error))}", *unchanged
+            return
+        shown = [panel.opened(name) if tab == "denoise" else panel.listing() for tab, panel in panels.items()]
+        yield *ready, f"{escape(name)} is there, and chosen.", *(update for of_panel in shown for update in of_panel)
+
+    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    chosen = [one for panel in panels.values() for one in panel.chosen]
+    outputs = [loader.load, loader.cancel, loader.said]
+    run = gr.on([loader.load.click, loader.name.submit], load, loader.name, [*outputs, *chosen], **quiet)
+    loader.cancel.click(lambda: (*ready, ""), None, outputs, cancels=[run], **quiet)
+
+
+async def fetched(name: str, session: str | None, under_way: dict[Any, str | None]) -> AsyncIterator[str]:
+    """Fetch a model, and have it at hand here: how far that has come, until it has. The download ends with this,
+    however it ends, and until then it is among those `under_way`. Raises HubError, or OSError.
+    """
+    said, gone = ["asking the Hub…"], threading.Event()
+    is_public = permission.is_public()
+
+    def progress(received: int, size: int) -> None:
+        if gone.is_set():
+            raise Gone
+        if is_public and size > MOST_BYTES:
+            raise HubError(f"{name} has {size:,} bytes, and this page takes no more than {MOST_BYTES:,}")
+        said[0] = f"{received / 1e6:,.1f} of {size / 1e6:,.1f} MB"
+
+    def work() -> None:
+        with suppress(Gone):
+            folder = hub.pull(name, token=False if is_public else None, progress=progress)  # never the owner's token
+            shelf.put(home(), name, folder)
+            if is_public:
+                shelf.trim(home(), MOST_MODELS, MOST_BYTES)
+
+    task = asyncio.create_task(asyncio.to_thread(work))
+    under_way[task] = session
+    task.add_done_callback(lambda done: (under_way.pop(done), done.cancelled() or done.exception()))
+    try:
+        while not (await asyncio.wait([task], timeout=BEAT_S))[0]:
+            yield said[0]
+    finally:
+        gone.set()
+    task.result()
