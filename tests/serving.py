@@ -96,9 +96,9 @@ def canvas_pixels(page, pane=".guess"):
 
 
 @contextmanager
-def serve(*arguments: str, **environment: str):
+def serve(*arguments: str, log: list[str] | None = None, **environment: str):
     """Run python with `arguments` and `--port`, wait until it serves, and give its address; ends the process after. It
-    sees no runs unless DP_HOME is given.
+    sees no runs unless DP_HOME is given. log: gets the lines that it writes.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -110,14 +110,16 @@ def serve(*arguments: str, **environment: str):
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:
         try:
-            said = []
+            said = [] if log is None else log
             for line in process.stdout:
                 said.append(line)
                 if "Running on local URL" in line:
                     break
             else:
                 raise RuntimeError("it did not start:\n" + "".join(said))
-            threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would stop the server
+            threading.Thread(
+                target=said.extend, args=(process.stdout,), daemon=True
+            ).start()  # a full pipe would stop the server
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()

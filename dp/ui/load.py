@@ -34,10 +34,18 @@ class Loader:
     def __init__(self):
         with gr.Accordion("Load a model from the Hub", open=False, elem_id="hub-fold"):
             gr.Markdown(words.LOAD_IN_PUBLIC if permission.is_public() else words.LOAD, elem_classes="about")
-            # A fold that was never open would send None without the value.
-            self.name = gr.Textbox("", label="Model", placeholder="user/name", max_lines=1, elem_id="hub-name")
-            self.load = gr.Button("Load", size="sm", elem_id="hub-load")
-            self.cancel = gr.Button("Cancel", size="sm", elem_id="hub-cancel", visible=False)
+            with gr.Row(equal_height=True):
+                self.name = gr.Textbox(
+                    label="Model",
+                    placeholder="user/name",
+                    max_lines=1,
+                    elem_id="hub-name",
+                    container=False,
+                    scale=3,
+                    min_width=160,
+                )
+                self.load = gr.Button("Load", size="md", elem_id="hub-load", min_width=90)
+                self.cancel = gr.Button("Cancel", size="md", elem_id="hub-cancel", min_width=90, visible=False)
             self.said = gr.Markdown(elem_id="hub-said", elem_classes="about")
 
 
