@@ -88,7 +88,8 @@ async def fetched(name: str, session: str | None, under_way: dict[Any, str | Non
             raise Gone
         if is_public and size > MOST_BYTES:
             raise HubError(f"{name} has {size:,} bytes, and this page takes no more than {MOST_BYTES:,}")
-        said[0] = f"{received / 1e6:,.1f} of {size / 1e6:,.1f} MB"
+        if size > 100_000:  # the weights; the other files are there at once
+            said[0] = f"{received / 1e6:,.1f} of {size / 1e6:,.1f} MB"
 
     def work() -> None:
         with suppress(Gone):

@@ -21,16 +21,16 @@ async function openForm() {
   field("repo").focus();
 }
 
-function said(words, url) {
+function said(words, url, isWrong = false) {
   const link = url ? [Object.assign(document.createElement("a"), { href: url, textContent: url, target: "_blank", rel: "noopener" })] : [];
   field("outcome").replaceChildren(words, ...link);
+  field("outcome").classList.toggle("bad", isWrong);
 }
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const asked = { run: shown, private: field("private").checked };
   for (const name of ["repo", "milestone", "licence", "token"]) asked[name] = field(name).value;
-  asked.repo ||= field("repo").placeholder;
   field("token").value = "";
   field("main").disabled = true;
   said("Publishing… A large network takes a while.");
@@ -38,6 +38,6 @@ form.addEventListener("submit", async (event) => {
   field("main").disabled = false;
   if (asked.run !== shown) return;
   if (problem) field("asks-token").hidden = false; // it may be the login that does not do
-  said(problem || "It is there: ", url);
+  said(problem || "It is there: ", url, Boolean(problem));
 });
 field("cancel").addEventListener("click", closeForm);
