@@ -89,7 +89,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "checkpoint",
         "samplers",
         "schedules",
-        "card",
         "calls",
         "hub",
         "shelf",

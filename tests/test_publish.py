@@ -128,6 +128,15 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
             page.get_by_role("tab", name="Compare").click()
             assert choices(page, "compare-checkpoint") == ["faces-32", "bob/faces"]
             assert page.input_value("#compare-checkpoint input") == "faces-32"
+            page.locator("#axis input").click()
+            page.get_by_role("option", name="Checkpoint").click()
+            page.get_by_role("button", name="faces-32").or_(page.locator("#values .token")).first.wait_for()
+            put(hub, "bob/other")
+            page.get_by_role("tab", name="Denoise").click()
+            load(page, "bob/other")
+            says(page, "bob/other is there, and chosen.")
+            page.get_by_role("tab", name="Compare").click()
+            sooner_or_later(lambda: choices(page, "values") == ["faces-32", "bob/other", "bob/faces"], 20)
         with window(browser, url, **options) as page:  # somebody else's
             sooner_or_later(lambda: choices(page, "checkpoint") == ["faces-32", "bob/faces"], 20)
     assert {token for *_, token in hub.requests} == {""}
@@ -155,23 +164,27 @@ def test_fetching_can_be_cancelled_and_keeps_nobody_waiting(browser, hub, enviro
         says(page, "bob/faces is there")
 
 
-def test_a_private_model_comes_with_this_machines_login_at_home_and_never_on_a_space(hub, environment, tmp_path):
+def test_a_private_model_comes_with_this_machines_login_to_a_browser_on_it_and_never_on_a_space(hub, environment):
     put(hub, "alice/secret", private=True)
-    for place, said in ({}, "is there"), ({"SPACE_ID": "ann/space"}, "or it is private"):
-        hub.requests.clear()
+    for place, visitors in ({}, ("203.0.113.7", None)), ({"SPACE_ID": "ann/space"}, (None,)):
         with serve("app.py", **environment | {"HF_TOKEN": READER} | place) as url:
-            assert said in said_of(url, "alice/secret")
-        assert {token for *_, token in hub.requests} == {"" if place else READER}
+            for visitor in visitors:
+                hub.requests.clear()
+                may = not (place or visitor)
+                assert ("is there" if may else "or it is private") in said_of(url, "alice/secret", visitor)
+                assert {token for *_, token in hub.requests} == {READER if may else ""}
 
 
-def said_of(url, name):
-    """What the page says in the end, when a program asks for a model as the page does."""
+def said_of(url, name, visitor=None):
+    """What the page says in the end, when a program asks for a model as the page does; for a visitor behind a proxy."""
     with urllib.request.urlopen(f"{url}/config") as answer:
         config = json.load(answer)
     button = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "hub-load")
     index = next(d["id"] for d in config["dependencies"] if [button, "click"] in d["targets"])
     body = json.dumps({"fn_index": index, "data": [name], "session_hash": "x"}).encode()
     asked = urllib.request.Request(f"{url}/gradio_api/queue/join", body, {"Content-Type": "application/json"})
+    if visitor:
+        asked.add_header("X-Forwarded-For", visitor)
     urllib.request.urlopen(asked).close()
     with urllib.request.urlopen(f"{url}/gradio_api/queue/data?session_hash=x") as stream:
         for line in stream:
@@ -301,17 +314,20 @@ def signed_in(token, expires_in=3600):
 
 
 @pytest.mark.parametrize(
-    "place, typed, request_of, sent",
+    "place, typed, request_of, login, sent",
     [
-        ("home", READER, asking(), READER),
-        ("home", "", asking(), "hf_owner"),
-        ("space", "", signed_in(READER), READER),
-        ("space", f" {WRITER}\n", signed_in(READER), WRITER),
-        ("space", "", asking(), None),
-        ("space", "", signed_in(READER, -1), None),
+        ("home", READER, asking(host="127.0.0.1"), True, READER),
+        ("home", "", asking(host="127.0.0.1"), True, "hf_owner"),
+        ("home", "", asking(host="::1"), True, "hf_owner"),
+        ("home", "", asking(), False, None),  # from another machine
+        ("home", READER, asking(), False, READER),
+        ("space", "", signed_in(READER), True, READER),
+        ("space", f" {WRITER}\n", signed_in(READER), True, WRITER),
+        ("space", "", asking(host="127.0.0.1"), False, None),
+        ("space", "", signed_in(READER, -1), False, None),
     ],
 )
-def test_whose_token_publishes(fake, home, monkeypatch, tiny_rin, place, typed, request_of, sent):  # noqa: F811
+def test_whose_token_publishes(fake, home, monkeypatch, tiny_rin, place, typed, request_of, login, sent):  # noqa: F811
     fake.users["hf_owner"] = ("owner", True)
     monkeypatch.setenv("HF_TOKEN", "hf_owner")
     if place == "space":
@@ -320,7 +336,7 @@ def test_whose_token_publishes(fake, home, monkeypatch, tiny_rin, place, typed, 
     run = make_run(home, tiny_rin())
     asked = {"run": run.id, "milestone": 2, "repo": "alice/cats", "private": False, "licence": "", "token": typed}
     told, answer = publish.offer({"run": run.id}, request_of), publish.publish(asked, request_of)
-    assert told["login"] is (place == "home" or (sent is not None)) and told["repo"] == "secret"
+    assert told["login"] is login and told["repo"] == "secret"
     assert {token for *_, token in fake.requests} - {""} == ({sent} if sent else set())  # storage is asked without it
     if sent is None:
         assert answer["problem"].startswith("publishing needs a token that may write")

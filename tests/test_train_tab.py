@@ -290,10 +290,10 @@ def test_a_page_that_has_gone_measures_no_more(browser, home, tmp_path):
 # Who may
 
 
-def asking(name=None, expires_at=None):
-    """A request as Gradio hands it to a handler, of somebody who has signed in as `name`."""
+def asking(name=None, expires_at=None, host="203.0.113.7"):
+    """A request as Gradio hands it to a handler, of somebody at `host` who has signed in as `name`."""
     session = {"oauth_info": {"userinfo": {"preferred_username": name}, "expires_at": expires_at}} if name else {}
-    return gr.Request(request=Request({"type": "http", "session": session}))
+    return gr.Request(request=Request({"type": "http", "session": session, "client": (host, 50000)}))
 
 
 @pytest.mark.parametrize(

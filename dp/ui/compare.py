@@ -136,6 +136,10 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
     def schedules_of(axis: str, name: str | None) -> Any:
         return values_of(axis, name) if axis == "schedule" else gr.skip()
 
+    def checkpoints_of(axis: str) -> Any:
+        """More may have come since the axis was chosen."""
+        return gr.update(choices=controls.usable_names(engine)) if axis == "checkpoint" else gr.skip()
+
     def look_again() -> tuple[Any, ...]:
         return gr.update(interactive=bool(controls.usable_names(engine))), *panel.look_again()
 
@@ -156,6 +160,7 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
         stop.click(halt, queue=False, api_visibility="private")
     run.failure(lambda: buttons(running=False), None, [start, stop], **quiet)
     axis.input(choose_axis, [axis, panel.checkpoint, sampler], [chosen, *panel.settings], **quiet)
+    chosen.focus(checkpoints_of, axis, chosen, **quiet)
     panel.checkpoint.input(schedules_of, [axis, panel.checkpoint], chosen, **quiet)
     page.load(look_again, None, [start, *panel.everything], **quiet)
     return panel

@@ -1,5 +1,6 @@
 """A model from the Hugging Face Hub, for everybody on the page: the field under Denoise's checkpoints, and the download
-behind it. Without a token on a public Space, so that only public models come to it; at home with this machine's login.
+behind it. With the login of this machine for who sits at it; for all others without a token, so that only public models
+come to the page.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def wire(panels: Mapping[str, Panel]) -> None:
         try:
             if session in under_way.values() or len(under_way) >= MOST_AT_ONCE:
                 raise HubError("another model is still on its way: try again in a moment")
-            async with aclosing(fetched(name, session, under_way)) as news:
+            async with aclosing(fetched(name, request, under_way)) as news:
                 async for said in news:
                     yield *busy, f"Fetching {escape(name)}: {said}", *unchanged
         except (HubError, OSError) as error:
@@ -76,12 +77,12 @@ def wire(panels: Mapping[str, Panel]) -> None:
     loader.cancel.click(lambda: (*ready, ""), None, outputs, cancels=[run], **quiet)
 
 
-async def fetched(name: str, session: str | None, under_way: dict[Any, str | None]) -> AsyncIterator[str]:
+async def fetched(name: str, request: gr.Request, under_way: dict[Any, str | None]) -> AsyncIterator[str]:
     """Fetch a model, and have it at hand here: how far that has come, until it has. The download ends with this,
     however it ends, and until then it is among those `under_way`. Raises HubError, or OSError.
     """
     said, gone = ["asking the Hub…"], threading.Event()
-    is_public = permission.is_public()
+    is_public, token = permission.is_public(), None if permission.is_owner(request) else False
 
     def progress(received: int, size: int) -> None:
         if gone.is_set():
@@ -93,13 +94,13 @@ async def fetched(name: str, session: str | None, under_way: dict[Any, str | Non
 
     def work() -> None:
         with suppress(Gone):
-            folder = hub.pull(name, token=False if is_public else None, progress=progress)  # never the owner's token
+            folder = hub.pull(name, token=token, progress=progress)
             shelf.put(home(), name, folder)
             if is_public:
                 shelf.trim(home(), MOST_MODELS, MOST_BYTES)
 
     task = asyncio.create_task(asyncio.to_thread(work))
-    under_way[task] = session
+    under_way[task] = request.session_hash
     task.add_done_callback(lambda done: (under_way.pop(done), done.cancelled() or done.exception()))
     try:
         while not (await asyncio.wait([task], timeout=BEAT_S))[0]:

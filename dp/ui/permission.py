@@ -5,11 +5,13 @@ checkpoints are somebody's own.
     DP_ALLOW_TRAINING   1: the owner of that Space has turned training on
     DP_TRAINERS         names of users on Hugging Face, with commas between; without it everybody who reaches the page
 
-Elsewhere training is on, for everybody who reaches the page. The environment is read anew each time.
+Elsewhere training is on, for everybody who reaches the page; the login of this machine on Hugging Face is for those who
+sit at it. The environment is read anew each time.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import time
 from typing import Any
@@ -52,6 +54,15 @@ def is_public() -> bool:
     return bool(os.environ.get("SPACE_ID"))
 
 
+def is_owner(request: Any) -> bool:
+    """Whether the visitor is at this very machine, and it is not in public."""
+    host = getattr(getattr(request, "client", None), "host", None)
+    try:
+        return not is_public() and ipaddress.ip_address(host).is_loopback
+    except ValueError:  # no address at all
+        return False
+
+
 def on_zero_gpu() -> bool:
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
@@ -75,10 +86,10 @@ def user_of(request: Any) -> str | None:
 
 
 def token_of(request: Any) -> str | bool | None:
-    """With whose token the Hub is asked for a visitor: at home None, the login of this machine; on a Space that of the
-    visitor's own sign-in, from the same place as the name, or False for none. Never the owner's.
+    """With whose token the Hub is asked for a visitor: at home None, the login of this machine, for who sits at it; on
+    a Space that of the visitor's own sign-in, from the same place as the name; False for none.
     """
-    if not is_public():
+    if is_owner(request):
         return None
     said = _sign_in(request)
     return said["access_token"] if said else False

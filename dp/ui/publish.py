@@ -19,7 +19,7 @@ from dp.card import plain
 from dp.findings import Findings
 from dp.runs import RunFolder
 from dp.ui import permission
-from dp.ui.training.board import name_of, run_of
+from dp.ui.training.board import run_of
 
 
 def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
         run = run_of(asked["run"])
     except (KeyError, TypeError, ValueError):
         return {"problem": "there is no such run any more"}
-    slug = re.sub(r"[^a-z0-9]+", "-", name_of(run).lower()).strip("-") or "model"
+    slug = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-") or "model"
     token = permission.token_of(request)
     owner = permission.user_of(request) if token else None
     return {"owner": owner, "repo": slug, "login": bool(get_token() if token is None else token)}

@@ -37,7 +37,7 @@ no walk. Watch how far apart two pictures lie, and where one turns into the othe
 """
 LOAD = """
 Any model made with this library, by its name on the Hugging Face Hub. Its files go to this machine's cache; nothing of
-it is run. Your private ones come with this machine's login: `hf auth login`.
+it is run. Your private ones come with the login of this machine, `hf auth login`, to a browser on this machine.
 """
 LOAD_IN_PUBLIC = """
 Any public model made with this library, by its name on the Hugging Face Hub. Everybody who comes to this page can then
