@@ -5,23 +5,28 @@ logged or repeated.
 
 from __future__ import annotations
 
+import hashlib
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, constants, get_token, set_client_factory
+from huggingface_hub import HfApi, constants, get_session, get_token, set_client_factory
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RevisionNotFoundError
 from huggingface_hub.utils import hf_raise_for_status, httpx, validate_repo_id
 
 from dp.card import plain
 
 PATIENCE = 10  # seconds to wait for an answer
+SLOWEST = 20_000  # bytes a second; who is slower than that is no longer waited for
 T = TypeVar("T")
+Progress = Callable[[int, int], object]  # told of the bytes received, and of all
 
 
 class HubError(ValueError):
@@ -33,13 +38,17 @@ class Unreachable(HubError):
 
 
 def headers_for(repo_id: str, token: str | bool | None) -> dict[str, str]:
-    """What every request of a call carries. The token is in it, and nowhere else."""
+    """What every request of a call about "user/name" carries. The token is in it, and nowhere else."""
     try:
         validate_repo_id(repo_id)
         if repo_id.count("/") != 1:
             raise HFValidationError
     except HFValidationError:
         raise HubError(f"{plain(repo_id)!r} is no name on the Hub: write it as user/name") from None
+    return headers_of(token)
+
+
+def headers_of(token: str | bool | None) -> dict[str, str]:
     if isinstance(token, str) and not re.fullmatch(r"[!-~]{0,4000}", token := token.strip()):
         raise HubError("that is not a token: a token is one line of letters and digits that begins with hf_")
     token = get_token() if token is None else token
@@ -89,6 +98,33 @@ def within(seconds: float, ask: Callable[[], T]) -> T:
 
     Thread(target=run, daemon=True, name="hub").start()
     return future.result(seconds)
+
+
+def download(
+    url: str,
+    headers: dict[str, str],
+    target: Path,
+    size: int,
+    sha256: str | None,
+    progress: Progress = lambda received, size: None,
+) -> None:
+    """Exactly `size` bytes, and not one more, into `target`."""
+    digest, received, latest = hashlib.sha256(), 0, time.monotonic() + PATIENCE + size / SLOWEST
+    progress(received, size)
+    plain_bytes = headers | {"accept-encoding": "identity"}
+    with get_session().stream("GET", url, headers=plain_bytes, timeout=PATIENCE) as answer, target.open("wb") as file:
+        hf_raise_for_status(answer)
+        for chunk in answer.iter_bytes():
+            received += len(chunk)
+            if received > size:
+                break
+            if time.monotonic() > latest:
+                raise TimeoutError
+            digest.update(chunk)
+            file.write(chunk)
+            progress(received, size)
+    if received != size or sha256 not in (None, digest.hexdigest()):
+        raise HubError(f"{target.name} did not arrive as it was sent ({received:,} of {size:,} bytes): try again")
 
 
 @contextmanager

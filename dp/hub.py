@@ -6,31 +6,26 @@ for, which may be no larger than it allows; nothing enters the cache before it i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, constants, get_session, hf_hub_url
+from huggingface_hub import CommitOperationAdd, constants, hf_hub_url
 from huggingface_hub import try_to_load_from_cache as find_cached
-from huggingface_hub.utils import hf_raise_for_status
 
 from dp import checkpoint
-from dp.calls import PATIENCE, HubError, Unreachable, api_for, headers_for, in_words, within
+from dp.calls import PATIENCE, SLOWEST, HubError, Progress, Unreachable, api_for, download, headers_for, in_words, within
 from dp.card import model_card, plain
 from dp.checkpoint import CheckpointError
 from dp.policy import DiffusionPolicy
 
-SLOWEST = 20_000  # bytes a second; who is slower than that is no longer waited for
 FILES = {"config.json": checkpoint.MAX_CONFIG, "README.md": 1_000_000, "model.safetensors": 8_000_000_000}  # bytes
 HEADER = 1_000_000  # bytes of the weights' file beside the weights
-Progress = Callable[[int, int], object]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -162,7 +157,7 @@ def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[st
                         raise HubError(f"{repo_id} is refused: its {name} has {size} bytes, of {most:,} allowed")
                     digest = files[name].lfs.sha256 if files[name].lfs else None
                     url = hf_hub_url(repo_id, name, revision=commit)
-                    _download(url, headers, Path(aside, name), size, digest, progress)
+                    download(url, headers, Path(aside, name), size, digest, progress)
             checkpoint.inspect(Path(aside))
         except CheckpointError as error:
             why = str(error).removeprefix(f"{aside}: ").replace(aside, repo_id)
@@ -172,28 +167,6 @@ def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[st
         for path in Path(aside).iterdir():
             os.replace(path, folder / path.name)
     return folder
-
-
-def _download(
-    url: str, headers: dict[str, str], target: Path, size: int, sha256: str | None, progress: Progress
-) -> None:
-    """Exactly `size` bytes, and not one more, into `target`."""
-    digest, received, latest = hashlib.sha256(), 0, time.monotonic() + PATIENCE + size / SLOWEST
-    progress(received, size)
-    plain_bytes = headers | {"accept-encoding": "identity"}
-    with get_session().stream("GET", url, headers=plain_bytes, timeout=PATIENCE) as answer, target.open("wb") as file:
-        hf_raise_for_status(answer)
-        for chunk in answer.iter_bytes():
-            received += len(chunk)
-            if received > size:
-                break
-            if time.monotonic() > latest:
-                raise TimeoutError
-            digest.update(chunk)
-            file.write(chunk)
-            progress(received, size)
-    if received != size or sha256 not in (None, digest.hexdigest()):
-        raise HubError(f"{target.name} did not arrive as it was sent ({received:,} of {size:,} bytes): try again")
 
 
 def _count(policy: DiffusionPolicy) -> int:

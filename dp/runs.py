@@ -12,8 +12,9 @@ library and filelock only.
     checkpoints/000500/  a checkpoint folder, with training-state/ beside the weights for resuming
 
 A milestone is the step it was taken at. Alive means locked: no kill and no pid used twice can deceive that. So the
-state that is shown is derived, and a run that says it is going on while nobody holds its lock is `lost`. Whatever is
-written is written aside and renamed: a reader never sees half of it, and a full disk takes nothing that stood there.
+state that is shown is derived, and a run that says it is going on while nobody holds its lock is `lost`. A run that a
+Job on the Hub trains has its life from that Job instead; dp.remote keeps its folder up to date. Whatever is written is
+written aside and renamed: a reader never sees half of it, and a full disk takes nothing that stood there.
 
 Over budget: being the one process that holds a run, and telling how that ended, belong to the folder.
 """
@@ -38,6 +39,7 @@ ALIVE = ("queued", "preparing", "running", "pausing", "stopping")
 STATES = ("new", *ALIVE, "paused", "stopped", "finished", "failed", "lost")
 VERBS = ("stop", "pause", "save", "sample")
 FACTS = ("total", "loss", "images_per_s", "heartbeat", "started", "message", "error", "pid", "device", "processes")
+FACTS += ("remote",)  # of a run that a Job on the Hub trains or has trained: see dp.remote
 NO_STATUS = {"step": 0} | dict.fromkeys(FACTS)
 RESPONDS_S = 60  # without a sign of life for longer, a run is shown as not responding
 LEAVING_S = 3  # how long a new process waits for the one before it to be gone
@@ -202,7 +204,16 @@ class RunFolder:
         return FileLock(self.path.resolve() / "lock", is_singleton=True)
 
     def is_alive(self) -> bool:
-        """Whether a process holds the lock; looked at by trying."""
+        """Whether a process holds the lock, looked at by trying; or a Job on the Hub trains this run, as far as is
+        known.
+        """
+        return self.is_away() or self._is_held()
+
+    def is_away(self) -> bool:
+        """Whether the run was still going on as a Job on the Hub when it was last asked after."""
+        return bool((self._reported().get("remote") or {}).get("is_going_on"))
+
+    def _is_held(self) -> bool:
         file = self.path.resolve() / "lock"
         if not file.exists():
             return False
@@ -222,6 +233,8 @@ class RunFolder:
         if lock.is_locked:  # further out
             yield
             return
+        if self.is_away():
+            raise Busy(f"the run {self.id!r} is going on as a Job on the Hub")
         try:
             lock.acquire(timeout=LEAVING_S)
         except Timeout:

@@ -24,21 +24,24 @@ KINDS = {
     "preupload": r"POST /api/models/(?P<repo>[^/]+/[^/]+)/preupload/main",
     "commit": r"POST /api/models/(?P<repo>[^/]+/[^/]+)/commit/main",
     "info": r"GET /api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>.+))?",
+    "tree": r"GET /api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>\w+)",
     "batch": r"POST /(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch",
     "store": r"PUT /store/(?P<oid>\w+)",
-    "file": r"GET /(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)",
+    "file": r"(GET|HEAD) /(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)",
 }
 
 
 class FakeHub:
     """users: token -> (account, may write). repos: name -> {"files": {name: bytes}, "private": bool}. trouble: kind of
     request -> what answers instead. requests: (kind, path, token) of each, in order. listing: name of a model -> what
-    is said to be in it, instead of the truth. commit: the newest commit of every model.
+    is said to be in it, instead of the truth. commit: the newest commit of every model. history: commit -> the files of
+    its model then.
     """
 
     def __init__(self):
         self.users = {"hf_alice": ("alice", True), "hf_reader": ("alice", False)}
         self.repos, self.trouble, self.listing, self.requests, self.stored = {}, {}, {}, [], {}
+        self.history = {}
         self.commit = "a" * 40
         self.closing = threading.Event()
         hub = self
@@ -62,7 +65,7 @@ class FakeHub:
                 else:
                     (hub._commit if kind == "commit" else getattr(hub, kind))(self, body, **found[kind].groupdict())
 
-            do_GET = do_POST = do_PUT = do
+            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do
 
             def answer(self, status=200, value=None, headers=None, raw=None, length=None):
                 content = json.dumps(value or {}).encode() if raw is None else raw
@@ -70,7 +73,8 @@ class FakeHub:
                 for name, text in {"content-length": length or len(content), **(headers or {})}.items():
                     self.send_header(name, str(text))
                 self.end_headers()
-                self.wfile.write(content)
+                if self.command != "HEAD":
+                    self.wfile.write(content)
                 if length:
                     self.close_connection = True
 
@@ -141,7 +145,10 @@ class FakeHub:
                     self.repos[repo]["files"][file["path"]] = base64.b64decode(file["content"])
                 elif line["key"] == "lfsFile":
                     self.repos[repo]["files"][file["path"]] = self.stored[file["oid"]]
+                elif line["key"] == "deletedFile":
+                    del self.repos[repo]["files"][file["path"]]
             self.commit = hashlib.sha1(body).hexdigest()
+            self.history[self.commit] = dict(self.repos[repo]["files"])
             handler.answer(200, {"commitOid": self.commit, "commitUrl": f"{self.url}/{repo}/commit/{self.commit}"})
 
     def info(self, handler, body, repo, revision):
@@ -159,9 +166,16 @@ class FakeHub:
             truth = {"id": repo, "sha": self.commit, "private": self.repos[repo]["private"], "siblings": listed}
             handler.answer(200, truth | self.listing.get(repo, {}))
 
+    def tree(self, handler, body, repo, revision):
+        if self.may(handler, repo):
+            files = self.history.get(revision, self.repos[repo]["files"])
+            handler.answer(200, [{"type": "file", "path": n, "size": len(b), "oid": "?"} for n, b in files.items()])
+
     def file(self, handler, body, repo, revision, name):
         if self.may(handler, repo):
-            handler.answer(200, raw=self.repos[repo]["files"][name])
+            content = self.history.get(revision, self.repos[repo]["files"])[name]
+            etag = hashlib.sha256(content).hexdigest()
+            handler.answer(200, headers={"ETag": f'"{etag}"', "X-Repo-Commit": self.commit}, raw=content)
 
 
 @contextmanager

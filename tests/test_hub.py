@@ -38,7 +38,7 @@ def fake(monkeypatch, tmp_path):
     """With little patience."""
     for module in (calls, hub):
         monkeypatch.setattr(module, "PATIENCE", 0.4)
-    monkeypatch.setattr(hub, "SLOWEST", 1e6)
+        monkeypatch.setattr(module, "SLOWEST", 1e6)
     with connected(monkeypatch, tmp_path) as fake:
         yield fake
 
