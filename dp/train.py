@@ -1,6 +1,6 @@
 """`python -m dp.train RUN`: the process that trains the run in a folder, as one process or, under torchrun or
 `accelerate launch`, as one of many. `python -m dp.train PICTURES --out RUN` begins that run first. `--trial` tries ten
-steps instead, and says on standard output how long they took.
+steps instead, and says on standard output how long they took; `--on hf-jobs` trains elsewhere: see dp.away.
 
 It holds the run's lock from the first moment, then waits for the device's, and only then loads torch: by dp's public
 names, which are handed out when they are asked for.
@@ -19,7 +19,7 @@ import time
 from filelock import FileLock, Timeout
 
 import dp
-from dp import begin
+from dp import away, begin
 from dp.runs import RunFolder
 
 POLL_S = 1.0
@@ -38,6 +38,7 @@ def main() -> None:
         epilog="example: python -m dp.train my/pictures --out runs/mine --steps 5000",
     )
     begin.add_options(parser)
+    away.add_options(parser)
     parser.add_argument("--trial", action="store_true", help="try ten steps, and write how long they took as JSON")
     args = parser.parse_args()
     try:
@@ -53,7 +54,11 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(10)  # whoever samples on the same processor comes first
     try:
-        if args.trial:
+        if args.on:
+            away.begin(run, args)
+            pause_on_interrupt(run)
+            away.watch(run)
+        elif args.trial:
             print(json.dumps(trial(run)))
         elif RANK == 0:
             with run.held():

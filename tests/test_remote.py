@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -18,6 +20,7 @@ from dp import calls, jobs, machines, remote
 from dp.calls import HubError
 from dp.runs import Busy, RunFolder
 
+ROOT = Path(__file__).resolve().parent.parent
 TOKEN, READER = "hf_alice", "hf_reader"
 ENDLESS = dict(train_num_steps=1_000_000, save_and_sample_every=1000)
 EVERY = 0.2
@@ -141,6 +144,21 @@ def test_save_sample_and_stop_reach_the_job(hub, tmp_path):
     assert state(run) == "stopping"
     assert over(run) == "stopped"
     assert not any(name.startswith("asked/") for name in hub.repos[repo_of(run)]["files"])
+
+
+def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path):
+    run = make_run(tmp_path)
+    command = [sys.executable, "-m", "dp.train", str(run.path), "--on", "hf-jobs"]
+    here = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
+    options = {"cwd": ROOT, "env": os.environ | here, "capture_output": True, "text": True, "timeout": 120}
+    refused = subprocess.run([*command, "--flavor", "h900"], **options)
+    assert refused.returncode == 1 and "no machine 'h900'; there are: cpu-basic" in refused.stderr and not hub.jobs
+    done = subprocess.run([*command, "--flavor", "a10g-small", "--timeout", "30m"], **options)
+    assert done.returncode == 0, done.stderr
+    price, where, *_, last = done.stdout.splitlines()
+    assert "costs $1.00 an hour, $0.50 at most. It pauses after 30 minutes" in price
+    assert where.startswith(f"{hub.url}/jobs/alice/job0: ") and last == f"{run.id}: finished at step 8 of 8"
+    assert state(run) == "finished" and run.milestones() == [4, 8]
 
 
 def test_a_token_is_the_jobs_secret_and_nothing_elses(hub, tmp_path, caplog):
