@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError, RepositoryNotFoundError
 
 from dp.calls import PATIENCE, HubError, Unreachable, api_for, headers_of, in_words, within
@@ -15,6 +16,7 @@ from dp.card import plain
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 UNITS_AN_HOUR = {"second": 3600, "minute": 60, "hour": 1}
 LONGEST_S = 30 * UNITS["d"]
+LOG_LINES = 20
 REFUSALS = {
     402: "the account has no credit for Jobs: add some at {}/settings/billing",
     403: "this token may not do that: make one that may run Jobs and write at {}/settings/tokens",
@@ -66,6 +68,19 @@ def words_of(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} seconds"
+
+
+def named(remote: dict[str, Any]) -> dict[str, str]:
+    """A run's Job, as the Hub's client names it."""
+    return {"job_id": remote["job"], "namespace": remote["repo"].split("/")[0]}
+
+
+def log_of(api: HfApi, remote: dict[str, Any]) -> list[str]:
+    """The last lines that a Job has said; none where they are not to be had."""
+    with suppress(Exception):  # of a Job that is gone there may be anything, or nothing
+        lines = within(3 * PATIENCE, lambda: list(api.fetch_job_logs(**named(remote), tail=LOG_LINES)))
+        return [plain(line) for line in lines]
+    return []
 
 
 @contextmanager

@@ -27,7 +27,6 @@ from dp.runs import ALIVE, VERBS, RunFolder
 
 GOING_ON = ("SCHEDULING", "RUNNING")  # of a Job's stages
 ENDED = ("finished", "paused", "stopped", "failed")
-LOG_LINES = 20
 
 
 def start(run: RunFolder, flavor: str, timeout: str | float, token: str | None = None, every: float = 60) -> None:
@@ -106,7 +105,7 @@ def cancel(run: RunFolder, token: str | None = None) -> None:
     remote = run.status()["remote"]
     headers = headers_for(remote["repo"], token)
     with in_words(remote["repo"], headers), refusals(), suppress(JobNotFoundError):
-        within(3 * PATIENCE, lambda: api_for(headers).cancel_job(**_named(remote)))
+        within(3 * PATIENCE, lambda: api_for(headers).cancel_job(**machines.named(remote)))
     refresh(run, token)
 
 
@@ -126,12 +125,12 @@ def _exchange(run: RunFolder, remote: dict[str, Any], headers: dict[str, str]) -
     with in_words(repo, headers), refusals():
         job = None
         with suppress(JobNotFoundError):  # before it is seen what it has left: then that is all there will be
-            job = within(3 * PATIENCE, lambda: api.inspect_job(**_named(remote)))
+            job = within(3 * PATIENCE, lambda: api.inspect_job(**machines.named(remote)))
         stage = str(job.status.stage) if job else "DELETED"
         is_over = stage not in GOING_ON
         end = next((state for verb, state in (("stop", "stopped"), ("pause", "paused")) if run.asked(verb)), None)
         if stage == "SCHEDULING" and end:
-            within(3 * PATIENCE, lambda: api.cancel_job(**_named(remote)))
+            within(3 * PATIENCE, lambda: api.cancel_job(**machines.named(remote)))
             return _over(run, remote, {"state": end, "message": f"{end} before there was a machine"})
         there = mirror.listing(api, repo)
         if there is None and is_over:
@@ -181,28 +180,16 @@ def _end(run: RunFolder, remote: dict[str, Any], api: HfApi, job: JobInfo | None
     elif said == "lost":
         why = "its process was killed"
     else:
-        words = job.status.message or _last_words(run, remote, api) or "it does not say why"
-        why = f"its Job broke off: {plain(words)}"
+        log = machines.log_of(api, remote)
+        with run.log_file.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in log)
+        why = f"its Job broke off: {plain(job.status.message or (log or ['it does not say why'])[-1])}"
     steps = run.milestones()
     place = f"goes on from step {steps[-1]:,}" if steps else "begins anew"
     return {"state": "stopped" if is_cancelled else "lost", "message": f"{why}; Resume {place}"}
-
-
-def _last_words(run: RunFolder, remote: dict[str, Any], api: HfApi) -> str:
-    """The end of what the Job has said, which is put into the run's log; the last line of it."""
-    with suppress(Exception):  # of a Job that is gone there may be anything, or nothing
-        lines = within(3 * PATIENCE, lambda: list(api.fetch_job_logs(**_named(remote), tail=LOG_LINES)))
-        with run.log_file.open("a", encoding="utf-8") as log:
-            log.writelines(f"{plain(line)}\n" for line in lines)
-        return run.tail(1)
-    return ""
 
 
 def _over(run: RunFolder, remote: dict[str, Any], facts: dict[str, Any]) -> None:
     for verb in VERBS:
         run.obeyed(verb)
     run.report(**facts, heartbeat=time.time(), remote=remote | {"is_going_on": False, "asked": []})
-
-
-def _named(remote: dict[str, Any]) -> dict[str, str]:
-    return {"job_id": remote["job"], "namespace": remote["repo"].split("/")[0]}

@@ -49,9 +49,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainer": LIBRARY | {"resume", "journal"},
     "recipe": {"checks"},
     "begin": {"__init__", "atomic", "recipe", "runs"},
-    "train": {"__init__", "begin", "runs"},  # the rest by dp's own names, after it has waited for the device
+    "train": {"__init__", "away", "begin", "runs"},  # the rest by dp's own names, after it has waited for the device
     "jobs": {"atomic", "runs"},
-    "remote": {"atomic", "runs"},
+    "machines": {"card", "calls"},
+    "mirror": {"atomic", "runs", "calls"},
+    "aboard": {"runs", "jobs", "calls", "mirror"},
+    "remote": {"runs", "card", "calls", "machines", "mirror", "aboard"},
+    "away": {"runs", "calls", "machines", "remote"},
     "export": {"images", "film", "tickets"},
     "sample": {
         "checks",
@@ -76,6 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "device",
         "tickets",
         "jobs",
+        "machines",
         "remote",
         "runs",
         "images",
