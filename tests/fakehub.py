@@ -179,9 +179,9 @@ class FakeHub:
 
 
 @contextmanager
-def connected(monkeypatch, tmp_path):
+def connected(monkeypatch, tmp_path, fake=None):
     """The Hub that this process talks to, on a machine that is logged in nowhere."""
-    fake = FakeHub()
+    fake = fake or FakeHub()
     monkeypatch.setattr(constants, "ENDPOINT", fake.url)
     template = fake.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

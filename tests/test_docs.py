@@ -2,15 +2,18 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from accelerate.commands.launch import launch_command_parser
 from PIL import Image
 from serving import ROOT
 
 import dp
+from dp.runs import RunFolder
 
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 CODE = {name: re.findall(r"```python\n(.*?)```", text, re.S) for name, text in PAGES.items()}
@@ -67,3 +70,41 @@ def test_the_commands_run(name, command, place):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "DP_DEVICE": "cpu", "CPU_CORES": "1"}
     done = subprocess.run([sys.executable, *arguments], cwd=place, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_two_machines_train_one_run(place):
+    begin, *_ = re.findall(r"-m (dp\.train my/pictures .*--prepare)", PAGES["several-machines.md"])
+    nodes = re.findall(r"-m (torch\.distributed\.run --nnodes .*)", PAGES["several-machines.md"])
+    assert len(nodes) == 2
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DP_DEVICE": "cpu", "CPU_CORES": "1"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    changes = {"--steps 5000": SMALL["--steps 5000"], "runs/shared": "runs/two", "10.0.0.1": "127.0.0.1", "29500": port}
+    running = []
+    for command in (begin, *nodes):
+        for said, small in changes.items():
+            command = command.replace(said, small)
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started = subprocess.Popen([sys.executable, "-m", *command.split()], cwd=place, env=environment, **streams)
+        if command.startswith("dp.train"):
+            assert started.wait() == 0
+            started.stdout.close()
+        else:
+            running.append(started)
+    try:
+        ends = [process.communicate(timeout=120)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], ends
+    status = RunFolder(place / "runs" / "two").status()
+    assert (status["state"], status["processes"]) == ("finished", 2)
+
+
+def test_accelerate_takes_these_arguments():
+    lines = re.findall(r"accelerate launch (--.*)", PAGES["several-machines.md"])
+    assert len(lines) == 2
+    for line in lines:
+        asked = launch_command_parser().parse_args(line.split())
+        assert asked.module and asked.training_script == "dp.train" and asked.training_script_args == ["runs/shared"]

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from fakehub import refuses, says
+from fakehub import connected, refuses, says
 from fakejobs import FakeJobs
-from huggingface_hub import constants
 from training import contents, ended, make_run, no_process_left_behind, state, undisturbed, until
 
-from dp import calls, jobs, machines, remote
+from dp import jobs, machines, remote
 from dp.calls import HubError
 from dp.runs import Busy, RunFolder
 
@@ -30,23 +29,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The Hub that this process talks to, on a machine that is logged in nowhere."""
-    hub = FakeJobs(tmp_path / "machines")
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    for name in ("HF_TOKEN", "DP_HOME"):
-        monkeypatch.delenv(name, raising=False)
+    """The Hub that this process talks to. What trains, there or here, does so on one thread of the CPU."""
     monkeypatch.setenv("DP_DEVICE", "cpu")
     monkeypatch.setenv("CPU_CORES", "1")
-    calls._wait_for_nothing.cache_clear()
     with no_process_left_behind(tmp_path / "home"):
-        yield hub
-        hub.close()
-    calls._wait_for_nothing.cache_clear()
-    huggingface_hub.close_session()
+        with connected(monkeypatch, tmp_path, FakeJobs(tmp_path / "machines")) as fake:
+            yield fake
 
 
 def begin(run: RunFolder, timeout: str = "1h") -> None:
@@ -148,15 +136,17 @@ def test_save_sample_and_stop_reach_the_job(hub, tmp_path):
 
 def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path):
     run = make_run(tmp_path)
-    command = [sys.executable, "-m", "dp.train", str(run.path), "--on", "hf-jobs"]
+    page = (ROOT / "docs" / "several-machines.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^.venv/bin/python (.* --on hf-jobs .*)$", page, re.M)
+    command = [sys.executable, *line.replace("runs/mine", str(run.path)).split()]
     here = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
     options = {"cwd": ROOT, "env": os.environ | here, "capture_output": True, "text": True, "timeout": 120}
     refused = subprocess.run([*command, "--flavor", "h900"], **options)
     assert refused.returncode == 1 and "no machine 'h900'; there are: cpu-basic" in refused.stderr and not hub.jobs
-    done = subprocess.run([*command, "--flavor", "a10g-small", "--timeout", "30m"], **options)
+    done = subprocess.run(command, **options)
     assert done.returncode == 0, done.stderr
     price, where, *_, last = done.stdout.splitlines()
-    assert "costs $1.00 an hour, $0.50 at most. It pauses after 30 minutes" in price
+    assert "costs $1.00 an hour, $2.00 at most. It pauses after 2 hours" in price
     assert where.startswith(f"{hub.url}/jobs/alice/job0: ") and last == f"{run.id}: finished at step 8 of 8"
     assert state(run) == "finished" and run.milestones() == [4, 8]
 
