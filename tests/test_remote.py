@@ -32,9 +32,9 @@ def hub(monkeypatch, tmp_path):
     """The Hub that this process talks to. What trains, there or here, does so on one thread of the CPU."""
     monkeypatch.setenv("DP_DEVICE", "cpu")
     monkeypatch.setenv("CPU_CORES", "1")
-    with no_process_left_behind(tmp_path / "home"):
-        with connected(monkeypatch, tmp_path, FakeJobs(tmp_path / "machines")) as fake:
-            yield fake
+    jobs_hub = FakeJobs(tmp_path / "machines")
+    with no_process_left_behind(tmp_path / "home"), connected(monkeypatch, tmp_path, jobs_hub) as fake:
+        yield fake
 
 
 def begin(run: RunFolder, timeout: str = "1h") -> None:
