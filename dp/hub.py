@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,18 @@ from huggingface_hub import CommitOperationAdd, constants, hf_hub_url
 from huggingface_hub import try_to_load_from_cache as find_cached
 
 from dp import checkpoint
-from dp.calls import PATIENCE, SLOWEST, HubError, Progress, Unreachable, api_for, download, headers_for, in_words, within
+from dp.calls import (
+    PATIENCE,
+    SLOWEST,
+    HubError,
+    Progress,
+    Unreachable,
+    api_for,
+    download,
+    headers_for,
+    in_words,
+    within,
+)
 from dp.card import model_card, plain
 from dp.checkpoint import CheckpointError
 from dp.policy import DiffusionPolicy

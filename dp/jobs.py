@@ -159,7 +159,7 @@ def rename(run: RunFolder, name: str) -> None:
 def delete(run: RunFolder) -> None:
     """The run and all that it has made. ValueError while it is alive."""
     if run.is_away():
-        raise ValueError(f"{_name(run)} is going on as a Job: stop it first")
+        raise ValueError(f"the run {run.name!r} is going on as a Job: stop it first")
     with _idle(run):
         pass  # on Windows a folder cannot be renamed while a file in it is open
     gone = run.path.with_name(f".{run.id}.deleted")  # out of sight at once, however long it takes
