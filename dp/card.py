@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+LIBRARY, TASK = "dp", "unconditional-image-generation"  # by which the Hub finds these models
 LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # as the Hub writes them: mit, cc-by-4.0, ofl-1.1
 LONGEST = 300  # characters of a person's words
 
@@ -58,8 +59,7 @@ def _front_matter(license: str) -> str:
     known = {"license": license} if LICENSE_ID.fullmatch(license) else {"license": "other"}
     if known["license"] != license:
         known["license_name"] = plain(license)
-    tags = ["diffusion", "unconditional-image-generation"]
-    data = ModelCardData(**known, library_name="dp", pipeline_tag="unconditional-image-generation", tags=tags)
+    data = ModelCardData(**known, library_name=LIBRARY, pipeline_tag=TASK, tags=["diffusion", TASK])
     return data.to_yaml()
 
 

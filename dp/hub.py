@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: fetch one, publish one.
+"""Models on the Hugging Face Hub: find them, fetch one, publish one.
 
 Of a repository only FILES are ever fetched, by their exact names. The config is checked before the weights are asked
 for, which may be no larger than it allows; nothing enters the cache before it is known to be a model.
@@ -28,15 +28,17 @@ from dp.calls import (
     api_for,
     download,
     headers_for,
+    headers_of,
     in_words,
     within,
 )
-from dp.card import model_card, plain
+from dp.card import LIBRARY, TASK, model_card, plain
 from dp.checkpoint import CheckpointError
 from dp.policy import DiffusionPolicy
 
 FILES = {"config.json": checkpoint.MAX_CONFIG, "README.md": 1_000_000, "model.safetensors": 8_000_000_000}  # bytes
 HEADER = 1_000_000  # bytes of the weights' file beside the weights
+MOST_LISTED = 50
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -48,6 +50,16 @@ def find(source: str | Path, *, token: str | bool | None = None, revision: str |
         return pull(source, token=token, revision=revision)
     except HubError as error:
         raise HubError(f"there is no folder {source!r} here, and on the Hub: {error}") from None
+
+
+def listed(owner: str | None = None, *, token: str | bool | None = None) -> list[str]:
+    """The models on the Hub whose cards say that they were made with this library, the most downloaded first: at most
+    50 names "user/name", of everybody or of one owner. token: as in `pull`. Raises HubError.
+    """
+    headers = headers_of(token)
+    with in_words("the list of models", headers):
+        asked = {"filter": [LIBRARY, TASK], "author": owner, "sort": "downloads", "limit": MOST_LISTED}
+        return [str(info.id) for info in within(2 * PATIENCE, lambda: list(api_for(headers).list_models(**asked)))]
 
 
 def pull(

@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -19,6 +19,7 @@ from dp import calls
 
 # What a request is for, by its method and path.
 KINDS = {
+    "list": r"GET /api/models",
     "create": r"POST /api/repos/create",
     "card": r"POST /api/validate-yaml",
     "preupload": r"POST /api/models/(?P<repo>[^/]+/[^/]+)/preupload/main",
@@ -50,6 +51,7 @@ class FakeHub:
             protocol_version = "HTTP/1.1"
 
             def do(self):
+                self.asked = parse_qs(urlsplit(self.path).query)
                 path = unquote(urlsplit(self.path).path)
                 found = {kind: re.fullmatch(rule, f"{self.command} {path}") for kind, rule in KINDS.items()}
                 kind = next((kind for kind, match in found.items() if match), None)
@@ -63,7 +65,8 @@ class FakeHub:
                 elif self.token and self.token not in hub.users:
                     self.answer(401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
                 else:
-                    (hub._commit if kind == "commit" else getattr(hub, kind))(self, body, **found[kind].groupdict())
+                    answer = {"commit": hub._commit, "list": hub.models}.get(kind) or getattr(hub, kind)
+                    answer(self, body, **found[kind].groupdict())
 
             do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do
 
@@ -107,6 +110,16 @@ class FakeHub:
             return True
 
     # What answers each kind of request.
+
+    def models(self, handler, body):
+        """Those in public whose cards have all the tags, the newest first."""
+        tags, owner = handler.asked["filter"], "".join(f"{name}/" for name in handler.asked.get("author", []))
+        found = []
+        for name, repo in reversed(self.repos.items()):
+            card = repo["files"].get("README.md", b"").decode()
+            if name.startswith(owner) and not repo["private"] and all(f": {t}\n" in card for t in tags):
+                found.append({"id": name, "modelId": name})
+        handler.answer(200, found[: int(handler.asked["limit"][0])])
 
     def create(self, handler, body):
         wanted = json.loads(body)

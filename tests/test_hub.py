@@ -124,6 +124,20 @@ def test_the_card_says_what_it_is_and_how_to_use_it(fake, policy):
     assert names["images"].shape == (2, 3, 8, 8)
 
 
+def test_what_was_published_is_listed_for_everybody_or_of_one_owner(fake, policy):
+    fake.users["hf_bob"] = ("bob", True)
+    fake.repos["ann/llm"] = {"files": {"README.md": b"---\nlibrary_name: other\n---\n"}, "private": False}
+    assert hub.listed() == []
+    for name, token, private in (
+        ("alice/faces", WRITER, False),
+        ("alice/secret", WRITER, True),
+        ("bob/cats", "hf_bob", False),
+    ):
+        policy.push_to_hub(name, token=token, private=private)
+    assert hub.listed() == ["bob/cats", "alice/faces"] and hub.listed("alice", token=READER) == ["alice/faces"]
+    assert fake.requests[-1][2] == READER
+
+
 def test_a_folder_is_published_as_it_stands_and_again_when_it_has_changed(fake, policy, folder):
     hub.push(folder, "alice/faces", token=WRITER)
     assert same(policy, DiffusionPolicy.from_pretrained("alice/faces", token=False))
@@ -276,6 +290,12 @@ def test_an_error_of_asking_for_a_model_is_a_sentence(fake, faces, name, tmp_pat
     fake.trouble["info"], says = (TROUBLE | ODD)[name]
     check(fake, says, hub.pull, faces)
     assert cached(tmp_path) and cached(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("name", sorted({*TROUBLE, *ODD} - {"missing", "a list", "an empty object"}))
+def test_an_error_of_asking_for_the_list_is_a_sentence(fake, name):
+    fake.trouble["list"], says = (TROUBLE | ODD)[name]
+    assert re.search(says, error_of(hub.listed, token=WRITER))
 
 
 @pytest.mark.parametrize("name", TROUBLE)

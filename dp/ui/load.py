@@ -17,7 +17,7 @@ from dp import hub, shelf
 from dp.calls import HubError
 from dp.card import escape
 from dp.runs import home
-from dp.ui import permission, words
+from dp.ui import controls, permission, words
 from dp.ui.panel import Panel
 
 MOST_AT_ONCE = 4  # downloads
@@ -33,18 +33,13 @@ class Loader:
     """Adds a field for a model's name and its button to the page being built."""
 
     def __init__(self):
-        with gr.Accordion("Load a model from the Hub", open=False, elem_id="hub-fold"):
+        with gr.Accordion("Load a model from the Hub", open=False, elem_id="hub-fold") as self.fold:
             gr.Markdown(words.LOAD_IN_PUBLIC if permission.is_public() else words.LOAD, elem_classes="about")
             with gr.Row(equal_height=True):
-                self.name = gr.Textbox(
-                    label="Model",
-                    placeholder="user/name",
-                    max_lines=1,
-                    elem_id="hub-name",
-                    container=False,
-                    scale=3,
-                    min_width=160,
+                self.name = gr.Dropdown(
+                    label="Model", allow_custom_value=True, elem_id="hub-name", container=False, scale=3, min_width=160
                 )
+                controls.unchecked(self.name)
                 self.load = gr.Button("Load", size="md", elem_id="hub-load", min_width=90)
                 self.cancel = gr.Button("Cancel", size="md", elem_id="hub-cancel", min_width=90, visible=False)
             self.said = gr.Markdown(elem_id="hub-said", elem_classes="about")
@@ -56,8 +51,15 @@ def wire(panels: Mapping[str, Panel]) -> None:
     ready, busy = ((gr.update(visible=idle), gr.update(visible=not idle)) for idle in (True, False))
     unchanged = [gr.skip() for panel in panels.values() for _ in panel.chosen]
 
-    async def load(request: gr.Request, name: str | None) -> AsyncIterator[tuple[Any, ...]]:
-        name, session = (name or "").strip(), request.session_hash
+    def look(request: gr.Request) -> tuple[Any, str]:
+        """What there is on the Hub; a name can be typed where it does not say."""
+        try:
+            return gr.update(choices=hub.listed(token=token_for(request))), ""
+        except HubError as error:
+            return gr.skip(), f"⚠️ What there is on the Hub is not known: {escape(str(error))}"
+
+    async def load(request: gr.Request, name: Any) -> AsyncIterator[tuple[Any, ...]]:
+        name, session = name.strip() if isinstance(name, str) else "", request.session_hash
         try:
             if session in under_way.values() or len(under_way) >= MOST_AT_ONCE:
                 raise HubError("another model is still on its way: try again in a moment")
@@ -73,8 +75,13 @@ def wire(panels: Mapping[str, Panel]) -> None:
     quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     chosen = [one for panel in panels.values() for one in panel.chosen]
     outputs = [loader.load, loader.cancel, loader.said]
-    run = gr.on([loader.load.click, loader.name.submit], load, loader.name, [*outputs, *chosen], **quiet)
+    loader.fold.expand(look, None, [loader.name, loader.said], **quiet)
+    run = loader.load.click(load, loader.name, [*outputs, *chosen], **quiet)
     loader.cancel.click(lambda: (*ready, ""), None, outputs, cancels=[run], **quiet)
+
+
+def token_for(request: gr.Request) -> bool | None:
+    return None if permission.is_owner(request) else False
 
 
 async def fetched(name: str, request: gr.Request, under_way: dict[Any, str | None]) -> AsyncIterator[str]:
@@ -82,7 +89,7 @@ async def fetched(name: str, request: gr.Request, under_way: dict[Any, str | Non
     however it ends, and until then it is among those `under_way`. Raises HubError, or OSError.
     """
     said, gone = ["asking the Hub…"], threading.Event()
-    is_public, token = permission.is_public(), None if permission.is_owner(request) else False
+    is_public, token = permission.is_public(), token_for(request)
 
     def progress(received: int, size: int) -> None:
         if gone.is_set():

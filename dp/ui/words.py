@@ -36,12 +36,13 @@ The images become a walk from the seed above to this one, in equal steps round t
 no walk. Watch how far apart two pictures lie, and where one turns into the other.
 """
 LOAD = """
-Any model made with this library, by its name on the Hugging Face Hub. Its files go to this machine's cache; nothing of
-it is run. Your private ones come with the login of this machine, `hf auth login`, to a browser on this machine.
+Choose a model made with this library on the Hugging Face Hub, or type its name there, user/name. Its files go to this
+machine's cache; nothing of it is run. Your private ones come with the login of this machine, `hf auth login`, to a
+browser on this machine.
 """
 LOAD_IN_PUBLIC = """
-Any public model made with this library, by its name on the Hugging Face Hub. Everybody who comes to this page can then
-choose it, too; when there are many, the one that has not been used for longest goes.
+Choose a model made with this library on the Hugging Face Hub, or type its name there, user/name. Everybody who comes to
+this page can then choose it, too; when there are many, the one that has not been used for longest goes.
 """
 COMPARE_HINT = """
 Choose what differs, press Compare, and watch up to six runs start from the very same noise.
