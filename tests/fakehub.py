@@ -152,14 +152,16 @@ class FakeHub:
 
     def _commit(self, handler, body, repo):
         if self.may(handler, repo, write=True):
+            files = dict(self.repos[repo]["files"])  # others read the old one meanwhile
             for line in map(json.loads, body.splitlines()):
                 file = line["value"]
                 if line["key"] == "file":
-                    self.repos[repo]["files"][file["path"]] = base64.b64decode(file["content"])
+                    files[file["path"]] = base64.b64decode(file["content"])
                 elif line["key"] == "lfsFile":
-                    self.repos[repo]["files"][file["path"]] = self.stored[file["oid"]]
+                    files[file["path"]] = self.stored[file["oid"]]
                 elif line["key"] == "deletedFile":
-                    del self.repos[repo]["files"][file["path"]]
+                    del files[file["path"]]
+            self.repos[repo]["files"] = files
             self.commit = hashlib.sha1(body).hexdigest()
             self.history[self.commit] = dict(self.repos[repo]["files"])
             handler.answer(200, {"commitOid": self.commit, "commitUrl": f"{self.url}/{repo}/commit/{self.commit}"})
