@@ -17,8 +17,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("on another machine, for money; its price is said first")
     words = "train as a Job of Hugging Face, for whoever is logged in (hf auth login) or whose token is in HF_TOKEN"
     group.add_argument("--on", choices=("hf-jobs",), help=words)
-    group.add_argument("--flavor", default="a10g-small", metavar="NAME", help="of the machine (%(default)s)")
-    group.add_argument("--timeout", default="2h", metavar="TIME", help="pause after so long: 30m, 2h, 1d (%(default)s)")
+    group.add_argument("--flavor", default=machines.FLAVOR, metavar="NAME", help="of the machine (%(default)s)")
+    group.add_argument(
+        "--timeout", default=machines.TIMEOUT, metavar="TIME", help="pause after so long: 30m, 2h, 1d (%(default)s)"
+    )
 
 
 def begin(run: RunFolder, args: argparse.Namespace) -> None:

@@ -37,6 +37,10 @@ class Unreachable(HubError):
     """No answer at all."""
 
 
+class Refused(HubError):
+    """Not with this token, or not without one; another may do."""
+
+
 def headers_for(repo_id: str, token: str | bool | None) -> dict[str, str]:
     """What every request of a call about "user/name" carries. The token is in it, and nowhere else."""
     try:
@@ -144,7 +148,8 @@ def _told(error: BaseException, repo_id: str, token: str) -> HubError:
     if isinstance(error, HubError):
         return error
     if isinstance(error, HfHubHTTPError):
-        return HubError(_answer(error, repo_id, token))
+        kind = Refused if error.response.status_code in (401, 403) else HubError
+        return kind(_answer(error, repo_id, token))
     if isinstance(error, (httpx.HTTPError, httpx.InvalidURL, FutureTimeout, TimeoutError)):
         return _no_answer(error)
     if isinstance(error, OSError):

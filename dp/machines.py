@@ -10,9 +10,10 @@ from typing import Any
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError, RepositoryNotFoundError
 
-from dp.calls import PATIENCE, HubError, Unreachable, api_for, headers_of, in_words, within
+from dp.calls import PATIENCE, HubError, Refused, Unreachable, api_for, headers_of, in_words, within
 from dp.card import plain
 
+FLAVOR, TIMEOUT = "a10g-small", "2h"  # where nothing else is said
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 UNITS_AN_HOUR = {"second": 3600, "minute": 60, "hour": 1}
 LONGEST_S = 30 * UNITS["d"]
@@ -92,4 +93,5 @@ def refusals() -> Iterator[None]:
         words = REFUSALS.get(error.response.status_code)
         if words is None or isinstance(error, (JobNotFoundError, RepositoryNotFoundError)):
             raise
-        raise HubError(words.format(constants.ENDPOINT)) from None
+        kind = Refused if error.response.status_code == 403 else HubError
+        raise kind(words.format(constants.ENDPOINT)) from None

@@ -20,7 +20,7 @@ from huggingface_hub import HfApi, JobInfo, constants
 from huggingface_hub.errors import JobNotFoundError
 
 from dp import aboard, machines, mirror
-from dp.calls import PATIENCE, HubError, Unreachable, api_for, headers_for, headers_of, in_words, token_in, within
+from dp.calls import PATIENCE, HubError, Refused, Unreachable, api_for, headers_of, in_words, token_in, within
 from dp.card import plain
 from dp.machines import refusals
 from dp.runs import ALIVE, VERBS, RunFolder
@@ -36,7 +36,7 @@ def start(run: RunFolder, flavor: str, timeout: str | float, token: str | None =
     """
     limit_s, headers = machines.seconds_of(timeout), headers_of(token)
     if "authorization" not in headers:
-        raise HubError(f"a Job needs a token that may run Jobs and write: {constants.ENDPOINT}/settings/tokens")
+        raise Refused(f"a Job needs a token that may run Jobs and write: {constants.ENDPOINT}/settings/tokens")
     with suppress(Unreachable):  # then what follows says it
         machines.check(flavor, machines.hardware(token))
     before = run.status()
@@ -103,7 +103,7 @@ def cancel(run: RunFolder, token: str | None = None) -> None:
     if not run.is_away():
         raise ValueError(f"the run {run.id!r} is not going on as a Job")
     remote = run.status()["remote"]
-    headers = headers_for(remote["repo"], token)
+    headers = headers_of(token)
     with in_words(remote["repo"], headers), refusals(), suppress(JobNotFoundError):
         within(3 * PATIENCE, lambda: api_for(headers).cancel_job(**machines.named(remote)))
     refresh(run, token)
@@ -114,7 +114,7 @@ def forget(run: RunFolder, token: str | None = None) -> None:
     if run.is_away():
         raise ValueError(f"the run {run.id!r} is going on as a Job: stop it first")
     if remote := run.status()["remote"]:
-        headers = headers_for(remote["repo"], token)
+        headers = headers_of(token)
         with in_words(remote["repo"], headers):
             within(3 * PATIENCE, lambda: api_for(headers).delete_repo(remote["repo"], missing_ok=True))
         run.report(remote=None)
@@ -126,6 +126,8 @@ def _exchange(run: RunFolder, remote: dict[str, Any], headers: dict[str, str]) -
         job = None
         with suppress(JobNotFoundError):  # before it is seen what it has left: then that is all there will be
             job = within(3 * PATIENCE, lambda: api.inspect_job(**machines.named(remote)))
+        if job is None and within(3 * PATIENCE, api.whoami)["name"] != (owner := repo.split("/")[0]):
+            raise Refused(f"this Job is {owner}'s, and this token is not")  # it may well go on
         stage = str(job.status.stage) if job else "DELETED"
         is_over = stage not in GOING_ON
         end = next((state for verb, state in (("stop", "stopped"), ("pause", "paused")) if run.asked(verb)), None)
@@ -136,7 +138,7 @@ def _exchange(run: RunFolder, remote: dict[str, Any], headers: dict[str, str]) -
         if there is None and is_over:
             return _over(run, remote, {"state": "lost", "message": f"its repository {repo} is not there any more"})
         if there is None:
-            raise HubError(f"the repository {repo} of this run is not there, or this token may not read it")
+            raise Refused(f"the repository {repo} of this run is not there, or this token may not read it")
         said = mirror.status_of(repo, headers, there, remote["launch"])
         mirror.bring(repo, headers, run, there, is_over)
         if not is_over:

@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 from gradio.context import LocalContext
+from huggingface_hub import get_token
 
 ON_ZERO_GPU = (
     "**Training does not work here.** This Space runs on ZeroGPU, which lends its GPU for the seconds of one call; no "
@@ -93,6 +94,18 @@ def token_of(request: Any) -> str | bool | None:
         return None
     said = _sign_in(request)
     return said["access_token"] if said else False
+
+
+def has_login(request: Any) -> bool:
+    """Whether the Hub can be asked for a visitor who types no token."""
+    token = token_of(request)
+    return bool(get_token() if token is None else token)
+
+
+def seconds_signed_in(request: Any) -> float:
+    """For how much longer the sign-in's token will do; a login of this machine has no end that is known here."""
+    said = None if is_owner(request) else _sign_in(request)
+    return (said.get("expires_at") or float("inf")) - time.time() if said else float("inf")
 
 
 def _sign_in(request: Any) -> dict[str, Any] | None:

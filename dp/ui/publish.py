@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from huggingface_hub import get_token
 
 from dp import hub
 from dp.card import plain
@@ -33,9 +32,8 @@ def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         return {"problem": "there is no such run any more"}
     slug = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-") or "model"
-    token = permission.token_of(request)
-    owner = permission.user_of(request) if token else None
-    return {"owner": owner, "repo": slug, "login": bool(get_token() if token is None else token)}
+    owner = permission.user_of(request) if permission.token_of(request) else None
+    return {"owner": owner, "repo": slug, "login": permission.has_login(request)}
 
 
 def publish(asked: Any, request: gr.Request) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from dp.engine import Engine
 from dp.findings import Findings
 from dp.intake import prepare
 from dp.recipe import PRESETS, SIZES, Settings
-from dp.runs import home
-from dp.ui import controls, permission, publish, words
+from dp.runs import RunFolder, home
+from dp.ui import controls, permission, publish, rent, words
 from dp.ui.panel import Panel
 from dp.ui.training.board import Board, free_name, run_of
 from dp.ui.training.drafts import Draft
@@ -47,12 +47,16 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         with gr.Column(scale=2, min_width=300):
             intake = Intake(elem_id="intake")
             form = Form()
-            start = gr.Button(
-                "Start training", variant="primary", size="lg", elem_id="start-training", interactive=False
-            )
+            with gr.Row():
+                start = gr.Button(
+                    "Start training", variant="primary", size="lg", elem_id="start-training", interactive=False, scale=3
+                )
+                hire = gr.Button("Rent a machine", size="lg", elem_id="rent-training", interactive=False, min_width=140)
             note = gr.Markdown(elem_id="note", elem_classes="about")
         with gr.Column(scale=3, min_width=320):
-            board = Board(list(panels), served=[publish.offer, publish.publish], elem_id="board")
+            served = [publish.offer, publish.publish, rent.machines, rent.price, rent.rent]
+            served += [rent.exchange, rent.end, rent.forget]
+            board = Board(list(panels), served, rent.EXCHANGE_S, elem_id="board")
     words.explain(words.TRAIN)
 
     # ------------------------------------------------------------------------
@@ -67,7 +71,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         return gr.update(value=why_not or "", visible=why_not is not None), gr.update(visible=why_not is None)
 
     def check(given: dict[str, Any], image_size: Any) -> Iterator[tuple[Any, ...]]:
-        """Values of intake, brought and start, while the pictures are looked at and decoded."""
+        """Values of `state`, while the pictures are looked at and decoded."""
         given = given | {"size": None}
         try:
             if image_size not in SIZES:
@@ -75,11 +79,11 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             draft, names = Draft(given["draft"]), given["names"]
             for progress in prepare(draft.sources(names), draft.dataset, image_size, names=names):
                 said = {"state": "checking"} | progress._asdict() | {"report": None}
-                yield said, given, gr.update(interactive=False)
+                yield said, given, *startable(False)
             shown = checked(progress.report, draft.dataset)
-            yield shown, given | {"size": image_size, "count": len(progress.report.used)}, gr.update(interactive=True)
+            yield shown, given | {"size": image_size, "count": len(progress.report.used)}, *startable(True)
         except (ValueError, OSError) as error:
-            yield {"state": "empty", "message": str(error)}, NOTHING, gr.update(interactive=False)
+            yield {"state": "empty", "message": str(error)}, NOTHING, *startable(False)
 
     def arrive(request: gr.Request, event: gr.EventData, given: dict[str, Any], image_size: Any):
         permitted(request)
@@ -92,7 +96,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         if given.get("draft") and given.get("size") != image_size:
             yield from check(given, image_size)
         else:
-            yield (gr.skip(),) * 3
+            yield (gr.skip(),) * len(state)
 
     def forget(given: dict[str, Any]) -> None:
         with suppress(ValueError):
@@ -100,7 +104,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
 
     def empty(given: dict[str, Any], times: dict[str, str]) -> tuple[Any, ...]:
         forget(given)
-        return {"state": "empty"}, NOTHING, gr.update(interactive=False), gr.update(choices=choices(times)), ""
+        return {"state": "empty"}, NOTHING, *startable(False), gr.update(choices=choices(times)), ""
 
     async def measure_presets(request: gr.Request, given: dict[str, Any], times: dict[str, str]) -> AsyncIterator[Any]:
         """The time that each preset takes, one after the other."""
@@ -125,7 +129,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             async for found in trial:
                 yield f"{settings.steps:,} steps: {found.words if found else MEASURING}"
 
-    def begin(request: gr.Request, given: dict[str, Any], times: dict[str, str], *values: Any) -> tuple[Any, ...]:
+    def created(request: gr.Request, given: dict[str, Any], values: tuple[Any, ...]) -> RunFolder:
         permitted(request)
         settings = settings_from(values)
         if not given.get("size"):
@@ -137,14 +141,25 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             config = settings.config(given["dataset"], given["count"], time.time())
             config["name"] = free_name(config["name"])
             if "run" in given:
-                run = jobs.duplicate(run_of(given["run"]), home(), **config)
-            else:
-                run = jobs.create(home(), config, Draft(given["draft"]).dataset)
-                forget(given)
+                return jobs.duplicate(run_of(given["run"]), home(), **config)
+            run = jobs.create(home(), config, Draft(given["draft"]).dataset)
+        except (ValueError, OSError) as error:
+            raise controls.complaint(error) from None
+        forget(given)
+        return run
+
+    def begin(request: gr.Request, given: dict[str, Any], times: dict[str, str], *values: Any) -> tuple[Any, ...]:
+        run = created(request, given, values)
+        try:
             jobs.start(run)
         except (ValueError, OSError) as error:
             raise controls.complaint(error) from None
         return {"show": run.id}, *empty(NOTHING, times), ""
+
+    def begin_elsewhere(request: gr.Request, given: dict[str, Any], times: dict[str, str], *values: Any):
+        """A run for the board's form, in which it is started."""
+        run = created(request, given, values)
+        return {"show": run.id, "rent": True}, *empty(NOTHING, times), ""
 
     def duplicate(request: gr.Request, event: gr.EventData, given: dict[str, Any]) -> tuple[Any, ...]:
         """The form as it was for a run, and its pictures."""
@@ -159,7 +174,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         dataset = config["dataset"]
         shown["sentences"] = [f"The pictures of {run.name}, again. Change what you like, and start."]
         given = {"run": run.id, "dataset": dataset["name"], "count": dataset["count"], "size": config["image_size"]}
-        return shown, given, gr.update(interactive=True), OWN, free_name(run.name), *form.set(settings)
+        return shown, given, *startable(True), OWN, free_name(run.name), *form.set(settings)
 
     def download(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
         """A checkpoint's folder as a zip, without what only resuming needs."""
@@ -194,7 +209,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
 
     quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     page.load(welcome, None, [refused, inside], **quiet)
-    state = [intake, brought, start]
+    state = [intake, brought, start, hire]
     checks = [intake.brought(arrive, [brought, size], state, **quiet)]
     # One check at a time: a new size ends the one under way, and waits for one of its own kind.
     checks.append(size.change(resize, [brought, size], state, cancels=checks, trigger_mode="always_last", **quiet))
@@ -206,10 +221,16 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     for control in form.values[1:]:
         control.input(lambda: OWN, None, note, **quiet)
     shown = [board, *state, preset, note, form.name]
-    start.click(begin, [brought, times, *form.values], shown, cancels=trials, **quiet)
+    for button, what in ((start, begin), (hire, begin_elsewhere)):
+        button.click(what, [brought, times, *form.values], shown, cancels=trials, **quiet)
     board.duplicated(duplicate, brought, [*state, note, *form.values], **quiet)
     board.downloaded(download, None, board, **quiet)
     board.opened(open_in, None, [tabs, *(one for panel in panels.values() for one in panel.chosen)], **quiet)
+
+
+def startable(is_so: bool) -> tuple[Any, Any]:
+    """Values of the two buttons that begin a run."""
+    return (gr.update(interactive=is_so),) * 2
 
 
 def permitted(request: gr.Request) -> None:

@@ -18,7 +18,8 @@ function choose(id) {
   [facts, detail.hidden] = [null, true];
   $(".problem").textContent = "";
   ask(null);
-  closeForm();
+  waiting = null;
+  for (const form of Form.all) form.close();
   clearChart();
   clearSamples();
   for (const row of root.querySelectorAll(".runs button")) row.setAttribute("aria-current", row.dataset.id === id);
@@ -58,6 +59,7 @@ async function take(answer) {
 }
 
 function list(runs) {
+  follow(runs);
   root.dataset.runs = runs.length ? runs.length : "";
   $(".runs").replaceChildren(
     ...runs.map((run) => {
@@ -100,7 +102,8 @@ function tell(now) {
   $(".run header .pill").replaceWith(pill(now.state));
   $(".made").textContent = now.made;
   for (const button of root.querySelectorAll(".verbs button")) {
-    button.hidden = !button.dataset.in.split(" ").includes(now.state);
+    const { in: states, of } = button.dataset;
+    button.hidden = !states.split(" ").includes(now.state) || Boolean(of && !now[of]);
     if (["download", "publish"].includes(button.dataset.verb)) button.disabled = !now.checkpoints.length;
     else button.disabled = false;
   }
@@ -112,15 +115,18 @@ function tell(now) {
   if (now.images_per_s && now.state === "running") said.push(`${number(Math.round(now.images_per_s))} images/s`);
   $(".step").textContent = said.join(" · ");
   $(".left").textContent = now.left == null ? "" : `about ${long(now.left)} left`;
-  const silent = now.answers ? "" : "It has said nothing for a while: the machine may be asleep, or very busy.";
+  const asleep = now.job ? "It has said nothing for a while." : "It has said nothing for a while: the machine may be asleep, or very busy.";
+  const silent = now.answers ? "" : asleep;
+  const words = now.job || now.was_job ? { ...WORDS, ...JOB_WORDS } : WORDS;
   const more = /^(training|(paused|stopped|finished) at step)/.test(now.message || "") ? "" : sentence(now.message || "");
-  $(".message").textContent = [silent, more, WORDS[now.state]].filter(Boolean).join(" ");
+  $(".message").textContent = [silent, more, words[now.state]].filter(Boolean).join(" ");
   $(".wrong").hidden = !("log" in now);
   if ("log" in now) {
     $(".wrong pre").textContent = now.log || "(it has written nothing)";
     $(".wrong pre").scrollTop = 1e6; // what went wrong stands last
   }
   mark(now.checkpoints);
+  tellJob(now);
 }
 
 const WORDS = {
@@ -132,6 +138,14 @@ const WORDS = {
   failed: "What was saved is whole: once the cause is mended, Resume goes on from there.",
 };
 
+// Where it is, or was last, on a rented machine; of one that is lost the message says all.
+const JOB_WORDS = {
+  pausing: "The Job saves at its next look, and ends; its cost ends with it.",
+  stopping: "The Job saves at its next look, and ends; its cost ends with it.",
+  paused: "Nothing is lost, and nothing costs money now: Resume goes on from here on this machine, Rent a machine in a new Job.",
+  lost: "",
+};
+
 const sentence = (words) => words && words[0].toUpperCase() + words.slice(1).replace(/\.?$/, ".");
 
 function long(seconds) {
@@ -141,40 +155,66 @@ function long(seconds) {
 
 // ---- what can be done with it
 
-async function act(verb, more) {
+const act = (verb, more) => press(server.act({ run: shown, verb, ...more }));
+
+async function press(call) {
+  const about = shown;
   const buttons = [...root.querySelectorAll(".verbs button")];
   buttons.forEach((button) => (button.disabled = true)); // one at a time; the next facts say what is possible
   $(".problem").textContent = "";
-  try {
-    const { problem } = await server.act({ run: shown, verb, ...more });
-    if (problem) $(".problem").textContent = problem;
-  } catch {
-    $(".problem").textContent = "The server did not answer; try again.";
-  }
+  const answer = await call.catch(() => ({ problem: LOST }));
+  if (answer.problem && about === shown) $(".problem").textContent = answer.problem;
   delete known.known;
   await turn();
+  if (away.includes(about)) exchange(); // it hands over what was asked
+  return answer;
 }
 
-function ask(words) {
+let agreed = null; // what is done after Yes
+
+function ask(words, yes, no, then) {
   $(".asks").hidden = words === null;
-  if (words) $(".asks span").textContent = words;
+  [$(".asks span").textContent, $(".asks .yes").textContent, $(".asks .no").textContent] = [words, yes, no];
+  agreed = then;
+}
+
+function askDelete() {
+  const left = facts.repo ? ` Its repository ${facts.repo} on Hugging Face stays: if you do not need it, delete that first.` : "";
+  const words = `Delete ${facts.name} with its pictures, samples and checkpoints? That cannot be undone.${left}`;
+  ask(words, "Delete it", "Keep it", () => {
+    chosen = false;
+    act("delete");
+  });
+}
+
+function askEnd() {
+  const words = "End the Job at once? What it has not reported yet is lost, about a minute's work, and what was not saved before. Pause and Stop save first.";
+  ask(words, "End it", "Let it go on", () => tellHub("end"));
+}
+
+function askForget() {
+  const words = `Delete ${facts.repo} on Hugging Face? The run stays here, with all that came back from there.`;
+  ask(words, "Delete it", "Keep it", () => tellHub("forget"));
 }
 
 for (const button of root.querySelectorAll(".verbs button"))
   button.addEventListener("click", () => {
     const verb = button.dataset.verb;
     if (verb === "rename") return rename();
-    if (verb === "delete") return ask(`Delete ${facts.name} with its pictures, samples and checkpoints? That cannot be undone.`);
-    if (verb === "publish") return openForm();
+    if (verb === "delete") return askDelete();
+    if (verb === "publish") return openPublish();
+    if (verb === "rent") return openRent();
+    if (verb === "end") return askEnd();
+    if (verb === "forget") return askForget();
     if (verb === "duplicate") return trigger("duplicated", { run: shown });
     if (verb === "download") return trigger("downloaded", { run: shown, milestone: facts.checkpoints.at(-1) });
     act(verb);
   });
 $(".asks .no").addEventListener("click", () => ask(null));
 $(".asks .yes").addEventListener("click", () => {
+  const then = agreed;
   ask(null);
-  chosen = false;
-  act("delete");
+  then();
 });
 
 function rename() {
@@ -199,18 +239,19 @@ $(".rename").addEventListener("blur", ({ target }) => {
 // ---- from the page: a run that was just started, a file to take away
 
 watch("value", () => {
-  const { show, file } = props.value || {};
+  const { show, rent, file } = props.value || {};
   if (show) {
     chosen = true;
     choose(show);
     delete known.seen;
     turn();
+    if (rent) openRent();
   }
   if (file) {
     const link = Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name });
     link.click();
   }
 });
-document.addEventListener("visibilitychange", () => document.hidden || turn());
+document.addEventListener("visibilitychange", () => document.hidden || (turn(), exchange()));
 new ResizeObserver(() => drawChart()).observe(root);
 setTimeout(turn);

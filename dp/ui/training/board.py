@@ -1,8 +1,9 @@
 """The runs as they are on disk: a `gr.HTML` component that asks once a second for what is new, as long as it is looked
 at. Nothing of it is kept here, so a second page, a reload, a phone and an app that was started anew show the same.
 
-Its value is {"show": the id of the run to show, "file": a file to be taken away}. It triggers `opened`, with a `run`, a
-`milestone` and a `tab`; `downloaded`, with the first two; and `duplicated`, with a `run`.
+Its value is {"show": the id of the run to show, "rent": whether a machine for it is to be chosen, "file": one to be
+taken away}. It triggers `opened`, with a `run`, a `milestone` and a `tab`; `downloaded`, with the first two; and
+`duplicated`, with a `run`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import Any
 import gradio as gr
 
 from dp import jobs
+from dp.machines import words_of
 from dp.runs import ALIVE, RunFolder, home, runs_in
 from dp.ui import permission
 from dp.ui.player import data_uri
 
 HERE = Path(__file__).parent
-SCRIPTS = ("board.js", "chart.js", "samples.js", "publish.js")  # one scope
+SCRIPTS = ("board.js", "chart.js", "samples.js", "form.js", "publish.js", "rent.js")  # one scope
 PICTURES = 12  # in one answer, at most
 LOG_LINES = 20
 VERBS: dict[str, Callable[[RunFolder], Any]] = {
@@ -37,14 +39,15 @@ VERBS: dict[str, Callable[[RunFolder], Any]] = {
 
 class Board(gr.HTML):
     """tabs: the ids of those in which a milestone can be opened. served: functions that the page may call beside those
-    of here.
+    of here. exchange_s: how often the page asks for news of what is trained elsewhere.
     """
 
-    def __init__(self, tabs: list[str], served: Sequence[Callable[..., Any]] = (), **kwargs: Any):
+    def __init__(self, tabs: list[str], served: Sequence[Callable[..., Any]], exchange_s: float, **kwargs: Any):
         super().__init__(
             server_functions=[look, act, *served],
             value={},
             tabs=tabs,
+            exchange_s=exchange_s,
             html_template=(HERE / "board.html").read_text(encoding="utf-8"),
             css_template=(HERE / "board.css").read_text(encoding="utf-8"),
             js_on_load="\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
@@ -112,7 +115,7 @@ def changed(key: str, value: Any, mark: Any, of_mark: str) -> dict[str, Any]:
 def summary(run: RunFolder) -> dict[str, Any]:
     """A run's line in the list."""
     status = run.status()
-    line = {"id": run.id, "name": run.name, "state": status["state"]}
+    line = {"id": run.id, "name": run.name, "state": status["state"], "away": run.is_away()}
     return line | {key: status.get(key) or 0 for key in ("step", "total")}
 
 
@@ -124,6 +127,7 @@ def facts(run: RunFolder) -> dict[str, Any]:
     said |= {"id": run.id, "name": run.name, "state": state, "left": seconds_left(run, status)}
     said |= {"checkpoints": run.milestones(), "answers": status.get("is_responding", True) or state not in ALIVE}
     said |= {"log": run.tail(LOG_LINES)} if state in ("failed", "lost") else {}
+    said |= rented(status)
     try:
         config = run.config()
         dataset, network = config.get("dataset", {}), config.get("network", {})
@@ -133,6 +137,19 @@ def facts(run: RunFolder) -> dict[str, Any]:
     except (ValueError, KeyError) as error:
         said["made"] = f"its config.json is damaged ({error})"
     return said
+
+
+def rented(status: dict[str, Any]) -> dict[str, Any]:
+    """Of a run that goes on as a Job, `job`: where, since when, for how long; of one that did so last, `was_job`; and
+    `repo`, what a Job that is over has left.
+    """
+    remote = status["remote"]
+    if not remote:
+        return {}
+    if not remote["is_going_on"]:
+        return {"repo": remote["repo"], "was_job": status["pid"] is None}
+    limit = words_of(remote["timeout"])
+    return {"job": {"flavor": remote["flavor"], "url": remote["url"], "since": status["started"], "limit": limit}}
 
 
 def seconds_left(run: RunFolder, status: dict[str, Any]) -> float | None:
