@@ -107,7 +107,7 @@ class FakeJobs(FakeHub):
         job |= {"process": process, "stage": "RUNNING", "since": time.time()}
 
     def inspect(self, handler, body, user, job):
-        if job not in self.jobs:
+        if job not in self.jobs or self.users[handler.token][0] != user:
             return handler.answer(404, {"error": "?"})
         facts, spec = self.jobs[job], self.jobs[job]["spec"]
         status = {"stage": self.stage(facts), "message": facts["message"]}
@@ -115,6 +115,8 @@ class FakeJobs(FakeHub):
         handler.answer(200, said | {key: spec.get(key) for key in ("dockerImage", "command", "flavor")})
 
     def cancel(self, handler, body, user, job):
+        if self.users[handler.token][0] != user:
+            return handler.answer(404, {"error": "?"})
         self.end(job, "CANCELED")
         handler.answer(200, {})
 
