@@ -36,8 +36,8 @@ def machines(asked: Any, request: gr.Request) -> dict[str, Any]:
         found = hardware(token=False)
     except ValueError as error:
         return {"problem": str(error)}
-    prices = {name: "" if per_hour is None else f" · ${per_hour:.2f} an hour" for name, (_, per_hour) in found.items()}
-    offers = [[name, f"{name} · {words}{prices[name]}"] for name, (words, _) in found.items()]
+    prices = {name: f"${cost:.2f} an hour · " if cost is not None else "" for name, (_, cost) in found.items()}
+    offers = [[name, f"{name} · {prices[name]}{words}"] for name, (words, _) in found.items()]
     flavor = FLAVOR if FLAVOR in found else next(iter(found), "")
     return {"machines": offers, "flavor": flavor, "timeout": TIMEOUT, "login": permission.has_login(request)}
 

@@ -51,7 +51,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
                 start = gr.Button(
                     "Start training", variant="primary", size="lg", elem_id="start-training", interactive=False, scale=3
                 )
-                hire = gr.Button("Rent a machine", size="lg", elem_id="rent-training", interactive=False, min_width=140)
+                hire = gr.Button("Rent a machine", size="lg", elem_id="rent-training", interactive=False, min_width=200)
             note = gr.Markdown(elem_id="note", elem_classes="about")
         with gr.Column(scale=3, min_width=320):
             served = [publish.offer, publish.publish, rent.machines, rent.price, rent.rent]

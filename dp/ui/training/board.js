@@ -205,11 +205,11 @@ for (const button of root.querySelectorAll(".verbs button"))
     if (verb === "publish") return openPublish();
     if (verb === "rent") return openRent();
     if (verb === "end") return askEnd();
-    if (verb === "forget") return askForget();
     if (verb === "duplicate") return trigger("duplicated", { run: shown });
     if (verb === "download") return trigger("downloaded", { run: shown, milestone: facts.checkpoints.at(-1) });
     act(verb);
   });
+$(".remains button").addEventListener("click", askForget);
 $(".asks .no").addEventListener("click", () => ask(null));
 $(".asks .yes").addEventListener("click", () => {
   const then = agreed;
@@ -244,8 +244,8 @@ watch("value", () => {
     chosen = true;
     choose(show);
     delete known.seen;
-    turn();
-    if (rent) openRent();
+    const looked = turn();
+    if (rent) looked.then(openRent);
   }
   if (file) {
     const link = Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name });

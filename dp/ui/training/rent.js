@@ -22,6 +22,7 @@ async function openRent() {
   if (told.problem) return renting.said(told.problem, null, true);
   [field("machine").value, field("machine").disabled, field("timeout").value] = [told.flavor, false, told.timeout];
   field("asks-token").hidden = told.login || Boolean(token);
+  field("machine").focus();
   await price();
 }
 
@@ -83,21 +84,26 @@ async function exchange() {
   else if (away.length) nextExchange = setTimeout(exchange, 1000 * props.exchange_s);
 }
 
-function tellJob({ job }) {
-  $(".job").hidden = !job;
+function tellJob({ job, repo }) {
+  [$(".job").hidden, $(".remains").hidden] = [!job, !repo];
+  $(".remains span").textContent = repo ? `What its Job left lies in ${repo}, a private repository on Hugging Face.` : "";
   const { problem, asks, at } = (job && news.get(shown)) || {};
   if (job) {
-    const since = job.since ? ` since ${new Date(1000 * job.since).toLocaleString([], { dateStyle: "short", timeStyle: "short" })}` : "";
+    renting.close(); // another page has started it
+    const since = job.since ? ` since ${new Date(1000 * job.since).toLocaleString([], { dateStyle: "short", timeStyle: "short" })},` : "";
     const link = /^https?:/.test(job.url) ? ["; see ", linkTo(job.url, "its Job on Hugging Face")] : [];
-    $(".job .where").replaceChildren(`On a rented machine, ${job.flavor},${since} for at most ${job.limit}`, ...link, ".");
+    $(".job .where").replaceChildren(`On a rented machine (${job.flavor})${since} for at most ${job.limit}`, ...link, ".");
     $(".job .heard").textContent = at ? `Looked for news at ${at.toLocaleTimeString()}; the Job reports every minute or so.` : "";
     $(".job .trouble").textContent = problem && !asks ? `${sentence(problem)} It is tried again; the Job goes on.` : "";
   }
-  if (asks && signing.form.hidden) {
-    signing.form.hidden = false;
-    signing.said(token ? sentence(problem) : "", null, true);
-  }
+  if (asks && signing.form.hidden) askToken("Type your token to see how it goes", problem);
   if (!asks && !waiting) signing.close();
+}
+
+function askToken(why, problem) {
+  signing.open();
+  signing.field("why").textContent = why;
+  signing.said(token ? sentence(problem) : "", null, true);
 }
 
 signing.form.addEventListener("submit", (event) => {
@@ -118,6 +124,5 @@ async function tellHub(what) {
   if (!answer.asks || about !== shown) return;
   $(".problem").textContent = "";
   waiting = () => tellHub(what);
-  signing.open();
-  signing.said(token ? sentence(answer.problem) : "", null, true);
+  askToken("Type your token for this", answer.problem);
 }
