@@ -72,7 +72,7 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
     tmp_path,
     options,
 ):
-    run = make_run(tmp_path, train_num_steps=1500, save_and_sample_every=100)
+    run = make_run(tmp_path, train_num_steps=800, save_and_sample_every=100)
     log, answers, hub.has_machines = [], [], False
     with serve("-c", HASTY, log=log, **environment) as url, window(browser, url, **options) as page:
         page.on("response", lambda answer: answers.append(answer) if "component_server" in answer.url else None)
@@ -108,12 +108,12 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         in_state(page, "preparing")
         in_state(page, "running")
         page.wait_for_function("+document.querySelector('#board .chart').dataset.points >= 3", timeout=60_000)
-        page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 2", timeout=60_000)
+        page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=60_000)
         assert runs_in(run.path.parent)[0].is_away() and run.status()["pid"] is None
         press(page, "pause")
         in_state(page, "paused")
         says(page, ".message", "nothing costs money now")
-        assert 0 < run.status()["step"] < 1500 and not page.is_visible("#board .job")
+        assert 0 < run.status()["step"] < 800 and not page.is_visible("#board .job")
 
         press(page, "rent")
         priced(page)
@@ -122,19 +122,19 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         in_state(page, "queued")
         hub.trouble["inspect"] = refuses(503)
         says(page, ".job .trouble", "The Hub has trouble of its own (error 503)")
-        assert page.locator("#board .milestones canvas:visible").count() >= 2
+        assert page.locator("#board .milestones canvas:visible").count() >= 1
         hub.trouble.clear()
         says(page, ".job .heard", "Looked for news at")
         hub.run(hub.jobs["job1"])
         in_state(page, "running")
         in_state(page, "finished", 60)
-        assert run.status()["step"] == 1500 == run.milestones()[-1] and len(hub.repos) == 1
+        assert run.status()["step"] == 800 == run.milestones()[-1] and len(hub.repos) == 1
         press(page, "delete")
         says(page, ".asks", f"Its repository {run.status()['remote']['repo']} on Hugging Face stays")
         page.click("#board .asks .no")
         press(page, "forget", "yes")
         page.wait_for_selector("#board [data-verb=forget]", state="hidden")
-        assert hub.repos == {} and run.milestones()[-1] == 1500
+        assert hub.repos == {} and run.milestones()[-1] == 800
         said = "".join(answer.text() for answer in answers) + page.content()
         stored = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
         assert page.evaluate("[...document.querySelectorAll('input')].every(box => !box.value.includes('hf_'))")
@@ -186,7 +186,7 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("options", WINDOWS)
+@pytest.mark.parametrize("options", WINDOWS[1:])  # where the form is far from the button
 def test_beside_start_a_new_run_is_brought_to_the_form(browser, hub, environment, home, tmp_path, options):  # noqa: F811
     pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
     with serve("app.py", **environment | {"HF_TOKEN": WRITER}) as url, window(browser, url, **options) as page:

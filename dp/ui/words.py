@@ -77,6 +77,8 @@ the picture beneath comes a little nearer. At first it draws grey; then colours,
   average of the network (EMA), which is steadier than the network itself.
 - **Pause** saves and frees the machine for other things; **Resume** goes on as if nothing had been. **Stop** saves,
   too. Close the page, or the app: what trains goes on.
+- **Rent a machine** trains the run on a computer of Hugging Face, for money; what it costs at most is said before it
+  starts. It is shown here all the same, and goes on with this page and this machine turned off.
 - **Denoise** and **Compare** beside a row open its network there, while training goes on.
 """
 EQUATIONS = r"""
