@@ -179,6 +179,8 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
         page.reload()
         open_train_tab(page)
         press(page, "forget", "yes")
+        page.click("#board .sign .cancel")
+        press(page, "forget", "yes")
         page.fill("#board .sign .token", WRITER)
         page.click("#board .sign .main")
         page.wait_for_selector("#board [data-verb=forget]", state="hidden")

@@ -103,9 +103,11 @@ function tellJob({ job, repo }) {
 function askToken(why, problem) {
   signing.open();
   signing.field("why").textContent = why;
+  signing.field("cancel").hidden = !waiting; // without news there is nothing to close it for
   signing.said(token ? sentence(problem) : "", null, true);
 }
 
+signing.field("cancel").addEventListener("click", () => (waiting = null));
 signing.form.addEventListener("submit", (event) => {
   event.preventDefault();
   token = signing.token();
