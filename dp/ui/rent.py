@@ -20,9 +20,7 @@ from dp.ui import permission
 from dp.ui.training.board import run_of
 
 EXCHANGE_S = 15  # from one exchange of news to the page's next
-REPORT_S = (
-    60  # from one report of the Job to the next: each is a commit, of which the Hub takes about a hundred an hour
-)
+REPORT_S = 60  # from one report of the Job to the next: a commit, of which the Hub takes about a hundred an hour
 ODD = {"problem": "this is not what the page sends"}
 
 
