@@ -1,5 +1,7 @@
 """Comparing: runs that differ in one thing start from the very same noise, and are played on one clock."""
 
+from functools import partial
+
 import gradio as gr
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from dp.images import grid, to_uint8
 from dp.ui.arms import MOST, SHORT_RUNS, make_arms
 from dp.ui.compare import AXES, NUMBERS
 from dp.ui.controls import TRAINED
+from dp.ui.lent import run_all
 from dp.ui.lockstep import Tally, one_by_one, side_by_side
 from dp.ui.watching import Viewers
 
@@ -125,7 +128,7 @@ def test_one_after_the_other_they_end_in_the_same_pictures(engine):
         arms = make_arms(engine, axis, VALUES[axis], *page_values())
         _, together = run(engine, arms)
         alone, last = Tally(arms), {}
-        for news in one_by_one(engine, arms, alone):
+        for news in one_by_one(partial(run_all, engine), arms, alone):
             last |= news
         assert [last[i]["state"] for i in range(len(arms))] == ["done"] * len(arms)
         for row, other in zip(together.table()["rows"], alone.table()["rows"]):

@@ -3,7 +3,8 @@ stand-in for the platform's device API.
 
     with DeviceAPI() as api, serve("tests/zerogpu.py", **api.environment): ...
 
-The stand-in notes each request in `api.log`.
+The stand-in notes the path of each request in `api.log`, what each call has asked for in `api.asked`, and its worker's
+process in `api.workers`. It lends its GPU, or gives the one of ANSWERS that `api.answer` names.
 """
 
 import json
@@ -12,31 +13,69 @@ import runpy
 import sys
 import tempfile
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 LEASE = {"idle": False, "nvidiaIndex": 0, "nvidiaUUID": "GPU-0", "allowToken": "token"}
+SUCCEEDED = f"succeeded\ndata: {json.dumps(LEASE)}"
+# To a call that asks for a GPU: the status, then JSON, or the events of the queue that it waits in. A time to wait of
+# less than nothing means that no wait will help.
+ANSWERS = {
+    "lent": (200, LEASE),
+    "quota": (429, {"left": 5, "wait": 3720}),
+    "too long": (429, {"left": 120, "wait": -1}),
+    "too many runs": (429, {"left": 0, "wait": 0}),
+    "no GPU": (503, {}),
+    "expired": (401, {}),
+    "trouble": (500, {}),
+    "queue": (200, ["ping", "ping", SUCCEEDED]),
+    "queue in vain": (200, ["ping", "failed"]),
+    "long queue": (200, ["ping"] * 20 + [SUCCEEDED]),
+}
+PING_S = 0.2
 
 
 class DeviceAPI:
-    """Lends the GPU that is not there to whoever asks."""
+    """Lends the GPU that is not there to whoever asks, or says no."""
 
     def __init__(self):
+        self.answer = "lent"
         self.log: list[str] = []
-        log = self.log
+        self.asked: list[dict[str, str]] = []
+        self.workers: list[int] = []
+        api = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                path = urlsplit(self.path).path
-                log.append(path)
-                body = json.dumps(LEASE).encode() if path == "/schedule" else b""
-                self.send_response(200)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(body)))
+                url = urlsplit(self.path)
+                query = dict(parse_qsl(url.query))
+                api.log.append(url.path)
+                if url.path == "/allow":
+                    api.workers.append(int(query["pid"]))
+                if url.path != "/schedule":
+                    return self.reply(200, "application/json", b"")
+                api.asked.append(query)
+                status, content = ANSWERS[api.answer]
+                if isinstance(content, dict):
+                    return self.reply(status, "application/json", json.dumps(content).encode())
+                self.reply(status, "text/event-stream")
+                with suppress(OSError):  # it may wait no longer
+                    for event in content:
+                        self.wfile.write(f"event: {event}\n\n".encode())
+                        self.wfile.flush()
+                        time.sleep(PING_S)
+
+            def reply(self, status, kind, body=None):
+                self.send_response(status)
+                self.send_header("content-type", kind)
+                if body is not None:
+                    self.send_header("content-length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(body or b"")
 
             def log_message(self, *args):
                 pass

@@ -11,6 +11,7 @@ except ImportError:
 
 from dp.engine import Engine
 from dp.ui import api, compare, denoise, load, train
+from dp.ui.lent import lender
 from dp.ui.watching import Viewers
 
 TITLE = "See a diffusion model work"
@@ -61,20 +62,18 @@ LAUNCH = {
 
 
 def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
-    """The page, ready to launch with `LAUNCH`. on_zero_gpu: the GPU exists only inside each call, so the engine's
-    thread is not used.
-    """
+    """The page, ready to launch with `LAUNCH`. on_zero_gpu: the engine's thread is not used, see `dp.ui.lent`."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         gr.Markdown(INTRO)
-        viewers = Viewers(engine, demo)
+        viewers, lend = Viewers(engine, demo), lender(engine) if on_zero_gpu else None
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Denoise", id="denoise"):
-                panels = {"denoise": denoise.build(demo, viewers, on_zero_gpu)}
+                panels = {"denoise": denoise.build(demo, viewers, lend)}
             with gr.Tab("Compare", id="compare"):
-                panels["compare"] = compare.build(demo, viewers, on_zero_gpu)
+                panels["compare"] = compare.build(demo, viewers, lend)
             load.wire(panels)
             with gr.Tab("Train", id="train"):
                 train.build(demo, engine, tabs, panels)
-        api.build(viewers, on_zero_gpu)
+        api.build(viewers, lend)
     demo.queue(max_size=256, api_open=False, default_concurrency_limit=None)
     return demo

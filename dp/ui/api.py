@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Any, get_type_hints
 
 import gradio as gr
-import spaces
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
@@ -19,8 +18,9 @@ from dp.images import encode_png, grid
 from dp.samplers import SampleSettings
 from dp.tickets import Frame
 from dp.ui import controls
+from dp.ui.lent import Asked, Lend
 from dp.ui.player import png, show
-from dp.ui.watching import Viewers, in_call
+from dp.ui.watching import Viewers
 
 SETTINGS = """
 
@@ -42,8 +42,8 @@ STREAM = (
 )
 
 
-def build(viewers: Viewers, on_zero_gpu: bool) -> None:
-    """Add both endpoints to the page being built. on_zero_gpu: sample inside each call, where alone the GPU exists."""
+def build(viewers: Viewers, lend: Lend | None) -> None:
+    """Add both endpoints to the page being built. lend: samples where the GPU exists only inside each call."""
     engine = viewers.engine
     default = next(iter(controls.usable_names(engine)), "")
 
@@ -74,24 +74,23 @@ def build(viewers: Viewers, on_zero_gpu: bool) -> None:
             async for frame, is_last in frames:
                 yield result_of(frame, is_last, name, settings)
 
-    def stream_in_call(*values: Any) -> Iterator[dict[str, Any]]:
+    def stream_alone(*values: Any) -> Iterator[dict[str, Any]]:
         name, settings = asked(*values)
-        for frame, is_last in in_call(engine, name, settings):
+        for _, frame, is_last in lend([Asked(name, settings)]):
             yield step_of(frame, is_last, settings)
 
-    def sample_in_call(*values: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
+    def sample_alone(*values: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
         name, settings = asked(*values)
-        for frame, is_last in in_call(engine, name, settings):
+        for _, frame, is_last in lend([Asked(name, settings)]):
             yield result_of(frame, is_last, name, settings)
 
-    for endpoint, in_engine, alone, words, returns in (
-        ("sample", sample, sample_in_call, SAMPLE, tuple[dict, dict]),
-        ("stream", stream, stream_in_call, STREAM, dict),
+    for endpoint, handler, words, returns in (
+        ("sample", sample_alone if lend else sample, SAMPLE, tuple[dict, dict]),
+        ("stream", stream_alone if lend else stream, STREAM, dict),
     ):
-        handler = spaces.GPU(duration=controls.seconds_needed)(alone) if on_zero_gpu else in_engine
         # Gradio reads names, types and defaults from here, and a language model what they mean.
         parameters = list(inspect.signature(asked).parameters.values())
-        if not on_zero_gpu:  # the session is Gradio's to give, and nobody's to name
+        if not lend:  # the session is Gradio's to give, and nobody's to name
             parameters.insert(0, inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD))
         handler.__signature__ = inspect.Signature(parameters, return_annotation=returns)
         handler.__annotations__ = get_type_hints(asked) | {"request": gr.Request, "return": returns}

@@ -7,12 +7,12 @@ from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
-import spaces
 
 from dp.ui import controls, words
 from dp.ui.arms import MOST, PLACES, SHORT_RUNS, make_arms
 from dp.ui.denoise import buttons
-from dp.ui.lockstep import Tally, Values, one_by_one, side_by_side
+from dp.ui.lent import Lend, NotLent, waiting_for
+from dp.ui.lockstep import Tally, Values, asked, one_by_one, side_by_side
 from dp.ui.panel import Panel
 from dp.ui.player import Clock, Player
 from dp.ui.watching import Viewers
@@ -37,8 +37,8 @@ LONG_RUN = 40  # timesteps that the pairs begin with
 VALUES_INFO = "What to compare: up to {}."
 
 
-def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
-    """Add the tab to the page being built; returns its controls. on_zero_gpu: as in `denoise.build`."""
+def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
+    """Add the tab to the page being built; returns its controls. lend: as in `denoise.build`."""
     engine = viewers.engine
     names = controls.usable_names(engine)
 
@@ -71,7 +71,6 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
     # ------------------------------------------------------------------------
     # Wiring
 
-    asked = [axis, chosen, *panel.settings]
     controls.unchecked(axis)
     controls.unchecked(chosen)
 
@@ -87,18 +86,14 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
     def after_each_other(*values: Any) -> Iterator[tuple[Any, ...]]:
         arms = make_arms(engine, *values)
         tally = Tally(arms)
-        yield first_values(tally)
-        for news in one_by_one(engine, arms, tally):
-            yield values_on(news, tally)
-        yield last_values(tally)
-
-    def seconds_needed(*values: Any) -> int:
-        """What the arms may take on a lent GPU, one after the other."""
+        yield first_values(tally, waiting_for(asked(arms)))
         try:
-            runs = {arm.run: arm.settings for arm in make_arms(engine, *values)}.values()
-        except gr.Error:
-            return 10  # the run will say at once what is wrong
-        return 10 + sum(settings.batch_size * settings.timesteps for settings in runs) // 2000
+            for news in one_by_one(lend, arms, tally):
+                yield values_on(news, tally)
+        except NotLent as why_not:
+            yield failed_values(tally, why_not.sentence)
+            raise
+        yield last_values(tally)
 
     async def halt(request: gr.Request) -> None:
         viewers.stop(request.session_hash, tab="compare")
@@ -145,17 +140,11 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
 
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
     outputs = [*players, clock, panel.seed, start, stop]
-    run = start.click(
-        spaces.GPU(duration=seconds_needed)(after_each_other) if on_zero_gpu else at_once,
-        asked,
-        outputs,
-        concurrency_limit=None,
-        **quiet,
-    )
-    if on_zero_gpu:  # as in `denoise`
-        start.click(lambda: buttons(running=True), None, [start, stop], queue=False, **quiet)
+    handler = after_each_other if lend else at_once
+    run = start.click(handler, [axis, chosen, *panel.settings], outputs, concurrency_limit=None, **quiet)
+    if lend:  # as in `denoise`
         stopped = stop.click(None, cancels=[run], api_visibility="private")
-        stopped.then(lambda: buttons(running=False), None, [start, stop], **quiet)
+        stopped.then(stopped_values, None, [*players, start, stop], **quiet)
     else:
         stop.click(halt, queue=False, api_visibility="private")
     run.failure(lambda: buttons(running=False), None, [start, stop], **quiet)
@@ -166,9 +155,12 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
     return panel
 
 
-def first_values(tally: Tally) -> tuple[Any, ...]:
-    """Where a comparison begins: every arm has its name and waits, and the players without an arm go; with the seed."""
+def first_values(tally: Tally, message: str | None = None) -> tuple[Any, ...]:
+    """Where a comparison begins: every arm has its name and waits, and the players without an arm go; with the seed.
+    message: for the first arm's line, while it waits.
+    """
     waiting = [{"state": "waiting", "label": arm.label} for arm in tally.arms]
+    waiting[0]["message"] = message
     players = waiting + [{"state": "idle"}] * (MOST - len(waiting))
     told = tally.table() | {"begins": True, "pairs": any(arm.until for arm in tally.arms)}
     return *players, told, tally.arms[0].settings.seed, *buttons(running=True)
@@ -184,3 +176,16 @@ def values_on(news: Values, tally: Tally) -> tuple[Any, ...]:
 def last_values(tally: Tally) -> tuple[Any, ...]:
     """Once all have ended, all distances are known."""
     return *(gr.skip(),) * MOST, tally.table(), gr.skip(), *buttons(running=False)
+
+
+def failed_values(tally: Tally, message: str) -> tuple[Any, ...]:
+    """Where the GPU was not lent, or not for long enough: the first arm that has not ended says why."""
+    missing = [i for i in range(len(tally.arms)) if i not in tally.ended]
+    said = {i: message if i == missing[0] else "not run to its end" for i in missing}
+    news: Values = {i: {"state": "failed", "message": text} for i, text in said.items()}
+    return *(news.get(i, gr.skip()) for i in range(MOST)), tally.table(), gr.skip(), *buttons(running=False)
+
+
+def stopped_values() -> tuple[Any, ...]:
+    """After Stop; an arm that has ended, and a player without one, stays as it is."""
+    return *({"state": "stopped"},) * MOST, *buttons(running=False)

@@ -148,12 +148,3 @@ def config_of(engine: Engine, checkpoint: str) -> dict[str, Any]:
 def complaint(error: object) -> gr.Error:
     """An error for the page, which shows its text as markup: and it may quote what a stranger sent."""
     return gr.Error(html.escape(str(error), quote=False), print_exception=False)
-
-
-def seconds_needed(checkpoint: object, images: object, timesteps: object, *_: object) -> int:
-    """What a run may take on a lent GPU; asked of the visitor's quota before it starts."""
-    try:
-        rows = within("Images", images, 1, MAX_IMAGES)
-        return 10 + rows * within("Timesteps", timesteps, 1, MAX_TIMESTEPS) // 2000
-    except ValueError:
-        return 10  # the run will say at once what is wrong

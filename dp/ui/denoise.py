@@ -7,30 +7,30 @@ from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
-import spaces
 from torch import Tensor
 
 from dp.checks import MAX_SEED
 from dp.export import settings_in
 from dp.samplers import SampleSettings
 from dp.ui import controls, scripts, sharing, words
+from dp.ui.lent import Asked, Lend, NotLent, waiting_for
 from dp.ui.load import Loader
 from dp.ui.panel import Panel
 from dp.ui.player import Player, show
 from dp.ui.start import StartPicture, props_of, read
-from dp.ui.watching import Viewers, in_call
+from dp.ui.watching import Viewers
 
 
-def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
-    """Add the tab to the page being built; returns its controls. on_zero_gpu: sample inside each call, where alone the
-    GPU exists.
+def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
+    """Add the tab to the page being built; returns its controls. lend: samples where the GPU exists only inside each
+    call, and whatever asks for a run after it has ended is not offered.
     """
     engine = viewers.engine
     names = controls.usable_names(engine)
 
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320):
-            player = Player(engine, elem_id="player")
+            player = Player(engine, keeps_runs=lend is None, elem_id="player")
         with gr.Column(scale=2, min_width=300):
             generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=bool(names))
             stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop", visible=False)
@@ -82,12 +82,16 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
             async for value in shown:
                 yield on_page(value)
 
-    def inside_call(*values: Any) -> Iterator[tuple[Any, ...]]:
-        run = asked(*values)
-        known = {"seed": run[1].seed, "walk": run[1].walk_to is not None}
-        yield on_page({"state": "waiting"} | known)
-        for frame, is_last in in_call(engine, *run):
-            yield on_page(show(frame, "done") | known if is_last else show(frame, "running"))
+    def alone(*values: Any) -> Iterator[tuple[Any, ...]]:
+        run = Asked(*asked(*values))
+        known = {"seed": run.settings.seed, "walk": run.settings.walk_to is not None}
+        yield on_page({"state": "waiting", "message": waiting_for([run])} | known)
+        try:
+            for _, frame, is_last in lend([run]):
+                yield on_page(show(frame, "done") | known if is_last else show(frame, "running"))
+        except NotLent as why_not:
+            yield on_page({"state": "failed", "message": why_not.sentence})
+            raise
 
     async def regain(request: gr.Request, run: str) -> AsyncIterator[tuple[Any, ...]]:
         """The same for a page that has lost its connection, and shows a run that may be no more."""
@@ -104,21 +108,12 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
     async def leave(request: gr.Request) -> None:
         viewers.leave(request.session_hash)
 
-    watching = {"outputs": [player, panel.seed, generate, stop], "concurrency_limit": None}
-    watching |= {"api_visibility": "private", "show_progress": "hidden"}
-    swap = {"outputs": [player, generate, stop], "api_visibility": "private", "show_progress": "hidden"}
-    if on_zero_gpu:  # the call says nothing before it has been lent a GPU
-        waiting = {"state": "waiting", "message": "waiting for a GPU…"}
-        generate.click(lambda: (waiting, *buttons(running=True)), queue=False, **swap)
-    run = generate.click(
-        spaces.GPU(duration=controls.seconds_needed)(inside_call) if on_zero_gpu else from_engine,
-        [*settings, picture],
-        **watching,
-    )
-    if on_zero_gpu:  # nothing here can reach into the call: Gradio closes it, and counts that as a failure, too
+    quiet = {"api_visibility": "private", "show_progress": "hidden"}
+    watching = {"outputs": [player, panel.seed, generate, stop], "concurrency_limit": None} | quiet
+    run = generate.click(alone if lend else from_engine, [*settings, picture], **watching)
+    if lend:  # nothing here can reach into the call: Gradio closes it
         stopped = stop.click(None, cancels=[run], api_visibility="private")
-        stopped.then(lambda: ({"state": "stopped"}, *buttons(running=False)), **swap)
-        run.failure(lambda: ({"state": "failed"}, *buttons(running=False)), **swap)
+        stopped.then(lambda: ({"state": "stopped"}, *buttons(running=False)), None, [player, generate, stop], **quiet)
     else:
         stop.click(halt, queue=False, api_visibility="private")
         page.unload(leave)
@@ -149,7 +144,6 @@ def build(page: gr.Blocks, viewers: Viewers, on_zero_gpu: bool) -> Panel:
         chosen = None if schedule == controls.TRAINED else schedule
         return gr.update(**props_of(controls.config_of(engine, name), chosen)) if name else gr.skip()
 
-    quiet = {"api_visibility": "private", "show_progress": "hidden"}
     page.load(js=scripts.KEEP_FOCUS, api_visibility="private")
     page.load(look_again, None, [generate, walk_to, *panel.everything], **quiet)
     png.upload(load, [png, picture], [picture, walk_to, *panel.everything], **quiet)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from dp.engine import Engine
 from dp.tickets import Frame, Ticket
 from dp.ui.arms import Arm, Run
+from dp.ui.lent import Asked, Lend
 from dp.ui.player import show
-from dp.ui.watching import FRAMES_PER_S, Viewers, in_call
+from dp.ui.watching import FRAMES_PER_S, Viewers
 
 
 @dataclass
@@ -99,23 +99,33 @@ async def arm_values(
         tally.whole[arm.run] = ticket.frame.x0
 
 
-def one_by_one(engine: Engine, arms: Sequence[Arm], tally: Tally) -> Iterator[Values]:
-    """The same inside one call, where alone the GPU exists: run after run."""
+def runs_of(arms: Sequence[Arm]) -> dict[Run, list[int]]:
+    """The runs that the arms show, and who shows each."""
     runs: dict[Run, list[int]] = {}
     for i, arm in enumerate(arms):
         runs.setdefault(arm.run, []).append(i)
-    for run, members in runs.items():
-        one = arms[members[0]]
-        keep = {arms[i].until for i in members if arms[i].until}
-        for frame, is_last in in_call(engine, one.checkpoint, one.settings, keep=keep):
-            news: Values = {}
-            for i in members:
-                if frame.index > arms[i].calls:
-                    continue
-                is_end = is_last or frame.index == arms[i].until
-                news[i] = show(frame, "done" if is_end else "running") | {"label": arms[i].label}
-                if is_end:
-                    tally.end(i, frame)
-            if is_last:
-                tally.whole[run] = frame.x0
-            yield news
+    return runs
+
+
+def asked(arms: Sequence[Arm]) -> list[Asked]:
+    """The runs, each to be asked for once."""
+    runs = runs_of(arms).items()
+    return [Asked(*run, keep=frozenset(arms[i].until for i in members if arms[i].until)) for run, members in runs]
+
+
+def one_by_one(lend: Lend, arms: Sequence[Arm], tally: Tally) -> Iterator[Values]:
+    """The same inside one call, where alone the GPU exists: run after run. Raises NotLent."""
+    runs = list(runs_of(arms).items())
+    for which, frame, is_last in lend(asked(arms)):
+        run, members = runs[which]
+        news: Values = {}
+        for i in members:
+            if frame.index > arms[i].calls:
+                continue
+            is_end = is_last or frame.index == arms[i].until
+            news[i] = show(frame, "done" if is_end else "running") | {"label": arms[i].label}
+            if is_end:
+                tally.end(i, frame)
+        if is_last:
+            tally.whole[run] = frame.x0
+        yield news

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import gradio as gr
 from torch import Tensor
 
-from dp.device import best_device, describe
 from dp.engine import Engine
 from dp.samplers import SampleSettings
 from dp.tickets import Frame, Ticket, Trajectory, Watch, evenly
@@ -151,31 +150,6 @@ async def follow(
             seen, spoke = frame.index if is_new else seen, now
             yield frame if is_new else None
         await asyncio.sleep(1 / FRAMES_PER_S)
-
-
-def in_call(
-    engine: Engine,
-    checkpoint: str,
-    settings: SampleSettings,
-    start: Tensor | None = None,
-    mask: Tensor | None = None,
-    keep: Iterable[int] = (),
-) -> Iterator[tuple[Frame, bool]]:
-    """The whole run inside one call, for a GPU that exists only there: its frames on the host, as many as an eye can
-    follow and those of the steps in `keep`, and whether each is the last. What goes wrong is a gr.Error: of any other
-    only its class's name leaves such a call.
-    """
-    shown_at = 0.0
-    try:
-        policy, before = engine.policy(checkpoint).to(best_device()), None
-        for step in policy.run(policy.begin(settings, start, mask)):
-            is_last = step.index == step.timesteps
-            if is_last or step.index in keep or time.monotonic() - shown_at >= 1 / FRAMES_PER_S:
-                shown_at = time.monotonic()
-                yield Frame.of(step, before), is_last
-            before = step
-    except Exception as error:
-        raise controls.complaint(describe(error)) from error
 
 
 def curve_of(trajectory: Trajectory) -> dict[str, Any]:

@@ -10,7 +10,7 @@ if (props.arm) {
   watch("value", () => {
     const { state, label } = props.value || {};
     if (label) player.setAttribute("aria-label", ($(".label").textContent = label));
-    player.hidden = !state || state === "idle";
+    if (state !== "stopped") player.hidden = !state || state === "idle";
     tell("news");
   });
 

@@ -40,6 +40,7 @@ function bytes(uri) {
 // ---- frames in
 
 function receive(next) {
+  if (next.state === "stopped" && !isLive()) return; // it came to its end before
   if (next.run && !props.arm) sessionStorage.setItem("dp-run", next.run);
   if (next.state === "waiting" && next.beat === undefined) {
     run = fresh(next.run || null); // the pictures of the run before stay until its first frame, its numbers go
@@ -201,6 +202,7 @@ function controls(at) {
   for (const button of [$(".back"), $(".play"), $(".forward"), scrub]) button.disabled = few;
   live.disabled = few || !isLive();
   save.disabled = !run.id || !run.frames.length;
+  save.hidden = !props.keeps_runs;
   live.setAttribute("aria-pressed", String(follow && isLive()));
   scrub.max = Math.max(run.frames.length - 1, 0);
   scrub.value = Math.max(position, 0);

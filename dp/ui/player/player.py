@@ -15,7 +15,8 @@ The server sends small JSON values, never markup, and the newest frame only. Wha
     message   one sentence for the status line, as plain text
 
 A run begins with 'waiting'. Where one goes on but nothing has come for a while, the event `lost` is triggered. A value
-without `src` keeps the picture that is there: nothing ever blanks. After 'stopped' only another run's 'waiting' counts.
+without `src` keeps the picture that is there: nothing ever blanks. 'stopped' counts for a run that goes on; after
+it, only another run's 'waiting' does.
 """
 
 from __future__ import annotations
@@ -52,11 +53,14 @@ def html(name: str) -> str:
 
 
 class Player(gr.HTML):
-    """is_arm: one of several that are played together by a `Clock`, hidden until a run begins."""
+    """is_arm: one of several that are played together by a `Clock`, hidden until a run begins. keeps_runs: whether runs
+    have an id, by which the server is asked for files of them.
+    """
 
-    def __init__(self, engine: Engine, is_arm: bool = False, **kwargs: Any):
+    def __init__(self, engine: Engine, is_arm: bool = False, keeps_runs: bool = True, **kwargs: Any):
         super().__init__(
             arm=is_arm,
+            keeps_runs=keeps_runs,
             server_functions=recall(engine),
             value={"state": "idle"},
             html_template=html("player.html"),
