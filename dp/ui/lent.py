@@ -48,8 +48,8 @@ class Asked(NamedTuple):
 class NotLent(gr.Error):
     """Why there was no GPU, or why the run on it went wrong. sentence: plain text, where Gradio's message is markup."""
 
-    def __init__(self, sentence: str, title: str):
-        super().__init__(html.escape(sentence, quote=False), title=title, print_exception=False)
+    def __init__(self, sentence: str):
+        super().__init__(html.escape(sentence, quote=False), print_exception=False)
         self.sentence = sentence
 
 
@@ -65,7 +65,7 @@ def lender(engine: Engine) -> Lend:
         try:
             yield from call(runs)
         except Exception as error:
-            raise NotLent(sentence(error), getattr(error, "title", "Error")) from error
+            raise NotLent(sentence(error)) from error
 
     return lend
 

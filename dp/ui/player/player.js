@@ -202,7 +202,6 @@ function controls(at) {
   for (const button of [$(".back"), $(".play"), $(".forward"), scrub]) button.disabled = few;
   live.disabled = few || !isLive();
   save.disabled = !run.id || !run.frames.length;
-  save.hidden = !props.keeps_runs;
   live.setAttribute("aria-pressed", String(follow && isLive()));
   scrub.max = Math.max(run.frames.length - 1, 0);
   scrub.value = Math.max(position, 0);
@@ -397,6 +396,7 @@ live.addEventListener("click", () => go(run.frames.length - 1));
 
 // ---- files
 
+$(".files").hidden = !props.keeps_runs;
 save.addEventListener("click", () => {
   kinds.hidden = !kinds.hidden;
   if (!kinds.hidden) kinds.querySelector("button").focus();
