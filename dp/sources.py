@@ -51,6 +51,16 @@ class Limits:
         if self.pixels > PILLOW_PIXELS:
             raise ValueError(f"pixels must be at most {PILLOW_PIXELS:,}, got {self.pixels:,}")
 
+    @classmethod
+    def of_environment(cls) -> Limits:
+        """Those that whoever hosts has set: DP_MAX_FILES and so on, a variable for each. Raises ValueError."""
+        names = {limit.name: f"DP_MAX_{limit.name.upper()}" for limit in fields(cls)}
+        said = {limit: os.environ[name] for limit, name in names.items() if name in os.environ}
+        try:
+            return cls(**{limit: int(text) if text.isdecimal() else text for limit, text in said.items()})
+        except ValueError as error:
+            raise ValueError(f"of the environment's DP_MAX_... variables: {error}") from None
+
 
 class Found(NamedTuple):
     """One file: the name to show, that within its folder or zip, bytes as far as is known, and how to get at them."""

@@ -2,6 +2,8 @@
 
 import re
 import time
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -252,3 +254,32 @@ def test_runs_side_by_side_do_not_wait_for_each_other(client, url):
     _, quick = Client(url, verbose=False).predict(*GOOD, api_name="/sample")
     assert quick["state"] == "done" and not slow.done()
     slow.cancel()
+
+
+def test_an_upload_past_the_limit_is_refused_and_one_within_it_taken(url):
+    body = b'--edge\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    for megabytes, status in ((17, 413), (15, 200)):
+        content = body + bytes(megabytes << 20) + b"\r\n--edge--\r\n"
+        request = Request(f"{url}/gradio_api/upload", content, {"content-type": "multipart/form-data; boundary=edge"})
+        try:
+            with urlopen(request) as answer:
+                assert answer.status == status
+        except HTTPError as error:
+            with error:
+                assert error.code == status
+
+
+@pytest.mark.browser
+def test_the_page_asks_nobody_but_its_server(page, url):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload()
+    page.wait_for_selector("#generate")
+    page.wait_for_selector(".player canvas")
+    set_run(page, timesteps=3, seed=1)
+    page.click("#generate")
+    wait_for(page, "p.dataset.state === 'done'", 60)
+    for tab in ("Compare", "Train"):
+        page.get_by_role("tab", name=tab).click()
+    page.wait_for_timeout(500)
+    assert len(asked) > 10 and [where for where in asked if not where.startswith((url, "data:", "blob:"))] == []

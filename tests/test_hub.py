@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
-import socket
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -20,7 +21,7 @@ from fakehub import breaks_off, connected, refuses, says, sleeps, trickles
 from gradio_client import Client
 from huggingface_hub import ModelCard, constants
 from PIL import Image
-from serving import serve
+from serving import ROOT, serve
 
 from dp import RIN, DiffusionPolicy, calls, checkpoint, hub
 from dp.calls import HubError
@@ -498,10 +499,10 @@ def test_a_commit_that_is_none_is_no_path(fake, faces, commit, tmp_path):
 # The app does without
 
 
-def first_pictures(**environment: str) -> float:
+def first_pictures(script: str, log: list[str], **environment: str) -> float:
     """Seconds from starting the app to its first pictures."""
     start = time.monotonic()
-    with serve("app.py", CPU_CORES="1", **environment) as address:
+    with serve(script, CPU_CORES="1", log=log, **environment) as address:
         client = Client(address, verbose=False)
         picture, _ = client.predict(images=1, timesteps=2, seed=0, api_name="/sample")
         client.close()
@@ -510,15 +511,18 @@ def first_pictures(**environment: str) -> float:
 
 
 def test_the_app_starts_and_samples_as_fast_without_a_network(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as nowhere:  # takes every call, and never says a word
-        address = f"http://127.0.0.1:{nowhere.getsockname()[1]}"
-        calls = []
-        threading.Thread(
-            target=lambda: [calls.append(call) for call in iter(nowhere.accept, None)], daemon=True
-        ).start()
-        home = {"HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1,localhost"}
-        dead = {name: address for name in ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")}
-        dead |= {name.lower(): value for name, value in dead.items()}
-        with_network, without = first_pictures(**home), first_pictures(**home, **dead)
-        assert without < with_network + 5  # one time-out of the Hub's client alone is 10 seconds
-        assert calls == []
+    # As a visitor has it: nothing told not to call out, and nothing in a cache.
+    home, log = {"HF_HOME": str(tmp_path), "GRADIO_ANALYTICS_ENABLED": "True"}, []
+    with_network, without = first_pictures("app.py", [], **home), first_pictures("tests/nowhere.py", log, **home)
+    assert [line for line in log if line.startswith("called")] == []
+    assert without < with_network + 5  # one call alone would wait for a minute
+
+
+def test_a_call_out_would_have_been_seen():
+    script = (
+        "import sys, nowhere, urllib.request; nowhere.SILENCE_S = 0; sys.addaudithook(nowhere.blackhole);"
+        "urllib.request.urlopen(sys.argv[1])"
+    )
+    for url, host in (("http://huggingface.co/api", "huggingface.co"), ("http://192.0.2.1:80/", "192.0.2.1")):
+        done = subprocess.run([sys.executable, "-c", script, url], cwd=ROOT / "tests", capture_output=True, text=True)
+        assert done.stdout == f"called {host}\n" and f"{host} cannot be reached" in done.stderr

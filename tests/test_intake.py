@@ -593,6 +593,17 @@ def test_a_limit_that_is_none_is_refused_with_its_value(settings, words):
         Limits(**settings)
 
 
+def test_whoever_hosts_sets_the_limits_by_the_environment(monkeypatch):
+    assert Limits.of_environment() == Limits()
+    monkeypatch.setenv("DP_MAX_FILES", "200")
+    monkeypatch.setenv("DP_MAX_ZIP_BYTES", "5000000")
+    assert Limits.of_environment() == Limits(files=200, zip_bytes=5_000_000)
+    for text in ("many", "0", "-3", "1.5", ""):
+        monkeypatch.setenv("DP_MAX_FILES", text)
+        with pytest.raises(ValueError, match=r"environment's DP_MAX_.* files must be a whole number of at least 1"):
+            Limits.of_environment()
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [

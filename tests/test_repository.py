@@ -14,7 +14,8 @@ import pytest
 from huggingface_hub import SpaceCard, SpaceHardware
 from PIL import Image
 
-from dp.ui import LAUNCH, controls, watching
+from dp.engine import Engine
+from dp.ui import LAUNCH, build_app, controls, watching
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -127,7 +128,9 @@ def test_the_readmes_commands_run(tmp_path):
 def test_the_readme_tells_visitors_limits_as_they_are():
     runs = f"{watching.MAX_RUNS} runs under way at once"
     limits = f"{controls.MAX_IMAGES} images and {controls.MAX_TIMESTEPS:,} timesteps a run, {runs}"
-    assert limits in README and f"uploads of {LAUNCH['max_file_size'].upper().replace('MB', ' MB')}" in README
+    waiting = build_app(Engine(ROOT / "checkpoints", device="cpu"))._queue.max_size
+    assert f"{limits}, {waiting} waiting" in README
+    assert f"uploads of {LAUNCH['max_file_size'].upper().replace('MB', ' MB')}" in README
 
 
 @pytest.fixture(scope="module")

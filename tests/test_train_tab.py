@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 import zipfile
@@ -19,7 +20,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import awaited, canvas_pixels, serve, set_run, until
+from serving import ROOT, awaited, canvas_pixels, serve, set_run, until
 from starlette.requests import Request
 from test_data import BAD, GOOD, encode
 from test_intake import JUNK, png, write
@@ -438,6 +439,17 @@ def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
     assert "bytes in all" in intake.begin({"files": 1, "bytes": 10**15}, asking())["problem"]
     assert "not what the page sends" in intake.begin([], asking())["problem"]
     assert sorted(path.name for path in draft.upload.iterdir()) == ["000000", "000001", "000002"]
+
+
+def test_the_page_keeps_to_the_limits_of_whoever_hosts(home, tmp_path):
+    """In a process of its own: they are read once."""
+    script = (
+        "from dp.ui.training import intake; from dp.ui import train;"
+        "print(intake.begin({'files': 3, 'bytes': 1}, None), train.LIMITS.pixels)"
+    )
+    limits = {"DP_MAX_FILES": "2", "DP_MAX_PIXELS": "4000000", "DP_HOME": str(home)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ | limits, capture_output=True)
+    assert b"3 files, more than 2; bring fewer, or a zip" in done.stdout and b"4000000" in done.stdout, done.stderr
 
 
 def test_a_draft_that_nobody_has_touched_for_a_day_is_swept(home):

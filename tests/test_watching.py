@@ -21,7 +21,7 @@ from serving import ROOT, canvas_pixels, set_run
 from dp.engine import Engine
 from dp.images import grid, to_uint8
 from dp.policy import DiffusionPolicy
-from dp.ui import LAUNCH, build_app
+from dp.ui import LAUNCH, build_app, watching
 from dp.ui.watching import REPLAYED, some
 
 # The server runs in this process, where a warning made an error would be raised inside Gradio's threads.
@@ -207,6 +207,19 @@ def test_twelve_streams_of_one_program_all_come(app):
     program = Client(app.url, verbose=False)
     jobs = [program.submit(images=2, timesteps=30, seed=i, api_name="/stream") for i in range(12)]
     assert [job.result(timeout=120)["state"] for job in jobs] == ["done"] * 12
+
+
+def test_past_the_limit_of_runs_under_way_the_next_one_is_asked_to_wait(app, monkeypatch):
+    monkeypatch.setattr(watching, "MAX_RUNS", 2)
+    readers = [Reader(app, timesteps=1000) for _ in range(2)]
+    for reader in readers:
+        next(reader.frames())
+    late = Reader(app, timesteps=1000)
+    last = next(message for message in late.messages() if message["msg"] == "process_completed")
+    assert "2 runs are under way here, which is the limit: try again in a moment" in last["output"]["error"]
+    for reader in [*readers, late]:
+        reader.vanish()
+    app.wait_until_idle()
 
 
 def test_an_even_choice_of_the_past():

@@ -25,7 +25,7 @@ from dp.runs import RunFolder, home
 from dp.ui import controls, permission, publish, rent, words
 from dp.ui.panel import Panel
 from dp.ui.training.board import Board, free_name, run_of
-from dp.ui.training.drafts import Draft
+from dp.ui.training.drafts import LIMITS, Draft
 from dp.ui.training.intake import Intake, checked
 from dp.ui.training.measure import measured
 from dp.ui.training.settings import Form, choices
@@ -77,7 +77,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             if image_size not in SIZES:
                 raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}")
             draft, names = Draft(given["draft"]), given["names"]
-            for progress in prepare(draft.sources(names), draft.dataset, image_size, names=names):
+            for progress in prepare(draft.sources(names), draft.dataset, image_size, names=names, limits=LIMITS):
                 said = {"state": "checking"} | progress._asdict() | {"report": None}
                 yield said, given, *startable(False)
             shown = checked(progress.report, draft.dataset)

@@ -125,7 +125,8 @@ async function pump() {
     const frame = run.frames[position];
     drawn = frame; // before the pictures are read: who wants it drawn again meanwhile says so
     await draw(frame).catch(console.warn); // a frame that cannot be read is one frame less
-    [player.dataset.step, player.dataset.state] = [frame.index, value.state];
+    player.dataset.step = frame.index;
+    if (frame === run.frames[position]) player.dataset.state = value.state; // else a newer one is to be drawn yet
     await new Promise(requestAnimationFrame); // let the browser paint before the next one
   }
   drawing = null;

@@ -26,7 +26,7 @@ KEPT_S = 24 * 3600
 PIECE_BYTES = 8 << 20  # in one message, at most
 ROOM_LEFT = 1 << 30  # bytes that stay free on the disk, for the runs that go on
 ID = re.compile(r"[0-9a-f]{32}")
-LIMITS = Limits()
+LIMITS = Limits.of_environment()
 
 
 class Draft:
