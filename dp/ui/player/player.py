@@ -15,8 +15,7 @@ The server sends small JSON values, never markup, and the newest frame only. Wha
     message   one sentence for the status line, as plain text
 
 A run begins with 'waiting'. Where one goes on but nothing has come for a while, the event `lost` is triggered. A value
-without `src` keeps the picture that is there: nothing ever blanks. 'stopped' counts for a run that goes on; after
-it, only another run's 'waiting' does.
+without `src` keeps the picture that is there: nothing blanks. After 'stopped', of a live run, only 'waiting' counts.
 """
 
 from __future__ import annotations
@@ -53,9 +52,7 @@ def html(name: str) -> str:
 
 
 class Player(gr.HTML):
-    """is_arm: one of several that are played together by a `Clock`, hidden until a run begins. keeps_runs: whether runs
-    have an id, by which the server is asked for files of them.
-    """
+    """is_arm: one of several that are played by a `Clock`, hidden until a run begins. keeps_runs: has files to save."""
 
     def __init__(self, engine: Engine, is_arm: bool = False, keeps_runs: bool = True, **kwargs: Any):
         super().__init__(
@@ -71,10 +68,8 @@ class Player(gr.HTML):
         )
 
     def api_info(self) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "description": "the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
-        }
+        words = "the newest frame: state, index, timesteps, time, log_snr, src, seed, message"
+        return {"type": "object", "description": words}
 
 
 class Clock(gr.HTML):
