@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from conftest import WINDOWS
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from serving import ROOT, canvas_pixels, serve, set_run, until
@@ -41,6 +42,7 @@ SAID = {
     "queue in vain": "No GPU was available after 60s. "
     "Create a free account to get a higher priority in ZeroGPU queues.",
 }
+DESKTOP = pytest.mark.parametrize("page", WINDOWS[:1], indirect=True)  # where nothing depends on the window
 CLOSE_TOASTS = "document.querySelectorAll('.toast-close').forEach(cross => cross.click())"
 TAKEN_AWAY = "the GPU was taken away before the run had ended: try again, or with fewer images or timesteps"
 
@@ -171,6 +173,7 @@ def test_a_program_gets_the_same_sentences(url, api, endpoint):
 
 
 @pytest.mark.browser
+@DESKTOP
 def test_a_gpu_that_is_taken_away_ends_the_run_with_a_sentence_and_its_frames_stay(page, api):
     set_run(page, timesteps=1000, seed=1)
     page.click("#generate")
@@ -193,6 +196,7 @@ def test_a_gpu_that_is_taken_away_ends_the_run_with_a_sentence_and_its_frames_st
 
 
 @pytest.mark.browser
+@DESKTOP
 def test_stop_gives_the_gpu_back(page, api):
     set_run(page, timesteps=1000, seed=1)
     since = len(api.log)
@@ -218,6 +222,7 @@ def test_stop_gives_the_gpu_back(page, api):
 
 
 @pytest.mark.browser
+@DESKTOP
 def test_stop_while_waiting_for_a_gpu_gives_it_back_as_soon_as_it_comes(page, api):
     api.answer = "long queue"
     since = len(api.log)
@@ -230,6 +235,7 @@ def test_stop_while_waiting_for_a_gpu_gives_it_back_as_soon_as_it_comes(page, ap
 
 
 @pytest.mark.browser
+@DESKTOP
 def test_whoever_leaves_gives_the_gpu_back(page, url, api):
     since = len(api.log)
     set_run(page, timesteps=1000, seed=1)
@@ -260,6 +266,7 @@ def test_the_largest_run_is_one_that_anybody_may_ask_for():
 
 
 @pytest.mark.browser
+@DESKTOP
 def test_the_seconds_are_said_before_they_are_asked_for(page, api):
     api.answer = "queue in vain"
     page.get_by_role("tab", name="Compare").click()
@@ -279,6 +286,7 @@ def test_the_seconds_are_said_before_they_are_asked_for(page, api):
 
 
 @pytest.mark.browser
+@DESKTOP
 def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page, policy, tmp_path):
     run = SampleSettings(4, timesteps=6, sampler="ddim", seed=11)
     ticket = Engine(ROOT / "checkpoints", device="cpu").submit(run, "faces-32")  # somebody's, elsewhere
