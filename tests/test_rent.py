@@ -72,7 +72,7 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
     tmp_path,
     options,
 ):
-    run = make_run(tmp_path, train_num_steps=800, save_and_sample_every=100)
+    run = make_run(tmp_path, train_num_steps=1600, save_and_sample_every=200)
     log, answers, hub.has_machines = [], [], False
     with serve("-c", HASTY, log=log, **environment) as url, window(browser, url, **options) as page:
         page.on("response", lambda answer: answers.append(answer) if "component_server" in answer.url else None)
@@ -113,7 +113,7 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         press(page, "pause")
         in_state(page, "paused")
         says(page, ".message", "nothing costs money now")
-        assert 0 < run.status()["step"] < 800 and not page.is_visible("#board .job")
+        assert 0 < run.status()["step"] < 1600 and not page.is_visible("#board .job")
 
         press(page, "rent")
         priced(page)
@@ -126,15 +126,14 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         hub.trouble.clear()
         says(page, ".job .heard", "Looked for news at")
         hub.run(hub.jobs["job1"])
-        in_state(page, "running")
-        in_state(page, "finished", 60)
-        assert run.status()["step"] == 800 == run.milestones()[-1] and len(hub.repos) == 1
+        in_state(page, "finished")  # it may have few steps left, so that nobody sees it running
+        assert run.status()["step"] == 1600 == run.milestones()[-1] and len(hub.repos) == 1
         press(page, "delete")
         says(page, ".asks", f"Its repository {run.status()['remote']['repo']} on Hugging Face stays")
         page.click("#board .asks .no")
         press(page, "forget", "yes")
         page.wait_for_selector("#board [data-verb=forget]", state="hidden")
-        assert hub.repos == {} and run.milestones()[-1] == 800
+        assert hub.repos == {} and run.milestones()[-1] == 1600
         said = "".join(answer.text() for answer in answers) + page.content()
         stored = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
         assert page.evaluate("[...document.querySelectorAll('input')].every(box => !box.value.includes('hf_'))")
