@@ -158,7 +158,7 @@ class Engine:
         with self._wake:
             self._requests[request.ticket.request_id] = request
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="dp-engine", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="dp-engine")
                 self._thread.start()
         threading.Thread(target=self._prepare, args=(request,), name="dp-prepare", daemon=True).start()
         return request.ticket
@@ -237,12 +237,12 @@ class Engine:
 
     def _work(self) -> None:
         turn: Turn = []
-        while True:
+        while threading.main_thread().is_alive():  # Python's end in the middle of PyTorch's code aborts the process
             line = self._heed()
             if not line:
                 self._show()  # what the last tick left on its way
                 with self._wake:
-                    self._wake.wait_for(lambda: self._news, timeout=self.keep_for / 10)
+                    self._wake.wait_for(lambda: self._news, timeout=min(self.keep_for / 10, 0.2))
                 continue
             try:
                 self._tick(turn := self._next_turn(line))

@@ -115,6 +115,7 @@ def train(run: RunFolder) -> None:
     trainer = dp.Trainer.of(run.path)
     trainer.resume()
     print(f"{run.id}: {trainer.train()} at step {trainer.step}", flush=True)
+    trainer.accelerator.state.destroy_process_group()  # still connected when Python ends, a process may abort
 
 
 def trial(run: RunFolder) -> dict:

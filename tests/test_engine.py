@@ -1,5 +1,7 @@
 """The engine: every request gets what it would get alone, whoever else is running, and whatever happens to them."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -300,6 +302,20 @@ def test_a_reader_that_comes_late_sees_the_last_frame(root):
     ticket = engine.submit(SampleSettings(1, timesteps=3, seed=0), "one")
     soon(lambda: not ticket.is_live)
     assert finish(ticket) == [3]
+
+
+BUSY = """
+import sys
+from dp.engine import Engine
+from dp.samplers import SampleSettings
+next(iter(Engine(sys.argv[1], device="cpu").submit(SampleSettings(64, 1000, seed=0), sys.argv[2])))
+"""
+
+
+def test_a_program_may_end_in_the_middle_of_a_run(root):
+    name = Engine(root).checkpoints()[0].name
+    done = subprocess.run([sys.executable, "-c", BUSY, root, name], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_slow_reader_slows_nobody(root):
