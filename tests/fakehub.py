@@ -44,7 +44,7 @@ class FakeHub:
         self.repos, self.trouble, self.listing, self.requests, self.stored = {}, {}, {}, [], {}
         self.history = {}
         self.commit = "a" * 40
-        self.closing = threading.Event()
+        self.closing, self.lock = threading.Event(), threading.Lock()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -161,16 +161,17 @@ class FakeHub:
                     files[file["path"]] = self.stored[file["oid"]]
                 elif line["key"] == "deletedFile":
                     del files[file["path"]]
-            self.repos[repo]["files"] = files
-            self.commit = hashlib.sha1(body).hexdigest()
-            self.history[self.commit] = dict(self.repos[repo]["files"])
+            commit = hashlib.sha1(body).hexdigest()
+            with self.lock:
+                self.repos[repo]["files"], self.history[commit], self.commit = files, files, commit
             handler.answer(200, {"commitOid": self.commit, "commitUrl": f"{self.url}/{repo}/commit/{self.commit}"})
 
     def info(self, handler, body, repo, revision):
         if self.may(handler, repo):
             if revision not in (None, "main", self.commit):
                 return handler.answer(404, {"error": "?"}, {"X-Error-Code": "RevisionNotFound"})
-            files = self.repos[repo]["files"]
+            with self.lock:
+                files, commit = self.repos[repo]["files"], self.commit
             lfs = {
                 n: {"sha256": hashlib.sha256(b).hexdigest(), "size": len(b), "pointerSize": 1} for n, b in files.items()
             }
@@ -178,7 +179,7 @@ class FakeHub:
             listed = [
                 file | ({"lfs": lfs[n]} if (n := file["rfilename"]).endswith("safetensors") else {}) for file in listed
             ]
-            truth = {"id": repo, "sha": self.commit, "private": self.repos[repo]["private"], "siblings": listed}
+            truth = {"id": repo, "sha": commit, "private": self.repos[repo]["private"], "siblings": listed}
             handler.answer(200, truth | self.listing.get(repo, {}))
 
     def tree(self, handler, body, repo, revision):

@@ -234,7 +234,8 @@ def test_a_run_that_cannot_be_is_failed_with_a_sentence(tmp_home):
     assert ended(run) == "failed"
     status = run.status()
     assert "train_lr" in status["message"] and "-1.0" in status["message"]
-    assert "Traceback" in status["error"] and run.tail(1) == status["message"]
+    assert "Traceback" in status["error"]
+    until(lambda: run.tail(1) == status["message"])  # said once the run has been let go
 
 
 def test_a_process_that_cannot_even_begin_is_told_at_once(run, monkeypatch):

@@ -77,7 +77,8 @@ def wire(panels: Mapping[str, Panel]) -> None:
     outputs = [loader.load, loader.cancel, loader.said]
     loader.fold.expand(look, None, [loader.name, loader.said], **quiet)
     run = loader.load.click(load, loader.name, [*outputs, *chosen], **quiet)
-    loader.cancel.click(lambda: (*ready, ""), None, outputs, cancels=[run], **quiet)
+    cancelled = loader.cancel.click(None, cancels=[run], api_visibility="private")
+    cancelled.then(lambda: (*ready, ""), None, outputs, **quiet)  # after the last that the run has to say
 
 
 def token_for(request: gr.Request) -> bool | None:
