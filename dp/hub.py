@@ -98,7 +98,8 @@ def pull(
     return folder
 
 
-def forget(repo_id: str) -> None:  # all that the cache holds of it
+def forget(repo_id: str) -> None:
+    """Delete all that the cache holds of it."""
     shutil.rmtree(_cache_of(repo_id), ignore_errors=True)
 
 

@@ -48,9 +48,8 @@ def duplicate(run: RunFolder, home: str | Path, **changes: Any) -> RunFolder:
 def _make(home: str | Path, config: dict[str, Any], dataset: Path, bring) -> RunFolder:
     name = _checked(config["name"])
     config = config | {"name": name, "created": time.time()}
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:24] or "run"
     # Whoever knows the id may see the pictures: it cannot be guessed.
-    run = RunFolder(Path(home) / f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(6)}")
+    run = RunFolder(Path(home) / f"{slug(name)}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(6)}")
     with replacing(run.path) as aside:
         aside.mkdir()
         write_json(aside / "config.json", config)
@@ -150,6 +149,11 @@ def stop(run: RunFolder) -> None:
 
 # ----------------------------------------------------------------------------
 # The folder
+
+
+def slug(name: str) -> str:
+    """A run's name as a part of a path, or of a name on the Hub."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:24].strip("-") or "run"
 
 
 def rename(run: RunFolder, name: str) -> None:

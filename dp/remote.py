@@ -9,7 +9,6 @@ it is written nowhere.
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from contextlib import suppress
@@ -19,17 +18,18 @@ from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, JobInfo, constants
 from huggingface_hub.errors import JobNotFoundError
 
-from dp import aboard, machines, mirror
+from dp import aboard, jobs, machines, mirror
 from dp.calls import PATIENCE, HubError, Refused, Unreachable, api_for, headers_of, in_words, token_in, within
 from dp.card import plain
 from dp.machines import refusals
 from dp.runs import ALIVE, VERBS, RunFolder
 
+REPORT_S = 60  # from one report of a Job to the next: a commit, of which the Hub takes about a hundred an hour
 GOING_ON = ("SCHEDULING", "RUNNING")  # of a Job's stages
 ENDED = ("finished", "paused", "stopped", "failed")
 
 
-def start(run: RunFolder, flavor: str, timeout: str | float, token: str | None = None, every: float = 60) -> None:
+def start(run: RunFolder, flavor: str, timeout: str | float, token: str | None = None, every: float = REPORT_S) -> None:
     """Start the run, or resume it, as a Job on a machine of `flavor` ("a10g-small"; see dp.machines), which pauses it
     before `timeout` ("2h") has passed. every: seconds between two of its reports. Returns when the Hub has taken it.
     Raises HubError, or ValueError where the run is going on.
@@ -53,7 +53,7 @@ def _start(
     run: RunFolder, before: dict[str, Any], flavor: str, limit_s: int, headers: dict[str, str], every: float
 ) -> None:
     api, launch = api_for(headers), secrets.token_hex(4)
-    slug = re.sub(r"[^a-z0-9]+", "-", str(run.config().get("name", run.id)).lower()).strip("-")[:24] or "run"
+    slug = jobs.slug(run.name)
     with in_words("your account", headers), refusals():
         user = within(3 * PATIENCE, api.whoami)["name"]
         repo = (before["remote"] or {}).get("repo", "")

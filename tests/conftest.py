@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from serving import open_browser, serve
+from serving import open_browser, serve, window
 
 from dp.rin import RIN
 
@@ -72,15 +72,6 @@ def browser():
 
 @pytest.fixture(params=WINDOWS)
 def page(request, browser, url):
-    """A fresh page; fails on any error in its console, and where it is wider than its window."""
-    with browser.new_context(**request.param) as context:
-        page, trouble = context.new_page(), []
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
-        page.goto(url)
-        page.wait_for_selector("#generate")
-        page.wait_for_selector(".player .guess canvas")
+    # What Gradio says when a page is left while it listens is no trouble.
+    with window(browser, url, forgiven=("AbortError", "Connection errored out"), **request.param) as page:
         yield page
-        # What Gradio says when a page is left while it listens is no trouble.
-        assert [text for text in trouble if "AbortError" not in text and "Connection errored out" not in text] == []
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -47,6 +47,30 @@ def open_browser():
         browser.close()
 
 
+@contextmanager
+def window(browser, url, forgiven=(), **options):
+    """A fresh page; fails on any error in its console but those `forgiven`, and where it is wider than its window."""
+    with browser.new_context(**options) as context:
+        page, trouble = context.new_page(), []
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
+        page.goto(url)
+        page.wait_for_selector("#generate")
+        page.wait_for_selector(".player .guess canvas")
+        yield page
+        assert [text for text in trouble if not any(words in text for words in forgiven)] == []
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def copied_link(page):
+    """What *Copy link* gives, where a page may not write to the clipboard: it stands in a dialog."""
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.default_value), dialog.dismiss()))
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.click("#link")
+    return asked[0]
+
+
 def awaited(coroutine):
     """Its result. In a thread of its own: in the tests' one the browser's loop may be running."""
     with ThreadPoolExecutor() as thread:

@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machines": {"card", "calls"},
     "mirror": {"atomic", "runs", "calls"},
     "aboard": {"runs", "jobs", "calls", "mirror"},
-    "remote": {"runs", "card", "calls", "machines", "mirror", "aboard"},
+    "remote": {"runs", "jobs", "card", "calls", "machines", "mirror", "aboard"},
     "away": {"runs", "calls", "machines", "remote"},
     "export": {"images", "film", "tickets"},
     "sample": {

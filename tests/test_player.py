@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from serving import ROOT, canvas_pixels, click, set_run, until
+from serving import ROOT, canvas_pixels, click, copied_link, set_run, until
 
 from dp import DiffusionPolicy
 from dp.engine import Engine
@@ -270,11 +270,7 @@ def test_the_settings_in_a_png_and_in_a_link_bring_back_the_controls_and_the_pix
     until(page, "d.state === 'done' && +d.kept === 12")
     np.testing.assert_array_equal(canvas_pixels(page), picture)
 
-    asked = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.default_value), dialog.dismiss()))
-    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
-    page.click("#link")
-    page.goto(asked[0])
+    page.goto(copied_link(page))
     page.wait_for_function("document.querySelector('#timesteps input[type=number]')?.value === '12'")
     assert controls_of(page) == chosen
     page.click("#generate")

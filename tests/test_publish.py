@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
-from contextlib import contextmanager
 
 import gradio as gr
 import numpy as np
@@ -18,7 +17,7 @@ from fakehub import FakeHub, refuses, trickles
 from gradio_client import Client
 from huggingface_hub import ModelCard
 from PIL import Image
-from serving import canvas_pixels, serve, set_run, until
+from serving import canvas_pixels, serve, set_run, until, window
 from starlette.requests import Request
 from test_hub import TINY, fake  # noqa: F401 (a fixture)
 from test_train_tab import asking, call, home, make_run, open_train_tab, sooner_or_later  # noqa: F401 (home, too)
@@ -61,21 +60,6 @@ def environment(hub, tmp_path, home):  # noqa: F811
     return known | {"DP_HOME": str(home), "CPU_CORES": "1"}
 
 
-@contextmanager
-def window(browser, url, **options):
-    """A page; fails on an error in its console, and where it is wider than its window."""
-    with browser.new_context(**options) as context:
-        page, trouble = context.new_page(), []
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
-        page.goto(url)
-        page.wait_for_selector("#generate")
-        page.wait_for_selector(".player .guess canvas")
-        yield page
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        assert trouble == []
-
-
 def load(page, name):
     if not page.is_visible("#hub-load"):
         page.get_by_role("button", name="Load a model from the Hub").click()
@@ -104,7 +88,6 @@ def check_pictures(page, policy, name):
     page.click("#generate")
     until(page, "d.state === 'done' && step === 5")
     images = to_uint8(policy.sample(4, timesteps=5, sampler="dpmpp_2m", seed=3))
-    page.wait_for_timeout(500)
     np.testing.assert_allclose(canvas_pixels(page), grid(images), atol=1)
 
 

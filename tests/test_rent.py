@@ -7,9 +7,9 @@ import json
 import pytest
 from conftest import WINDOWS
 from fakehub import refuses
-from serving import serve
+from serving import serve, window
 from test_intake import png, write
-from test_publish import environment, everything_below, signed_in, window  # noqa: F401 (a fixture)
+from test_publish import environment, everything_below, signed_in  # noqa: F401 (a fixture)
 from test_remote import gone, hub, shown  # noqa: F401 (a fixture)
 from test_train_tab import asking, home, in_state, open_train_tab, sooner_or_later  # noqa: F401 (a fixture)
 from training import make_run, state

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from serving import ROOT, canvas_pixels, set_run, until
+from serving import ROOT, canvas_pixels, copied_link, set_run, until
 
 from dp import DiffusionPolicy, SampleSettings
 from dp.data import decode
@@ -167,7 +167,6 @@ def given(page, mask=False):
 
 def finished(page, steps):
     until(page, f"d.state === 'done' && +d.kept === {steps} && step === {steps}")
-    page.wait_for_timeout(500)  # the step is told when its picture is taken up, a moment before it is painted
 
 
 @pytest.mark.browser
@@ -228,12 +227,9 @@ def test_a_walk_stands_in_a_line_that_plays_and_its_link_brings_it_back(page):
     for row in (0, 2, 4, 3):  # to the end and back
         until(page, f"d.image === '{row}'")
     page.click(".walk")
-    asked = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.default_value), dialog.dismiss()))
-    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
-    page.click("#link")
-    assert "walk=9" in asked[0] and "seed=2" in asked[0]
-    page.goto(asked[0])
+    link = copied_link(page)
+    assert "walk=9" in link and "seed=2" in link
+    page.goto(link)
     page.get_by_text("Walk between two seeds", exact=True).click()
     page.wait_for_function("document.querySelector('#walk input')?.value === '9'")
 

@@ -14,7 +14,7 @@ import torch
 from conftest import WINDOWS
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from serving import ROOT, canvas_pixels, serve, set_run, until
+from serving import ROOT, canvas_pixels, copied_link, serve, set_run, until
 from test_compare import ARMS, compare, shown, until_arms
 from test_player import upload
 from test_start import choose, given
@@ -105,8 +105,7 @@ def test_answers_of_the_platform_are_all_seen():
 def test_a_refusal_is_said_in_the_players_own_line_and_the_next_run_works(page, api, policy):
     set_run(page, timesteps=10, seed=3)
     page.click("#generate")
-    until_said(page, "step 10/10 · done")
-    page.wait_for_timeout(300)  # until it is painted, too
+    until(page, "d.state === 'done' && step === 10")
     before = canvas_pixels(page)
     for answer, words in SAID.items():
         api.answer = answer
@@ -127,8 +126,7 @@ def test_a_refusal_is_said_in_the_players_own_line_and_the_next_run_works(page, 
         api.answer = answer
         set_run(page, timesteps=steps, seed=4)
         page.click("#generate")
-        until_said(page, f"step {steps}/{steps} · done")
-        page.wait_for_timeout(300)
+        until(page, f"d.state === 'done' && step === {steps}")
         images = policy.sample(4, timesteps=steps, sampler="dpmpp_2m", seed=4)
         np.testing.assert_allclose(canvas_pixels(page), grid(to_uint8(images)), atol=1)
 
@@ -148,7 +146,6 @@ def test_a_refused_comparison_says_why_and_the_next_one_works(page, api, policy)
     api.answer = "lent"
     compare(page)
     until_arms(page, "arms.length === 3 && arms.every(p => p.dataset.state === 'done')")
-    page.wait_for_timeout(300)
     for (_, sampler), picture in zip(SAMPLERS, shown(page)[1], strict=True):
         images = policy.sample(4, timesteps=20, sampler=sampler, seed=5)
         np.testing.assert_allclose(picture, grid(to_uint8(images)), atol=1)
@@ -297,7 +294,7 @@ def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page,
     page.wait_for_function("document.querySelector('#seed input').value === '11'")
     page.click("#generate")
     until_said(page, "step 6/6 · done")
-    page.wait_for_timeout(300)
+    until(page, "d.state === 'done' && step === 6")
     np.testing.assert_allclose(canvas_pixels(page), grid(frame.x0), atol=1)
     page.focus("#player .player")
     page.keyboard.press("Enter")
@@ -313,17 +310,14 @@ def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page,
     page.evaluate("document.querySelector('#player .step').textContent = ''")
     page.click("#generate")
     until_said(page, "step 6/6 · done")
-    page.wait_for_timeout(300)
+    until(page, "d.state === 'done' && step === 6")
     start, *_ = given(page)
     images = policy.sample(4, timesteps=6, sampler="ddim", seed=11, walk_to=9, start=start, strength=0.5)
     np.testing.assert_allclose(canvas_pixels(page), grid(to_uint8(images)), atol=1)
     page.wait_for_function("document.querySelector('.path canvas').width === 128")
-    asked = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.default_value), dialog.dismiss()))
-    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
-    page.click("#link")
-    assert "walk=9" in asked[0] and "seed=11" in asked[0]
-    page.goto(asked[0])
+    link = copied_link(page)
+    assert "walk=9" in link and "seed=11" in link
+    page.goto(link)
     page.wait_for_function("document.querySelector('#seed input')?.value === '11'")
 
 

@@ -7,7 +7,6 @@ keeps in a queue, but by a function of the board's component, and nothing here k
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import gradio as gr
 from dp import hub
 from dp.card import plain
 from dp.findings import Findings
+from dp.jobs import slug
 from dp.runs import RunFolder
 from dp.ui import permission
 from dp.ui.training.board import run_of
@@ -31,9 +31,8 @@ def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
         run = run_of(asked["run"])
     except (KeyError, TypeError, ValueError):
         return {"problem": "there is no such run any more"}
-    slug = re.sub(r"[^a-z0-9]+", "-", run.name.lower()).strip("-") or "model"
     owner = permission.user_of(request) if permission.token_of(request) else None
-    return {"owner": owner, "repo": slug, "login": permission.has_login(request)}
+    return {"owner": owner, "repo": slug(run.name), "login": permission.has_login(request)}
 
 
 def publish(asked: Any, request: gr.Request) -> dict[str, Any]:

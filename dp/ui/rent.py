@@ -15,12 +15,12 @@ import gradio as gr
 from dp import remote
 from dp.calls import Refused
 from dp.machines import FLAVOR, TIMEOUT, describe, hardware, seconds_of, words_of
+from dp.remote import REPORT_S
 from dp.runs import RunFolder
 from dp.ui import permission
 from dp.ui.training.board import run_of
 
 EXCHANGE_S = 15  # from one exchange of news to the page's next
-REPORT_S = 60  # from one report of the Job to the next: a commit, of which the Hub takes about a hundred an hour
 ODD = {"problem": "this is not what the page sends"}
 
 
