@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,16 +90,52 @@ def exit_code(monkeypatch, module, *arguments):
 
 def set_run(page, *, timesteps, seed, images=4):
     """Type a run into the page's controls."""
-    page.get_by_label("Random seed").uncheck()
+    page.locator("#random input").uncheck()
     for control, value in (("images", images), ("timesteps", timesteps), ("seed", seed)):
         box = page.locator(f"#{control} input[type=number]")
         box.fill(str(value))
         box.press("Tab")
 
 
+def hears_late(page):
+    """From now on the page, which has run something else in Compare, hears of a run before it knows that there is one:
+    its first words come together, and of values that come together a component sees the last one only.
+    """
+    unfold(page.get_by_role("tab", name="Compare"))
+    page.locator("#compare-timesteps input[type=number]").fill("1000")
+    page.locator("#compare-timesteps input[type=number]").press("Tab")
+    page.click("#compare")
+    page.wait_for_function("document.querySelector('.player.arm').dataset.step > 0")
+
+    def answer_late(route):
+        answer = route.fetch()
+        time.sleep(1)
+        route.fulfill(response=answer)
+
+    page.route("**/queue/join*", answer_late)
+
+
 def until(page, condition, seconds=60):
     look = "const p = document.querySelector('.player'), d = p.dataset, step = +(d.step || 0)"
     page.wait_for_function(f"(() => {{ {look}; return {condition}; }})()", timeout=seconds * 1000)
+
+
+def settle(page):
+    """Wait until Gradio has no more to set of what it has just begun to show: it takes a frame or two."""
+    page.evaluate(
+        """() => new Promise((done) => {
+            const after = (frames) => (frames ? requestAnimationFrame(() => after(frames - 1)) : setTimeout(done, 100));
+            after(5);
+        })"""
+    )
+
+
+def unfold(control):
+    """Click on a tab or a fold. Gradio fills it, and two frames later sets its controls once more: what a test has
+    typed meanwhile, as no hand could, would be lost.
+    """
+    control.click()
+    settle(control.page)
 
 
 def click(page, selector, across, down):

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from serving import ROOT, canvas_pixels, click, copied_link, set_run, until
+from serving import ROOT, canvas_pixels, click, copied_link, hears_late, set_run, until
 
 from dp import DiffusionPolicy
 from dp.engine import Engine
@@ -77,6 +77,20 @@ def test_a_page_that_draws_slower_than_the_run_comes_ends_at_its_last_picture(pa
 
 
 @pytest.mark.browser
+def test_a_run_whose_first_words_reach_the_page_together_is_a_run_of_its_own(page, steps):
+    hears_late(page)
+    page.get_by_role("tab", name="Denoise").click()
+    finished(page)
+    np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8((steps[-1].x0 + 1) / 2)))
+    start(page, timesteps=12, images=2)
+    until(page, "d.state === 'done' && +d.kept === 12 && step === 12")
+    assert page.inner_text(".player .step") == "step 12/12 · done"
+    page.get_by_role("tab", name="Compare").click()
+    page.click("#compare-stop")
+    page.wait_for_selector("#compare", state="visible")
+
+
+@pytest.mark.browser
 def test_scrubbing_asks_the_server_for_nothing(page):
     finished(page)
     asked = []
@@ -89,18 +103,20 @@ def test_scrubbing_asks_the_server_for_nothing(page):
 
 @pytest.mark.browser
 def test_the_page_follows_the_run_until_someone_scrubs_back_and_again_when_they_return(page):
-    start(page, timesteps=600)
+    start(page, timesteps=1000)
     until(page, "step > 20")
+    there = int(page.get_attribute(".player", "data-step"))
+    until(page, f"step > {there}")
     assert page.get_attribute(".live", "aria-pressed") == "true"
     page.focus(".player")
     page.keyboard.press("Home")
-    until(page, "d.follow === 'false' && step < 5")
+    until(page, f"d.follow === 'false' && step <= {there}")  # the first that has come: of which step, the page decides
     held = page.get_attribute(".player", "data-step")
     page.wait_for_function("/live at \\d+/.test(document.querySelector('.player .step').innerText)")
     time.sleep(0.5)
     assert page.get_attribute(".player", "data-step") == held
     page.click(".live")
-    until(page, "d.follow === 'true' && step > 25")
+    until(page, f"d.follow === 'true' && step > {there}")
     page.click("#stop")
     until(page, "d.state === 'stopped'")
 

@@ -46,7 +46,10 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
         with gr.Column(scale=3, min_width=320):
             gr.Markdown(words.COMPARE_HINT, elem_id="compare-hint", elem_classes="about")
             with gr.Row(elem_classes="arms"):
-                players = [Player(engine, is_arm=True, min_width=80, padding=False) for _ in range(MOST)]
+                players = [
+                    Player(engine, is_arm=True, keeps_runs=lend is None, min_width=80, padding=False)
+                    for _ in range(MOST)
+                ]
             clock = Clock(elem_id="clock")
         with gr.Column(scale=2, min_width=300):
             start = gr.Button("Compare", variant="primary", size="lg", elem_id="compare", interactive=bool(names))
@@ -159,11 +162,10 @@ def first_values(tally: Tally, message: str | None = None) -> tuple[Any, ...]:
     """Where a comparison begins: every arm has its name and waits, and the players without an arm go; with the seed.
     message: for the first arm's line, while it waits.
     """
-    waiting = [{"state": "waiting", "label": arm.label} for arm in tally.arms]
+    waiting = [{"state": "waiting"} | tally.about(i) for i in range(len(tally.arms))]
     waiting[0]["message"] = message
     players = waiting + [{"state": "idle"}] * (MOST - len(waiting))
-    told = tally.table() | {"begins": True, "pairs": any(arm.until for arm in tally.arms)}
-    return *players, told, tally.arms[0].settings.seed, *buttons(running=True)
+    return *players, tally.table(), tally.arms[0].settings.seed, *buttons(running=True)
 
 
 def values_on(news: Values, tally: Tally) -> tuple[Any, ...]:

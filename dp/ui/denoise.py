@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
+from uuid import uuid4
 
 import gradio as gr
 from torch import Tensor
@@ -84,13 +85,13 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
 
     def alone(*values: Any) -> Iterator[tuple[Any, ...]]:
         run = Asked(*asked(*values))
-        known = {"seed": run.settings.seed, "walk": run.settings.walk_to is not None}
-        yield on_page({"state": "waiting", "message": waiting_for([run])} | known)
+        about = {"run": uuid4().hex, "walk": run.settings.walk_to is not None}
+        yield on_page({"state": "waiting", "message": waiting_for([run]), "seed": run.settings.seed} | about)
         try:
             for _, frame, is_last in lend([run]):
-                yield on_page(show(frame, "done") | known if is_last else show(frame, "running"))
+                yield on_page(show(frame, "done" if is_last else "running") | about)
         except NotLent as why_not:
-            yield on_page({"state": "failed", "message": why_not.sentence})
+            yield on_page({"state": "failed", "message": why_not.sentence} | about)
             raise
 
     async def regain(request: gr.Request, run: str) -> AsyncIterator[tuple[Any, ...]]:

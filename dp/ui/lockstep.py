@@ -42,7 +42,12 @@ class Tally:
             shown = "–" if seconds is None else f"{seconds:.2f}", "–" if far is None else f"{far:.4f}"
             rows.append([arm.label, str(arm.calls), *shown])
         name = f"the {longest.settings.timesteps}-step run" if longest.until else longest.label
-        return {"rows": rows, "longest": name}
+        is_pairs = any(arm.until for arm in self.arms)
+        return {"rows": rows, "longest": name, "began": self.began, "pairs": is_pairs}
+
+    def about(self, arm: int) -> dict[str, Any]:
+        """What each value of an arm says that shows a run of which no ticket is kept."""
+        return {"label": self.arms[arm].label, "run": f"{self.began}-{arm}"}
 
 
 Values = dict[int, dict[str, Any]]  # the players' values, by arm
@@ -123,7 +128,7 @@ def one_by_one(lend: Lend, arms: Sequence[Arm], tally: Tally) -> Iterator[Values
             if frame.index > arms[i].calls:
                 continue
             is_end = is_last or frame.index == arms[i].until
-            news[i] = show(frame, "done" if is_end else "running") | {"label": arms[i].label}
+            news[i] = show(frame, "done" if is_end else "running") | tally.about(i)
             if is_end:
                 tally.end(i, frame)
         if is_last:

@@ -111,23 +111,23 @@ class Viewers:
         watch = ticket.watch()
         self._open[session][watch] = tab
         settings = ticket.trajectory.settings
-        known = {"run": ticket.request_id, "seed": settings.seed, "walk": settings.walk_to is not None}
+        about = {"run": ticket.request_id, "walk": settings.walk_to is not None}
         try:
-            yield {"state": "waiting"} | known
+            yield {"state": "waiting", "seed": settings.seed} | about
             if replay:
                 for frame in some(ticket.trajectory.frames):
-                    yield show(frame, "running") | curve_of(ticket.trajectory)
+                    yield show(frame, "running") | about | curve_of(ticket.trajectory)
                     await asyncio.sleep(1 / FRAMES_PER_S)
             spoke = replay
             async for frame in follow(ticket, watch, is_behind=lambda: self._is_behind(session)):
                 state = "running" if ticket.frame else "waiting"
                 if frame is None:
-                    yield {"state": state, "beat": time.monotonic()}
+                    yield {"state": state, "beat": time.monotonic()} | about
                 else:
-                    yield show(frame, state) | ({} if spoke else curve_of(ticket.trajectory))
+                    yield show(frame, state) | about | ({} if spoke else curve_of(ticket.trajectory))
                     spoke = True
             if not watch.is_closed and not ticket.is_live:
-                yield show(ticket.frame, ticket.state, ticket.error) | known
+                yield show(ticket.frame, ticket.state, ticket.error) | about | curve_of(ticket.trajectory)
         finally:  # may run on the event loop, so it only raises a flag
             watch.close()
             self._open[session].pop(watch, None)

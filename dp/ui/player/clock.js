@@ -14,6 +14,7 @@ let there = null; // what there is to play
 let follow = true; // the newest frames, as they come
 let playing = null;
 let pending = false;
+let comparison = null; // when the one that is shown began
 
 // ---- what there is
 
@@ -139,8 +140,9 @@ for (const [type, listener] of Object.entries(heard)) {
 // ---- the table; names are put in as text
 
 function table() {
-  const { rows, longest, begins, pairs } = props.value || {};
-  if (begins) {
+  const { rows, longest, began, pairs } = props.value || {};
+  if (began && began !== comparison) {
+    comparison = began;
     pause();
     follow = true;
     document.querySelector(".arms").classList.toggle("pairs", pairs);

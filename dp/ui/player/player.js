@@ -40,9 +40,10 @@ function bytes(uri) {
 // ---- frames in
 
 function receive(next) {
-  if (next.state === "stopped" && !isLive()) return; // it came to its end before
-  if (next.run && !props.arm) sessionStorage.setItem("dp-run", next.run);
-  if (next.state === "waiting" && next.beat === undefined) {
+  const begins = (next.state === "waiting" && next.beat === undefined) || (next.run && next.run !== run.id);
+  if (next.state === "stopped" && !isLive() && !begins) return; // it came to its end before
+  if (begins) {
+    if (next.run && !props.arm) sessionStorage.setItem("dp-run", next.run);
     run = fresh(next.run || null); // the pictures of the run before stay until its first frame, its numbers go
     [follow, position, drawn] = [true, -1, null];
     run.walk = Boolean(next.walk);
@@ -62,7 +63,7 @@ function receive(next) {
   if (follow) seek(run.frames.length - 1);
   else caption();
   if (next.state === "running") speedOf(next.index);
-  if (!isLive() && run.id && run.frames.length && !run.whole) recall(run);
+  if (!isLive() && props.keeps_runs && run.id && run.frames.length && !run.whole) recall(run);
 }
 
 function put(frame) {

@@ -6,16 +6,17 @@ The server sends small JSON values, never markup, and the newest frame only. Wha
     state     'idle', 'waiting', 'running', 'done', 'stopped' or 'failed'
     index, timesteps, time, log_snr, moved   of the step that is shown, as in `Frame`
     src, noisy   its x0 and x_t, `count` images each, as data URIs: JPEG while running, PNG at the end
-    curve     log-SNR at some steps of the run, with its first frame
-    seed      the seed of the first image, when a run begins and when it ends
-    walk      whether the images are a walk between two seeds, when a run begins
+    curve     log-SNR at some steps of the run, with its first frame and its last
+    seed      the seed of the first image, when a run begins
+    run       its id; kept for this tab, so that a reload finds it again
+    walk      whether the images are a walk between two seeds
     label     the name of an arm, and `until`, the step at which what it shows of its run ends
-    run       its id when it begins; kept for this tab, so that a reload finds it again
     beat      any number, new each time, that says no more than that the run goes on
     message   one sentence for the status line, as plain text
 
-A run begins with 'waiting'. Where one goes on but nothing has come for a while, the event `lost` is triggered. A value
-without `src` keeps the picture that is there: nothing blanks. After 'stopped', of a live run, only 'waiting' counts.
+A run begins with 'waiting', or with another `run`: of values that come close together the page may see only the last.
+Where one goes on but nothing has come for a while, the event `lost` is triggered. A value without `src` keeps the
+picture that is there: nothing blanks. After 'stopped', of a live run, only another run counts.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class Player(gr.HTML):
 
 class Clock(gr.HTML):
     """Plays all arms on the page together, and shows a table. value: rows, a list of texts for each arm; longest, the
-    name of the run that distances are measured to; begins, true where a comparison begins, and pairs, whether the arms
-    then are pairs, one above the other.
+    name of the run that distances are measured to; began, a number of its own for each comparison; pairs, whether the
+    arms are pairs, one above the other.
     """
 
     def __init__(self, **kwargs: Any):
