@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from serving import ROOT, canvas_pixels, copied_link, set_run, until
+from serving import ROOT, canvas_pixels, copied_link, set_run, unfold, until
 
 from dp import DiffusionPolicy, SampleSettings
 from dp.data import decode
@@ -153,7 +153,7 @@ def choose(page, tmp_path):
     """Give the page a face of 48 x 64 pixels; returns the square that the page keeps of it."""
     face = torch.linspace(0, 1, 64)[:, None, None] * torch.tensor([1.0, 0.6, 0.2]) * torch.ones(48, 1)
     Image.fromarray((face.numpy() * 255).astype("uint8")).save(tmp_path / "mine.png")
-    page.get_by_text("Start from a picture", exact=True).click()
+    unfold(page.get_by_text("Start from a picture", exact=True))
     page.locator("#start input[type=file]").set_input_files(tmp_path / "mine.png")
     page.wait_for_selector("#start .start[data-state=chosen]")
 
@@ -215,7 +215,13 @@ def test_a_run_of_the_page_sets_out_from_the_picture_and_keeps_what_is_painted(p
 def test_a_walk_stands_in_a_line_that_plays_and_its_link_brings_it_back(page):
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     set_run(page, timesteps=8, seed=2, images=5)
-    page.get_by_text("Walk between two seeds", exact=True).click()
+    unfold(page.get_by_text("Walk between two seeds", exact=True))
+    assert page.input_value("#walk input") == ""  # to look into the fold begins no walk
+    page.click("#generate")
+    finished(page, 8)
+    images = to_uint8(policy.sample(5, timesteps=8, sampler="dpmpp_2m", seed=2))
+    np.testing.assert_allclose(canvas_pixels(page), grid(images), atol=1)
+    page.evaluate("document.querySelector('.player').dataset.kept = ''")
     page.locator("#walk input").fill("9")
     page.locator("#walk input").press("Tab")
     page.click("#generate")
@@ -230,7 +236,7 @@ def test_a_walk_stands_in_a_line_that_plays_and_its_link_brings_it_back(page):
     link = copied_link(page)
     assert "walk=9" in link and "seed=2" in link
     page.goto(link)
-    page.get_by_text("Walk between two seeds", exact=True).click()
+    unfold(page.get_by_text("Walk between two seeds", exact=True))
     page.wait_for_function("document.querySelector('#walk input')?.value === '9'")
 
 

@@ -79,6 +79,17 @@ def test_a_page_without_any_checkpoint_says_what_to_do(tmp_path):
     assert controls.describe(Engine(tmp_path), None).startswith("No checkpoint yet: put a checkpoint folder into")
 
 
+@pytest.mark.parametrize("typed, walk", [(None, None), ("", None), (" ", None), ("0", 0), (" 12 ", 12), (7, 7)])
+def test_a_walk_is_what_was_typed_and_none_where_nothing_was(engine, typed, walk):
+    assert controls.read(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, 1, False, typed)[1].walk_to == walk
+
+
+@pytest.mark.parametrize("typed", ["far", "1.5", "-1", "1e99", True, [3]])
+def test_a_walk_to_what_is_no_seed_is_told(engine, typed):
+    with pytest.raises(gr.Error, match="Walk to seed must be a whole number from 0 to"):
+        controls.read(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, 1, False, typed)
+
+
 def test_an_empty_seed_without_a_random_one_is_asked_for(engine):
     with pytest.raises(gr.Error, match="Seed is empty: type a whole number, or tick Random seed"):
         controls.read(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, None, False)

@@ -16,6 +16,7 @@ from dp.engine import Engine
 from dp.samplers import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.schedules import SCHEDULES
 from dp.ui import permission
+from dp.ui.sharing import number
 
 MAX_IMAGES, MAX_TIMESTEPS, MAX_TIME_DIFFERENCE_STEPS = 64, 1000, 3
 TRAINED = "trained"  # the schedule choice that means the checkpoint's own
@@ -33,7 +34,7 @@ def read(
     eta: float,
     seed: int | None,
     random_seed: bool,
-    walk_to: int | None = None,
+    walk_to: str | int | None = None,
     strength: float = 1.0,
 ) -> tuple[str, SampleSettings]:
     """The page's values -> checkpoint and settings, with the seed decided. A bad value is a gr.Error that names it."""
@@ -44,8 +45,9 @@ def read(
         if seed is None and not random_seed:
             raise ValueError("Seed is empty: type a whole number, or tick Random seed")
         seed = secrets.randbelow(MAX_SEED) if random_seed else within("Seed", seed, 0, MAX_SEED - 1)
+        walk_to = number(walk_to.strip()) if isinstance(walk_to, str) else walk_to
+        walk_to = None if walk_to in (None, "") else within("Walk to seed", walk_to, 0, MAX_SEED - 1)
         if walk_to is not None:
-            walk_to = within("Walk to seed", walk_to, 0, MAX_SEED - 1)
             images = within("Images of a walk", images, 2, MAX_IMAGES)
         config_of(engine, checkpoint)
         strength = within("Strength", strength, 0, 1, whole=False)

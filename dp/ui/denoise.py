@@ -41,9 +41,8 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
                 picture = StartPicture(elem_id="start")
             with gr.Accordion("Walk between two seeds", open=False, elem_id="walk-fold"):
                 gr.Markdown(words.WALK, elem_classes="about")
-                walk_to = gr.Number(
-                    None, precision=0, minimum=0, maximum=MAX_SEED - 1, label="Walk to seed", elem_id="walk"
-                )
+                # No gr.Number: an empty one becomes 0 as soon as the fold is opened, and 0 is a seed.
+                walk_to = gr.Textbox(max_lines=1, placeholder="no walk", label="Walk to seed", elem_id="walk")
             with gr.Row():
                 link = gr.Button("Copy link", size="sm", elem_id="link", min_width=120)
                 png = gr.UploadButton(

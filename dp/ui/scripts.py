@@ -21,7 +21,7 @@ COPY_LINK = """(checkpoint, images, timesteps, sampler, schedule, difference, et
     if (schedule !== "trained") values.schedule = schedule;
     if (eta) values.eta = eta;
     if (!random) values.seed = seed;
-    if (walk !== null) values.walk = walk;
+    if (walk?.trim()) values.walk = walk.trim();
     const link = `${location.origin}${location.pathname}?${new URLSearchParams(values)}`;
     const button = document.querySelector("#link");
     const show = () => prompt("The link to these settings:", link);
