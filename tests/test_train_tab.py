@@ -20,7 +20,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import ROOT, awaited, canvas_pixels, serve, set_run, until
+from serving import ROOT, awaited, canvas_pixels, hears_late, serve, set_run, unfold, until
 from starlette.requests import Request
 from test_data import BAD, GOOD, encode
 from test_intake import JUNK, png, write
@@ -53,7 +53,7 @@ TINY = {"train-width": 16, "train-depth": 1, "train-batch": 8, "train-steps": 20
 
 
 def open_train_tab(page):
-    page.get_by_role("tab", name="Train").click()
+    unfold(page.get_by_role("tab", name="Train"))
     page.wait_for_selector("#intake .intake")
 
 
@@ -105,7 +105,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
     assert len(FINE) + len(BROKEN) == 200 and len(BROKEN) == 20
 
     with serve("app.py", DP_HOME=str(home), CPU_CORES="1") as url, page_of(browser, url) as page:
-        page.get_by_role("button", name="Advanced settings").click()
+        unfold(page.get_by_role("button", name="Advanced settings"))
         for name, value in TINY.items():
             page.locator(f"#{name} input").fill(str(value))
             page.locator(f"#{name} input").press("Tab")
@@ -143,8 +143,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         page.wait_for_function(f"document.querySelector('#checkpoint input').value === 'holiday/{newest:06d}'")
         set_run(page, timesteps=5, seed=3)
         page.click("#generate")
-        until(page, "d.state === 'done' && step === 5")
-        page.wait_for_timeout(500)
+        until(page, "d.state === 'done' && +d.kept === 5 && step === 5")
         policy = DiffusionPolicy.from_pretrained(run.checkpoint(newest))
         images = to_uint8(policy.sample(4, timesteps=5, sampler="dpmpp_2m", seed=3))
         np.testing.assert_allclose(canvas_pixels(page), grid(images), atol=1)
@@ -170,7 +169,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
             ]
         page.click("#board [data-verb=duplicate]")
         page.get_by_text("The pictures of holiday, again. Change what you like, and start.").wait_for()
-        page.get_by_role("button", name="Advanced settings").click()
+        unfold(page.get_by_role("button", name="Advanced settings"))
         assert page.input_value("#train-steps input") == "2000" and page.input_value("#train-width input") == "16"
         page.locator("#train-steps input").fill("20")
         page.locator("#train-steps input").press("Tab")
@@ -209,7 +208,7 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
         pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
         page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
         page.wait_for_selector("#intake .intake[data-state=checked]")
-        page.get_by_role("button", name="Advanced settings").click()
+        unfold(page.get_by_role("button", name="Advanced settings"))
         page.locator("#train-width input").fill("17")
         page.locator("#train-width input").press("Tab")
         page.click("#start-training")
@@ -217,6 +216,18 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
         assert runs_in(home) == []
         page.click("#measure")
         page.get_by_text("Network width must be a multiple of 16, got 17").nth(1).wait_for()
+
+
+@pytest.mark.browser
+def test_the_same_complaint_is_said_again(browser, home, tmp_path):
+    with serve("app.py", DP_HOME=str(home)) as url, page_of(browser, url) as page:
+        hears_late(page)
+        open_train_tab(page)
+        for _ in range(2):
+            page.locator("#intake .files").set_input_files([write(tmp_path, {"x.png": b"no picture"}) / "x.png"])
+            page.wait_for_selector("#intake .intake[data-state=checking]")
+            page.wait_for_selector("#intake .intake[data-state=empty]")
+            assert "no usable picture" in page.inner_text("#intake .problem")
 
 
 @pytest.mark.browser

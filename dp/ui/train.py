@@ -83,7 +83,9 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             shown = checked(progress.report, draft.dataset)
             yield shown, given | {"size": image_size, "count": len(progress.report.used)}, *startable(True)
         except (ValueError, OSError) as error:
-            yield {"state": "empty", "message": str(error)}, NOTHING, *startable(False)
+            # Whose it is makes it new where the last one had the same words: an equal value is not heard.
+            said = {"state": "empty", "message": str(error), "draft": given.get("draft")}
+            yield said, NOTHING, *startable(False)
 
     def arrive(request: gr.Request, event: gr.EventData, given: dict[str, Any], image_size: Any):
         permitted(request)
