@@ -250,8 +250,9 @@ def test_the_endpoints_and_their_parameters_are_documented_under_stable_names(cl
 
 
 def test_runs_side_by_side_do_not_wait_for_each_other(client, url):
+    other = Client(url, verbose=False)
     slow = client.submit(DEFAULT, 1, 1000, "ddim", "trained", 0, 1, api_name="/stream")
-    _, quick = Client(url, verbose=False).predict(*GOOD, api_name="/sample")
+    _, quick = other.predict(*GOOD, api_name="/sample")
     assert quick["state"] == "done" and not slow.done()
     slow.cancel()
 

@@ -6,7 +6,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from serving import ROOT, awaited, decode
+from serving import ROOT, awaited, decode, settle, unfold
 
 from dp import DiffusionPolicy
 from dp.engine import Engine
@@ -198,15 +198,17 @@ def until_arms(page, condition, seconds=60):
 
 
 def compare(page, axis=None, seed=5):
-    page.get_by_role("tab", name="Compare").click()
-    page.get_by_label("Random seed").last.uncheck()
+    unfold(page.get_by_role("tab", name="Compare"))
+    page.locator("#compare-random input").uncheck()
     box = page.locator("#compare-seed input[type=number]")
     box.fill(str(seed))
     box.press("Tab")
     if axis:
+        before = page.inner_text("#values")
         page.locator("#axis input").click()
         page.get_by_role("option", name=axis).click()
-        page.wait_for_timeout(1000)
+        page.wait_for_function("before => document.querySelector('#values').innerText !== before", arg=before)
+        settle(page)
     page.click("#compare")
 
 

@@ -17,7 +17,7 @@ from fakehub import FakeHub, refuses, trickles
 from gradio_client import Client
 from huggingface_hub import ModelCard
 from PIL import Image
-from serving import canvas_pixels, serve, set_run, until, window
+from serving import canvas_pixels, serve, set_run, unfold, until, window
 from starlette.requests import Request
 from test_hub import TINY, fake  # noqa: F401 (a fixture)
 from test_train_tab import asking, call, home, make_run, open_train_tab, sooner_or_later  # noqa: F401 (home, too)
@@ -62,7 +62,7 @@ def environment(hub, tmp_path, home):  # noqa: F811
 
 def load(page, name):
     if not page.is_visible("#hub-load"):
-        page.get_by_role("button", name="Load a model from the Hub").click()
+        unfold(page.get_by_role("button", name="Load a model from the Hub"))
     page.locator("#hub-name input").fill(name)
     page.click("#hub-load")
 
@@ -109,7 +109,7 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
             says(page, "bob/faces is there, and chosen.")
             assert page.locator(".about a, .about img").count() == 0  # a card's words are words
             check_pictures(page, policy, "bob/faces")
-            page.get_by_role("tab", name="Compare").click()
+            unfold(page.get_by_role("tab", name="Compare"))
             assert choices(page, "compare-checkpoint") == ["faces-32", "bob/faces"]
             assert page.input_value("#compare-checkpoint input") == "faces-32"
             page.locator("#axis input").click()
@@ -124,7 +124,7 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
             page.get_by_role("listbox").get_by_role("option", name="bob/other").click()
             page.click("#hub-load")
             says(page, "bob/other is there, and chosen.")
-            page.get_by_role("tab", name="Compare").click()
+            unfold(page.get_by_role("tab", name="Compare"))
             page.locator("#values input").click()
             page.get_by_role("listbox").get_by_role("option", name="bob/other").click()
             assert page.locator("#values .token").all_inner_texts() == ["faces-32", "bob/faces", "bob/other"]

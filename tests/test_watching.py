@@ -93,8 +93,7 @@ def begin(page, app, timesteps, images=2, seed=5):
     set_run(page, timesteps=timesteps, seed=seed, images=images)
     page.click("#generate")
     page.wait_for_function("+(document.querySelector('.player').dataset.step || 0) > 2", timeout=30_000)
-    (ticket,) = app.at_work()
-    return ticket
+    return app.tickets[-1]
 
 
 class Reader:
@@ -190,7 +189,8 @@ def test_a_page_that_lost_its_connection_takes_its_run_up_again(app, context):
 @pytest.mark.browser
 def test_stop_before_the_first_frame_does_not_speak_of_the_run_before(app, context, monkeypatch):
     page = opened(context, app.url)
-    begin(page, app, 20)
+    set_run(page, timesteps=20, seed=5)
+    page.click("#generate")
     page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=30_000)
     page.wait_for_selector("#generate", state="visible")
     gate, get = threading.Event(), app.engine._residents.get

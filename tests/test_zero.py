@@ -14,7 +14,7 @@ import torch
 from conftest import WINDOWS
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from serving import ROOT, canvas_pixels, copied_link, serve, set_run, until
+from serving import ROOT, canvas_pixels, copied_link, serve, set_run, unfold, until
 from test_compare import ARMS, compare, shown, until_arms
 from test_player import upload
 from test_start import choose, given
@@ -205,7 +205,7 @@ def test_stop_gives_the_gpu_back(page, api):
     page.wait_for_selector("#generate", state="visible")
 
     since = len(api.log)
-    page.get_by_role("tab", name="Compare").click()
+    unfold(page.get_by_role("tab", name="Compare"))
     page.locator("#compare-timesteps input[type=number]").fill("120")
     page.locator("#compare-timesteps input[type=number]").press("Tab")
     compare(page)
@@ -266,7 +266,7 @@ def test_the_largest_run_is_one_that_anybody_may_ask_for():
 @DESKTOP
 def test_the_seconds_are_said_before_they_are_asked_for(page, api):
     api.answer = "queue in vain"
-    page.get_by_role("tab", name="Compare").click()
+    unfold(page.get_by_role("tab", name="Compare"))
     page.locator("#compare-timesteps input[type=number]").fill("1000")
     page.locator("#compare-timesteps input[type=number]").press("Tab")
     page.locator("#compare-images input[type=number]").fill("64")
@@ -304,7 +304,7 @@ def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page,
 
     choose(page, tmp_path)
     page.locator("#start .strength").fill("0.5")
-    page.get_by_text("Walk between two seeds", exact=True).click()
+    unfold(page.get_by_text("Walk between two seeds", exact=True))
     page.locator("#walk input").fill("9")
     page.locator("#walk input").press("Tab")
     page.evaluate("document.querySelector('#player .step').textContent = ''")
