@@ -70,6 +70,10 @@ def main() -> None:
         sys.exit(str(error) or type(error).__name__)
     except KeyboardInterrupt:
         sys.exit(130)
+    if PROCESSES > 1:  # threads of torch's still let go of tensors, and abort a process in which Python has ended
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def pause_on_interrupt(run: RunFolder) -> None:
@@ -115,7 +119,7 @@ def train(run: RunFolder) -> None:
     trainer = dp.Trainer.of(run.path)
     trainer.resume()
     print(f"{run.id}: {trainer.train()} at step {trainer.step}", flush=True)
-    trainer.accelerator.state.destroy_process_group()  # still connected when Python ends, a process may abort
+    trainer.accelerator.state.destroy_process_group()
 
 
 def trial(run: RunFolder) -> dict:

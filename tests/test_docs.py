@@ -97,7 +97,7 @@ def test_two_machines_train_one_run(place):
     finally:
         for process in running:
             process.kill()
-    assert [process.returncode for process in running] == [0, 0], ends
+    assert [process.returncode for process in running] == [0, 0], "\n".join(ends)
     status = RunFolder(place / "runs" / "two").status()
     assert (status["state"], status["processes"]) == ("finished", 2)
 
