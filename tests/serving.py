@@ -106,13 +106,14 @@ def hears_late(page):
     page.locator("#compare-timesteps input[type=number]").press("Tab")
     page.click("#compare")
     page.wait_for_function("document.querySelector('.player.arm').dataset.step > 0")
+    page.route("**/queue/join*", answered_late)
 
-    def answer_late(route):
-        answer = route.fetch()
-        time.sleep(1)
-        route.fulfill(response=answer)
 
-    page.route("**/queue/join*", answer_late)
+def answered_late(route):
+    """For `page.route`: the page learns a second later what the server has already done."""
+    answer = route.fetch()
+    time.sleep(1)
+    route.fulfill(response=answer)
 
 
 def until(page, condition, seconds=60):

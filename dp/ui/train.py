@@ -72,20 +72,18 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
 
     def check(given: dict[str, Any], image_size: Any) -> Iterator[tuple[Any, ...]]:
         """Values of `state`, while the pictures are looked at and decoded."""
-        given = given | {"size": None}
+        given, whose = given | {"size": None}, {"draft": given.get("draft")}
         try:
             if image_size not in SIZES:
                 raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}")
             draft, names = Draft(given["draft"]), given["names"]
             for progress in prepare(draft.sources(names), draft.dataset, image_size, names=names, limits=LIMITS):
-                said = {"state": "checking"} | progress._asdict() | {"report": None}
-                yield said, given, *startable(False)
-            shown = checked(progress.report, draft.dataset)
+                yield {"state": "checking"} | progress._asdict() | {"report": None} | whose, given, *startable(False)
+                Draft(draft.id)  # the page may have left it, before it knew of this check and could cancel it
+            shown = checked(progress.report, draft.dataset) | whose
             yield shown, given | {"size": image_size, "count": len(progress.report.used)}, *startable(True)
         except (ValueError, OSError) as error:
-            # Whose it is makes it new where the last one had the same words: an equal value is not heard.
-            said = {"state": "empty", "message": str(error), "draft": given.get("draft")}
-            yield said, NOTHING, *startable(False)
+            yield {"state": "empty", "message": str(error)} | whose, NOTHING, *startable(False)
 
     def arrive(request: gr.Request, event: gr.EventData, given: dict[str, Any], image_size: Any):
         permitted(request)
@@ -107,6 +105,10 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     def empty(given: dict[str, Any], times: dict[str, str]) -> tuple[Any, ...]:
         forget(given)
         return {"state": "empty"}, NOTHING, *startable(False), gr.update(choices=choices(times)), ""
+
+    def leave(event: gr.EventData, given: dict[str, Any], times: dict[str, str]) -> tuple[Any, ...]:
+        forget({"draft": event.draft})
+        return empty(given, times)
 
     async def measure_presets(request: gr.Request, given: dict[str, Any], times: dict[str, str]) -> AsyncIterator[Any]:
         """The time that each preset takes, one after the other."""
@@ -218,7 +220,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     trials = [done.then(measure_presets, [brought, times], [preset, times], **quiet) for done in checks]
     trials.append(form.measure.click(measure_own, [brought, *form.values], note, **quiet))
     for stopping in (intake.cancelled, intake.emptied):
-        stopping(empty, [brought, times], [*state, preset, note], cancels=[*checks, *trials], **quiet)
+        stopping(leave, [brought, times], [*state, preset, note], cancels=[*checks, *trials], **quiet)
     preset.input(lambda name: (*form.set(PRESETS[name]), ""), preset, [*form.values[1:], note], **quiet)
     for control in form.values[1:]:
         control.input(lambda: OWN, None, note, **quiet)

@@ -4,7 +4,7 @@ const MESSAGE = 4 << 20;
 const $ = (selector) => element.querySelector(selector);
 const root = $(".intake");
 let turn = 0; // of the transfer under way; an older one stops
-let left = false; // by Cancel: what the check that is ending still says does not count
+let draft = props.value?.draft || null; // what is told of another one, that was left, does not count
 
 const say = (words, share) => {
   $(".doing").textContent = words;
@@ -44,13 +44,16 @@ async function send(files) {
   if (!files.length) return complain("There is no file in that. Choose a zip, a folder or pictures.");
   const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
   root.dataset.state = "sending";
+  draft = null;
   say("…", 0);
   try {
-    const { draft, problem } = await server.begin({ files: files.length, bytes });
-    if (problem) return mine === turn && complain(problem);
+    const begun = await server.begin({ files: files.length, bytes });
+    if (mine !== turn) return;
+    if (begun.problem) return complain(begun.problem);
+    draft = begun.draft;
     let [sent, waiting, size, travelling] = [0, [], 0, Promise.resolve()];
     const deliver = async (pieces, size) => {
-      const answer = await server.receive({ draft, pieces });
+      const answer = await server.receive({ draft: begun.draft, pieces });
       if (answer.problem) throw new Error(answer.problem);
       sent += size;
       if (mine === turn) say(`sending: ${mega(sent)} of ${mega(bytes)}`, bytes ? sent / bytes : 1);
@@ -70,7 +73,7 @@ async function send(files) {
     await flush();
     await travelling;
     if (mine !== turn) return;
-    [root.dataset.state, left] = ["checking", false];
+    root.dataset.state = "checking";
     say("checking…", 0);
     trigger("brought", { draft, names: files.map(({ name }) => name) });
   } catch (error) {
@@ -114,23 +117,21 @@ drop.addEventListener("drop", async (event) => {
     complain(`The browser could not read that: ${error.message || error}`);
   }
 });
-$(".cancel").addEventListener("click", () => {
+function leave(event) {
   turn++;
-  [root.dataset.state, left] = ["empty", true];
-  trigger("cancelled");
-});
-$(".other").addEventListener("click", () => {
-  [root.dataset.state, left] = ["empty", true];
-  trigger("emptied");
-});
+  root.dataset.state = "empty";
+  trigger(event, { draft });
+  draft = null;
+}
+$(".cancel").addEventListener("click", () => leave("cancelled"));
+$(".other").addEventListener("click", () => leave("emptied"));
 
 // ---- what became of them
 
 function show() {
   const value = props.value || { state: "empty" };
   if (value.state === "empty" && root.dataset.state === "sending") return; // the word on what was there before
-  if (left && value.state !== "empty") return;
-  left = false;
+  if (value.draft && value.draft !== draft) return;
   root.dataset.state = value.state;
   $(".problem").textContent = value.message || "";
   if (value.state === "checking") {

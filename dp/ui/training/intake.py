@@ -9,8 +9,10 @@ Its value, all of it optional but `state`:
     refused    [name, reason] of files that are not used, and `more`, how many beyond those listed
     sheet      a data URI: some of the pictures as they will be trained on
     message    why nothing can be done
+    draft      which pictures that is said of, where they were brought: a page that has left those does not listen
 
-It triggers `brought` with the `draft` that holds the files and their `names`, `cancelled`, and `emptied`.
+It triggers `brought` with the `draft` that holds the files and their `names`, and `cancelled` and `emptied` with the
+draft that is left.
 """
 
 from __future__ import annotations
