@@ -97,23 +97,25 @@ def set_run(page, *, timesteps, seed, images=4):
         box.press("Tab")
 
 
-def hears_late(page):
-    """From now on the page, which has run something else in Compare, hears of a run before it knows that there is one:
-    its first words come together, and of values that come together a component sees the last one only.
+@contextmanager
+def hearing_late(page):
+    """The page, which also runs something in Compare, hears of each new run before it knows that there is one: its
+    first words come together, and of values that come together a component sees the last one only.
     """
     unfold(page.get_by_role("tab", name="Compare"))
     page.locator("#compare-timesteps input[type=number]").fill("1000")
     page.locator("#compare-timesteps input[type=number]").press("Tab")
     page.click("#compare")
     page.wait_for_function("document.querySelector('.player.arm').dataset.step > 0")
-    page.route("**/queue/join*", answered_late)
 
+    def answer(route):
+        answered = route.fetch()
+        time.sleep(1)
+        route.fulfill(response=answered)
 
-def answered_late(route):
-    """For `page.route`: the page learns a second later what the server has already done."""
-    answer = route.fetch()
-    time.sleep(1)
-    route.fulfill(response=answer)
+    page.route("**/queue/join*", answer)
+    yield
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def until(page, condition, seconds=60):

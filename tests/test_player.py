@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from serving import ROOT, canvas_pixels, click, copied_link, hears_late, set_run, until
+from serving import ROOT, canvas_pixels, click, copied_link, hearing_late, set_run, until
 
 from dp import DiffusionPolicy
 from dp.engine import Engine
@@ -78,16 +78,13 @@ def test_a_page_that_draws_slower_than_the_run_comes_ends_at_its_last_picture(pa
 
 @pytest.mark.browser
 def test_a_run_whose_first_words_reach_the_page_together_is_a_run_of_its_own(page, steps):
-    hears_late(page)
-    page.get_by_role("tab", name="Denoise").click()
-    finished(page)
-    np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8((steps[-1].x0 + 1) / 2)))
-    start(page, timesteps=12, images=2)
-    until(page, "d.state === 'done' && +d.kept === 12 && step === 12")
-    assert page.inner_text(".player .step") == "step 12/12 · done"
-    page.get_by_role("tab", name="Compare").click()
-    page.click("#compare-stop")
-    page.wait_for_selector("#compare", state="visible")
+    with hearing_late(page):
+        page.get_by_role("tab", name="Denoise").click()
+        finished(page)
+        np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8((steps[-1].x0 + 1) / 2)))
+        start(page, timesteps=12, images=2)
+        until(page, "d.state === 'done' && +d.kept === 12 && step === 12")
+        assert page.inner_text(".player .step") == "step 12/12 · done"
 
 
 @pytest.mark.browser

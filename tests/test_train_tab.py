@@ -20,7 +20,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import ROOT, awaited, canvas_pixels, hears_late, serve, set_run, unfold, until
+from serving import ROOT, awaited, canvas_pixels, hearing_late, serve, set_run, unfold, until
 from starlette.requests import Request
 from test_data import BAD, GOOD, encode
 from test_intake import JUNK, png, write
@@ -235,8 +235,7 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
 
 @pytest.mark.browser
 def test_the_same_complaint_is_said_again(browser, home, tmp_path):
-    with serve("app.py", DP_HOME=str(home)) as url, page_of(browser, url) as page:
-        hears_late(page)
+    with serve("app.py", DP_HOME=str(home)) as url, page_of(browser, url) as page, hearing_late(page):
         open_train_tab(page)
         for _ in range(2):
             page.locator("#intake .files").set_input_files([write(tmp_path, {"x.png": b"no picture"}) / "x.png"])
