@@ -117,6 +117,7 @@ drop.addEventListener("drop", async (event) => {
     complain(`The browser could not read that: ${error.message || error}`);
   }
 });
+
 function leave(event) {
   turn++;
   root.dataset.state = "empty";
