@@ -98,19 +98,20 @@ def set_run(page, *, timesteps, seed, images=4):
 
 
 @contextmanager
-def hearing_late(page):
-    """The page, which also runs something in Compare, hears of each new run before it knows that there is one: its
-    first words come together, and of values that come together a component sees the last one only.
+def hearing_late(page, beside="Compare"):
+    """The page, on whose tab `beside` something goes on, hears of each new run before it knows that there is one. Its
+    first values then wait to be shown, and Gradio writes what is new into values that wait.
     """
-    unfold(page.get_by_role("tab", name="Compare"))
-    page.locator("#compare-timesteps input[type=number]").fill("1000")
-    page.locator("#compare-timesteps input[type=number]").press("Tab")
-    page.click("#compare")
-    page.wait_for_function("document.querySelector('.player.arm').dataset.step > 0")
+    unfold(page.get_by_role("tab", name=beside))
+    name, player = ("compare-", ".player.arm") if beside == "Compare" else ("", "#player .player")
+    page.locator(f"#{name}timesteps input[type=number]").fill("1000")
+    page.locator(f"#{name}timesteps input[type=number]").press("Tab")
+    page.click("#compare" if name else "#generate")
+    page.wait_for_function(f"document.querySelector('{player}').dataset.step > 0")
 
     def answer(route):
         answered = route.fetch()
-        time.sleep(1)
+        time.sleep(3)
         route.fulfill(response=answered)
 
     page.route("**/queue/join*", answer)

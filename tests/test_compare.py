@@ -6,7 +6,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from serving import ROOT, awaited, decode, settle, unfold
+from serving import ROOT, awaited, decode, hearing_late, settle, unfold
 
 from dp import DiffusionPolicy
 from dp.engine import Engine
@@ -266,6 +266,26 @@ def test_six_arms_on_one_clock_show_what_the_library_makes(page):
     page.keyboard.press("Space")
     until_arms(page, "+arms[5].dataset.step > 5 && +arms[5].dataset.step < 95")
     page.keyboard.press("Space")
+
+
+@pytest.mark.browser
+def test_a_comparison_whose_words_reach_the_page_together_comes_to_its_end(page):
+    with hearing_late(page, beside="Denoise"):
+        compare(page)
+        until_arms(page, "arms.length === 3 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+        page.wait_for_selector("#compare", state="visible")
+        assert page.locator("#clock tbody tr").count() == 3 and not page.is_visible("#compare-stop")
+        compare(page, "Step k of a long run")
+        until_arms(page, "arms.length === 6 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+        assert page.locator(".arms.pairs").count() == 1
+    page.locator("#compare-timesteps input[type=number]").fill("1000")
+    page.locator("#compare-timesteps input[type=number]").press("Tab")
+    page.click("#compare")
+    until_arms(page, "+arms[4].dataset.step > 0 && arms[4].dataset.state === 'running'")
+    page.focus("#compare-stop")
+    page.keyboard.press("Enter")
+    until_arms(page, "arms[4].dataset.state === 'stopped'")
+    page.wait_for_function("document.activeElement.id === 'compare'")
 
 
 @pytest.mark.browser

@@ -85,6 +85,10 @@ def test_a_run_whose_first_words_reach_the_page_together_is_a_run_of_its_own(pag
         start(page, timesteps=12, images=2)
         until(page, "d.state === 'done' && +d.kept === 12 && step === 12")
         assert page.inner_text(".player .step") == "step 12/12 · done"
+        start(page, timesteps=1000)
+        page.click("#stop")
+        until(page, "d.state === 'stopped'")
+        page.wait_for_selector("#generate", state="visible")
 
 
 @pytest.mark.browser

@@ -10,7 +10,6 @@ import gradio as gr
 
 from dp.ui import controls, words
 from dp.ui.arms import MOST, PLACES, SHORT_RUNS, make_arms
-from dp.ui.denoise import buttons
 from dp.ui.lent import Lend, NotLent, waiting_for
 from dp.ui.lockstep import Tally, Values, asked, one_by_one, side_by_side
 from dp.ui.panel import Panel
@@ -35,6 +34,7 @@ NUMBERS = {  # of an axis whose values are numbers: those offered, and those cho
 IMAGES = 4
 LONG_RUN = 40  # timesteps that the pairs begin with
 VALUES_INFO = "What to compare: up to {}."
+OVER = {"is_over": True}  # the clock's value that leaves its table as it is
 
 
 def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
@@ -53,7 +53,7 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
             clock = Clock(elem_id="clock")
         with gr.Column(scale=2, min_width=300):
             start = gr.Button("Compare", variant="primary", size="lg", elem_id="compare", interactive=bool(names))
-            stop = gr.Button("Stop", variant="stop", size="lg", elem_id="compare-stop", visible=False)
+            stop = gr.Button("Stop", variant="stop", size="lg", elem_id="compare-stop")
             axis = gr.Dropdown(
                 AXES, value="sampler", label="What differs", elem_id="axis", info="All the rest is the same for all."
             )
@@ -80,23 +80,30 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
     async def at_once(request: gr.Request, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
         arms = make_arms(engine, *values)
         tally = Tally(arms)
-        yield first_values(tally)
+        shown, table = first_values(tally)
+        yield *shown.values(), table, arms[0].settings.seed
         async with aclosing(side_by_side(viewers, request.session_hash, arms, tally)) as values_of_arms:
             async for news in values_of_arms:
-                yield values_on(news, tally)
-        yield last_values(tally)
+                shown |= news
+                table = table_on(news, tally, table)
+                yield *shown.values(), table, gr.skip()
+        yield *shown.values(), tally.table(is_over=True), gr.skip()
 
     def after_each_other(*values: Any) -> Iterator[tuple[Any, ...]]:
         arms = make_arms(engine, *values)
         tally = Tally(arms)
-        yield first_values(tally, waiting_for(asked(arms)))
+        shown, table = first_values(tally, waiting_for(asked(arms)))
+        yield *shown.values(), table, arms[0].settings.seed
         try:
             for news in one_by_one(lend, arms, tally):
-                yield values_on(news, tally)
+                shown |= news
+                table = table_on(news, tally, table)
+                yield *shown.values(), table, gr.skip()
         except NotLent as why_not:
-            yield failed_values(tally, why_not.sentence)
+            shown |= failed_values(tally, why_not.sentence)
+            yield *shown.values(), tally.table(is_over=True), gr.skip()
             raise
-        yield last_values(tally)
+        yield *shown.values(), tally.table(is_over=True), gr.skip()
 
     async def halt(request: gr.Request) -> None:
         viewers.stop(request.session_hash, tab="compare")
@@ -142,15 +149,15 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
         return gr.update(interactive=bool(controls.usable_names(engine))), *panel.look_again()
 
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    outputs = [*players, clock, panel.seed, start, stop]
+    outputs = [*players, clock, panel.seed]
     handler = after_each_other if lend else at_once
     run = start.click(handler, [axis, chosen, *panel.settings], outputs, concurrency_limit=None, **quiet)
     if lend:  # as in `denoise`
         stopped = stop.click(None, cancels=[run], api_visibility="private")
-        stopped.then(stopped_values, None, [*players, start, stop], **quiet)
+        stopped.then(lambda: (*({"state": "stopped"},) * MOST, OVER), None, [*players, clock], **quiet)
     else:
         stop.click(halt, queue=False, api_visibility="private")
-    run.failure(lambda: buttons(running=False), None, [start, stop], **quiet)
+    run.failure(lambda: OVER, None, clock, **quiet)
     axis.input(choose_axis, [axis, panel.checkpoint, sampler], [chosen, *panel.settings], **quiet)
     chosen.focus(checkpoints_of, axis, chosen, **quiet)
     panel.checkpoint.input(schedules_of, [axis, panel.checkpoint], chosen, **quiet)
@@ -158,36 +165,28 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
     return panel
 
 
-def first_values(tally: Tally, message: str | None = None) -> tuple[Any, ...]:
-    """Where a comparison begins: every arm has its name and waits, and the players without an arm go; with the seed.
-    message: for the first arm's line, while it waits.
+# All arms have a value each time: Gradio's client writes what is new into those that still wait to be shown, and where
+# one is left out it writes just that over the last one.
+
+
+def first_values(tally: Tally, message: str | None = None) -> tuple[Values, dict[str, Any]]:
+    """Of the players where a comparison begins, and the table: every arm has its name and waits, and the players
+    without an arm go. message: for the first arm's line, while it waits.
     """
-    waiting = [{"state": "waiting"} | tally.about(i) for i in range(len(tally.arms))]
-    waiting[0]["message"] = message
-    players = waiting + [{"state": "idle"}] * (MOST - len(waiting))
-    return *players, tally.table(), tally.arms[0].settings.seed, *buttons(running=True)
+    values: Values = {i: {"state": "idle"} for i in range(MOST)}
+    values |= {i: {"state": "waiting"} | tally.about(i) for i in range(len(tally.arms))}
+    values[0]["message"] = message
+    return values, tally.table()
 
 
-def values_on(news: Values, tally: Tally) -> tuple[Any, ...]:
-    """What is new of the players, and the table where an arm has ended."""
+def table_on(news: Values, tally: Tally, table: dict[str, Any]) -> dict[str, Any]:
+    """A new one where an arm has ended."""
     is_end = any(value["state"] not in ("waiting", "running") for value in news.values())
-    players = (news.get(i, gr.skip()) for i in range(MOST))
-    return *players, tally.table() if is_end else gr.skip(), *(gr.skip(),) * 3
+    return tally.table() if is_end else table
 
 
-def last_values(tally: Tally) -> tuple[Any, ...]:
-    """Once all have ended, all distances are known."""
-    return *(gr.skip(),) * MOST, tally.table(), gr.skip(), *buttons(running=False)
-
-
-def failed_values(tally: Tally, message: str) -> tuple[Any, ...]:
+def failed_values(tally: Tally, message: str) -> Values:
     """Where the GPU was not lent, or not for long enough: the first arm that has not ended says why."""
     missing = [i for i in range(len(tally.arms)) if i not in tally.ended]
     said = {i: message if i == missing[0] else "not run to its end" for i in missing}
-    news: Values = {i: {"state": "failed", "message": text} for i, text in said.items()}
-    return *(news.get(i, gr.skip()) for i in range(MOST)), tally.table(), gr.skip(), *buttons(running=False)
-
-
-def stopped_values() -> tuple[Any, ...]:
-    """After Stop; an arm that has ended, and a player without one, stays as it is."""
-    return *({"state": "stopped"},) * MOST, *buttons(running=False)
+    return {i: {"state": "failed", "message": text} | tally.about(i) for i, text in said.items()}

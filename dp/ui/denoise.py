@@ -34,7 +34,7 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
             player = Player(engine, keeps_runs=lend is None, elem_id="player")
         with gr.Column(scale=2, min_width=300):
             generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=bool(names))
-            stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop", visible=False)
+            stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop")
             panel = Panel(engine, fold=Loader)
             with gr.Accordion("Start from a picture", open=False, elem_id="start-fold"):
                 gr.Markdown(words.START, elem_classes="about")
@@ -109,11 +109,11 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
         viewers.leave(request.session_hash)
 
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    watching = {"outputs": [player, panel.seed, generate, stop], "concurrency_limit": None} | quiet
+    watching = {"outputs": [player, panel.seed], "concurrency_limit": None} | quiet
     run = generate.click(alone if lend else from_engine, [*settings, picture], **watching)
     if lend:  # nothing here can reach into the call: Gradio closes it
         stopped = stop.click(None, cancels=[run], api_visibility="private")
-        stopped.then(lambda: ({"state": "stopped"}, *buttons(running=False)), None, [player, generate, stop], **quiet)
+        stopped.then(lambda: {"state": "stopped"}, None, player, **quiet)
     else:
         stop.click(halt, queue=False, api_visibility="private")
         page.unload(leave)
@@ -154,14 +154,7 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
 
 
 def on_page(value: dict[str, Any] | None) -> tuple[Any, ...]:
-    """A value of the player, with what the seed and the buttons make of it."""
+    """A value of the player, and the seed where a run begins."""
     if value is None:
-        return (gr.skip(),) * 4
-    begins, goes_on = value["state"] == "waiting" and "seed" in value, value["state"] in ("waiting", "running")
-    pair = buttons(running=True) if begins else (gr.skip(),) * 2 if goes_on else buttons(running=False)
-    return value, value["seed"] if begins else gr.skip(), *pair
-
-
-def buttons(running: bool) -> tuple[Any, Any]:
-    """Generate turns into Stop and back."""
-    return gr.update(visible=not running), gr.update(visible=running)
+        return (gr.skip(),) * 2
+    return value, value["seed"] if value["state"] == "waiting" and "seed" in value else gr.skip()

@@ -31,7 +31,7 @@ class Tally:
         if frame is not None:
             self.ended.setdefault(arm, (time.monotonic() - self.began, frame.x0))
 
-    def table(self) -> dict[str, Any]:
+    def table(self, is_over: bool = False) -> dict[str, Any]:
         """The clock's value: a line for each arm. Distances are root mean squares, with white at 1."""
         longest = max(self.arms, key=lambda arm: arm.settings.timesteps)
         goal, rows = self.whole.get(longest.run), []
@@ -43,7 +43,7 @@ class Tally:
             rows.append([arm.label, str(arm.calls), *shown])
         name = f"the {longest.settings.timesteps}-step run" if longest.until else longest.label
         is_pairs = any(arm.until for arm in self.arms)
-        return {"rows": rows, "longest": name, "began": self.began, "pairs": is_pairs}
+        return {"rows": rows, "longest": name, "began": self.began, "pairs": is_pairs, "is_over": is_over}
 
     def about(self, arm: int) -> dict[str, Any]:
         """What each value of an arm says that shows a run of which no ticket is kept."""

@@ -5,14 +5,15 @@ REMEMBERED = """() => [sessionStorage.getItem("dp-run") || ""]"""
 
 # Generate and Stop take each other's place: the keyboard's focus goes along instead of falling back to the page's top.
 KEEP_FOCUS = """() => {
-    const either = "#generate, #stop";
-    let held = false;
-    document.addEventListener("focusin", (event) => { held = event.target.matches(either); });
-    document.addEventListener("pointerdown", (event) => { held = event.target.closest(either) !== null; });
+    const either = "#generate, #stop, #compare, #compare-stop";
+    let held = null;
+    document.addEventListener("focusin", ({ target }) => { held = target.matches(either) ? target : null; });
+    document.addEventListener("pointerdown", ({ target }) => { held = target.closest(either); });
     new MutationObserver(() => {
-        const lost = held && document.activeElement === document.body;
-        if (lost) document.querySelector(either)?.focus({ preventScroll: true });
-    }).observe(document.body, { childList: true, subtree: true });
+        if (!held || held.checkVisibility()) return;
+        const other = [...held.parentElement.querySelectorAll(either)].find((button) => button.checkVisibility());
+        other?.focus({ preventScroll: true });
+    }).observe(document.body, { subtree: true, attributeFilter: ["aria-busy"] });
 }"""
 
 # The page's values in the order of `controls.read` -> a link, on the clipboard; the button says so for a moment.

@@ -140,15 +140,16 @@ for (const [type, listener] of Object.entries(heard)) {
 // ---- the table; names are put in as text
 
 function table() {
-  const { rows, longest, began, pairs } = props.value || {};
-  if (began && began !== comparison) {
+  const { rows, longest, began, pairs, is_over } = props.value || {};
+  clock.setAttribute("aria-busy", String(!is_over && Boolean(rows)));
+  if (!rows) return;
+  if (began !== comparison) {
     comparison = began;
     pause();
     follow = true;
     document.querySelector(".arms").classList.toggle("pairs", pairs);
   }
-  $("table").hidden = !rows?.length;
-  if (!rows) return;
+  $("table").hidden = false;
   $(".far").textContent = longest ? `distance to ${longest}` : "distance";
   $("tbody").replaceChildren(
     ...rows.map((row) => {

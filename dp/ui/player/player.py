@@ -76,7 +76,7 @@ class Player(gr.HTML):
 class Clock(gr.HTML):
     """Plays all arms on the page together, and shows a table. value: rows, a list of texts for each arm; longest, the
     name of the run that distances are measured to; began, a number of its own for each comparison; pairs, whether the
-    arms are pairs, one above the other.
+    arms are pairs, one above the other; is_over, after the last word of a comparison.
     """
 
     def __init__(self, **kwargs: Any):
