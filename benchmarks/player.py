@@ -34,14 +34,14 @@ def tab() -> psutil.Process:
     return max((p for p in children if "--type=renderer" in p.cmdline()), key=lambda p: p.memory_info().rss)
 
 
-def memory(network: CDPSession) -> tuple[float, float]:
-    """MB that the tab holds, its share of what all of the browser's processes hold included; and without what has been
-    let go of, once that has been collected.
+def memory(network: CDPSession) -> tuple[float, float, float]:
+    """MB that the tab holds, with all that it shares with the browser's other processes; those that are its own, as
+    the browser's task manager counts; and all of it again once what has been let go of has been collected.
     """
-    before = tab().memory_info().rss / 1e6
+    before = tab().memory_full_info()
     network.send("HeapProfiler.collectGarbage")
     time.sleep(1.5)
-    return before, tab().memory_info().rss / 1e6
+    return before.rss / 1e6, before.uss / 1e6, tab().memory_info().rss / 1e6
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def main() -> None:
         busy = len(tasks), max(tasks, default=0)
         rows.append((f"scrubbing {args.scrubs} times", (received[0] - before) / 1e6, *memory(network), *busy))
     print(f"{args.timesteps} steps of {args.images} images; {kept + 1} of the steps are kept\n")
-    head = ("while", "received, MB", "the tab, MB", "collected, MB", "tasks over 50 ms", "the longest, ms")
+    head = ("while", "received, MB", "the tab, MB", "its own, MB", "collected, MB", "tasks over 50 ms", "longest, ms")
     print_table(head, rows)
 
 
