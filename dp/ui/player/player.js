@@ -182,7 +182,8 @@ function caption() {
   $(".where").textContent = shown ? `t ${at.time.toFixed(3)} · log-SNR ${at.log_snr.toFixed(2)}${pace()}` : "";
   $(".bar").setAttribute("aria-valuenow", (at.index / run.timesteps).toFixed(3));
   $(".bar").firstElementChild.style.transform = `scaleX(${at.index / run.timesteps})`;
-  if ((player.getAttribute("aria-busy") === "true") !== isLive()) player.setAttribute("aria-busy", String(isLive())); // the page listens
+  const busy = String(isLive());
+  if (player.getAttribute("aria-busy") !== busy) player.setAttribute("aria-busy", busy); // the page listens for it
   if (state !== "running") $(".news").textContent = $(".step").textContent;
   if (!shown) [player.dataset.step, player.dataset.state] = [0, state];
   else if (shown === drawn) [player.dataset.step, player.dataset.state] = [at.index, state];
