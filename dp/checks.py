@@ -1,4 +1,6 @@
-"""What a number may be, and the sentence where it is none of those. Standard library only."""
+"""Checks of numbers, with the message when one fails, and the helper that quotes input in any message. Standard library
+only.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,29 @@ from typing import Any
 
 MAX_TIMESTEPS = 100_000  # far past any use; keeps a mistyped number from filling the memory with tables
 MAX_SEED = 2**31
+MAX_QUOTED = 200  # characters of any input that a message repeats
+
+
+def quote(value: Any) -> str:
+    """Return `repr(value)` for an error message, cut to MAX_QUOTED characters with "…" where something was cut.
+
+    Everything that an error message repeats from outside goes through here: input of any length stays readable, and
+    what cannot be encoded or printed is escaped.
+    """
+    if isinstance(value, (str, bytes)):
+        value = value[: MAX_QUOTED + 1]  # never build the repr of a whole upload
+    try:
+        text = ascii(value) if not repr(value).isprintable() else repr(value)
+    except ValueError:  # an integer of more digits than Python converts to text
+        return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else type(value).__name__
+    return text if len(text) <= MAX_QUOTED else text[: MAX_QUOTED - 1] + "…"
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:
     """Raises ValueError, with the name and the value, unless `value` is a whole number from low to high."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low or (high is not None and value > high):
         span = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} must be a whole number {span}, got {value!r}")
+        raise ValueError(f"{name} must be a whole number {span}, got {quote(value)}")
 
 
 def within(name: str, value: Any, low: float, high: float, whole: bool = True) -> Any:
@@ -22,5 +40,5 @@ def within(name: str, value: Any, low: float, high: float, whole: bool = True) -
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not low <= value <= high or (whole and value != int(value)):
-        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number from {low} to {high}, got {value!r:.80}")
+        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number from {low} to {high}, got {quote(value)}")
     return int(value) if whole else float(value)
