@@ -17,6 +17,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from dp import jobs
+from dp.checks import quote
 from dp.engine import Engine
 from dp.findings import Findings
 from dp.intake import prepare
@@ -30,7 +31,7 @@ from dp.ui.training.intake import Intake, checked
 from dp.ui.training.measure import measured
 from dp.ui.training.settings import Form, choices
 
-NOTHING: dict[str, Any] = {}  # brought yet; else `dataset`, what it is called, and `draft` and `names`, or `run`
+OF_RUN = "run:"  # before a run's id in a page's reference to its images; a draft's id stands alone
 OWN = "Settings of your own. *How long will this take?* in the advanced settings measures them."
 MEASURING = "measuring…"
 
@@ -62,7 +63,8 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     # ------------------------------------------------------------------------
     # Wiring
 
-    brought = gr.State(NOTHING)
+    # Which images the page is about: a reference and no gr.State, which anybody could evict by inventing sessions.
+    brought = gr.Textbox("", visible=False, elem_id="brought")
     times = gr.State({})  # of the presets, in words
     preset, size = form.preset, form.size
 
@@ -70,115 +72,125 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         why_not = permission.refusal(request)
         return gr.update(value=why_not or "", visible=why_not is not None), gr.update(visible=why_not is None)
 
-    def check(given: dict[str, Any], image_size: Any) -> Iterator[tuple[Any, ...]]:
-        """Values of `state`, while the pictures are looked at and decoded."""
-        given, whose = given | {"size": None}, {"draft": given.get("draft")}
+    def check(draft: Draft, image_size: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield values of `state` while a draft's images are checked and decoded."""
+        whose = {"draft": draft.id}
         try:
             if image_size not in SIZES:
-                raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}")
-            draft, names = Draft(given["draft"]), given["names"]
+                raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}, got {quote(image_size)}")
+            facts = {key: draft.facts()[key] for key in ("names", "dataset")}
+            draft.keep(facts)
+            names = facts["names"]
             for progress in prepare(draft.sources(names), draft.dataset, image_size, names=names, limits=LIMITS):
-                yield {"state": "checking"} | progress._asdict() | {"report": None} | whose, given, *startable(False)
+                yield {"state": "checking"} | progress._asdict() | {"report": None} | whose, draft.id, *startable(False)
                 Draft(draft.id)  # the page may have left it, before it knew of this check and could cancel it
             shown = checked(progress.report, draft.dataset) | whose
-            yield shown, given | {"size": image_size, "count": len(progress.report.used)}, *startable(True)
+            draft.keep(facts | {"size": image_size, "count": len(progress.report.used)})
+            yield shown, draft.id, *startable(True)
         except (ValueError, OSError) as error:
-            yield {"state": "empty", "message": str(error)} | whose, NOTHING, *startable(False)
+            yield {"state": "empty", "message": str(error)} | whose, "", *startable(False)
 
-    def arrive(request: gr.Request, event: gr.EventData, given: dict[str, Any], image_size: Any):
+    def arrive(request: gr.Request, event: gr.EventData, reference: str, image_size: Any):
         permitted(request)
+        forget(reference)
         names = [str(name) for name in event.names]
-        forget(given)
-        given = {"draft": event.draft, "names": names, "dataset": called(names)}
-        yield from check(given, image_size)
+        try:
+            draft = Draft(event.draft)
+            draft.keep({"names": names, "dataset": called(names)})
+        except (ValueError, OSError) as error:
+            raise controls.complaint(error) from None
+        yield from check(draft, image_size)
 
-    def resize(given: dict[str, Any], image_size: Any):
-        if given.get("draft") and given.get("size") != image_size:
-            yield from check(given, image_size)
-        else:
-            yield (gr.skip(),) * len(state)
+    def resize(reference: str, image_size: Any):
+        with suppress(ValueError):  # no draft
+            draft = Draft(reference)
+            if draft.facts().get("size") != image_size:
+                yield from check(draft, image_size)
+                return
+        yield (gr.skip(),) * len(state)
 
-    def forget(given: dict[str, Any]) -> None:
+    def forget(reference: str) -> None:
         with suppress(ValueError):
-            Draft(given.get("draft")).delete()
+            Draft(reference).delete()
 
-    def empty(given: dict[str, Any], times: dict[str, str]) -> tuple[Any, ...]:
-        forget(given)
-        return {"state": "empty"}, NOTHING, *startable(False), gr.update(choices=choices(times)), ""
+    def empty(reference: str, times: dict[str, str]) -> tuple[Any, ...]:
+        forget(reference)
+        return {"state": "empty"}, "", *startable(False), gr.update(choices=choices(times)), ""
 
-    def leave(event: gr.EventData, given: dict[str, Any], times: dict[str, str]) -> tuple[Any, ...]:
-        forget({"draft": event.draft})
-        return empty(given, times)
+    def leave(event: gr.EventData, reference: str, times: dict[str, str]) -> tuple[Any, ...]:
+        forget(event.draft)
+        return empty(reference, times)
 
-    async def measure_presets(request: gr.Request, given: dict[str, Any], times: dict[str, str]) -> AsyncIterator[Any]:
+    async def measure_presets(request: gr.Request, reference: str, times: dict[str, str]) -> AsyncIterator[Any]:
         """The time that each preset takes, one after the other."""
         permitted(request)
-        if not given.get("size"):
+        try:
+            dataset = uploaded(reference)["path"]
+        except ValueError:  # nothing there to measure with
             yield gr.skip(), times
             return
         for name in [name for name in PRESETS if name not in times]:
             yield gr.update(choices=choices(dict.fromkeys(PRESETS, MEASURING) | times)), times
-            async with aclosing(measured(dataset_of(given), PRESETS[name])) as trial:
+            async with aclosing(measured(dataset, PRESETS[name])) as trial:
                 async for found in trial:
                     times = times | ({name: found.words} if found else {})
                     yield gr.skip(), times  # a page that has gone is noticed here
         yield gr.update(choices=choices(times)), times
 
-    async def measure_own(request: gr.Request, given: dict[str, Any], *values: Any) -> AsyncIterator[str]:
+    async def measure_own(request: gr.Request, reference: str, *values: Any) -> AsyncIterator[str]:
         permitted(request)
-        if not given.get("size"):
-            raise controls.complaint("Bring pictures first.")
         settings = settings_from(values)
-        async with aclosing(measured(dataset_of(given), settings)) as trial:
+        try:
+            dataset = uploaded(reference)["path"]
+        except ValueError as error:
+            raise controls.complaint(error) from None
+        async with aclosing(measured(dataset, settings)) as trial:
             async for found in trial:
                 yield f"{settings.steps:,} steps: {found.words if found else MEASURING}"
 
-    def created(request: gr.Request, given: dict[str, Any], values: tuple[Any, ...]) -> RunFolder:
+    def created(request: gr.Request, reference: str, values: tuple[Any, ...]) -> RunFolder:
         permitted(request)
         settings = settings_from(values)
-        if not given.get("size"):
-            raise controls.complaint("Bring pictures first: a zip, a folder or files.")
-        if given["size"] != settings.image_size:
-            side = given["size"]
-            raise controls.complaint(f"These pictures are kept at {side} × {side}: bring them again for another size.")
         try:
-            config = settings.config(given["dataset"], given["count"], time.time())
+            images = uploaded(reference)
+            if (side := images["size"]) != settings.image_size:
+                raise ValueError(f"These images were prepared at {side} × {side}: upload them again for another size.")
+            config = settings.config(images["dataset"], images["count"], time.time())
             config["name"] = free_name(config["name"])
-            if "run" in given:
-                return jobs.duplicate(run_of(given["run"]), home(), **config)
-            run = jobs.create(home(), config, Draft(given["draft"]).dataset)
+            if reference.startswith(OF_RUN):
+                return jobs.duplicate(run_of(reference.removeprefix(OF_RUN)), home(), **config)
+            run = jobs.create(home(), config, images["path"])
         except (ValueError, OSError) as error:
             raise controls.complaint(error) from None
-        forget(given)
+        forget(reference)
         return run
 
-    def begin(request: gr.Request, given: dict[str, Any], times: dict[str, str], *values: Any) -> tuple[Any, ...]:
-        run = created(request, given, values)
+    def begin(request: gr.Request, reference: str, times: dict[str, str], *values: Any) -> tuple[Any, ...]:
+        run = created(request, reference, values)
         try:
             jobs.start(run)
         except (ValueError, OSError) as error:
             raise controls.complaint(error) from None
-        return {"show": run.id}, *empty(NOTHING, times), ""
+        return {"show": run.id}, *empty("", times), ""
 
-    def begin_elsewhere(request: gr.Request, given: dict[str, Any], times: dict[str, str], *values: Any):
+    def begin_elsewhere(request: gr.Request, reference: str, times: dict[str, str], *values: Any):
         """A run for the board's form, in which it is started."""
-        run = created(request, given, values)
-        return {"show": run.id, "rent": True}, *empty(NOTHING, times), ""
+        run = created(request, reference, values)
+        return {"show": run.id, "rent": True}, *empty("", times), ""
 
-    def duplicate(request: gr.Request, event: gr.EventData, given: dict[str, Any]) -> tuple[Any, ...]:
+    def duplicate(request: gr.Request, event: gr.EventData, reference: str) -> tuple[Any, ...]:
         """The form as it was for a run, and its pictures."""
         permitted(request)
         try:
             run = run_of(event.run)
-            config, settings = run.config(), Settings.of(run.config())
+            settings, images = Settings.of(run.config()), OF_RUN + run.id
+            uploaded(images)
             shown = checked(Findings.load(run.dataset), run.dataset)
         except (ValueError, OSError) as error:
             raise controls.complaint(error) from None
-        forget(given)
-        dataset = config["dataset"]
+        forget(reference)
         shown["sentences"] = [f"The pictures of {run.name}, again. Change what you like, and start."]
-        given = {"run": run.id, "dataset": dataset["name"], "count": dataset["count"], "size": config["image_size"]}
-        return shown, given, *startable(True), OWN, free_name(run.name), *form.set(settings)
+        return shown, images, *startable(True), OWN, free_name(run.name), *form.set(settings)
 
     def download(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
         """A checkpoint's folder as a zip, without what only resuming needs."""
@@ -249,8 +261,25 @@ def settings_from(values: tuple[Any, ...]) -> Settings:
         raise controls.complaint(error) from None
 
 
-def dataset_of(given: Mapping[str, Any]) -> Path:
-    return run_of(given["run"]).dataset if "run" in given else Draft(given["draft"]).dataset
+def uploaded(reference: str) -> dict[str, Any]:
+    """Return the checked images that a page refers to: the `path` of their dataset, what to call it (`dataset`), their
+    `size` and `count`. Raises ValueError where there are none.
+    """
+    if reference.startswith(OF_RUN):
+        run = run_of(reference.removeprefix(OF_RUN))
+        try:
+            config = run.config()
+            name, count = config["dataset"]["name"], config["dataset"]["count"]
+            return {"path": run.dataset, "dataset": name, "count": count, "size": config["image_size"]}
+        except (KeyError, TypeError):
+            raise ValueError(f"config.json of the run {quote(run.id)} does not describe its images") from None
+    if not reference:
+        raise ValueError("Upload images first: a zip, a folder or files.")
+    draft = Draft(reference)
+    facts = draft.facts()
+    if "size" not in facts:
+        raise ValueError("These images are still being checked. Try again when their report is shown.")
+    return facts | {"path": draft.dataset}
 
 
 def called(names: list[str]) -> str:

@@ -1,17 +1,20 @@
-"""What has been brought but not yet trained on: drafts, folders below DP_HOME that are swept after a day.
+"""Drafts: images that were uploaded but not yet trained on, in folders below DP_HOME that are deleted after a day.
 
-    .drafts/trial-...            where a trial goes on
-    .drafts/<id>/upload/000000   a file as it came, under a number: names from outside are only ever shown
-                 dataset/        those, checked and decoded at one size
+    .drafts/trial-...            where a benchmark runs
+    .drafts/<id>/upload/000000   an uploaded file, under a number: names from outside are only ever shown
+                 dataset/        the accepted images, decoded at one size
+                 draft.json      the files' names, what to call the dataset, its image size and count once checked
 
-The page sends files in pieces, to whoever holds the draft's unguessable id. Gradio's own uploads would lose the
-folders, fail for one hidden file, leave files behind, and be open to everybody at the same size.
+The page uploads files in pieces, and refers to them by the draft's unguessable id, which it alone holds. Everything
+else is kept here: Gradio's session store forgets the least recent sessions, and anybody may invent new ones. Gradio's
+own uploads would lose the folders, fail for one hidden file, and leave files behind.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 import secrets
 import shutil
@@ -19,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dp.atomic import write_json
 from dp.runs import home
 from dp.sources import Limits
 
@@ -36,7 +40,7 @@ class Draft:
         if not isinstance(name, str) or not ID.fullmatch(name) or not (drafts() / name).is_dir():
             raise ValueError("the server no longer has these pictures: bring them again")
         self.id, self.path = name, drafts() / name
-        self.upload, self.dataset = self.path / "upload", self.path / "dataset"
+        self.upload, self.dataset, self._facts = self.path / "upload", self.path / "dataset", self.path / "draft.json"
 
     @classmethod
     def begin(cls) -> Draft:
@@ -78,6 +82,18 @@ class Draft:
             if not path.exists():
                 raise ValueError(f"{name!r:.80} did not arrive; bring the pictures again")
         return paths
+
+    def facts(self) -> dict[str, Any]:
+        """Return `names` and `dataset`, and, where its images were checked, their `size` and `count`. Raises ValueError
+        where nothing is known.
+        """
+        try:
+            return dict(json.loads(self._facts.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            raise ValueError("the server no longer has these images: upload them again") from None
+
+    def keep(self, facts: dict[str, Any]) -> None:
+        write_json(self._facts, facts)
 
     def delete(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
