@@ -8,7 +8,7 @@ import spaces  # noqa: F401 (before torch, which dp loads: on ZeroGPU it has to 
 from dp.device import use_own_cores
 from dp.engine import Engine
 from dp.runs import home
-from dp.ui import LAUNCH, build_app
+from dp.ui import build_app
 from dp.ui.permission import on_zero_gpu
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -22,11 +22,18 @@ demo = build_app(engine, on_zero_gpu=ON_ZERO_GPU)
 def main() -> None:
     parser = argparse.ArgumentParser(description="Watch a diffusion model denoise, in the browser.")
     parser.add_argument("--host", help="address to listen on; 0.0.0.0 lets other machines in (default: this one only)")
+    parser.add_argument(
+        "--allowed-host", action="append", default=[], metavar="NAME", help="a name that visitors reach the server by"
+    )
+    parser.add_argument(
+        "--allowed-origin", action="append", default=[], metavar="URL", help="another site that may call the server"
+    )
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     args = parser.parse_args()
     if not ON_ZERO_GPU:
         engine.warm_up()
-    demo.launch(server_name=args.host, server_port=args.port, **LAUNCH)
+    allowed = {"allowed_hosts": args.allowed_host, "allowed_origins": args.allowed_origin}
+    demo.launch(server_name=args.host, server_port=args.port, **allowed)
 
 
 if __name__ == "__main__":

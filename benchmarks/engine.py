@@ -31,7 +31,7 @@ from playwright.sync_api import Page, sync_playwright
 from dp.engine import Engine
 from dp.samplers import SampleSettings
 from dp.tickets import Ticket
-from dp.ui import LAUNCH, build_app
+from dp.ui import build_app
 
 CHECKPOINT = "faces-32"
 ONE = SampleSettings(16, timesteps=50, seed=0)
@@ -150,7 +150,7 @@ def main() -> None:
         engine = Engine(HERE.parent / "checkpoints")
         ticks, policy = Ticks(engine), engine.policy(CHECKPOINT)
         demo = build_app(engine)
-        _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH)
+        _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True)
         page = browser.new_page()
         page.goto(f"{url}?images={ONE.batch_size}&timesteps={ONE.timesteps}&sampler=ddim")
         page.wait_for_function(f"document.querySelector('#timesteps input')?.value === '{ONE.timesteps}'")

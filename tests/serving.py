@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import http.client
 import io
 import os
 import shutil
@@ -12,8 +13,9 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ CHROMIUM_FLAGS = [
     "--no-first-run",
     "--disable-background-networking",
     "--disable-sync",
+    "--host-resolver-rules=MAP *.test 127.0.0.1",  # other sites, for tests of what they may not do
 ]
 
 
@@ -61,6 +64,20 @@ def window(browser, url, forgiven=(), **options):
         yield page
         assert [text for text in trouble if not any(words in text for words in forgiven)] == []
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def owners(url, home):
+    """The address that makes a browser the owner's, as the app prints it."""
+    return f"{url}/?key={(home / '.owner-key').read_text().strip()}"
+
+
+def owners_cookie(url, home):
+    """The cookie of a browser that has opened that address."""
+    with closing(http.client.HTTPConnection("127.0.0.1", urlsplit(url).port, timeout=30)) as connection:
+        connection.request("GET", "/?" + urlsplit(owners(url, home)).query)
+        answer = connection.getresponse()
+        assert answer.status == 303
+        return answer.headers["Set-Cookie"].partition(";")[0]
 
 
 def copied_link(page):

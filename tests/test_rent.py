@@ -7,7 +7,7 @@ import json
 import pytest
 from conftest import WINDOWS
 from fakehub import refuses
-from serving import serve, window
+from serving import owners, serve, window
 from test_intake import png, write
 from test_publish import environment, everything_below, signed_in  # noqa: F401 (a fixture)
 from test_remote import gone, hub, shown  # noqa: F401 (a fixture)
@@ -190,7 +190,10 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
 @pytest.mark.parametrize("options", WINDOWS[1:])  # where the form is far from the button
 def test_beside_start_a_new_run_is_brought_to_the_form(browser, hub, environment, home, tmp_path, options):  # noqa: F811
     pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
-    with serve("app.py", **environment | {"HF_TOKEN": WRITER}) as url, window(browser, url, **options) as page:
+    with (
+        serve("app.py", **environment | {"HF_TOKEN": WRITER}) as url,
+        window(browser, owners(url, home), **options) as page,
+    ):
         open_train_tab(page)
         assert page.is_disabled("#rent-training")
         page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
@@ -238,13 +241,13 @@ def run(hub, home, tmp_path):  # noqa: F811
 @pytest.mark.parametrize(
     "place, typed, request_of, sent",
     [
-        ("home", WRITER, asking(host="127.0.0.1"), WRITER),
-        ("home", "", asking(host="127.0.0.1"), "hf_owner"),
+        ("home", WRITER, asking(is_owner=True), WRITER),
+        ("home", "", asking(is_owner=True), "hf_owner"),
         ("home", "", asking(), None),  # from another machine
         ("home", f" {WRITER}\n", asking(), WRITER),
         ("space", "", signed_in(WRITER, 7200), WRITER),
         ("space", BOB, signed_in(WRITER), BOB),
-        ("space", "", asking(host="127.0.0.1"), None),
+        ("space", "", asking(is_owner=True), None),
         ("space", "", signed_in(WRITER, -1), None),
     ],
 )

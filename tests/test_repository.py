@@ -15,7 +15,8 @@ from huggingface_hub import SpaceCard, SpaceHardware
 from PIL import Image
 
 from dp.engine import Engine
-from dp.ui import LAUNCH, build_app, controls, watching
+from dp.ui import build_app, controls, watching
+from dp.ui.page import DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -130,7 +131,7 @@ def test_the_readme_tells_visitors_limits_as_they_are():
     limits = f"{controls.MAX_IMAGES} images and {controls.MAX_TIMESTEPS:,} timesteps a run, {runs}"
     waiting = build_app(Engine(ROOT / "checkpoints", device="cpu"))._queue.max_size
     assert f"{limits}, {waiting} waiting" in README
-    assert f"uploads of {LAUNCH['max_file_size'].upper().replace('MB', ' MB')}" in README
+    assert f"uploads of {DEFAULTS['max_file_size'].upper().replace('MB', ' MB')}" in README
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from dp.intake import prepare
 from dp.recipe import Settings
 from dp.runs import runs_in
 from dp.ui import permission
+from dp.ui.gateway import OWNER
 from dp.ui.train import called
 from dp.ui.training import board, drafts, intake
 from dp.ui.training.drafts import Draft
@@ -316,10 +317,13 @@ def test_a_page_that_has_gone_measures_no_more(browser, home, tmp_path):
 # Who may
 
 
-def asking(name=None, expires_at=None, host="203.0.113.7"):
-    """A request as Gradio hands it to a handler, of somebody at `host` who has signed in as `name`."""
+def asking(name=None, expires_at=None, is_owner=False):
+    """A request as Gradio passes it to a handler, from a visitor who signed in as `name`. The peer address is that of
+    this machine, as behind a proxy: it proves nothing.
+    """
     session = {"oauth_info": {"userinfo": {"preferred_username": name}, "expires_at": expires_at}} if name else {}
-    return gr.Request(request=Request({"type": "http", "session": session, "client": (host, 50000)}))
+    scope = {"type": "http", "session": session, "client": ("127.0.0.1", 50000), OWNER: is_owner}
+    return gr.Request(request=Request(scope))
 
 
 @pytest.mark.parametrize(

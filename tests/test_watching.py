@@ -21,7 +21,7 @@ from serving import ROOT, canvas_pixels, set_run
 from dp.engine import Engine
 from dp.images import grid, to_uint8
 from dp.policy import DiffusionPolicy
-from dp.ui import LAUNCH, build_app, watching
+from dp.ui import build_app, watching
 from dp.ui.watching import REPLAYED, some
 
 # The server runs in this process, where a warning made an error would be raised inside Gradio's threads.
@@ -37,7 +37,7 @@ class App:
     def __init__(self):
         self.engine = Engine(ROOT / "checkpoints", device="cpu")
         self.demo = build_app(self.engine)
-        _, self.url, _ = self.demo.launch(prevent_thread_lock=True, quiet=True, **LAUNCH)
+        _, self.url, _ = self.demo.launch(prevent_thread_lock=True, quiet=True)
         (self.generate,) = [i for i, fn in self.demo.fns.items() if fn.name == "from_engine"]
 
     @property

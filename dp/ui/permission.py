@@ -5,19 +5,20 @@ checkpoints are somebody's own.
     DP_ALLOW_TRAINING   1: the owner of that Space has turned training on
     DP_TRAINERS         names of users on Hugging Face, with commas between; without it everybody who reaches the page
 
-Elsewhere training is on, for everybody who reaches the page; the login of this machine on Hugging Face is for those who
-sit at it. The environment is read anew each time.
+Elsewhere training is on, for everybody who reaches the page. This machine's login on Hugging Face is for browsers that
+hold the owner's cookie. The environment is read anew each time.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import time
 from typing import Any
 
 from gradio.context import LocalContext
 from huggingface_hub import get_token
+
+from dp.ui.gateway import OWNER
 
 ON_ZERO_GPU = (
     "**Training does not work here.** This Space runs on ZeroGPU, which lends its GPU for the seconds of one call; no "
@@ -29,6 +30,9 @@ OFF = (
     "`DP_ALLOW_TRAINING=1` in its settings, and in `DP_TRAINERS` the users who may. On your own machine it is on."
 )
 SIGN_IN = "**Training is for some users of this Space.** Sign in with Hugging Face, so that it can tell who you are."
+OPEN_WITH_KEY = (
+    "To use this machine's Hugging Face login instead, open the address with ?key= that the app printed at its start."
+)
 NOT_YOU = "**Training is for some users of this Space,** and {name} is not among them. Its owner can add you."
 
 
@@ -56,12 +60,8 @@ def is_public() -> bool:
 
 
 def is_owner(request: Any) -> bool:
-    """Whether the visitor is at this very machine, and it is not in public."""
-    host = getattr(getattr(request, "client", None), "host", None)
-    try:
-        return not is_public() and ipaddress.ip_address(host).is_loopback
-    except ValueError:  # no address at all
-        return False
+    """Whether the visitor holds the owner's cookie, and this is no public Space. See `dp.ui.owner`."""
+    return not is_public() and bool((_scope(request) or {}).get(OWNER))
 
 
 def on_zero_gpu() -> bool:
@@ -87,7 +87,7 @@ def user_of(request: Any) -> str | None:
 
 
 def token_of(request: Any) -> str | bool | None:
-    """With whose token the Hub is asked for a visitor: at home None, the login of this machine, for who sits at it; on
+    """With whose token the Hub is asked for a visitor: at home None, the login of this machine, for its owner; on
     a Space that of the visitor's own sign-in, from the same place as the name; False for none.
     """
     if is_owner(request):
@@ -102,6 +102,14 @@ def has_login(request: Any) -> bool:
     return bool(get_token() if token is None else token)
 
 
+def hint(request: Any) -> dict[str, str]:
+    """Return the `hint` that a form shows beside its token field: how to use this machine's login, where there is one
+    that the visitor's browser may not use.
+    """
+    is_unused = not is_public() and not is_owner(request) and bool(get_token())
+    return {"hint": OPEN_WITH_KEY if is_unused else ""}
+
+
 def seconds_signed_in(request: Any) -> float:
     """For how much longer the sign-in's token will do; a login of this machine has no end that is known here."""
     said = None if is_owner(request) else _sign_in(request)
@@ -109,6 +117,10 @@ def seconds_signed_in(request: Any) -> float:
 
 
 def _sign_in(request: Any) -> dict[str, Any] | None:
-    raw = getattr(request, "request", None) or request  # Gradio's wraps the server's
-    said = (getattr(raw, "scope", None) or {}).get("session", {}).get("oauth_info")
+    said = (_scope(request) or {}).get("session", {}).get("oauth_info")
     return None if not said or (said.get("expires_at") or float("inf")) < time.time() else said
+
+
+def _scope(request: Any) -> dict[str, Any] | None:
+    raw = getattr(request, "request", None) or request  # Gradio's wraps the server's
+    return getattr(raw, "scope", None)

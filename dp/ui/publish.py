@@ -32,7 +32,7 @@ def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         return {"problem": "there is no such run any more"}
     owner = permission.user_of(request) if permission.token_of(request) else None
-    return {"owner": owner, "repo": slug(run.name), "login": permission.has_login(request)}
+    return {"owner": owner, "repo": slug(run.name), "login": permission.has_login(request)} | permission.hint(request)
 
 
 def publish(asked: Any, request: gr.Request) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def machines(asked: Any, request: gr.Request) -> dict[str, Any]:
     prices = {name: f"${cost:.2f} an hour · " if cost is not None else "" for name, (_, cost) in found.items()}
     offers = [[name, f"{name} · {prices[name]}{words}"] for name, (words, _) in found.items()]
     flavor = FLAVOR if FLAVOR in found else next(iter(found), "")
-    return {"machines": offers, "flavor": flavor, "timeout": TIMEOUT, "login": permission.has_login(request)}
+    offered = {"machines": offers, "flavor": flavor, "timeout": TIMEOUT}
+    return offered | {"login": permission.has_login(request)} | permission.hint(request)
 
 
 def price(asked: Any, request: gr.Request) -> dict[str, Any]:

@@ -37,8 +37,8 @@ no walk. Watch how far apart two pictures lie, and where one turns into the othe
 """
 LOAD = """
 Choose a model made with this library on the Hugging Face Hub, or type its name there, user/name. Its files go to this
-machine's cache; nothing of it is run. Your private ones come with the login of this machine, `hf auth login`, to a
-browser on this machine.
+machine's cache; nothing of it is run. Your private models need this machine's login (`hf auth login`) and a browser
+that opened the address with `?key=` that the app printed.
 """
 LOAD_IN_PUBLIC = """
 Choose a model made with this library on the Hugging Face Hub, or type its name there, user/name. Everybody who comes to

@@ -10,6 +10,7 @@ async function openPublish() {
   field("repo").value = told.owner ? `${told.owner}/${told.repo}` : "";
   field("repo").placeholder = `you/${told.repo}`;
   field("asks-token").hidden = told.login;
+  field("hint").textContent = told.hint;
   field("milestone").replaceChildren(...[...facts.checkpoints].reverse().map((step) => new Option(`step ${number(step)}`, step)));
   field("repo").focus();
 }

@@ -22,6 +22,7 @@ async function openRent() {
   if (told.problem) return renting.said(told.problem, null, true);
   [field("machine").value, field("machine").disabled, field("timeout").value] = [told.flavor, false, told.timeout];
   field("asks-token").hidden = told.login || Boolean(token);
+  field("hint").textContent = told.hint || "";
   field("machine").focus();
   await price();
 }

@@ -1,0 +1,76 @@
+"""Who owns this machine: whoever opened the address that the app printed, which carries a random key.
+
+A reverse proxy on the same machine makes every visitor look local: its peer address is loopback, and nginx sends a
+loopback Host and no forwarding header unless it is told to. So nothing in a request's addresses proves ownership.
+The key does. Opened once, it sets a cookie that scripts cannot read and other sites cannot send, as Jupyter's does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+FILE = ".owner-key"
+KEY = re.compile(r"[\w-]{43}")  # secrets.token_urlsafe(32)
+COOKIE_S = 30 * 24 * 3600
+
+
+class Owner:
+    """The owner's key and the cookie that it earns.
+
+    key: 43 URL-safe characters. `cookie_name` contains a digest of the key: cookies are shared by all ports of a host,
+    and two apps with keys of their own must not overwrite each other's.
+    """
+
+    def __init__(self, key: str):
+        self.key = key
+        self.cookie_name = "dp_owner_" + hashlib.sha256(key.encode()).hexdigest()[:8]
+        self._cookie = hmac.new(key.encode(), b"owner cookie", hashlib.sha256).hexdigest()
+
+    @classmethod
+    def of_home(cls, home: Path) -> Owner:
+        """Return the owner of the runs in `home`: with the key kept there, or a new one, in memory alone where no file
+        can be written.
+        """
+        return cls(_read_key(home / FILE) or _write_key(home / FILE))
+
+    def accepts_key(self, key: str) -> bool:
+        return hmac.compare_digest(key.encode("utf-8", "replace"), self.key.encode())
+
+    def accepts_cookies(self, header: str) -> bool:
+        """Whether a Cookie header contains the owner's cookie."""
+        pairs = (pair.strip().partition("=") for pair in header.split(";"))
+        values = [value for name, _, value in pairs if name == self.cookie_name]
+        return any(hmac.compare_digest(value.encode("utf-8", "replace"), self._cookie.encode()) for value in values)
+
+    def set_cookie(self, is_https: bool) -> str:
+        """Return the value of the Set-Cookie header."""
+        cookie = f"{self.cookie_name}={self._cookie}; Path=/; Max-Age={COOKIE_S}; HttpOnly; SameSite=Strict"
+        return cookie + "; Secure" if is_https else cookie
+
+
+def _read_key(file: Path) -> str | None:
+    """Return the key in a file that nobody else can read, or None. A key that others could read is not used again."""
+    try:
+        is_private = os.name != "posix" or not stat.S_IMODE(file.stat().st_mode) & 0o077
+        key = file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return key if is_private and KEY.fullmatch(key) else None
+
+
+def _write_key(file: Path) -> str:
+    key = secrets.token_urlsafe(32)
+    aside = file.with_name(f"{FILE}-{secrets.token_hex(4)}")
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as opened:
+            opened.write(key + "\n")
+        aside.replace(file)
+    return key
