@@ -35,7 +35,9 @@ HELP = {  # of the settings, named as in dp.recipe.Settings
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """`source`, and all that says what a new run is to be."""
-    parser.add_argument("source", nargs="+", help="a run folder; or with --out pictures: a folder, zips or files")
+    parser.add_argument(
+        "source", nargs="+", help="a run folder; or with --out images: a folder, zip or tar archives, files"
+    )
     parser.add_argument("--out", metavar="RUN", help="begin a run in this folder; go on with it where it is there")
     parser.add_argument("--prepare", action="store_true", help="only begin it: python -m dp.train RUN trains")
     group = parser.add_argument_group("settings of a new run")

@@ -17,12 +17,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+from dp.archives import is_archive
 from dp.atomic import replacing
 from dp.data import IMAGES, appending, is_prepared
 from dp.decoder import Picture, Refused, check_name, read_picture
 from dp.findings import Findings, shown
 from dp.images import MODES
-from dp.sources import Found, Limits, files_of, is_left_aside
+from dp.limits import Limits
+from dp.sources import Found, files_of, is_left_aside
 
 PROGRESS_S = 0.1  # from one word on the progress to the next
 REASON = 300  # characters of one, which may quote what it is about
@@ -121,8 +123,8 @@ def _decode(
 
 
 def _read(one: Found, image_size: int, mode: str, limits: Limits) -> Picture:
-    if one.name.lower().endswith(".zip"):
-        raise Refused("a zip inside a folder or a zip is not opened; bring it by itself")
+    if is_archive(one.inner):
+        raise Refused("an archive inside a folder or another archive is not opened; bring it by itself")
     check_name(one.inner)
     if one.size > limits.file_bytes:
         raise Refused(f"{one.size:,} bytes, more than {limits.file_bytes:,}")

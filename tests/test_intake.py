@@ -394,12 +394,6 @@ def with_one_bit_flipped(folder: Path) -> Path:
     return path
 
 
-def with_a_name_that_is_no_text(folder: Path) -> Path:
-    path = zip_of(folder / "h.zip", {"é.png": png(1)})
-    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xfe"))
-    return path
-
-
 def sparse(name: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         with (folder / name).open("wb") as file:
@@ -458,7 +452,7 @@ VAST = png_by_hand(60_000, 60_000, 8, 2)
 ABSOLUTE, OUT = "an absolute name, which leads out", "a name with '..', which leads out"
 ORDINARY = "not an ordinary file, but a pipe"
 HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {  # -> what is brought, and the reason that must be told
-    "zip bomb": (zip_holding("x.png", bytes(64 << 20)), "zip bomb.* unpacks to [0-9,]+ times its size, more than 200"),
+    "zip bomb": (zip_holding("x.png", bytes(64 << 20)), "a bomb.* unpacks to [0-9,]+ times its size, more than 200"),
     "zip whose header lies": (zip_with(lying_about_its_size), "damaged inside the zip"),
     "zip of overlapping entries": (zip_with(overlapping), "zip bomb: its entries lie over one another"),
     "zip of too many entries": (directory_zip(150_000), "more than 100,000 entries"),
@@ -472,12 +466,11 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {  # -> what is brought
     "zip with a link": (zip_holding(entry("x.png", stat.S_IFLNK), b"/etc/passwd"), "a link, which is not followed"),
     "zip with a device": (zip_holding(entry("x.png", stat.S_IFCHR)), ORDINARY),
     "zip with a password": (zip_with(encrypted), "locked with a password"),
-    "zip packed with bzip2": (zip_holding("x.png", packing=zipfile.ZIP_BZIP2), "packed in a way that is not read"),
-    "zip packed with lzma": (zip_holding("x.png", packing=zipfile.ZIP_LZMA), "packed in a way that is not read"),
+    "zip packed with bzip2": (zip_holding("x.png", packing=zipfile.ZIP_BZIP2), "compressed in a way that is not read"),
+    "zip packed with lzma": (zip_holding("x.png", packing=zipfile.ZIP_LZMA), "compressed in a way that is not read"),
     "zip with an empty picture": (zip_holding("x.png", b""), "the file is empty"),
     "zip cut in half": (cut_in_half, "a damaged zip, or none at all"),
-    "zip with a flipped bit": (with_one_bit_flipped, "damaged inside the zip: Bad CRC"),
-    "zip with a name that is no text": (with_a_name_that_is_no_text, "a name in it is damaged"),
+    "zip with a flipped bit": (with_one_bit_flipped, "damaged inside the zip: its checksum is wrong"),
     "zip that is none": (file_holding("h.zip", b"Dear diary,\n" * 50), "a damaged zip, or none at all"),
     "zip that is empty": (file_holding("h.zip", b""), "the file is empty"),
     "60,000 x 60,000 PNG": (file_holding("vast.png", VAST), "more than 100,000,000 pixels"),

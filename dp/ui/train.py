@@ -17,6 +17,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from dp import jobs
+from dp.archives import is_archive, stem
 from dp.checks import quote
 from dp.engine import Engine
 from dp.findings import Findings
@@ -283,7 +284,7 @@ def uploaded(reference: str) -> dict[str, Any]:
 
 
 def called(names: list[str]) -> str:
-    """What to call pictures that came as files of these names: the zip's or the folder's name."""
+    """Return what to call images that came as files of these names: the name of their archive or folder."""
     first = PurePath(names[0].replace("\\", "/")) if names else PurePath("pictures")
-    text = first.parts[0] if len(first.parts) > 1 else first.stem if first.suffix.lower() == ".zip" else "pictures"
+    text = first.parts[0] if len(first.parts) > 1 else stem(first.name) if is_archive(first.name) else "pictures"
     return "".join(c for c in text if c.isprintable())[:60] or "pictures"

@@ -65,9 +65,9 @@ TRAIN = """
 **Training** shows the network your pictures under noise, again and again, and each time nudges it so that its guess of
 the picture beneath comes a little nearer. At first it draws grey; then colours, then shapes, then pictures.
 
-- **Bring** a zip, a folder or files. Each picture is turned upright, cropped to a square from its middle and made
-  small; that is what you see before you start, and all that is kept. Files that are no pictures are named with the
-  reason.
+- **Upload** an archive (zip or tar), a folder or files. Each picture is turned upright, cropped to a square from its
+  middle and made small; that is what you see before you start, and all that is kept. Files that are no pictures are
+  named with the reason.
 - **The times** are measured: ten steps of each choice are trained on this machine. If something else runs on it, they
   take longer.
 - **The loss** says how far off the guesses are: faint, each measurement; strong, their running mean. It falls quickly,

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from dp.atomic import write_json
+from dp.limits import Limits
 from dp.runs import home
-from dp.sources import Limits
 
 KEPT_S = 24 * 3600
 PIECE_BYTES = 8 << 20  # in one message, at most

@@ -1,0 +1,41 @@
+"""How much is read of what people upload, at most: each limit has a default and an environment variable."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+
+from dp.decoder import MAX_PIXELS
+
+PILLOW_PIXELS = 178_956_970  # of one image, at which Pillow stops by itself
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is taken, at most; larger files are refused one by one, all else as a whole."""
+
+    files: int = 100_000  # looked at in all, those inside zips included
+    file_bytes: int = 256 << 20  # of one picture file
+    total_bytes: int = 50 << 30  # of all of them
+    pixels: int = MAX_PIXELS  # of one picture
+    zip_entries: int = 100_000
+    zip_bytes: int = 20 << 30  # that one zip unpacks to
+    zip_ratio: int = 200  # of these bytes to the zip's own
+
+    def __post_init__(self):
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{limit.name} must be a whole number of at least 1, got {value!r}")
+        if self.pixels > PILLOW_PIXELS:
+            raise ValueError(f"pixels must be at most {PILLOW_PIXELS:,}, got {self.pixels:,}")
+
+    @classmethod
+    def of_environment(cls) -> Limits:
+        """Those that whoever hosts has set: DP_MAX_FILES and so on, a variable for each. Raises ValueError."""
+        names = {limit.name: f"DP_MAX_{limit.name.upper()}" for limit in fields(cls)}
+        said = {limit: os.environ[name] for limit, name in names.items() if name in os.environ}
+        try:
+            return cls(**{limit: int(text) if text.isdecimal() else text for limit, text in said.items()})
+        except ValueError as error:
+            raise ValueError(f"of the environment's DP_MAX_... variables: {error}") from None
