@@ -33,7 +33,9 @@ CHROMIUM_FLAGS = [
     "--no-first-run",
     "--disable-background-networking",
     "--disable-sync",
-    "--host-resolver-rules=MAP *.test 127.0.0.1",  # other sites, for tests of what they may not do
+    # Names of their own for servers on loopback; and as many people have it, no storage for a cross-site frame.
+    "--host-resolver-rules=MAP *.test 127.0.0.1",
+    "--test-third-party-cookie-phaseout",
 ]
 
 
@@ -81,12 +83,10 @@ def owners_cookie(url, home):
 
 
 def copied_link(page):
-    """What *Copy link* gives, where a page may not write to the clipboard: it stands in a dialog."""
-    asked = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.default_value), dialog.dismiss()))
+    """Press *Copy link* without a clipboard and return the link, which the page then shows in a text field."""
     page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
     page.click("#link")
-    return asked[0]
+    return page.locator("#link-field input:visible").input_value()
 
 
 def awaited(coroutine):

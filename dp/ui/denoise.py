@@ -48,6 +48,7 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
                 png = gr.UploadButton(
                     "Load settings", size="sm", elem_id="load", file_types=[".png"], type="binary", min_width=120
                 )
+            gr.HTML(scripts.LINK_FIELD, elem_id="link-field", padding=False)
     words.explain(words.DENOISE, words.EQUATIONS)  # last, so that on a phone the button is near the pictures
 
     # ------------------------------------------------------------------------

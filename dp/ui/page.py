@@ -47,6 +47,7 @@ CSS = """
 @media (max-width: 700px) { .arms:not(.pairs) { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 /* On a phone, what trains stands above what could be trained next. */
 @media (max-width: 700px) { .train:has(.board:not([data-runs=""])) > :last-child { order: -1; } }
+#link-field:has([hidden]) { display: none; } #link-field input { width: 100%; }
 .about { padding: 0 2px; } .about p { margin: 0; color: var(--body-text-color-subdued); font-size: var(--text-sm); }
 """
 DEFAULTS = {

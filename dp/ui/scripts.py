@@ -1,7 +1,11 @@
 """What runs in the browser beside the player: a line or two of JavaScript for an event."""
 
-# The run that this browser tab watches; a reload keeps it, another tab does not see it. The player writes it.
-REMEMBERED = """() => [sessionStorage.getItem("dp-run") || ""]"""
+# The run that this browser tab watches, which the player writes into its element and into the tab's storage: after a
+# reload there is only the latter, and reading it throws where the browser blocks storage. Another tab does not see it.
+REMEMBERED = """() => {
+    const shown = document.querySelector("#player .player")?.dataset.run;
+    try { return [shown || sessionStorage.getItem("dp-run") || ""]; } catch { return [shown || ""]; }
+}"""
 
 # Generate and Stop take each other's place: the keyboard's focus goes along instead of falling back to the page's top.
 KEEP_FOCUS = """() => {
@@ -16,8 +20,15 @@ KEEP_FOCUS = """() => {
     }).observe(document.body, { subtree: true, attributeFilter: ["aria-busy"] });
 }"""
 
+# Shows the link where the browser does not let the page write to the clipboard. (In a cross-site frame it blocks
+# `prompt`, too.)
+LINK_FIELD = (
+    "<label hidden>The browser does not let this page copy. Copy the link by hand: "
+    '<input readonly spellcheck="false" /></label>'
+)
+
 # The page's values in the order of `controls.read` -> a link, on the clipboard; the button says so for a moment.
-COPY_LINK = """(checkpoint, images, timesteps, sampler, schedule, difference, eta, seed, random, walk) => {
+COPY_LINK = """async (checkpoint, images, timesteps, sampler, schedule, difference, eta, seed, random, walk) => {
     const values = { checkpoint, images, timesteps, sampler, difference };
     if (schedule !== "trained") values.schedule = schedule;
     if (eta) values.eta = eta;
@@ -25,11 +36,20 @@ COPY_LINK = """(checkpoint, images, timesteps, sampler, schedule, difference, et
     if (walk?.trim()) values.walk = walk.trim();
     const link = `${location.origin}${location.pathname}?${new URLSearchParams(values)}`;
     const button = document.querySelector("#link");
-    const show = () => prompt("The link to these settings:", link);
-    const copied = () => {
+    const label = document.querySelector("#link-field label");
+    const field = label.querySelector("input");
+    // Chromium prints an error where the frame's permissions forbid it. Elsewhere the attempt fails, and says nothing.
+    const may = document.featurePolicy?.allowsFeature("clipboard-write") ?? true;
+    try {
+        if (!may) throw new Error("the frame has no permission");
+        await navigator.clipboard.writeText(link);
+        label.hidden = true;
         button.textContent = "Copied";
         setTimeout(() => (button.textContent = "Copy link"), 2000);
-    };
-    if (navigator.clipboard) navigator.clipboard.writeText(link).then(copied, show);
-    else show();
+    } catch { // there is no clipboard, or it is not for this page
+        label.hidden = false;
+        field.value = link;
+        field.focus();
+        field.select();
+    }
 }"""

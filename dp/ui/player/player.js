@@ -43,7 +43,7 @@ function receive(next) {
   const begins = (next.state === "waiting" && next.beat === undefined) || (next.run && next.run !== run.id);
   if (next.state === "stopped" && !isLive() && !begins) return; // it came to its end before
   if (begins) {
-    if (next.run && !props.arm) sessionStorage.setItem("dp-run", next.run);
+    if (next.run && !props.arm) remember(next.run);
     run = fresh(next.run || null); // the pictures of the run before stay until its first frame, its numbers go
     [follow, position, drawn] = [true, -1, null];
     run.walk = Boolean(next.walk);
@@ -110,6 +110,16 @@ async function recall(mine) {
   if (single) look(single.row);
   await drawing;
   if (mine === run) player.dataset.kept = run.frames.length;
+}
+
+// For a page that is reloaded or loses its connection. A cross-site frame, which a Space is, may have no storage.
+function remember(id) {
+  player.dataset.run = id;
+  try {
+    sessionStorage.setItem("dp-run", id);
+  } catch {
+    $(".forgets").hidden = !props.keeps_runs;
+  }
 }
 
 // ---- the frame that is shown

@@ -1,0 +1,150 @@
+"""The page in a cross-site frame, as Hugging Face shows a Space: with storage blocked, with and without permissions."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from serving import serve, unfold
+
+# The attributes of the frame on a Space's page on huggingface.co.
+SANDBOX = (
+    "allow-downloads allow-forms allow-modals allow-pointer-lock allow-popups allow-popups-to-escape-sandbox "
+    "allow-same-origin allow-scripts allow-storage-access-by-user-activation"
+)
+ALLOW = (
+    "accelerometer; ambient-light-sensor; autoplay; battery; camera; clipboard-read; clipboard-write; "
+    "display-capture; document-domain; encrypted-media; fullscreen; geolocation; gyroscope; layout-animations; "
+    "legacy-image-formats; magnetometer; microphone; midi; oversized-images; payment; picture-in-picture; "
+    "publickey-credentials-get; serial; sync-xhr; usb; vr; wake-lock; xr-spatial-tracking"
+)
+
+
+@contextmanager
+def framed(page, app, allow):
+    """Show the app of the address `app` in the page, as another site would, and yield its frame."""
+    markup = f'<iframe sandbox="{SANDBOX}" allow="{allow}" src="{app}" width="1200" height="1400"></iframe>'
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(markup.encode())
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            site = app.split("app.")[1].split(":")[0]  # app.test is shown in hub.test
+            page.goto(f"http://hub.{site}:{server.server_port}/")
+            yield opened(page)
+        finally:
+            server.shutdown()
+
+
+def opened(page):
+    frame = page.frames[1]
+    frame.wait_for_selector("#generate")
+    frame.wait_for_selector(".player .guess canvas")
+    return frame
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory):
+    space = {"SPACE_ID": "you/space", "SPACE_HOST": "app.test", "DP_ALLOW_TRAINING": "1"}
+    with serve("app.py", DP_HOME=str(tmp_path_factory.mktemp("home")), CPU_CORES="1", **space) as address:
+        yield address.rsplit(":", 1)[1]
+
+
+@pytest.fixture
+def page(browser):
+    """An empty page, which fails the test for any error in the console of its frames."""
+    with browser.new_context(viewport={"width": 1280, "height": 1500}) as context:
+        page, trouble = context.new_page(), []
+        page.on("pageerror", lambda error: trouble.append(f"{error}\n{error.stack}"))
+        page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
+        yield page
+        assert [text for text in trouble if "favicon" not in text] == []
+
+
+def has_storage(frame, which):
+    return frame.evaluate(f"() => {{ try {{ window.{which}; return true; }} catch {{ return false; }} }}")
+
+
+def generate(frame, timesteps):
+    frame.locator("#timesteps input[type=number]").fill(str(timesteps))
+    frame.locator("#timesteps input[type=number]").press("Tab")
+    frame.click("#generate")
+
+
+def shown_step(frame, at_least, state):
+    found = "const d = document.querySelector('#player .player').dataset"
+    frame.wait_for_function(f"(() => {{ {found}; return +d.step >= {at_least} && d.state === '{state}'; }})()")
+
+
+@pytest.mark.browser
+def test_the_page_works_in_a_frame_without_storage(page, port):
+    with framed(page, f"http://app.localhost:{port}/", ALLOW) as frame:
+        assert not any(has_storage(frame, which) for which in ("sessionStorage", "localStorage"))
+
+        generate(frame, 30)
+        shown_step(frame, 30, "done")
+        assert frame.locator("#player .forgets").is_visible()
+        with page.expect_download() as saved:
+            frame.click("#player .save")
+            frame.click("#player [data-kind=png]")
+        assert saved.value.suggested_filename.endswith(".png")
+
+        # A page that lost its connection takes its run up again, without any storage.
+        generate(frame, 1000)
+        shown_step(frame, 5, "running")
+        run = frame.get_attribute("#player .player", "data-run")
+        with page.expect_request("**/queue/join*") as asked:
+            frame.evaluate("let ahead = 0; performance.now = () => (ahead += 10_000)")  # every silence is a long one
+        frame.evaluate("delete performance.now")
+        assert run in asked.value.post_data
+        frame.click("#stop")
+        shown_step(frame, 1, "stopped")
+
+        unfold(frame.get_by_role("tab", name="Compare"))
+        frame.click("#compare")
+        frame.wait_for_function("document.querySelectorAll('.player.arm:not([hidden])[data-state=done]').length === 3")
+        unfold(frame.get_by_role("tab", name="Train"))
+        frame.wait_for_selector(".intake")
+
+        page.reload()
+        frame = opened(page)
+        assert frame.get_attribute("#player .player", "data-state") == "idle"
+        generate(frame, 3)
+        shown_step(frame, 3, "done")
+
+
+CLIPBOARDS = {  # site, the frame's allow attribute, whether there is a clipboard, whether it may be written to
+    "missing": ("test", ALLOW, False, False),  # http is no secure context
+    "rejects": ("localhost", "autoplay", True, False),
+    "works": ("localhost", ALLOW, True, True),
+}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("site, allow, is_there, works", CLIPBOARDS.values(), ids=CLIPBOARDS)
+def test_copy_link_without_a_clipboard_shows_the_link_in_a_field(page, port, site, allow, is_there, works):
+    with framed(page, f"http://app.{site}:{port}/", allow) as frame:
+        assert frame.evaluate("Boolean(navigator.clipboard)") == is_there
+        frame.click("#link")
+        field = frame.locator("#link-field input")
+        if works:
+            frame.wait_for_function("document.querySelector('#link').textContent === 'Copied'")
+            assert not field.is_visible()
+            return
+        field.wait_for()
+        link = field.input_value()
+        assert link.startswith(f"http://app.{site}:{port}/?checkpoint=faces-32&") and "timesteps=20" in link
+        # It is selected: the keys for copying are all that is needed.
+        assert frame.evaluate("document.activeElement.value.slice(0, document.activeElement.selectionEnd)") == link
+        assert frame.inner_text("#link").strip() == "Copy link"
