@@ -434,8 +434,20 @@ def test_the_milestones_of_runs_are_listed_newest_first_and_each_by_a_name_of_it
             board.run_of(other)
 
 
-def piece(file, offset, data):
-    return {"file": file, "offset": offset, "data": base64.b64encode(data).decode()}
+def piece(file, offset, data, **name):
+    return {"file": file, "offset": offset, "data": base64.b64encode(data).decode(), **name}
+
+
+def test_the_names_of_files_come_with_their_pieces(home):
+    draft = Draft(intake.begin({"files": 4, "bytes": 4}, asking())["draft"])
+    names = {0: "a/one.png", 1: "lone \ud800 surrogate.png", 3: "x" * 5000}
+    pieces = [piece(i, 0, b"x", name=name) for i, name in names.items()]
+    for _ in range(2):  # once more, as after a lost answer
+        assert intake.receive({"draft": draft.id, "pieces": pieces}, asking()) == {}
+    assert draft.names(4) == ["a/one.png", "lone ? surrogate.png", "file 3", "x" * 1000]
+    for count in (0, -1, 10**6, True, 1.0, "1", None):
+        with pytest.raises(ValueError, match="not what the page sends"):
+            draft.names(count)
 
 
 def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):

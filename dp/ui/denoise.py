@@ -145,7 +145,8 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
         chosen = None if schedule == controls.TRAINED else schedule
         return gr.update(**props_of(controls.config_of(engine, name), chosen)) if name else gr.skip()
 
-    page.load(js=scripts.KEEP_FOCUS, api_visibility="private")
+    for script in (scripts.KEEP_FOCUS, scripts.SEND_LESS):
+        page.load(js=script, api_visibility="private")
     page.load(look_again, None, [generate, walk_to, *panel.everything], **quiet)
     png.upload(load, [png, picture], [picture, walk_to, *panel.everything], **quiet)
     for changed in (page.load, panel.checkpoint.change, panel.schedule.change):

@@ -79,9 +79,10 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         try:
             if image_size not in SIZES:
                 raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}, got {quote(image_size)}")
-            facts = {key: draft.facts()[key] for key in ("names", "dataset")}
+            facts = {"files": draft.facts().get("files")}
+            names = draft.names(facts["files"])
+            facts["dataset"] = called(names)
             draft.keep(facts)
-            names = facts["names"]
             for progress in prepare(draft.sources(names), draft.dataset, image_size, names=names, limits=LIMITS):
                 yield {"state": "checking"} | progress._asdict() | {"report": None} | whose, draft.id, *startable(False)
                 Draft(draft.id)  # the page may have left it, before it knew of this check and could cancel it
@@ -94,10 +95,9 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     def arrive(request: gr.Request, event: gr.EventData, reference: str, image_size: Any):
         permitted(request)
         forget(reference)
-        names = [str(name) for name in event.names]
         try:
             draft = Draft(event.draft)
-            draft.keep({"names": names, "dataset": called(names)})
+            draft.keep({"files": event.files})
         except (ValueError, OSError) as error:
             raise controls.complaint(error) from None
         yield from check(draft, image_size)

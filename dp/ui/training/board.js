@@ -162,7 +162,7 @@ async function press(call) {
   const buttons = [...root.querySelectorAll(".verbs button")];
   buttons.forEach((button) => (button.disabled = true)); // one at a time; the next facts say what is possible
   $(".problem").textContent = "";
-  const answer = await call.catch(() => ({ problem: LOST }));
+  const answer = await answered(call);
   if (answer.problem && about === shown) $(".problem").textContent = answer.problem;
   delete known.known;
   await turn();

@@ -2,8 +2,9 @@
 
     .drafts/trial-...            where a benchmark runs
     .drafts/<id>/upload/000000   an uploaded file, under a number: names from outside are only ever shown
+                 names.jsonl     those names, a line for each: {"file": number, "name": text}
                  dataset/        the accepted images, decoded at one size
-                 draft.json      the files' names, what to call the dataset, its image size and count once checked
+                 draft.json      the number of files, and of checked ones what to call the dataset, its size and count
 
 The page uploads files in pieces, and refers to them by the draft's unguessable id, which it alone holds. Everything
 else is kept here: Gradio's session store forgets the least recent sessions, and anybody may invent new ones. Gradio's
@@ -29,6 +30,8 @@ from dp.runs import home
 KEPT_S = 24 * 3600
 PIECE_BYTES = 8 << 20  # in one message, at most
 ROOM_LEFT = 1 << 30  # bytes that stay free on the disk, for the runs that go on
+NAMES = "names.jsonl"
+MAX_NAME = 1000  # characters that are kept of a file's name: the last ones, with its suffix
 ID = re.compile(r"[0-9a-f]{32}")
 LIMITS = Limits.of_environment()
 
@@ -58,7 +61,9 @@ class Draft:
         return self.upload / f"{number:06d}"
 
     def take(self, pieces: Any) -> None:
-        """Write pieces of files: each a `file` number, an `offset` and base64 `data`. Raises ValueError."""
+        """Write pieces of files: each a `file` number, an `offset` and base64 `data`, and the file's first piece its
+        `name`. Raises ValueError.
+        """
         if shutil.disk_usage(self.path).free < ROOM_LEFT:
             raise ValueError("the server's disk is nearly full: delete a run, or bring fewer pictures")
         try:
@@ -70,10 +75,25 @@ class Draft:
                 with path.open("r+b" if path.exists() else "wb") as file:
                     file.seek(piece["offset"])
                     file.write(data)
+                if "name" in piece:
+                    line = json.dumps({"file": piece["file"], "name": str(piece["name"])[-MAX_NAME:]})
+                    with (self.path / NAMES).open("a", encoding="utf-8") as file:
+                        file.write(line + "\n")
         except (KeyError, TypeError, binascii.Error):
             raise ValueError("this is not what the page sends") from None
         except OSError as error:
             raise ValueError(f"the server could not keep the pictures ({error.strerror})") from None
+
+    def names(self, count: Any) -> list[str]:
+        """Return the names of the first `count` files, which the page sends with them. Raises ValueError."""
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= LIMITS.files:
+            raise ValueError("this is not what the page sends")
+        known: dict[int, str] = {}
+        if (self.path / NAMES).exists():
+            with (self.path / NAMES).open(encoding="utf-8") as lines:
+                known = {said["file"]: said["name"] for said in map(json.loads, lines)}
+        # A lone surrogate, which no browser sends, could not be written anywhere.
+        return [known.get(i, f"file {i + 1}").encode("utf-8", "replace").decode() for i in range(count)]
 
     def sources(self, names: list[str]) -> list[Path]:
         """The files of those names, in their order. Raises ValueError where one did not arrive."""
@@ -84,7 +104,7 @@ class Draft:
         return paths
 
     def facts(self) -> dict[str, Any]:
-        """Return `names` and `dataset`, and, where its images were checked, their `size` and `count`. Raises ValueError
+        """Return the number of `files`, and of checked images what to call the `dataset`, `size` and `count`. Raises ValueError
         where nothing is known.
         """
         try:

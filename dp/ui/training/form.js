@@ -1,6 +1,10 @@
 // What the board's forms have in common. A typed token is taken from its field before it goes anywhere.
 const LOST = "The server did not answer; try again.";
 
+// The answer of a server function. Where the request fails, Gradio's client neither throws nor says why: it answers
+// undefined.
+const answered = async (call, lost = LOST) => (await call) ?? { problem: lost };
+
 class Form {
   static all = [];
 
@@ -42,7 +46,7 @@ class Form {
     const about = shown;
     this.field("main").disabled = true;
     this.said(meanwhile);
-    const answer = await call.catch(() => ({ problem: lost }));
+    const answer = await answered(call, lost);
     this.field("main").disabled = false;
     if (answer.problem && about === shown) {
       this.field("asks-token").hidden = false; // it may be the login that does not do

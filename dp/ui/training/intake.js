@@ -1,6 +1,8 @@
-// Files on their way to the server: read in order, packed into messages of a few megabytes, so that many small files are
-// not many requests. While one message travels the next is packed, and waits for it: a slow line is never behind.
-const MESSAGE = 4 << 20;
+// Files on their way to the server: read in order and packed into messages, so that many small files are not many
+// requests. While one message travels the next is packed, and waits for it: a slow line is never behind. Every message
+// stays under 1 MB, the most that proxies accept by default (nginx: client_max_body_size).
+const MESSAGE = 990_000; // bytes of JSON; Gradio adds a few around it
+const PIECE = 700_000; // bytes of a file; base64 makes 4 of 3
 const $ = (selector) => element.querySelector(selector);
 const root = $(".intake");
 let turn = 0; // of the transfer under way; an older one stops
@@ -24,17 +26,37 @@ const base64 = (blob) =>
     reader.readAsDataURL(blob);
   });
 
-// An empty file is a piece without data: it, too, is to be named in the report.
+// An empty file is a piece without data: it, too, is to be named in the report. The first piece has the file's name.
 function* pieces(files) {
-  for (const [number, { file }] of files.entries()) {
+  for (const [number, { file, name }] of files.entries()) {
     let offset = 0;
     do {
-      const end = Math.min(offset + MESSAGE, file.size);
-      yield { number, offset, blob: file.slice(offset, end), size: end - offset };
-      offset = end;
+      const about = offset ? { file: number, offset } : { file: number, offset, name };
+      const blob = file.slice(offset, offset + PIECE);
+      const length = new TextEncoder().encode(JSON.stringify({ ...about, data: "" })).length + 4 * Math.ceil(blob.size / 3) + 1;
+      yield { about, blob, length };
+      offset += PIECE;
     } while (offset < file.size);
   }
 }
+
+// Gradio's client answers undefined where a request failed, and keeps the reason to itself: the browser knows the status.
+async function delivered(call) {
+  const statuses = [];
+  const note = (entries) => statuses.push(...entries.filter(({ name }) => name.includes("component_server")).map((entry) => entry.responseStatus));
+  const observer = new PerformanceObserver((list) => note(list.getEntries()));
+  observer.observe({ type: "resource" });
+  try {
+    const answer = await call();
+    if (answer) return answer;
+    await new Promise((done) => setTimeout(done, 500)); // the browser tells it a moment later
+    note(observer.takeRecords());
+    return { problem: statuses.includes(413) ? TOO_LARGE : "the server did not answer. Try again." };
+  } finally {
+    observer.disconnect();
+  }
+}
+const TOO_LARGE = "a proxy in front of this server rejected the upload (413: too large). Its limit must be at least 1 MB.";
 
 const mega = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} MB`;
 
@@ -47,13 +69,13 @@ async function send(files) {
   draft = null;
   say("…", 0);
   try {
-    const begun = await server.begin({ files: files.length, bytes });
+    const begun = await delivered(() => server.begin({ files: files.length, bytes }));
     if (mine !== turn) return;
     if (begun.problem) return complain(begun.problem);
     draft = begun.draft;
-    let [sent, waiting, size, travelling] = [0, [], 0, Promise.resolve()];
+    let [sent, waiting, size, length, travelling] = [0, [], 0, 0, Promise.resolve()];
     const deliver = async (pieces, size) => {
-      const answer = await server.receive({ draft: begun.draft, pieces });
+      const answer = await delivered(() => server.receive({ draft: begun.draft, pieces }));
       if (answer.problem) throw new Error(answer.problem);
       sent += size;
       if (mine === turn) say(`sending: ${mega(sent)} of ${mega(bytes)}`, bytes ? sent / bytes : 1);
@@ -62,22 +84,22 @@ async function send(files) {
       await travelling;
       travelling = deliver(waiting, size);
       travelling.catch(() => {}); // it is heard by whoever waits for it
-      [waiting, size] = [[], 0];
+      [waiting, size, length] = [[], 0, 0];
     };
     for (const piece of pieces(files)) {
       if (mine !== turn) return;
-      if (size + piece.size > MESSAGE || waiting.length >= 500) await flush();
-      waiting.push({ file: piece.number, offset: piece.offset, data: await base64(piece.blob) });
-      size += piece.size;
+      if (length + piece.length > MESSAGE) await flush();
+      waiting.push({ ...piece.about, data: await base64(piece.blob) });
+      [size, length] = [size + piece.blob.size, length + piece.length];
     }
     await flush();
     await travelling;
     if (mine !== turn) return;
     root.dataset.state = "checking";
     say("checking…", 0);
-    trigger("brought", { draft, names: files.map(({ name }) => name) });
+    trigger("brought", { draft, files: files.length });
   } catch (error) {
-    if (mine === turn) complain(`The pictures did not arrive: ${error.message || error}. Try again.`);
+    if (mine === turn) complain(`The images did not arrive: ${error.message || error}`);
   }
 }
 

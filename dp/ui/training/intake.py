@@ -11,8 +11,8 @@ Its value, all of it optional but `state`:
     message    why nothing can be done
     draft      which pictures that is said of, where they were brought: a page that has left those does not listen
 
-It triggers `brought` with the `draft` that holds the files and their `names`, and `cancelled` and `emptied` with the
-draft that is left.
+It triggers `brought` with the `draft` and the number of its `files`, and `cancelled` and `emptied` with the draft
+that is left.
 """
 
 from __future__ import annotations

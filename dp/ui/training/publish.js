@@ -3,7 +3,7 @@ const publishing = new Form("publish");
 
 async function openPublish() {
   const [about, field] = [shown, (name) => publishing.field(name)];
-  const told = await server.offer({ run: about }).catch(() => ({ problem: LOST }));
+  const told = await answered(server.offer({ run: about }));
   if (about !== shown) return;
   if (told.problem) return ($(".problem").textContent = told.problem);
   publishing.open();

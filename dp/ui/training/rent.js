@@ -16,7 +16,7 @@ async function openRent() {
   field("machine").replaceChildren(new Option("asking Hugging Face…"));
   field("price").textContent = "";
   field("asks-token").hidden = true;
-  const told = await server.machines({}).catch(() => ({ problem: LOST }));
+  const told = await answered(server.machines({}));
   if (about !== shown || renting.form.hidden) return;
   field("machine").replaceChildren(...(told.machines || []).map(([flavor, words]) => new Option(words, flavor)));
   if (told.problem) return renting.said(told.problem, null, true);
@@ -35,7 +35,7 @@ async function price() {
   const field = (name) => renting.field(name);
   field("main").disabled = true;
   const choice = { flavor: field("machine").value, timeout: field("timeout").value };
-  const { words, problem } = await server.price(choice).catch(() => ({ problem: LOST }));
+  const { words, problem } = await answered(server.price(choice));
   if (mine !== asked) return;
   field("price").textContent = words || sentence(problem);
   field("price").classList.toggle("bad", Boolean(problem));
@@ -76,7 +76,7 @@ async function exchange() {
   clearTimeout(nextExchange);
   for (const id of element.offsetParent && !document.hidden ? [...away] : []) {
     if (news.get(id)?.asks) continue; // without another token it would come to the same
-    const answer = await server.exchange({ run: id, token }).catch(() => ({ problem: "the server does not answer" }));
+    const answer = await answered(server.exchange({ run: id, token }), "the server does not answer");
     news.set(id, answer.problem ? answer : { at: new Date() });
     if (id === shown && facts) tellJob(facts);
   }

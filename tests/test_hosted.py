@@ -1,13 +1,22 @@
-"""The page in a cross-site frame, as Hugging Face shows a Space: with storage blocked, with and without permissions."""
+"""The page as others host it: in a cross-site frame with storage blocked, as Hugging Face shows a Space, and behind a
+proxy that limits how large a message may be.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 
+import numpy as np
 import pytest
-from serving import serve, unfold
+from serving import click, serve, unfold
+
+from dp.images import encode_png
 
 # The attributes of the frame on a Space's page on huggingface.co.
 SANDBOX = (
@@ -68,6 +77,7 @@ def page(browser):
         page, trouble = context.new_page(), []
         page.on("pageerror", lambda error: trouble.append(f"{error}\n{error.stack}"))
         page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
+        page.trouble = trouble
         yield page
         assert [text for text in trouble if "favicon" not in text] == []
 
@@ -148,3 +158,86 @@ def test_copy_link_without_a_clipboard_shows_the_link_in_a_field(page, port, sit
         # It is selected: the keys for copying are all that is needed.
         assert frame.evaluate("document.activeElement.value.slice(0, document.activeElement.selectionEnd)") == link
         assert frame.inner_text("#link").strip() == "Copy link"
+
+
+class Proxy(ThreadingTCPServer):
+    """A reverse proxy that rejects bodies larger than `limit` bytes, as nginx does, and notes the others' sizes."""
+
+    daemon_threads = True
+
+    def __init__(self, port):
+        self.port, self.limit, self.sizes = port, 1_000_000, []
+        super().__init__(("127.0.0.1", 0), Forward)
+
+
+class Forward(StreamRequestHandler):
+    def handle(self):
+        head = b"".join(iter(self.rfile.readline, b"\r\n"))
+        body = self.rfile.read(int((re.search(rb"(?i)content-length: (\d+)", head) or [0, 0])[1]))
+        if len(body) > self.server.limit:
+            page = b"<html><h1>413 Request Entity Too Large</h1></html>"
+            self.wfile.write(b"HTTP/1.1 413 Request Entity Too Large\r\nConnection: close\r\n\r\n" + page)
+            return
+        self.server.sizes.append(len(body))
+        head = re.sub(rb"(?i)connection: .+\r\n", b"", head) + b"Connection: close\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", self.server.port)) as app:
+            app.sendall(head + body)
+            while answer := app.recv(1 << 16):
+                try:
+                    self.wfile.write(answer)
+                except OSError:  # the page has gone
+                    return
+
+
+@pytest.fixture
+def proxy(port):
+    with Proxy(int(port)) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
+
+
+def noise(side, number=0):
+    return np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
+
+
+@pytest.mark.browser
+def test_no_message_reaches_the_1_mb_that_proxies_accept_and_a_rejected_one_says_so(page, proxy, tmp_path):
+    page.goto(f"http://127.0.0.1:{proxy.server_address[1]}/")
+    page.wait_for_selector(".player .guess canvas")
+
+    large = encode_png(noise(900), {"dp": json.dumps({"timesteps": 7, "seed": 5})})
+    assert len(large) > 2_000_000
+    with page.expect_file_chooser() as chooser:
+        page.click("#load")
+    chooser.value.set_files({"name": "large.png", "mimeType": "image/png", "buffer": large})
+    page.wait_for_function("document.querySelector('#timesteps input[type=number]').value === '7'")
+
+    unfold(page.get_by_text("Start from a picture", exact=True))
+    page.set_input_files(".choose input", {"name": "large.png", "mimeType": "image/png", "buffer": large})
+    click(page, ".kept", 0.4, 0.6)
+    generate(page.main_frame, 2)
+    shown_step(page.main_frame, 2, "done")
+    assert max(proxy.sizes) > 200_000  # the picture was among what was sent
+
+    unfold(page.get_by_role("tab", name="Train"))
+    folder = tmp_path / "album" / ("holiday" * 30) / ("holiday" * 30) / ("holiday" * 30)
+    folder.mkdir(parents=True)
+    (folder / "large.png").write_bytes(large)
+    for i in range(1400):  # their names alone are larger than a message
+        (folder / f"{i:04}-{'ä' * 100}.png").write_bytes(b"")
+    (folder / "small.png").write_bytes(encode_png(noise(40, 1)))
+    page.set_input_files("#intake .folder", tmp_path / "album")
+    page.wait_for_selector("#intake .intake[data-state=checked]")
+    assert page.locator("#intake .aside td").first.text_content().startswith("album/holiday")
+    assert "(300, and 1,100 more)" in page.inner_text("#intake .aside summary")
+    assert page.inner_text("#intake .sentences").startswith("2 ")
+    assert 900_000 < max(proxy.sizes) < 1_000_000
+
+    page.click("#intake .other")
+    proxy.limit, path = 100_000, folder / "large.png"
+    page.set_input_files("#intake .files", path)
+    page.wait_for_selector("#intake .problem:not(:empty)")
+    words = "a proxy in front of this server rejected the upload (413: too large). Its limit must be at least 1 MB."
+    assert page.inner_text("#intake .problem") == f"The images did not arrive: {words}"
+    page.trouble[:] = [text for text in page.trouble if "413" not in text]  # the browser's own line
