@@ -4,7 +4,7 @@ only.
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 MAX_TIMESTEPS = 100_000  # far past any use; keeps a mistyped number from filling the memory with tables
@@ -25,6 +25,17 @@ def quote(value: Any) -> str:
     except ValueError:  # an integer of more digits than Python converts to text
         return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else type(value).__name__
     return text if len(text) <= MAX_QUOTED else text[: MAX_QUOTED - 1] + "…"
+
+
+def is_number(value: Any) -> bool:
+    """Return whether `value` is a real number that a float can hold: not a bool, nor an integer beyond 1.8e308."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:

@@ -16,15 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from dp.checks import is_number, quote
 from dp.rows import Fields, Rows, Step, begin, join_carries, split, step_group
 from dp.samplers import SampleSettings, coefficients, make_plan
-from dp.schedules import level, make_schedule
+from dp.schedules import checked, level, make_schedule
 
 OBJECTIVES = ("x0", "eps", "v")
 
@@ -57,20 +57,20 @@ class DiffusionPolicy(nn.Module):
     ):
         super().__init__()
         if objective not in OBJECTIVES:
-            raise ValueError(f"unknown objective {objective!r}; choose one of: {', '.join(OBJECTIVES)}")
+            raise ValueError(f"unknown objective {quote(objective)}; choose one of: {', '.join(OBJECTIVES)}")
         for rule, value, holds in (  # the first two again, since None has a meaning to SampleSettings
-            ("timesteps must be a whole number", timesteps, math.isfinite),
+            ("timesteps must be a whole number", timesteps, lambda x: True),
             ("time_difference must lie in [0, 1]", time_difference, lambda x: 0 <= x <= 1),
             ("scale must lie in (0, 1]", scale, lambda x: 0 < x <= 1),
             ("train_prob_self_cond must lie in [0, 1]", train_prob_self_cond, lambda x: 0 <= x <= 1),
             ("min_snr_gamma must be positive", min_snr_gamma, lambda x: x > 0),
         ):
-            if isinstance(value, bool) or not isinstance(value, Real) or not holds(value):
-                raise ValueError(f"{rule}, got {value!r}")
+            if not is_number(value) or not holds(value):
+                raise ValueError(f"{rule}, got {quote(value)}")
         scheduled = {"noise_schedule": noise_schedule, "schedule_kwargs": schedule_kwargs}
         lengths = {"timesteps": timesteps, "time_difference": time_difference}
         self.defaults = SampleSettings(sampler="ddim" if use_ddim else "ddpm", **lengths, **scheduled)
-        self.schedule = make_schedule(noise_schedule, schedule_kwargs)
+        self.schedule = checked(make_schedule(noise_schedule, schedule_kwargs), scale)
         self.model = model
         sampling = {"timesteps": timesteps, "use_ddim": use_ddim, "time_difference": time_difference}
         trained = {"noise_schedule": noise_schedule, "schedule_kwargs": dict(schedule_kwargs or {})}

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dp.checks import MAX_SEED, MAX_TIMESTEPS, check_integer
+from dp.checks import MAX_SEED, MAX_TIMESTEPS, check_integer, quote
 from dp.schedules import TINY, Level, Schedule, level, make_schedule
 
 # What the app and the command line begin with. Sampler and steps are those of benchmarks/steps.py, see
@@ -61,7 +61,7 @@ class DDIM:
 
     def __post_init__(self):
         if isinstance(self.eta, bool) or not isinstance(self.eta, Real) or not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1], got {self.eta!r}")
+            raise ValueError(f"eta must lie in [0, 1], got {quote(self.eta)}")
 
     @property
     def is_stochastic(self) -> bool:
@@ -172,13 +172,13 @@ class SampleSettings:
             check_integer("walk_to", self.walk_to, 0, MAX_SEED - 1)
             check_integer("batch_size of a walk", self.batch_size, 2)
         if isinstance(self.strength, bool) or not isinstance(self.strength, Real) or not 0 < self.strength <= 1:
-            raise ValueError(f"strength must lie above 0 and up to 1, got {self.strength!r}")
+            raise ValueError(f"strength must lie above 0 and up to 1, got {quote(self.strength)}")
         if self.sampler is not None and self.sampler not in list(SAMPLERS):
-            raise ValueError(f"unknown sampler {self.sampler!r}; choose one of: {', '.join(SAMPLERS)}")
+            raise ValueError(f"unknown sampler {quote(self.sampler)}; choose one of: {', '.join(SAMPLERS)}")
         if self.time_difference is not None:
             value = self.time_difference
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
-                raise ValueError(f"time_difference is in units of t and must lie in [0, 1], got {value!r}")
+                raise ValueError(f"time_difference is in units of t and must lie in [0, 1], got {quote(value)}")
         DDIM(self.eta)
         if self.eta and self.sampler not in (None, "ddim"):
             raise ValueError(f"eta = {self.eta} has no meaning for the {self.sampler} sampler; only ddim takes it")

@@ -16,11 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from dp.checks import is_number, quote
 
 TINY = torch.finfo(torch.float64).tiny  # the floor under sigma², so that log_snr stays finite where gamma is 1
 
@@ -40,11 +41,26 @@ class Level(NamedTuple):
 
 
 def level(schedule: Schedule, t: Tensor, scale: float = 1.0) -> Level:
-    """The noise level of `schedule` at t [B] in [0, 1], the signal scaled by `scale` in (0, 1]; all of it finite."""
+    """The noise level of `schedule` at t [B] in [0, 1], the signal scaled by `scale` in (0, 1]. Raises ValueError where
+    it is not finite, as `end - start` or a tiny `scale` can make it.
+    """
     t = t.to("cpu", torch.float64)
     gamma = schedule.gamma(t)
     alpha, sigma2 = scale * gamma.sqrt(), 1 - gamma
-    return Level(t, gamma, alpha, sigma2.sqrt(), 2 * alpha.log() - sigma2.clamp(min=TINY).log())
+    log_snr = 2 * alpha.log() - sigma2.clamp(min=TINY).log()
+    if not log_snr.isfinite().all():  # whatever is wrong with the others is wrong with it, too
+        raise ValueError(
+            f"the noise levels of {schedule} with scale={scale} are not finite; choose less extreme values"
+        )
+    return Level(t, gamma, alpha, sigma2.sqrt(), log_snr)
+
+
+def checked(schedule: Schedule, scale: float = 1.0) -> Schedule:
+    """Return `schedule`. Raises ValueError unless its levels, and the times that its inverse gives, are finite."""
+    at = level(schedule, torch.linspace(0, 1, 17, dtype=torch.float64, device="cpu"), scale)
+    if not schedule.time(at.gamma).isfinite().all():
+        raise ValueError(f"the inverse of {schedule} is not finite; choose less extreme keywords")
+    return schedule
 
 
 # ----------------------------------------------------------------------------
@@ -84,6 +100,7 @@ class _Curve:
             raise ValueError(f"start must be less than end, got start={self.start} and end={self.end}")
         if not self._ends().diff().abs() > TINY:
             raise ValueError(f"with start={self.start}, end={self.end} and tau={self.tau} all levels are the same")
+        checked(self)
 
     def gamma(self, t: Tensor) -> Tensor:
         v_start, v_end = self._ends()
@@ -96,7 +113,7 @@ class _Curve:
         return ((u - self.start) / (self.end - self.start)).clamp(0, 1)
 
     def _ends(self) -> Tensor:
-        return self._v(torch.tensor([self.start, self.end], dtype=torch.float64))
+        return self._v(torch.tensor([self.start, self.end], dtype=torch.float64, device="cpu"))
 
 
 @dataclass(frozen=True)
@@ -142,17 +159,20 @@ SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "sig
 def make_schedule(name: str, kwargs: Mapping[str, Any] | None = None) -> Schedule:
     """The schedule of that name. An unknown name or keyword, or a value out of range, is a ValueError."""
     if name not in list(SCHEDULES):
-        raise ValueError(f"unknown noise schedule {name!r}; choose one of: {', '.join(SCHEDULES)}")
+        raise ValueError(f"unknown noise schedule {quote(name)}; choose one of: {', '.join(SCHEDULES)}")
     kwargs = {} if kwargs is None else kwargs
     if not isinstance(kwargs, Mapping):
-        raise ValueError(f"schedule_kwargs must map keywords to numbers, got {kwargs!r}")
+        raise ValueError(f"schedule_kwargs must map keywords to numbers, got {quote(kwargs)}")
+    numbers = {}
     known = [field.name for field in fields(SCHEDULES[name])]
     for key, value in kwargs.items():
         if key not in known:
-            raise ValueError(f"the {name} schedule has no keyword {key!r} (= {value!r}); it takes: {', '.join(known)}")
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise ValueError(f"{key} of the {name} schedule must be a number, got {value!r}")
-    return SCHEDULES[name](**kwargs)
+            has = f"keyword {quote(key)} (= {quote(value)})"
+            raise ValueError(f"the {name} schedule has no {has}; it takes: {', '.join(known)}")
+        if not is_number(value):
+            raise ValueError(f"{key} of the {name} schedule must be a number, got {quote(value)}")
+        numbers[key] = float(value)
+    return SCHEDULES[name](**numbers)
 
 
 def _check_clip(clip_min: float):

@@ -608,13 +608,27 @@ def test_images_of_a_wrong_shape_are_refused_with_both_shapes(policy, shape):
         {"noise_schedule": "log"},
         {"schedule_kwargs": {"tau": -1}},
         {"noise_schedule": "cosine", "schedule_kwargs": {"end": 1.25}},
+        {"scale": 1e-320},  # alpha is 0 at t = 1
+        {"schedule_kwargs": {"end": 1e308, "start": -1e308}},
     ],
     ids=str,
 )
 def test_a_policy_out_of_range_is_refused_with_its_value(tiny_rin, bad):
-    [value] = bad.get("schedule_kwargs", bad).values()
+    value, *_ = bad.get("schedule_kwargs", bad).values()
     with pytest.raises(ValueError, match=re.escape(repr(value))):
         DiffusionPolicy(tiny_rin(), **bad)
+
+
+@pytest.mark.parametrize("key", ["timesteps", "scale", "min_snr_gamma", "train_prob_self_cond", "time_difference"])
+def test_an_integer_that_no_float_can_hold_is_refused(tiny_rin, key):
+    with pytest.raises(ValueError, match=rf"{key}.* got 1000"):
+        DiffusionPolicy(tiny_rin(), **{key: 10**400})
+
+
+def test_a_sampling_schedule_of_which_no_finite_level_comes_is_refused(tiny_rin):
+    policy = DiffusionPolicy(tiny_rin(), scale=1e-300, schedule_kwargs={"clip_min": 0.5})
+    with pytest.raises(ValueError, match="scale=1e-300 are not finite"):
+        policy.stream(1, timesteps=2, noise_schedule="linear", schedule_kwargs={"clip_min": 1e-300})
 
 
 # ----------------------------------------------------------------------------

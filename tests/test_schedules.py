@@ -210,3 +210,43 @@ def test_keywords_that_are_no_mapping_are_refused(kwargs):
 def test_an_unknown_keyword_is_refused_with_its_value(name, key):
     with pytest.raises(ValueError, match=rf"{key}.*0\.75.*clip_min"):
         make_schedule(name, {key: 0.75})
+
+
+HUGE = 10**400  # an integer that no float can hold
+
+
+@pytest.mark.parametrize(
+    "name, kwargs",
+    [
+        ("sigmoid", {"start": -1e308, "end": 1e308}),
+        ("sigmoid", {"end": HUGE}),
+        ("sigmoid", {"start": -HUGE}),
+        ("cosine", {"tau": HUGE}),
+        ("linear", {"clip_min": HUGE}),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_keywords_that_no_finite_level_comes_of_are_refused(name, kwargs):
+    with pytest.raises(ValueError, match=next(iter(kwargs))):
+        make_schedule(name, kwargs)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("tau", [5e-324, 1e-300, 1e-3, 1e3, 1e300, 1.7e308])
+@pytest.mark.parametrize("clip_min", [5e-324, 1e-300, 1 - 1e-16])
+@pytest.mark.parametrize(
+    "ends", [{}, {"start": 0, "end": 1}, {"start": 0.25, "end": 0.25 + 1e-16}, {"end": 1e308}], ids=str
+)
+def test_extreme_keywords_give_finite_levels_or_a_value_error(name, tau, clip_min, ends):
+    kwargs = {"clip_min": clip_min} | ({"tau": tau, **ends} if name != "linear" else {})
+    try:
+        schedule = make_schedule(name, kwargs)
+    except ValueError:
+        return
+    at = level(schedule, torch.linspace(0, 1, 101, dtype=torch.float64))
+    assert all(value.isfinite().all() for value in (*at, schedule.time(at.gamma)))
+
+
+def test_a_scale_of_which_no_finite_level_comes_is_refused():
+    with pytest.raises(ValueError, match="scale=1e-320"):
+        level(make_schedule("sigmoid"), TIMES, scale=1e-320)

@@ -35,7 +35,7 @@ SEND_LESS = """() => document.addEventListener("change", ({ target }) => {
 # `prompt`, too.)
 LINK_FIELD = (
     "<label hidden>The browser does not let this page copy. Copy the link by hand: "
-    '<input readonly spellcheck="false" /></label>'
+    '<input readonly spellcheck="false" style="width: 100%" /></label>'
 )
 
 # The page's values in the order of `controls.read` -> a link, on the clipboard; the button says so for a moment.
