@@ -82,7 +82,7 @@ def settings_in(data: bytes) -> dict[str, Any]:
         raise ValueError("this PNG carries no settings: only pictures saved here do, and many programs drop them")
     try:
         made_with = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also for a number of more digits than Python reads
         raise ValueError(f"the settings in this PNG are damaged: {error}") from None
     if not isinstance(made_with, dict):
         raise ValueError("the settings in this PNG are damaged")

@@ -14,11 +14,13 @@ from serving import ROOT
 
 from dp import checkpoint
 from dp.engine import Engine
-from dp.images import grid
+from dp.export import settings_in
+from dp.images import encode_png, grid
 from dp.policy import DiffusionPolicy
 from dp.tickets import Frame
 from dp.ui import controls
 from dp.ui.player import show
+from dp.ui.sharing import NAMES
 
 
 @pytest.fixture
@@ -48,6 +50,67 @@ def test_the_trained_schedule_comes_first_and_says_so(engine):
     assert choices[0] == ("cosine, tau 0.8 (trained)", controls.TRAINED)
     # Trained with its own tau, so the plain cosine is another schedule and can be chosen too.
     assert [value for _, value in choices[1:]] == ["linear", "cosine", "sigmoid"]
+
+
+LINK = {
+    "checkpoint": "tiny",
+    "images": "3",
+    "timesteps": "10",
+    "sampler": "ddim",
+    "schedule": "linear",
+    "difference": "2",
+    "eta": "0.5",
+    "seed": "7",
+    "walk": "8",
+}
+USED = {
+    "checkpoint": "tiny",
+    "batch_size": 3,
+    "timesteps": 10,
+    "sampler": "ddim",
+    "noise_schedule": "linear",
+    "time_difference": 0.2,
+    "eta": 0.5,
+    "seed": 7,
+    "walk_to": 8,
+}
+
+
+def test_a_link_holds_every_setting(engine):
+    assert controls.of_link(engine, LINK | {"__theme": "dark"}) == (USED, "")
+    assert controls.of_link(engine, {}) == ({}, "")
+
+
+@pytest.mark.parametrize(
+    "bad", ["9" * 400, "-" + "9" * 400, "9" * 5000, "1e999", "nan", "-inf", "", "<b>x", "\ud800\0"]
+)
+@pytest.mark.parametrize("key", LINK)
+def test_a_bad_setting_in_a_link_is_ignored_with_a_sentence_and_the_others_apply(engine, key, bad):
+    if (key, bad) == ("walk", ""):
+        return  # no walk, as the page has it
+    usable, sentence = controls.of_link(engine, LINK | {key: bad})
+    lost = {NAMES[key]} | ({"eta"} if key == "sampler" else set())  # the page's own sampler has no eta
+    if key == "timesteps":  # of the page's own number of steps, 2 are another share
+        lost.add("time_difference")
+        assert usable.pop("time_difference") == 2 / controls.TIMESTEPS
+    assert usable == {name: value for name, value in USED.items() if name not in lost}
+    assert sentence.startswith("The page ignores a part of its link: ") and f"{key} (" in sentence
+    assert len(sentence) < 700 and "<b>" not in sentence and sentence.isprintable()
+    controls.restored(engine, usable)
+
+
+NUMBERS_OF_A_PNG = ["batch_size", "timesteps", "time_difference", "eta", "seed", "walk_to", "strength"]
+
+
+@pytest.mark.parametrize("bad", ["9" * 400, "9" * 5000, "1e999", "NaN", "-Infinity", '"x"', "[]", "{}", "true"])
+@pytest.mark.parametrize("key", [*NUMBERS_OF_A_PNG, "noise_schedule", "schedule_kwargs", "sampler", "checkpoint"])
+def test_a_bad_setting_in_a_png_is_an_error_that_can_be_shown(engine, key, bad):
+    if bad in ("[]", "{}") and key == "schedule_kwargs":
+        return  # none
+    text = f'{{"checkpoint": "tiny", "noise_schedule": "linear", "{key}": {bad}}}'
+    with pytest.raises((ValueError, gr.Error)) as error:
+        controls.restored(engine, settings_in(encode_png(np.zeros((8, 8, 3), np.uint8), {"dp": text})))
+    assert len(str(error.value)) < 700
 
 
 def test_time_difference_is_counted_in_steps(engine):

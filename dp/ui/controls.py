@@ -11,12 +11,12 @@ import gradio as gr
 
 from dp.card import escape
 from dp.checkpoint import Entry
-from dp.checks import MAX_SEED, within
+from dp.checks import MAX_SEED, quote, within
 from dp.engine import Engine
 from dp.samplers import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.schedules import SCHEDULES
 from dp.ui import permission
-from dp.ui.sharing import number
+from dp.ui.sharing import NAMES, NUMBERS, number
 
 MAX_IMAGES, MAX_TIMESTEPS, MAX_TIME_DIFFERENCE_STEPS = 64, 1000, 3
 TRAINED = "trained"  # the schedule choice that means the checkpoint's own
@@ -84,7 +84,7 @@ def restored(engine: Engine, made_with: Mapping[str, Any]) -> tuple[Any, ...]:
         own = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs", {})
         schedule = TRAINED if name is None or (name, kwargs) == own else name
         if schedule != TRAINED and kwargs:
-            raise ValueError(f"the page has no control for the schedule's own keywords, {kwargs!r:.80}")
+            raise ValueError(f"the page has no control for the schedule's own keywords, {quote(kwargs)}")
     except ValueError as error:
         raise complaint(error) from None
     seed = made_with.get("seed")
@@ -93,6 +93,26 @@ def restored(engine: Engine, made_with: Mapping[str, Any]) -> tuple[Any, ...]:
     values = (images, timesteps, sampler, schedule, round(steps, 6), eta, seed, seed is None, walk, strength)
     read(engine, checkpoint, *values)
     return checkpoint, *values
+
+
+def of_link(engine: Engine, query: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    """A link's query -> the settings in it that can be used, named as in `SampleSettings`, and a sentence about those
+    that are ignored, as markup; empty where there are none.
+    """
+    usable: dict[str, Any] = {}
+    ignored = []
+    for key in [key for key in NAMES if key in query]:
+        value = number(query[key]) if key in NUMBERS else query[key]
+        try:
+            if key == "difference":
+                steps = within("Time difference", value, 0, MAX_TIME_DIFFERENCE_STEPS, whole=False)
+                value = min(steps / usable.get("timesteps", TIMESTEPS), 1.0)
+            restored(engine, usable | {NAMES[key]: value})
+        except (ValueError, gr.Error) as error:
+            ignored.append(f"{key} ({error.message if isinstance(error, gr.Error) else complaint(error).message})")
+        else:
+            usable[NAMES[key]] = value
+    return usable, f"The page ignores a part of its link: {'; '.join(ignored)}." if ignored else ""
 
 
 def unchecked(control: gr.components.Component) -> None:
@@ -143,7 +163,7 @@ def config_of(engine: Engine, checkpoint: str) -> dict[str, Any]:
     """The checked config of a checkpoint. Raises ValueError, with the names there are, where it cannot be had."""
     configs = {entry.name: entry.config for entry in entries(engine) if not entry.problem}
     if not isinstance(checkpoint, str) or checkpoint not in configs:
-        raise ValueError(f"there is no checkpoint {checkpoint!r:.80}; there are: {', '.join(configs) or 'none'}")
+        raise ValueError(f"there is no checkpoint {quote(checkpoint)}; there are: {', '.join(configs) or 'none'}")
     return configs[checkpoint]
 
 

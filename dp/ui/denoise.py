@@ -10,10 +10,9 @@ from uuid import uuid4
 import gradio as gr
 from torch import Tensor
 
-from dp.checks import MAX_SEED
 from dp.export import settings_in
 from dp.samplers import SampleSettings
-from dp.ui import controls, scripts, sharing, words
+from dp.ui import controls, scripts, words
 from dp.ui.lent import Asked, Lend, NotLent, waiting_for
 from dp.ui.load import Loader
 from dp.ui.panel import Panel
@@ -124,10 +123,11 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
 
     def look_again(request: gr.Request) -> tuple[Any, ...]:
         """The checkpoints that are there now, and the settings of the link by which the page was opened, if any."""
-        linked, names = sharing.of_link(request.query_params), controls.usable_names(engine)
-        walk = linked.get("walk_to")
-        is_seed = isinstance(walk, int) and 0 <= walk < MAX_SEED
-        return gr.update(interactive=bool(names)), walk if is_seed else gr.skip(), *panel.look_again(linked)
+        names = controls.usable_names(engine)
+        linked, ignored = controls.of_link(engine, request.query_params) if names else ({}, "")
+        if ignored:
+            gr.Warning(ignored)
+        return gr.update(interactive=bool(names)), linked.get("walk_to", gr.skip()), *panel.look_again(linked)
 
     def load(data: bytes, given: Any) -> tuple[Any, ...]:
         """The settings in a PNG that was saved here. It does not hold the picture that its run has set out from."""

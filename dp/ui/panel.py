@@ -110,15 +110,12 @@ class Panel:
         sampler.input(eta_of, sampler, eta, **quiet)
 
     def look_again(self, asked: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
-        """The checkpoints that are there now, and the settings in `asked` (named as in `SampleSettings`) where there
-        are any. What is wrong with these is said, and the page's own values stay.
+        """The checkpoints that are there now, and the settings in `asked` (named as in `SampleSettings`, and checked)
+        where there are any.
         """
         names = controls.usable_names(self.engine)
         if names and asked:
-            try:
-                return self.restored(asked, choices=names)
-            except gr.Error as error:
-                gr.Warning(f"The link's settings cannot be used: {error.message}")
+            return self.restored(asked, choices=names)
         if self.checkpoint.value in names:  # a visitor who was quick may have chosen already
             values, name = (gr.update(choices=names), *(gr.skip(),) * 8), self.checkpoint.value
         else:
