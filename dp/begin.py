@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 import dp
 from dp.atomic import replacing, write_json
+from dp.checks import quote
 from dp.recipe import NAME_LENGTH, PRESETS, SIZES, Settings
 from dp.runs import RunFolder
 
@@ -65,8 +66,8 @@ def run_of(args: argparse.Namespace) -> RunFolder:
             check_same(run, given)
     elif not args.out:
         raise ValueError(
-            f"there is no training run in {args.source[0]!r}; to begin one with the pictures there, say where it is to "
-            "lie: --out runs/mine"
+            f"there is no training run in {quote(args.source[0])}; to begin one with the pictures there, say where it "
+            "is to lie: --out runs/mine"
         )
     else:
         begin(run, Settings(**vars(PRESETS["quick"]) | given), args)
@@ -79,16 +80,16 @@ def check_same(run: RunFolder, given: dict[str, Any]) -> None:
     if other := next((name for name, value in given.items() if begun[name] != value), None):
         was = f"{other.replace('_', ' ')} {begun[other]}"
         raise ValueError(
-            f"the run in {str(run.path)!r} was begun with {was}, not {given[other]}: leave the settings out to go on "
-            "with it, or begin another one elsewhere"
+            f"the run in {quote(str(run.path))} was begun with {was}, not {given[other]}: leave the settings out to go "
+            "on with it, or begin another one elsewhere"
         )
 
 
 def begin(run: RunFolder, settings: Settings, args: argparse.Namespace) -> None:
     if missing := [source for source in args.source if not Path(source).exists()]:
-        raise ValueError(f"there is no file or folder {missing[0]!r}")
+        raise ValueError(f"there is no file or folder {quote(missing[0])}")
     if run.path.exists() and not (run.path.is_dir() and not any(run.path.iterdir())):
-        raise ValueError(f"{str(run.path)!r} holds other things than a training run; choose another place")
+        raise ValueError(f"{quote(str(run.path))} holds other things than a training run; choose another place")
     if args.prepare:
         return prepare(run, settings, args.source)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:

@@ -22,6 +22,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationE
 from huggingface_hub.utils import hf_raise_for_status, httpx, validate_repo_id
 
 from dp.card import plain
+from dp.checks import quote
 
 PATIENCE = 10  # seconds to wait for an answer
 SLOWEST = 20_000  # bytes a second; who is slower than that is no longer waited for
@@ -48,7 +49,7 @@ def headers_for(repo_id: str, token: str | bool | None) -> dict[str, str]:
         if repo_id.count("/") != 1:
             raise HFValidationError
     except HFValidationError:
-        raise HubError(f"{plain(repo_id)!r} is no name on the Hub: write it as user/name") from None
+        raise HubError(f"{quote(repo_id)} is no name on the Hub: write it as user/name") from None
     return headers_of(token)
 
 

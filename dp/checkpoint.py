@@ -11,6 +11,7 @@ Over budget: a third of this file is the table of what a config may say, which b
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dp.card import model_card
+from dp.checks import quote
 from dp.policy import DiffusionPolicy
 from dp.rin import NETWORKS
 
@@ -115,6 +117,8 @@ def config_of(policy: DiffusionPolicy, **card: Any) -> dict[str, Any]:
 def load(folder: str | Path) -> DiffusionPolicy:
     """The model of a checkpoint folder, on the CPU in float32. Raises CheckpointError with what is wrong."""
     folder = Path(folder)
+    if not os.path.isdir(folder):
+        raise CheckpointError(f"{quote(str(folder))}: there is no such folder")
     _, policy = inspect(folder)
     with safe_open(folder / "model.safetensors", "pt") as file:
         # Copies: what `get_tensor` gives may lie in the file itself, which someone may write over.
@@ -175,7 +179,7 @@ def entry_of(path: Path, files: frozenset[tuple[str, int]]) -> Entry:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint folder, checked. Raises CheckpointError."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False also for a name that is too long
         raise CheckpointError(f"{folder}: there is no such folder")
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
@@ -208,7 +212,7 @@ def check_config(config: Any, where: str) -> None:
         )
         kind = config["network"].get("type")
         if not isinstance(kind, str) or kind not in NETWORKS:
-            raise CheckpointError(f"unknown network {kind!r}; this version knows: {', '.join(NETWORKS)}")
+            raise CheckpointError(f"unknown network {quote(kind)}; this version knows: {', '.join(NETWORKS)}")
         fields = NETWORK_FIELDS[kind]
         _check_fields(config["network"], {"type": str, **fields}, "network", required=("type", *fields))
         _check_fields(config["policy"], POLICY_FIELDS, "policy", required=())
@@ -245,26 +249,26 @@ def _check_fields(values: Any, fields: dict[str, Any], where: str, required: tup
     if not isinstance(values, dict):
         raise CheckpointError(f"{where} must be an object, got {type(values).__name__}")
     if unknown := values.keys() - fields.keys():
-        raise CheckpointError(f"unknown field {min(unknown)!r} in {where}")
+        raise CheckpointError(f"unknown field {quote(min(unknown))} in {where}")
     if missing := [name for name in required if name not in values]:
-        raise CheckpointError(f"{where} lacks the field {missing[0]!r}")
+        raise CheckpointError(f"{where} lacks the field {quote(missing[0])}")
     for name, value in values.items():
-        _check_value(f"{name!r} in {where}", value, fields[name])
+        _check_value(f"{quote(name)} in {where}", value, fields[name])
 
 
 def _check_value(what: str, value: Any, rule: Any) -> None:
     if isinstance(rule, list):
         element, longest = rule
         if not isinstance(value, list) or len(value) > longest:
-            raise CheckpointError(f"{what} must be a list of at most {longest}, got {value!r:.80}")
+            raise CheckpointError(f"{what} must be a list of at most {longest}, got {quote(value)}")
         for item in value:
             _check_value(what, item, element)
     elif isinstance(rule, tuple):
         kind, low, high = rule
         if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
             raise CheckpointError(
-                f"{what} must be {'a whole' if kind is int else 'a'} number from {low} to {high}, got {value!r:.80}"
+                f"{what} must be {'a whole' if kind is int else 'a'} number from {low} to {high}, got {quote(value)}"
             )
     elif not isinstance(value, rule):
         kind = {bool: "true or false", str: "text", dict: "an object"}[rule]
-        raise CheckpointError(f"{what} must be {kind}, got {value!r:.80}")
+        raise CheckpointError(f"{what} must be {kind}, got {quote(value)}")

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dp.checks import quote
 from dp.decoder import EXTENSIONS, Refused, decode
 from dp.images import MODES, to_float
 
@@ -61,12 +62,12 @@ class ImageDataset(Dataset):
     ):
         mode = convert_image_to or "RGB"
         if mode not in MODES.values():
-            raise ValueError(f"convert_image_to must be one of {', '.join(MODES.values())}, got {mode!r}")
+            raise ValueError(f"convert_image_to must be one of {', '.join(MODES.values())}, got {quote(mode)}")
         if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}")
+            raise ValueError(f"image_size must be at least 1, got {quote(image_size)}")
         folder = Path(folder)
-        if not folder.is_dir():
-            raise ValueError(f"there is no folder {str(folder)!r}")
+        if not os.path.isdir(folder):  # False also for a name that is too long
+            raise ValueError(f"there is no folder {quote(str(folder))}")
         self.folder, self.image_size, self.augment_horizontal_flip = folder, image_size, augment_horizontal_flip
         self.exts = exts
         self.is_prepared = is_prepared(folder)
@@ -98,7 +99,7 @@ class ImageDataset(Dataset):
     def _check_not_empty(self) -> None:
         if not len(self.images):
             looked_for = ", ".join(self.exts)
-            raise ValueError(f"no usable picture in {str(self.folder)!r} (looked for {looked_for}): {self.report}")
+            raise ValueError(f"no usable picture in {quote(str(self.folder))} (looked for {looked_for}): {self.report}")
 
 
 def is_prepared(folder: Path) -> bool:
@@ -115,12 +116,12 @@ def load_prepared(folder: Path, image_size: int, mode: str) -> tuple[np.ndarray,
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(report.used):
             raise ValueError(f"{images.dtype} {images.shape} for {len(report.used)} names")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the dataset in {str(folder)!r} is damaged ({error}); prepare it again") from None
+        raise ValueError(f"the dataset in {quote(str(folder))} is damaged ({error}); prepare it again") from None
     height, width, channels = images.shape[1:]
     if (height, width, channels) != (image_size, image_size, len(mode)):
         was = f"{width} x {height} {MODES.get(channels, f'with {channels} channels')}"
         wanted = f"{image_size} x {image_size} {mode}"
-        raise ValueError(f"the dataset in {str(folder)!r} is {was}, and {wanted} is asked for; prepare it again")
+        raise ValueError(f"the dataset in {quote(str(folder))} is {was}, and {wanted} is asked for; prepare it again")
     return images, report
 
 
@@ -144,7 +145,7 @@ def appending(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarr
         yield append
         file.seek(0)
         if write_head() != start:
-            raise RuntimeError(f"the head of {str(path)!r} does not have one length for every number of pictures")
+            raise RuntimeError(f"the head of {quote(str(path))} does not have one length for every number of pictures")
 
 
 def decode_folder(folder: Path, image_size: int, mode: str, exts: Sequence[str]) -> tuple[np.ndarray, Report]:

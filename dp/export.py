@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dp.checks import quote
 from dp.film import encode_gif, encode_mp4, enlarged, film_strip, zipped
 from dp.images import encode_png, grid, png_text
 from dp.tickets import Frame, evenly
@@ -28,7 +29,7 @@ def export(frames: Sequence[Frame], made_with: Mapping[str, Any], kind: Any) -> 
     'zip', every kept frame. Raises ValueError where there is nothing yet.
     """
     if kind not in list(KINDS):
-        raise ValueError(f"there is no such kind of file as {kind!r:.40}; choose one of: {', '.join(KINDS)}")
+        raise ValueError(f"there is no such kind of file as {quote(kind)}; choose one of: {', '.join(KINDS)}")
     if not frames:
         raise ValueError("there is nothing to save yet")
     made_with = {"app": f"dp {VERSION}", **made_with, "steps_taken": frames[-1].index}

@@ -32,8 +32,9 @@ from dp.calls import (
     in_words,
     within,
 )
-from dp.card import LIBRARY, TASK, model_card, plain
+from dp.card import LIBRARY, TASK, model_card
 from dp.checkpoint import CheckpointError
+from dp.checks import quote
 from dp.policy import DiffusionPolicy
 
 FILES = {"config.json": checkpoint.MAX_CONFIG, "README.md": 1_000_000, "model.safetensors": 8_000_000_000}  # bytes
@@ -44,12 +45,12 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 def find(source: str | Path, *, token: str | bool | None = None, revision: str | None = None) -> Path:
     """The folder of a checkpoint: `source` itself, or what `pull` gives where that is no folder but "user/name"."""
-    if Path(source).exists() or not isinstance(source, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    if os.path.exists(source) or not isinstance(source, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         return Path(source)
     try:
         return pull(source, token=token, revision=revision)
     except HubError as error:
-        raise HubError(f"there is no folder {source!r} here, and on the Hub: {error}") from None
+        raise HubError(f"there is no folder {quote(source)} here, and on the Hub: {error}") from None
 
 
 def listed(owner: str | None = None, *, token: str | bool | None = None) -> list[str]:
@@ -77,7 +78,7 @@ def pull(
     """
     headers = headers_for(repo_id, token)
     if revision is not None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision, re.ASCII):
-        raise HubError(f"{plain(revision)!r} is no revision: give a branch, a tag or a commit")
+        raise HubError(f"{quote(revision)} is no revision: give a branch, a tag or a commit")
     try:
         with in_words(repo_id, headers):
             wanted = {"revision": revision, "files_metadata": True, "timeout": PATIENCE}
@@ -178,7 +179,7 @@ def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[st
                 if name in files:
                     size = files[name].size
                     if not isinstance(size, int) or not 0 <= size <= most:
-                        raise HubError(f"{repo_id} is refused: its {name} has {size} bytes, of {most:,} allowed")
+                        raise HubError(f"{repo_id} is refused: its {name} has {quote(size)} bytes, of {most:,} allowed")
                     digest = files[name].lfs.sha256 if files[name].lfs else None
                     url = hf_hub_url(repo_id, name, revision=commit)
                     download(url, headers, Path(aside, name), size, digest, progress)

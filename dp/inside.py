@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dp.checks import quote
 from dp.policy import DiffusionPolicy
 from dp.rin import RIN
 from dp.rows import Rows
@@ -26,7 +27,7 @@ def read_attention(policy: DiffusionPolicy, rows: Rows) -> Tensor:
 def replay(policy: DiffusionPolicy, rows: Rows, index: int) -> Rows:
     """`rows` that have just begun, brought to where they make step `index`, from 1. Raises ValueError for others."""
     if not 1 <= index <= len(rows.plan):
-        raise ValueError(f"there is no step {index} in a run of {len(rows.plan)}")
+        raise ValueError(f"there is no step {quote(index)} in a run of {len(rows.plan)}")
     for _ in range(index - 1):
         [(rows, _)] = policy.tick([rows])
     return rows
@@ -40,5 +41,5 @@ def look(
     """
     rows = policy.begin(settings, start, mask)[row : row + 1]
     if not len(rows):
-        raise ValueError(f"there is no image {row} in a run of {settings.batch_size}")
+        raise ValueError(f"there is no image {quote(row)} in a run of {settings.batch_size}")
     return read_attention(policy, replay(policy, rows, index))[0]

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from dp.archives import is_archive
 from dp.atomic import replacing
+from dp.checks import quote
 from dp.data import IMAGES, appending, is_prepared
 from dp.decoder import Picture, Refused, check_name, read_picture
 from dp.findings import Findings, shown
@@ -58,13 +59,13 @@ def prepare(
     into, paths = Path(into), [Path(path) for path in ([sources] if isinstance(sources, (str, Path)) else sources)]
     names = [path.name or str(path) for path in paths] if names is None else list(names)
     if mode not in MODES.values():
-        raise ValueError(f"mode must be one of {', '.join(MODES.values())}, got {mode!r}")
+        raise ValueError(f"mode must be one of {', '.join(MODES.values())}, got {quote(mode)}")
     if image_size < 1:
-        raise ValueError(f"image_size must be at least 1, got {image_size}")
+        raise ValueError(f"image_size must be at least 1, got {quote(image_size)}")
     if len(names) != len(paths):
         raise ValueError(f"{len(names)} names for {len(paths)} sources")
     if into.exists() and not (into.is_dir() and (is_prepared(into) or not any(into.iterdir()))):
-        raise ValueError(f"{str(into)!r} holds other things than a dataset; choose another place")
+        raise ValueError(f"{quote(str(into))} holds other things than a dataset; choose another place")
     yield Progress(0, None, "")
     report = Findings()
     with ExitStack() as zips:

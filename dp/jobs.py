@@ -18,6 +18,7 @@ from typing import Any
 from filelock import Timeout
 
 from dp.atomic import replacing, write_json
+from dp.checks import quote
 from dp.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent  # `-m dp.train` is found from here
@@ -29,7 +30,7 @@ def create(home: str | Path, config: dict[str, Any], dataset: str | Path, name: 
     """A new run in `home`, of a request and a prepared dataset, which is moved into it."""
     dataset = Path(dataset)
     if not dataset.is_dir():
-        raise ValueError(f"there is no dataset in {str(dataset)!r}")
+        raise ValueError(f"there is no dataset in {quote(str(dataset))}")
     return _make(home, config | {"name": name or config.get("name") or "run"}, dataset, shutil.move)
 
 
@@ -37,7 +38,7 @@ def duplicate(run: RunFolder, home: str | Path, **changes: Any) -> RunFolder:
     """A new run of the same pictures, with `changes` to its config; an object in them is merged with the one there."""
     config = run.config()
     if not config or not run.dataset.is_dir():
-        raise ValueError(f"the run {run.id!r} has no config or no dataset to make another one from")
+        raise ValueError(f"the run {quote(run.id)} has no config or no dataset to make another one from")
     config |= {"name": f"{config['name']} again"[:LONGEST_NAME]}
     for key, value in changes.items():
         both_objects = isinstance(value, dict) and isinstance(config.get(key), dict)
@@ -80,7 +81,7 @@ def start(run: RunFolder) -> None:
     neither this process nor a terminal. ValueError where it is alive already, or ends at once.
     """
     if run.is_alive():
-        raise ValueError(f"the run {run.name!r} is already going on")
+        raise ValueError(f"the run {quote(run.name)} is already going on")
     before = time.time()
     with run.log_file.open("ab") as log:
         process = _launch(run, run.config().get("processes", 1), stdout=log, stderr=subprocess.STDOUT)
@@ -92,10 +93,10 @@ def start(run: RunFolder) -> None:
         if code is None:
             time.sleep(0.05)
         elif run.is_alive():
-            raise ValueError(f"the run {run.name!r} is already going on")
+            raise ValueError(f"the run {quote(run.name)} is already going on")
         else:
-            raise ValueError(f"the run {run.name!r} ended at once: {run.tail(1) or f'exit code {code}'}")
-    raise ValueError(f"the run {run.name!r} does not come to life; see its log")
+            raise ValueError(f"the run {quote(run.name)} ended at once: {run.tail(1) or f'exit code {code}'}")
+    raise ValueError(f"the run {quote(run.name)} does not come to life; see its log")
 
 
 def trial(run: RunFolder) -> subprocess.Popen:
@@ -132,7 +133,7 @@ def sample_now(run: RunFolder) -> None:
 
 def _ask(run: RunFolder, verb: str) -> None:
     if not run.is_alive():
-        raise ValueError(f"the run {run.name!r} is not going on: it is {run.status()['state']}")
+        raise ValueError(f"the run {quote(run.name)} is not going on: it is {run.status()['state']}")
     run.ask(verb)
 
 
@@ -142,7 +143,7 @@ def stop(run: RunFolder) -> None:
         return run.ask("stop")
     state = run.status()["state"]
     if state not in ("paused", "lost"):
-        raise ValueError(f"the run {run.name!r} is not going on: it is {state}")
+        raise ValueError(f"the run {quote(run.name)} is not going on: it is {state}")
     with _idle(run):
         run.report(state="stopped", message="stopped")
 
@@ -163,7 +164,7 @@ def rename(run: RunFolder, name: str) -> None:
 def delete(run: RunFolder) -> None:
     """The run and all that it has made. ValueError while it is alive."""
     if run.is_away():
-        raise ValueError(f"the run {run.name!r} is going on as a Job: stop it first")
+        raise ValueError(f"the run {quote(run.name)} is going on as a Job: stop it first")
     with _idle(run):
         pass  # on Windows a folder cannot be renamed while a file in it is open
     gone = run.path.with_name(f".{run.id}.deleted")  # out of sight at once, however long it takes
@@ -176,4 +177,4 @@ def _idle(run: RunFolder):
     try:
         return run.lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"the run {run.name!r} is going on: stop it first") from None
+        raise ValueError(f"the run {quote(run.name)} is going on: stop it first") from None

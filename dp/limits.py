@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields
 
+from dp.checks import quote
 from dp.decoder import MAX_PIXELS
 
 PILLOW_PIXELS = 178_956_970  # of one image, at which Pillow stops by itself
@@ -26,7 +27,7 @@ class Limits:
         for limit in fields(self):
             value = getattr(self, limit.name)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{limit.name} must be a whole number of at least 1, got {value!r}")
+                raise ValueError(f"{limit.name} must be a whole number of at least 1, got {quote(value)}")
         if self.pixels > PILLOW_PIXELS:
             raise ValueError(f"pixels must be at most {PILLOW_PIXELS:,}, got {self.pixels:,}")
 

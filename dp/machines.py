@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError, RepositoryN
 
 from dp.calls import PATIENCE, HubError, Refused, Unreachable, api_for, headers_of, in_words, within
 from dp.card import plain
+from dp.checks import quote
 
 FLAVOR, TIMEOUT = "a10g-small", "2h"  # where nothing else is said
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -38,7 +39,7 @@ def hardware(token: str | bool | None = None) -> dict[str, tuple[str, float | No
 
 def check(flavor: str, found: dict[str, tuple[str, float | None]]) -> None:
     if flavor not in found:
-        raise HubError(f"there is no machine {plain(flavor)!r}; there are: {', '.join(found)}")
+        raise HubError(f"there is no machine {quote(flavor)}; there are: {', '.join(found)}")
 
 
 def describe(flavor: str, timeout: str | float, token: str | bool | None = None) -> str:
@@ -60,7 +61,7 @@ def seconds_of(timeout: str | float) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(timeout))
     seconds = float(found[1]) * UNITS[found[2] or "s"] if found else 0
     if not 1 <= seconds <= LONGEST_S:
-        raise ValueError(f"a time limit is written as 30m, 2h or 1d, and at most 30d; got {plain(str(timeout))!r}")
+        raise ValueError(f"a time limit is written as 30m, 2h or 1d, and at most 30d; got {quote(timeout)}")
     return int(seconds)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dp.checks import MAX_SEED, within
+from dp.checks import MAX_SEED, quote, within
 
 SIZES = (16, 32, 64, 128)  # of which 8 x 8 tokens can be made by halving
 NAME_LENGTH = 60
@@ -46,7 +46,7 @@ class Settings:
         if not isinstance(self.name, str) or len(self.name) > NAME_LENGTH or not self.name.isprintable():
             raise ValueError(f"Name must have at most {NAME_LENGTH} characters, all of them visible")
         if self.image_size not in SIZES:
-            raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}, got {self.image_size!r:.80}")
+            raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}, got {quote(self.image_size)}")
         for name, label, low, high in (
             ("width", "Network width", 16, 1024),
             ("depth", "Network depth", 1, 16),
@@ -58,7 +58,7 @@ class Settings:
             object.__setattr__(self, name, within(label, getattr(self, name), low, high))
         object.__setattr__(self, "lr", within("Learning rate", self.lr, 1e-6, 1, whole=False))
         if self.width % 16:
-            raise ValueError(f"Network width must be a multiple of 16, got {self.width}")
+            raise ValueError(f"Network width must be a multiple of 16, got {quote(self.width)}")
 
     def config(self, dataset: str, count: int, created: float) -> dict[str, Any]:
         """The run's config.json."""

@@ -21,6 +21,7 @@ from huggingface_hub.errors import JobNotFoundError
 from dp import aboard, jobs, machines, mirror
 from dp.calls import PATIENCE, HubError, Refused, Unreachable, api_for, headers_of, in_words, token_in, within
 from dp.card import plain
+from dp.checks import quote
 from dp.machines import refusals
 from dp.runs import ALIVE, VERBS, RunFolder
 
@@ -46,7 +47,7 @@ def start(run: RunFolder, flavor: str, timeout: str | float, token: str | None =
                 raise Timeout(str(run.path))
             _start(run, before, flavor, limit_s, headers, every)
     except Timeout:
-        raise ValueError(f"the run {run.id!r} is already going on") from None
+        raise ValueError(f"the run {quote(run.id)} is already going on") from None
 
 
 def _start(
@@ -101,7 +102,7 @@ def refresh(run: RunFolder, token: str | None = None) -> dict[str, Any]:
 def cancel(run: RunFolder, token: str | None = None) -> None:
     """End the Job at once: what it has not reported is lost."""
     if not run.is_away():
-        raise ValueError(f"the run {run.id!r} is not going on as a Job")
+        raise ValueError(f"the run {quote(run.id)} is not going on as a Job")
     remote = run.status()["remote"]
     headers = headers_of(token)
     with in_words(remote["repo"], headers), refusals(), suppress(JobNotFoundError):
@@ -112,7 +113,7 @@ def cancel(run: RunFolder, token: str | None = None) -> None:
 def forget(run: RunFolder, token: str | None = None) -> None:
     """Delete the run's repository; its folder here stays."""
     if run.is_away():
-        raise ValueError(f"the run {run.id!r} is going on as a Job: stop it first")
+        raise ValueError(f"the run {quote(run.id)} is going on as a Job: stop it first")
     if remote := run.status()["remote"]:
         headers = headers_of(token)
         with in_words(remote["repo"], headers):

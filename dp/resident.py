@@ -15,6 +15,7 @@ import torch
 
 from dp import shelf
 from dp.checkpoint import Entry, list_checkpoints, load
+from dp.checks import quote
 from dp.policy import DiffusionPolicy
 from dp.runs import runs_in
 
@@ -53,7 +54,7 @@ class Residents:
         entry = next((entry for entry in self.entries() if entry.name == checkpoint), None)
         if entry is None:
             names = ", ".join(entry.name for entry in self.entries())
-            raise ValueError(f"there is no checkpoint {checkpoint!r}; there are: {names or 'none'}")
+            raise ValueError(f"there is no checkpoint {quote(checkpoint)}; there are: {names or 'none'}")
         if entry.hub:
             shelf.used(self.runs, entry.hub)
         path = entry.path

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from dp.checks import quote
+
 # ----------------------------------------------------------------------------
 # The pieces of a block
 
@@ -261,7 +263,9 @@ class RIN(nn.Module):
         dim_latent = dim if dim_latent is None else dim_latent
         fold, odd = divmod(patch_size, 2 ** len(conv_widths))
         if patch_size < 1 or image_size % patch_size:
-            raise ValueError(f"image_size must be a multiple of patch_size, got {image_size} and {patch_size}")
+            raise ValueError(
+                f"image_size must be a multiple of patch_size, got {quote(image_size)} and {quote(patch_size)}"
+            )
         if odd or not fold:
             raise ValueError(
                 f"patch_size must be a multiple of {2 ** len(conv_widths)}, because each of the {len(conv_widths)} "

@@ -34,6 +34,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dp.atomic import is_disk_full, tidy, write_json
+from dp.checks import quote
 
 ALIVE = ("queued", "preparing", "running", "pausing", "stopping")
 STATES = ("new", *ALIVE, "paused", "stopped", "finished", "failed", "lost")
@@ -106,7 +107,7 @@ class RunFolder:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f"config.json of the run {self.id!r} cannot be read ({error})") from None
+            raise ValueError(f"config.json of the run {quote(self.id)} cannot be read ({error})") from None
 
     def created(self) -> float:
         """When, in unix seconds."""
@@ -195,7 +196,7 @@ class RunFolder:
 
     def _control(self, verb: str) -> Path:
         if verb not in VERBS:
-            raise ValueError(f"a run may be asked to {', '.join(VERBS)}; not to {verb!r}")
+            raise ValueError(f"a run may be asked to {', '.join(VERBS)}; not to {quote(verb)}")
         return self.path / "control" / verb
 
     @property
@@ -234,11 +235,11 @@ class RunFolder:
             yield
             return
         if self.is_away():
-            raise Busy(f"the run {self.id!r} is going on as a Job on the Hub")
+            raise Busy(f"the run {quote(self.id)} is going on as a Job on the Hub")
         try:
             lock.acquire(timeout=LEAVING_S)
         except Timeout:
-            raise Busy(f"the run {self.id!r} is already going on in another process") from None
+            raise Busy(f"the run {quote(self.id)} is already going on in another process") from None
         try:
             for verb in VERBS:
                 self.obeyed(verb)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from dp import hub
 from dp.atomic import replacing
 from dp.checkpoint import read_config
-from dp.checks import within
+from dp.checks import quote, within
 from dp.device import use_own_cores
 from dp.engine import Engine
 from dp.export import KINDS, export
@@ -88,7 +88,7 @@ def kind_of(file: Path | None, asked: str | None) -> str:
     suffix = file.suffix.lower() if file else ""
     kind = asked or (suffix[1:] if suffix[1:] in KINDS else "png")
     if file and suffix != KINDS[kind]:
-        raise ValueError(f"a file of the kind {kind!r} ends with {KINDS[kind]}, which {str(file)!r} does not")
+        raise ValueError(f"a file of the kind {quote(kind)} ends with {KINDS[kind]}, which {quote(str(file))} does not")
     return kind
 
 

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from dp import checkpoint
 from dp.atomic import replacing
-from dp.checks import MAX_SEED, MAX_TIMESTEPS, check_integer
+from dp.checks import MAX_SEED, MAX_TIMESTEPS, check_integer, quote
 from dp.data import ImageDataset
 from dp.device import best_device, is_out_of_memory
 from dp.images import MODES, encode_png, grid, to_float, to_uint8
@@ -105,9 +105,9 @@ class Trainer:
             ("ema_decay", ema_decay, 1),
         ):
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= high:
-                raise ValueError(f"{name} must lie in [0, {high}], got {value!r}")
+                raise ValueError(f"{name} must lie in [0, {high}], got {quote(value)}")
         if math.isqrt(num_samples) ** 2 != num_samples:
-            raise ValueError(f"num_samples must be a square (1, 4, 9, ...) to fill a square grid, got {num_samples}")
+            raise ValueError(f"num_samples must be a square (1, 4, 9, ...) to fill a grid, got {quote(num_samples)}")
         checkpoint.config_of(diffusion_model)  # a model that could not be saved is told now, not at the first milestone
 
         best = best_device()
@@ -120,7 +120,7 @@ class Trainer:
         tracking = {"log_with": log_with, "project_config": ProjectConfiguration(logging_dir=trackers)}
         self.accelerator = Accelerator(cpu=best.type == "cpu", mixed_precision=precision, **tracking)
         if log_with and not self.accelerator.log_with:  # which drops in silence what is not installed
-            raise ValueError(f"log_with={log_with!r}: its package is not installed")
+            raise ValueError(f"log_with={quote(log_with)}: its package is not installed")
         device, processes = self.accelerator.device, self.accelerator.num_processes
         if split_batches and train_batch_size % processes:
             raise ValueError(f"train_batch_size = {train_batch_size} cannot be split evenly over {processes} processes")
@@ -129,7 +129,7 @@ class Trainer:
         mode = convert_image_to or MODES.get(diffusion_model.channels, "RGB")
         if len(mode) != diffusion_model.channels:
             channels = f"the model has {diffusion_model.channels} channels"
-            raise ValueError(f"{channels}, which convert_image_to={mode!r} does not give")
+            raise ValueError(f"{channels}, which convert_image_to={quote(mode)} does not give")
         self.dataset = ImageDataset(folder, diffusion_model.image_size, convert_image_to=mode)
         self.dataset.leave_out(self.run.samples, "a sample that this run has made")
         self.pixels = torch.from_numpy(self.dataset.images)  # uint8 [N,H,W,C]
@@ -163,12 +163,12 @@ class Trainer:
         Raises ValueError with what is wrong.
         """
         run = RunFolder(folder)
-        config, where = run.config(), f"config.json of the run {run.id!r}"
+        config, where = run.config(), f"config.json of the run {quote(run.id)}"
         settings = config.get("trainer", {})
         model = {key: config[key] for key in ("network", "policy") if key in config}
         checkpoint.check_config(model, where)
         if unknown := settings.keys() - cls.__init__.__kwdefaults__.keys() | settings.keys() & {"results_folder"}:
-            raise ValueError(f"{where}: unknown field {min(unknown)!r} in trainer")
+            raise ValueError(f"{where}: unknown field {quote(min(unknown))} in trainer")
         if "amp" not in settings and best_device().type == "cuda" and torch.cuda.is_bf16_supported():
             settings = settings | {"amp": True, "mixed_precision_type": "bf16"}
         torch.manual_seed(settings.get("seed", 0))  # so that a run that begins again is the same run, too

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dp.checks import within
+from dp.checks import quote, within
 from dp.engine import Engine
 from dp.samplers import SampleSettings
 from dp.ui import controls
@@ -47,7 +47,7 @@ class Arm(NamedTuple):
 def make_arms(engine: Engine, axis: str, chosen: Sequence[Any], *values: Any) -> list[Arm]:
     """The page's values, and those of `axis` (of `PLACES`, or SHORT_RUNS) to compare. What is bad is a gr.Error."""
     if axis not in [*PLACES, SHORT_RUNS]:
-        raise controls.complaint(f"there is no such thing to compare as {axis!r:.40}")
+        raise controls.complaint(f"there is no such thing to compare as {quote(axis)}")
     chosen = chosen if isinstance(chosen, list) else []
     chosen = [value for i, value in enumerate(chosen) if value not in chosen[:i]]
     if axis not in ("sampler", "schedule", "checkpoint"):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dp.atomic import write_json
+from dp.checks import quote
 from dp.limits import Limits
 from dp.runs import home
 
@@ -100,7 +101,7 @@ class Draft:
         paths = [self.file(number) for number in range(len(names))]
         for path, name in zip(paths, names):
             if not path.exists():
-                raise ValueError(f"{name!r:.80} did not arrive; bring the pictures again")
+                raise ValueError(f"{quote(name)} did not arrive; bring the pictures again")
         return paths
 
     def facts(self) -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""Whatever is said of input from outside stays short: every public entry that repeats it, given far too much of it."""
+
+from __future__ import annotations
+
+import json
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from dp import (
+    RIN,
+    DiffusionPolicy,
+    ImageDataset,
+    SampleSettings,
+    checkpoint,
+    export,
+    hub,
+    intake,
+    jobs,
+    machines,
+)
+from dp.checks import MAX_QUOTED
+from dp.engine import Engine
+from dp.images import encode_png
+from dp.recipe import Settings
+from dp.runs import RunFolder
+from dp.schedules import make_schedule
+from dp.sources import Limits
+from dp.ui import controls
+from dp.ui.arms import make_arms
+from dp.ui.player import recall
+from dp.ui.start import read
+from dp.ui.training import intake as page_of_intake
+from dp.ui.training.drafts import Draft
+
+LONG = "x\n\ud800" * 10_000
+HUGE = 10**6000 + 1  # Python does not even convert it to text
+MANY = {
+    "text": LONG,
+    "number": HUGE,
+    "list": [LONG],
+    "dict": {LONG: LONG},
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def engine(tiny_rin, home):
+    DiffusionPolicy(tiny_rin()).save_pretrained(home / "models" / "tiny")
+    return Engine(home / "models", device="cpu")
+
+
+def settings(**changed):
+    """The arguments of `controls.read` that follow the engine, one of them changed."""
+    usual = {"checkpoint": "tiny", "images": 1, "timesteps": 4, "sampler": "ddim", "schedule": "trained"}
+    usual |= {"difference": 0, "eta": 0, "seed": 1, "random": False, "walk": None, "strength": 1}
+    return (usual | changed).values()
+
+
+def config_with(**changed):
+    network = {"type": "rin", **RIN(dim=8, image_size=8, patch_size=4).config}
+    config = {"network": network, "policy": {}}
+    for path, value in changed.items():
+        *parents, last = path.split("__")
+        at = config
+        for name in parents:
+            at = at[name]
+        at[last] = value
+    return config
+
+
+def built(config):
+    checkpoint.check_config(config, "here")
+    checkpoint.build(config, "here", device="meta")
+
+
+def sampled_from(engine, name):
+    ticket = engine.submit(SampleSettings(1), name)
+    list(ticket)
+    raise ValueError(ticket.error)
+
+
+POLICY = ("timesteps", "noise_schedule", "objective", "time_difference", "min_snr_gamma", "scale")
+SAMPLING = ("timesteps", "sampler", "noise_schedule", "time_difference", "eta", "seed", "walk_to", "strength")
+TRAIN = ("name", "image_size", "width", "depth", "batch", "lr", "steps", "save_every", "seed")
+CONTROLS = ("checkpoint", "images", "timesteps", "sampler", "schedule", "difference", "eta", "seed", "walk", "strength")
+CONFIG = (
+    "network__type",
+    "network__dim",
+    "network__conv_widths",
+    "policy__objective",
+    "policy__scale",
+    "policy__noise_schedule",
+    "step",
+)
+
+ENTRIES = {  # each is called with the engine, the home and a value that is too long
+    "a schedule's name": lambda engine, home, bad: make_schedule(bad),
+    "its keywords": lambda engine, home, bad: make_schedule("sigmoid", bad),
+    "a keyword": lambda engine, home, bad: make_schedule("sigmoid", {"tau": bad}),
+    "a network": lambda engine, home, bad: RIN(dim=8, image_size=bad if bad == HUGE else 9, patch_size=4),
+    "from_pretrained": lambda engine, home, bad: DiffusionPolicy.from_pretrained(str(bad)),
+    "a dataset's folder": lambda engine, home, bad: ImageDataset(str(bad), 8),
+    "a dataset's mode": lambda engine, home, bad: ImageDataset(home, 8, convert_image_to=bad),
+    "prepare's mode": lambda engine, home, bad: list(intake.prepare(home, home / "dataset", 8, mode=bad)),
+    "a repository": lambda engine, home, bad: hub.pull(str(bad), token=""),
+    "a repository with an owner": lambda engine, home, bad: DiffusionPolicy.from_pretrained("x/" + "y" * 9999),
+    "a revision": lambda engine, home, bad: hub.pull("a/b", token="", revision=str(bad)),
+    "a time limit": lambda engine, home, bad: machines.seconds_of(bad),
+    "a kind of file": lambda engine, home, bad: export.export([], {}, bad),
+    "a limit": lambda engine, home, bad: Limits(files=-bad if bad == HUGE else bad),
+    "a verb": lambda engine, home, bad: RunFolder(home / "run").ask(bad),
+    "a run's name": lambda engine, home, bad: jobs.rename(RunFolder(home / "run"), str(bad)),
+    "a checkpoint": lambda engine, home, bad: sampled_from(engine, str(bad)),
+    "an axis": lambda engine, home, bad: make_arms(engine, bad, ["1"], *settings()),
+    "a value to compare": lambda engine, home, bad: make_arms(engine, "timesteps", [bad], *settings()),
+    "a start image": lambda engine, home, bad: read({"picture": bad}, 8, 3),
+    "a draft": lambda engine, home, bad: Draft(bad),
+    "an unknown field": lambda engine, home, bad: checkpoint.check_config(config_with() | {str(bad): 1}, "here"),
+    "settings in a PNG": lambda engine, home, bad: controls.restored(
+        engine, export.settings_in(encode_png(np.zeros((4, 4, 3), np.uint8), {"dp": json.dumps({"sampler": bad})}))
+    ),
+}
+ENTRIES |= {
+    f"policy: {key}": lambda engine, home, bad, key=key: DiffusionPolicy(RIN(8, 8, 4), **{key: bad}) for key in POLICY
+}
+ENTRIES |= {f"sampling: {key}": lambda engine, home, bad, key=key: SampleSettings(**{key: bad}) for key in SAMPLING}
+ENTRIES |= {f"training: {key}": lambda engine, home, bad, key=key: Settings(**{key: bad}) for key in TRAIN}
+ENTRIES |= {
+    f"page: {key}": lambda engine, home, bad, key=key: controls.read(engine, *settings(**{key: bad}))
+    for key in CONTROLS
+}
+ENTRIES |= {f"config: {key}": lambda engine, home, bad, key=key: built(config_with(**{key: bad})) for key in CONFIG}
+
+
+@pytest.mark.parametrize("bad", MANY.values(), ids=MANY)
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
+def test_a_message_about_long_input_is_short_and_printable(engine, home, entry, bad):
+    with pytest.raises((ValueError, gr.Error)) as error:
+        entry(engine, home, bad)
+    assert len(str(error.value)) < 3 * MAX_QUOTED + 200
+    str(error.value).encode()
+
+
+@pytest.mark.parametrize("bad", MANY.values(), ids=MANY)
+def test_an_answer_to_the_page_is_short_too(engine, home, monkeypatch, bad):
+    monkeypatch.setenv("DP_HOME", str(home))
+    *_, save = recall(engine)
+    answers = [save({"run": bad, "kind": bad})]
+    answers += [page_of_intake.begin({"files": bad, "bytes": bad}, None)]
+    answers += [page_of_intake.receive({"draft": bad, "pieces": bad}, None)]
+    assert all(len(answer["problem"]) < 3 * MAX_QUOTED for answer in answers)
