@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 from test_intake import png
-from test_train_tab import open_train_tab
+from test_train_tab import open_train_tab, sooner_or_later
 
 from dp.runs import runs_in
 from dp.ui import gateway
@@ -499,5 +499,6 @@ def test_invented_sessions_take_nothing_from_a_page(url, home, board, browser, t
             body = call(board, "look").replace('"x"', f'"invented-{number}"')
             assert ask(url, "/gradio_api/component_server", body, **JSON)[0] == 200
         page.click("#rent-training")  # a run that waits for its machine
-        page.wait_for_selector("#board .run[data-state=new]")
-    assert any(run.config()["dataset"]["count"] == 2 for run in runs_in(home) if run.dataset.is_dir())
+        sooner_or_later(
+            lambda: [run.config()["dataset"]["count"] for run in runs_in(home) if run.dataset.is_dir()] == [2]
+        )

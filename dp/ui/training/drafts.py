@@ -105,8 +105,8 @@ class Draft:
         return paths
 
     def facts(self) -> dict[str, Any]:
-        """Return the number of `files`; of checked images also what to call the `dataset`, and their `size` and `count`.
-        Raises ValueError where nothing is known.
+        """Return the number of `files`; of checked images also their `dataset`'s name, `size` and `count`. Raises
+        ValueError where nothing is known.
         """
         try:
             return dict(json.loads(self._facts.read_text(encoding="utf-8")))
