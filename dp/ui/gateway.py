@@ -117,7 +117,8 @@ class Gateway:
             if is_upload:
                 upload.size = max(min(body.received, limit), SMALLEST_UPLOAD) if body.received else 0
         if body.is_too_large and not body.has_answered:
-            await body.linger()
+            if "expect" not in headers:  # such a sender waits for a go-ahead
+                await body.linger()
             await PlainTextResponse(words, status, {"connection": "close"})(scope, receive, send)
 
 
