@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 import dp
 from dp.atomic import replacing, write_json
-from dp.checks import quote
+from dp.checks import check_encodable, quote
 from dp.recipe import NAME_LENGTH, PRESETS, SIZES, Settings
+from dp.records import readable
 from dp.runs import RunFolder
 
 SHOWN = 10  # pictures that are not used, and why
@@ -88,6 +89,7 @@ def check_same(run: RunFolder, given: dict[str, Any]) -> None:
 def begin(run: RunFolder, settings: Settings, args: argparse.Namespace) -> None:
     if missing := [source for source in args.source if not Path(source).exists()]:
         raise ValueError(f"there is no file or folder {quote(missing[0])}")
+    check_encodable("the path of a run's folder", str(run.path.resolve()))  # safetensors opens no other
     if run.path.exists() and not (run.path.is_dir() and not any(run.path.iterdir())):
         raise ValueError(f"{quote(str(run.path))} holds other things than a training run; choose another place")
     if args.prepare:
@@ -101,7 +103,7 @@ def begin(run: RunFolder, settings: Settings, args: argparse.Namespace) -> None:
 def prepare(run: RunFolder, settings: Settings, sources: list[str]) -> None:
     """The run folder, whole or not at all; and what there is to say of the pictures."""
     first = Path(sources[0]).resolve()
-    name = "pictures" if len(sources) > 1 else first.name if first.is_dir() else first.stem
+    name = "pictures" if len(sources) > 1 else readable(first.name if first.is_dir() else first.stem)
     with replacing(run.path) as aside:
         aside.mkdir()
         with tqdm(unit=" files", disable=None) as progress:

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from dp.card import model_card
 from dp.checks import quote
 from dp.policy import DiffusionPolicy
+from dp.records import name_of, parse, readable
 from dp.rin import NETWORKS
 
 # What config.json may say, and within which bounds: a number's (type, low, high), a list's (element, longest), or a
@@ -65,6 +66,9 @@ FLOATS = ("F64", "F32", "F16", "BF16")  # what weights may be on disk, as safete
 class CheckpointError(ValueError):
     """A folder that is not a usable checkpoint; the message names the folder and says what is wrong with it."""
 
+    def __init__(self, message: str):
+        super().__init__(readable(message))  # it names a folder, and a folder's name may be anything
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -80,7 +84,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return self.hub or (f"{self.run}/{self.path.name}" if self.run else self.path.name)
+        return self.hub or (f"{self.run}/{name_of(self.path)}" if self.run else name_of(self.path))
 
 
 def save(policy: DiffusionPolicy, folder: str | Path, *, dtype: torch.dtype | None = None, **card: Any) -> None:
@@ -164,7 +168,7 @@ def look_at(path: Path) -> Entry | None:
     except NotADirectoryError:
         return None
     except OSError as error:
-        return Entry(path, problem=f"{path}: {error.strerror}")
+        return Entry(path, problem=readable(f"{path}: {error.strerror}"))
     return entry_of(path, frozenset(files.items())) if files.keys() & {"config.json", "model.safetensors"} else None
 
 
@@ -197,8 +201,8 @@ def parse_config(path: Path) -> dict[str, Any]:
     if len(text) > MAX_CONFIG:
         raise CheckpointError(f"{path.parent}: config.json is larger than {MAX_CONFIG:,} bytes")
     try:
-        config = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        config = parse(text.decode("utf-8"))
+    except ValueError as error:
         raise CheckpointError(f"{path.parent}: config.json is not JSON ({error})") from None
     check_config(config, str(path.parent))
     return config

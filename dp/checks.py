@@ -38,6 +38,12 @@ def is_number(value: Any) -> bool:
     return True
 
 
+def check_encodable(what: str, text: str) -> None:
+    """Raise ValueError, with the name and the value, for text with half of a surrogate pair: no file can hold it."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{what} must be text that UTF-8 can encode, got {quote(text)}: choose another name")
+
+
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:
     """Raises ValueError, with the name and the value, unless `value` is a whole number from low to high."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low or (high is not None and value > high):

@@ -8,7 +8,6 @@ instead of memory. A folder that `dp.intake.prepare` wrote holds the array alrea
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +23,10 @@ from torch.utils.data import Dataset
 from dp.checks import quote
 from dp.decoder import EXTENSIONS, Refused, decode
 from dp.images import MODES, to_float
+from dp.records import read
 
 MEMORY_LIMIT = 2 << 30
+MAX_REPORT = 200_000_000  # bytes of report.json: it names every file
 IMAGES, REPORT = "images.npy", "report.json"  # a prepared dataset: uint8 [N,H,W,C], and what became of each file
 
 
@@ -109,12 +110,11 @@ def is_prepared(folder: Path) -> bool:
 def load_prepared(folder: Path, image_size: int, mode: str) -> tuple[np.ndarray, Report]:
     """What `dp.intake.prepare` wrote -> uint8 [N,image_size,image_size,C], of which only what is looked at is read."""
     try:
-        # Copy on write: the file cannot change through it, and torch takes no read-only array without a warning.
-        images = np.load(folder / IMAGES, mmap_mode="c", allow_pickle=False)
-        facts = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        images = prepared_images(folder)
+        facts = read(folder / REPORT, MAX_REPORT)
         report = Report(list(facts["used"]), [(name, reason) for name, reason in facts["refused"]])
-        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(report.used):
-            raise ValueError(f"{images.dtype} {images.shape} for {len(report.used)} names")
+        if len(images) != len(report.used):
+            raise ValueError(f"{images.shape} for {len(report.used)} names")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the dataset in {quote(str(folder))} is damaged ({error}); prepare it again") from None
     height, width, channels = images.shape[1:]
@@ -123,6 +123,18 @@ def load_prepared(folder: Path, image_size: int, mode: str) -> tuple[np.ndarray,
         wanted = f"{image_size} x {image_size} {mode}"
         raise ValueError(f"the dataset in {quote(str(folder))} is {was}, and {wanted} is asked for; prepare it again")
     return images, report
+
+
+def prepared_images(folder: Path) -> np.ndarray:
+    """Return the array of a prepared dataset, uint8 [N,H,W,C]. Raises ValueError where it is damaged."""
+    try:
+        # Copy on write: the file cannot change through it, and torch takes no read-only array without a warning.
+        images = np.load(folder / IMAGES, mmap_mode="c", allow_pickle=False)
+    except Exception as error:  # NumPy has no one class for what may be wrong with a file
+        raise ValueError(f"{IMAGES} cannot be read ({error})") from None
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise ValueError(f"{IMAGES} does not hold images")
+    return images
 
 
 @contextmanager

@@ -7,13 +7,17 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dp.data import IMAGES, REPORT, Report
-from dp.images import grid
+from dp.checks import quote
+from dp.data import IMAGES, MAX_REPORT, REPORT, Report, prepared_images
+from dp.images import MODES, grid
+from dp.records import WHOLE, fits, read
 
 
 @dataclass
@@ -31,9 +35,12 @@ class Findings(Report):
 
     @classmethod
     def load(cls, folder: str | Path) -> Findings:
-        """Of a dataset that `prepare` has made."""
-        facts = json.loads((Path(folder) / REPORT).read_text(encoding="utf-8"))
-        return cls(**facts | {key: [(name, why) for name, why in facts[key]] for key in ("refused", "duplicates")})
+        """Of a dataset that `prepare` has made. Raises ValueError where it is damaged, and OSError."""
+        facts = read(Path(folder) / REPORT, MAX_REPORT)
+        kinds = FIELDS.items()
+        if wrong := [key for key, fits in kinds if key in facts and not fits(facts[key])] or facts.keys() - FIELDS:
+            raise ValueError(f"the report of these images is damaged: {min(wrong)!r} is {quote(facts[min(wrong)])}")
+        return cls(**facts | {key: list(map(tuple, facts.get(key, []))) for key in ("refused", "duplicates")})
 
     def describe(self, pictures: list[tuple[int, int, str]], image_size: int) -> None:
         """Put in what is known of the pictures used, each a width, a height and a kind."""
@@ -64,6 +71,38 @@ class Findings(Report):
         reasons += [f"and {len(self.refused) - 5:,} more"] if len(self.refused) > 5 else []
         reasons += [f"{self.left_aside:,} hidden or system files left aside"] if self.left_aside else []
         return f"no usable picture ({'; '.join(reasons)})"
+
+
+def _are_texts(value: Any, count: int | None = None) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value) and count in (None, len(value))
+
+
+def _are_pairs(value: Any) -> bool:
+    return isinstance(value, list) and all(_are_texts(pair, 2) for pair in value)
+
+
+def _is_whole(value: Any) -> bool:
+    return value is not None and fits(value, WHOLE)
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_whole, value.values()))
+
+
+def _are_sizes(value: Any) -> bool:
+    sizes = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(size, list) and len(size) == 2 and all(map(_is_whole, size)) for size in sizes)
+
+
+FIELDS: dict[str, Callable[[Any], bool]] = {  # of report.json
+    "used": _are_texts,
+    "refused": _are_pairs,
+    "duplicates": _are_pairs,
+    "left_aside": _is_whole,
+    "kinds": _are_counts,
+    "sizes": _are_sizes,
+    "smaller": _is_whole,
+}
 
 
 # What is told of the 112 faces was measured (checkpoints/faces-32/README.md); the rest is advice.
@@ -99,7 +138,9 @@ EXPECT = (  # fewer pictures than that, and what to expect from them
 
 def contact_sheet(folder: str | Path, count: int = 24) -> np.ndarray:
     """Up to `count` pictures of a prepared dataset, evenly chosen, as trained on: one picture, uint8 [H,W,C]."""
-    images = np.load(Path(folder) / IMAGES, mmap_mode="r", allow_pickle=False)
+    images = prepared_images(Path(folder))
+    if images.shape[-1] not in MODES or not images.size:
+        raise ValueError(f"{IMAGES} does not hold images")
     return grid(images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)])
 
 

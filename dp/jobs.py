@@ -18,12 +18,11 @@ from typing import Any
 from filelock import Timeout
 
 from dp.atomic import replacing, write_json
-from dp.checks import quote
-from dp.runs import RunFolder
+from dp.checks import check_encodable, quote
+from dp.runs import LONGEST_NAME, RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent  # `-m dp.train` is found from here
 STARTS_WITHIN_S = 120  # torchrun loads torch before it starts the process
-LONGEST_NAME = 80
 
 
 def create(home: str | Path, config: dict[str, Any], dataset: str | Path, name: str | None = None) -> RunFolder:
@@ -39,7 +38,7 @@ def duplicate(run: RunFolder, home: str | Path, **changes: Any) -> RunFolder:
     config = run.config()
     if not config or not run.dataset.is_dir():
         raise ValueError(f"the run {quote(run.id)} has no config or no dataset to make another one from")
-    config |= {"name": f"{config['name']} again"[:LONGEST_NAME]}
+    config |= {"name": f"{run.name} again"[:LONGEST_NAME]}
     for key, value in changes.items():
         both_objects = isinstance(value, dict) and isinstance(config.get(key), dict)
         config[key] = config[key] | value if both_objects else value
@@ -66,9 +65,12 @@ def _link(source: str, target: str) -> None:
 
 
 def _checked(name: Any) -> str:
-    name = " ".join(str(name).split())
+    if not isinstance(name, str):
+        raise ValueError(f"a run's name must be text, got {quote(name)}")
+    name = " ".join(name.split())
     if not name or len(name) > LONGEST_NAME:
         raise ValueError(f"a run's name has 1 to {LONGEST_NAME} characters, got {len(name)}")
+    check_encodable("a run's name", name)
     return name
 
 
@@ -82,9 +84,10 @@ def start(run: RunFolder) -> None:
     """
     if run.is_alive():
         raise ValueError(f"the run {quote(run.name)} is already going on")
+    check_encodable("the path of a run's folder", str(run.path.resolve()))  # safetensors opens no other
     before = time.time()
     with run.log_file.open("ab") as log:
-        process = _launch(run, run.config().get("processes", 1), stdout=log, stderr=subprocess.STDOUT)
+        process = _launch(run, run.config().get("processes") or 1, stdout=log, stderr=subprocess.STDOUT)
     threading.Thread(target=process.wait, daemon=True).start()  # or its remains would stay until this process ends
     while time.time() < before + STARTS_WITHIN_S:
         code = process.poll()  # before the status: it may report and end between the two

@@ -56,6 +56,8 @@ class Settings:
             ("seed", "Seed", 0, MAX_SEED - 1),
         ):
             object.__setattr__(self, name, within(label, getattr(self, name), low, high))
+        if not isinstance(self.flips, bool):
+            raise ValueError(f"Mirror at random must be true or false, got {quote(self.flips)}")
         object.__setattr__(self, "lr", within("Learning rate", self.lr, 1e-6, 1, whole=False))
         if self.width % 16:
             raise ValueError(f"Network width must be a multiple of 16, got {quote(self.width)}")
@@ -104,7 +106,8 @@ class Settings:
         keys = {"batch": "train_batch_size", "lr": "train_lr", "steps": "train_num_steps", "seed": "seed"}
         keys |= {"flips": "augment_horizontal_flip", "save_every": "save_and_sample_every"}
         said |= {ours: trainer.get(theirs) for ours, theirs in keys.items()}
-        return cls(name=config.get("name", ""), **{key: value for key, value in said.items() if value is not None})
+        name = "".join(c for c in config.get("name") or "" if c.isprintable())[:NAME_LENGTH]  # a run's may be longer
+        return cls(name=name, **{key: value for key, value in said.items() if value is not None})
 
 
 PRESETS = {

@@ -159,6 +159,7 @@ def _exchange(run: RunFolder, remote: dict[str, Any], headers: dict[str, str]) -
 def _hand_over(run: RunFolder, remote: dict[str, Any], api: HfApi, there: mirror.Listing) -> None:
     """A file asked/<launch>/<verb> lies in the repository until the Job has obeyed."""
     paths = {verb: f"asked/{remote['launch']}/{verb}" for verb in VERBS}
+    remote["asked"] = [verb for verb in remote["asked"] if verb in VERBS]
     for verb in [verb for verb in remote["asked"] if paths[verb] not in there.files]:
         run.obeyed(verb)
         remote["asked"].remove(verb)

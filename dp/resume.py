@@ -28,9 +28,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dp.checkpoint import CheckpointError
+from dp.records import NUMBER, WHOLE, check_fields, read
 from dp.runs import RunFolder
 
 KEEP_TRAINING_STATES = 3  # the weights of every milestone are kept; what resuming needs is three times as large
+RECORD: dict[str, Any] = {"step": WHOLE, "seed": WHOLE, "lr_decay_steps": WHOLE, "lr_factor": NUMBER, "setbacks": WHOLE}
 
 
 # ----------------------------------------------------------------------------
@@ -132,8 +134,13 @@ def read_state(run: RunFolder, milestone: int) -> tuple[dict[str, Tensor], dict[
             + (f"there are: {', '.join(map(str, there))}" if there else "there are none")
         )
     with told_by_name(folder):
-        record = json.loads((folder / "training-state" / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "training-state" / "state.safetensors")
+        record = read(folder / "training-state" / "state.json")
+        check_fields(record, RECORD)
+        if missing := [key for key in ("step", "seed", "lr_factor", "setbacks") if record.get(key) is None]:
+            raise ValueError(f"state.json lacks {missing[0]!r}")
+        if not (file := folder / "training-state" / "state.safetensors").is_file():
+            raise ValueError("state.safetensors is missing")
+        tensors = load_file(file)
         return {name: value.clone() for name, value in tensors.items()}, record  # they may lie in the file itself
 
 
@@ -159,7 +166,7 @@ def prune(run: RunFolder, milestone: int) -> None:
         folder = run.checkpoint(old)
         gone = folder / "training-state"
         with suppress(OSError, ValueError, KeyError):  # where it does not say, it is kept
-            gone = gone if json.loads((gone / "state.json").read_text())["is_milestone"] else folder
+            gone = gone if read(gone / "state.json")["is_milestone"] else folder
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         os.replace(gone, aside)  # at once, so that nobody sees half of it
         shutil.rmtree(aside)

@@ -1,5 +1,5 @@
 """The run folder: all that a training run leaves behind, and the only channel between it and whoever watches. Standard
-library and filelock only.
+library and filelock only. Whatever its files hold, dp.records checks it first.
 
     config.json          the whole request, written before the process starts
     dataset/             the prepared pictures
@@ -26,7 +26,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from filelock import FileLock, Timeout
 
 from dp.atomic import is_disk_full, tidy, write_json
 from dp.checks import quote
+from dp.records import CONFIG, check_fields, metrics_of, name_of, read, status_of, step_of
 
 ALIVE = ("queued", "preparing", "running", "pausing", "stopping")
 STATES = ("new", *ALIVE, "paused", "stopped", "finished", "failed", "lost")
@@ -45,6 +46,8 @@ NO_STATUS = {"step": 0} | dict.fromkeys(FACTS)
 RESPONDS_S = 60  # without a sign of life for longer, a run is shown as not responding
 LEAVING_S = 3  # how long a new process waits for the one before it to be gone
 TAIL_BYTES, ERROR_CHARACTERS = 64 << 10, 4000
+METRICS_BYTES = 1 << 20  # of metrics.jsonl, at one look
+LONGEST_NAME = 80
 DISK_FULL = "the disk is full. Nothing is lost: free some space, then press Resume"
 
 _probing = threading.Lock()  # or two threads that look at once would each take the other for the process
@@ -66,6 +69,10 @@ def runs_in(home: str | Path) -> list[RunFolder]:
     return sorted(runs, key=RunFolder.created, reverse=True)
 
 
+def _steps(names: Iterable[str]) -> Iterator[int]:
+    return (step for name in names if (step := step_of(name)) is not None)
+
+
 class RunFolder:
     """Paths and atomic writes of one run; the folder is made when something is first written."""
 
@@ -77,13 +84,13 @@ class RunFolder:
 
     @property
     def id(self) -> str:
-        return self.path.resolve().name
+        return name_of(self.path.resolve())
 
     @property
     def name(self) -> str:
         """What people call it; the id where it does not say."""
         try:
-            return self.config().get("name") or self.id
+            return (self.config().get("name") or "").strip()[:LONGEST_NAME] or self.id
         except ValueError:
             return self.id
 
@@ -95,7 +102,11 @@ class RunFolder:
 
     def milestones(self) -> list[int]:
         """The steps at which whole checkpoints stand, rising."""
-        return sorted(int(path.name) for path in (self.path / "checkpoints").glob("*") if path.name.isdigit())
+        return sorted(_steps(path.name for path in (self.path / "checkpoints").glob("*") if path.is_dir()))
+
+    def sampled(self) -> list[int]:
+        """The steps whose sample images stand, rising."""
+        return sorted(_steps(path.stem for path in self.samples.glob("*.png") if path.is_file()))
 
     # ------------------------------------------------------------------------
     # What it is, and how it goes
@@ -103,15 +114,17 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """config.json; {} where there is none, as in the run of a library's user. ValueError where it is damaged."""
         try:
-            return dict(json.loads(self.config_file.read_text(encoding="utf-8")))
+            config = read(self.config_file)
+            check_fields(config, CONFIG)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f"config.json of the run {quote(self.id)} cannot be read ({error})") from None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"config.json of the run {quote(self.id)} cannot be read: {error}") from None
+        return config
 
     def created(self) -> float:
         """When, in unix seconds."""
-        with suppress(ValueError, TypeError, KeyError):
+        with suppress(ValueError, TypeError, KeyError):  # damaged, or not said
             return float(self.config()["created"])
         with suppress(OSError):
             return self.path.stat().st_ctime
@@ -138,10 +151,10 @@ class RunFolder:
 
     def _reported(self) -> dict[str, Any]:
         try:
-            facts = json.loads(self.status_file.read_text(encoding="utf-8"))
+            facts = status_of(read(self.status_file))
         except (OSError, ValueError):
             return {}
-        return facts if isinstance(facts, dict) else {}
+        return facts if facts.get("state") in STATES else {k: v for k, v in facts.items() if k != "state"}
 
     def log(self, record: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
@@ -154,21 +167,23 @@ class RunFolder:
             file.write(start + json.dumps(record).encode() + b"\n")
 
     def metrics(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """The records from byte `offset` on, and the offset to go on from; a line that is still being written is left
-        for then. A record with an `event` stands at the step from which the run goes on: what was recorded before it
-        for later steps is no longer part of the run.
+        """The records from byte `offset` on, METRICS_BYTES of them at most, and the offset to go on from; a line that
+        is still being written is left for then. A record with an `event` stands at the step from which the run goes on:
+        what was recorded before it for later steps is no longer part of the run.
         """
         try:
+            if not self.metrics_file.is_file():  # a pipe would be waited for
+                return [], 0
             with self.metrics_file.open("rb") as file:
                 file.seek(offset)
-                whole, newline, _ = file.read().rpartition(b"\n")
-        except FileNotFoundError:
+                part = file.read(METRICS_BYTES)
+        except OSError:
             return [], 0
-        records = []
-        for line in whole.split(b"\n"):
-            with suppress(ValueError):  # torn by a crash
-                records.append(json.loads(line))
-        return [record for record in records if isinstance(record, dict)], offset + len(whole) + len(newline)
+        whole, newline, rest = part.rpartition(b"\n")
+        if not newline and len(rest) == METRICS_BYTES:  # no line of ours is that long
+            return [], offset + len(rest)
+        records = [metrics_of(line) for line in whole.split(b"\n")]
+        return [record for record in records if record], offset + len(whole) + len(newline)
 
     def tail(self, lines: int = 20) -> str:
         """The end of log.txt."""

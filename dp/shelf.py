@@ -11,6 +11,7 @@ from pathlib import Path
 from dp import hub
 from dp.atomic import replacing
 from dp.checkpoint import Entry, look_at
+from dp.records import name_of
 
 
 def put(home: str | Path, repo_id: str, folder: Path) -> None:
@@ -24,8 +25,10 @@ def listed(home: str | Path) -> list[Entry]:
     notes = []
     for note in Path(home).glob(".hub/[!.]*--*"):
         with suppress(OSError, ValueError):  # just given up, perhaps
-            notes.append((note.stat().st_mtime_ns, note.name, Path(note.read_text(encoding="utf-8"))))
-    found = [(name, look_at(folder)) for _, name, folder in sorted(notes, reverse=True) if folder.is_dir()]
+            folder = Path(note.read_text(encoding="utf-8"))
+            if folder.is_dir() and name_of(note) == note.name:
+                notes.append((note.stat().st_mtime_ns, note.name, folder))
+    found = [(name, look_at(folder)) for _, name, folder in sorted(notes, reverse=True)]
     return [replace(entry, hub=name.replace("--", "/")) for name, entry in found if entry]
 
 

@@ -30,6 +30,7 @@ from dp.device import best_device, is_out_of_memory
 from dp.images import MODES, encode_png, grid, to_float, to_uint8
 from dp.journal import Journal
 from dp.policy import DiffusionPolicy
+from dp.records import readable
 from dp.resume import draw, prune, read_state, restore, resumable, tensors_of, told_by_name, write_state
 from dp.runs import RunFolder
 
@@ -151,7 +152,7 @@ class Trainer:
         self.train_lr, self.lr_warmup_steps, self.lr_decay_steps = train_lr, lr_warmup_steps, lr_decay_steps
         self.train_num_steps, self.save_and_sample_every = train_num_steps, save_and_sample_every
         self.num_samples, self.sample_steps = num_samples, sample_steps
-        self.card: dict[str, Any] = {"dataset": self.dataset.folder.resolve().name}
+        self.card: dict[str, Any] = {"dataset": readable(self.dataset.folder.resolve().name)}
         self.step, self.lr_factor, self.setbacks = 0, 1.0, 0  # setbacks since the last milestone; each halves lr_factor
         self.saved: int | None = None  # the checkpoint that this state comes from, to step back to
         self.passed_over = ""  # what `resume` had to say
@@ -171,8 +172,11 @@ class Trainer:
             raise ValueError(f"{where}: unknown field {quote(min(unknown))} in trainer")
         if "amp" not in settings and best_device().type == "cuda" and torch.cuda.is_bf16_supported():
             settings = settings | {"amp": True, "mixed_precision_type": "bf16"}
-        torch.manual_seed(settings.get("seed", 0))  # so that a run that begins again is the same run, too
-        trainer = cls(checkpoint.build(model, where), run.dataset, **settings, results_folder=run.path)
+        try:
+            torch.manual_seed(settings.get("seed", 0))  # so that a run that begins again is the same run, too
+            trainer = cls(checkpoint.build(model, where), run.dataset, **settings, results_folder=run.path)
+        except (TypeError, LookupError, OverflowError, AttributeError) as error:  # text for a number, and the like
+            raise ValueError(f"{where}: a field of trainer has a value of the wrong kind ({error})") from error
         card = {"dataset": config.get("dataset", {}).get("name"), "license": config.get("licence")}
         trainer.card |= {key: value for key, value in card.items() if value}
         return trainer

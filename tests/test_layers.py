@@ -14,53 +14,54 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # "Who may import whom": for each module, those of ours that it may import. `ui` stands for all of dp/ui.
-RANK_0 = {"checks", "schedules", "images", "atomic", "runs", "device"}
+BASE = {"checks", "records"}  # standard library only: every module may import them
+RANK_0 = {"schedules", "images", "atomic", "runs", "device"}
 LIBRARY = RANK_0 | {"samplers", "noise", "rin", "decoder", "data", "rows", "policy", "checkpoint"}  # ranks 0 to 3
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
     "checks": set(),
-    "schedules": {"checks"},
+    "records": {"checks"},
+    "schedules": set(),
     "images": set(),
     "device": set(),
     "atomic": set(),
-    "runs": {"checks", "atomic"},
-    "samplers": {"checks", "schedules"},
-    "rin": {"checks"},
+    "runs": {"atomic"},
+    "samplers": {"schedules"},
+    "rin": set(),
     "decoder": {"images"},
-    "data": {"checks", "images", "decoder"},
+    "data": {"images", "decoder"},
     "findings": {"images", "data"},
-    "limits": {"checks", "decoder"},
-    "archives": {"checks", "decoder", "limits"},
+    "limits": {"decoder"},
+    "archives": {"decoder", "limits"},
     "sources": {"archives", "decoder", "data", "limits"},
-    "intake": {"archives", "checks", "images", "atomic", "decoder", "data", "findings", "limits", "sources"},
+    "intake": {"archives", "images", "atomic", "decoder", "data", "findings", "limits", "sources"},
     "film": {"images"},
     "noise": {"samplers"},
     "rows": {"schedules", "samplers", "noise"},
-    "policy": {"checks", "schedules", "samplers", "rows"},
+    "policy": {"schedules", "samplers", "rows"},
     "card": set(),
-    "checkpoint": {"checks", "policy", "rin", "card"},
-    "calls": {"checks", "card"},
-    "hub": {"checks", "policy", "checkpoint", "card", "calls"},
-    "inside": {"checks", "policy", "rin", "rows", "samplers"},
+    "checkpoint": {"policy", "rin", "card"},
+    "calls": {"card"},
+    "hub": {"policy", "checkpoint", "card", "calls"},
+    "inside": {"policy", "rin", "rows", "samplers"},
     "shelf": {"atomic", "checkpoint", "hub"},
-    "resident": {"checks", "policy", "checkpoint", "runs", "shelf"},
+    "resident": {"policy", "checkpoint", "runs", "shelf"},
     "tickets": {"images", "rows", "samplers"},
     "engine": LIBRARY | {"inside", "resident", "tickets"},
-    "resume": {"runs", "checkpoint"},
+    "resume": {"runs", "checkpoint", "records"},
     "journal": {"atomic", "runs"},
     "trainer": LIBRARY | {"resume", "journal"},
-    "recipe": {"checks"},
-    "begin": {"checks", "__init__", "atomic", "recipe", "runs"},
+    "recipe": set(),
+    "begin": {"__init__", "atomic", "recipe", "runs"},
     "train": {"__init__", "away", "begin", "runs"},  # the rest by dp's own names, after it has waited for the device
-    "jobs": {"checks", "atomic", "runs"},
-    "machines": {"checks", "card", "calls"},
+    "jobs": {"atomic", "runs"},
+    "machines": {"card", "calls"},
     "mirror": {"atomic", "runs", "calls"},
     "aboard": {"runs", "jobs", "calls", "mirror"},
-    "remote": {"checks", "runs", "jobs", "card", "calls", "machines", "mirror", "aboard"},
+    "remote": {"runs", "jobs", "card", "calls", "machines", "mirror", "aboard"},
     "away": {"runs", "calls", "machines", "remote"},
-    "export": {"checks", "images", "film", "tickets"},
+    "export": {"images", "film", "tickets"},
     "sample": {
-        "checks",
         "hub",
         "atomic",
         "runs",
@@ -77,7 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "ui",
         "engine",
         "atomic",
-        "checks",
+        "records",
         "recipe",
         "export",
         "device",
@@ -111,6 +112,7 @@ NOTHING_BUT = {
     "schedules": {"torch"},
     "samplers": {"torch"},
     "checks": set(),
+    "records": set(),
     "recipe": set(),
     "atomic": set(),
     "runs": {"filelock"},
@@ -133,7 +135,7 @@ BUDGETS = {
     "dp/policy.py": 260,
     "dp/checkpoint.py": 200,
     "dp/runs.py": 220,
-    "dp/trainer.py": 360,
+    "dp/trainer.py": 380,
     "dp/train.py": 60,
     "dp/jobs.py": 200,
     "dp/remote.py": 200,
@@ -204,7 +206,7 @@ def test_a_module_imports_only_the_layers_below_it(path):
     for name, function, line in imports(path):
         target = ours(name)
         if target is not None and (module, function, name) not in REACHES_UP:
-            assert target in MAY_IMPORT[module], f"{path}:{line}: {module} may not import {name}"
+            assert target in MAY_IMPORT[module] | (BASE - {module}), f"{path}:{line}: {module} may not import {name}"
 
 
 @EACH_SOURCE

@@ -13,6 +13,7 @@ from dp.card import escape
 from dp.checkpoint import Entry
 from dp.checks import MAX_SEED, quote, within
 from dp.engine import Engine
+from dp.records import readable
 from dp.samplers import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.schedules import SCHEDULES
 from dp.ui import permission
@@ -156,7 +157,7 @@ def describe(engine: Engine, checkpoint: str | None) -> str:
 
 def problems(engine: Engine) -> str:
     broken = [entry for entry in entries(engine) if entry.problem]
-    return "".join(f"\n\n⚠️ {escape(entry.problem.replace(str(entry.path), entry.name))}" for entry in broken)
+    return "".join(f"\n\n⚠️ {escape(entry.problem.replace(readable(str(entry.path)), entry.name))}" for entry in broken)
 
 
 def config_of(engine: Engine, checkpoint: str) -> dict[str, Any]:
@@ -169,4 +170,4 @@ def config_of(engine: Engine, checkpoint: str) -> dict[str, Any]:
 
 def complaint(error: object) -> gr.Error:
     """An error for the page, which shows its text as markup: and it may quote what a stranger sent."""
-    return gr.Error(html.escape(str(error), quote=False), print_exception=False)
+    return gr.Error(html.escape(readable(str(error)), quote=False), print_exception=False)

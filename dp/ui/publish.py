@@ -16,6 +16,7 @@ from dp import hub
 from dp.card import plain
 from dp.findings import Findings
 from dp.jobs import slug
+from dp.records import readable
 from dp.runs import RunFolder
 from dp.ui import permission
 from dp.ui.training.board import run_of
@@ -45,7 +46,7 @@ def publish(asked: Any, request: gr.Request) -> dict[str, Any]:
         run, milestone, repo = run_of(asked["run"]), int(asked["milestone"]), asked["repo"].strip()
         token, licence = asked["token"].strip() or permission.token_of(request), plain(asked["licence"])
         terms = {"private": bool(asked["private"])} | ({"license": licence} if licence else {})
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, OverflowError):
         return {"problem": "this is not what the page sends"}
     except ValueError as error:
         return {"problem": str(error)}
@@ -53,19 +54,19 @@ def publish(asked: Any, request: gr.Request) -> dict[str, Any]:
     try:
         return {"url": hub.push(folder, repo, token=token, samples=samples(run, milestone), facts=facts(run), **terms)}
     except (ValueError, OSError) as error:
-        return {"problem": str(error).replace(str(folder), f"step {milestone:,}")}
+        return {"problem": readable(str(error)).replace(readable(str(folder)), f"step {milestone:,}")}
 
 
 def samples(run: RunFolder, milestone: int) -> Path | None:
     """The newest picture of samples that is not newer than the milestone."""
-    steps = [int(path.stem) for path in run.samples.glob("*.png") if path.stem.isdigit()]
-    return run.sample(max(steps)) if (steps := [step for step in steps if step <= milestone]) else None
+    steps = [step for step in run.sampled() if step <= milestone]
+    return run.sample(steps[-1]) if steps else None
 
 
 def facts(run: RunFolder) -> dict[str, str]:
     """What the card may say of the pictures: how many and how large, and none of their names."""
     try:
         *said, expect = Findings.load(run.dataset).sentences()
-    except (OSError, ValueError, KeyError, TypeError):  # no report, as in the run of a library's user
+    except (OSError, ValueError):  # no report, as in the run of a library's user
         return {}
     return {"pictures": " ".join(said), "what to expect": expect}

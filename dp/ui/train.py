@@ -20,7 +20,6 @@ from dp import jobs
 from dp.archives import is_archive, stem
 from dp.checks import quote
 from dp.engine import Engine
-from dp.findings import Findings
 from dp.intake import prepare
 from dp.recipe import PRESETS, SIZES, Settings
 from dp.runs import RunFolder, home
@@ -28,7 +27,7 @@ from dp.ui import controls, permission, publish, rent, words
 from dp.ui.panel import Panel
 from dp.ui.training.board import Board, free_name, run_of
 from dp.ui.training.drafts import LIMITS, Draft
-from dp.ui.training.intake import Intake, checked
+from dp.ui.training.intake import Intake, brought_by, checked, images_of
 from dp.ui.training.measure import measured
 from dp.ui.training.settings import Form, choices
 
@@ -184,14 +183,11 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         permitted(request)
         try:
             run = run_of(event.run)
-            settings, images = Settings.of(run.config()), OF_RUN + run.id
-            uploaded(images)
-            shown = checked(Findings.load(run.dataset), run.dataset)
+            shown, settings = brought_by(run)
         except (ValueError, OSError) as error:
             raise controls.complaint(error) from None
         forget(reference)
-        shown["sentences"] = [f"The pictures of {run.name}, again. Change what you like, and start."]
-        return shown, images, *startable(True), OWN, free_name(run.name), *form.set(settings)
+        return shown, OF_RUN + run.id, *startable(True), OWN, free_name(run.name), *form.set(settings)
 
     def download(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
         """A checkpoint's folder as a zip, without what only resuming needs."""
@@ -200,7 +196,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             run = run_of(event.run)
             folder = run.checkpoint(int(event.milestone))
             files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError, OverflowError, OSError) as error:
             raise controls.complaint(error) from None
         name = re.sub(r"[^\w.-]+", "-", f"{run.name}-{folder.name}")
         path = Path(get_upload_folder()) / secrets.token_hex(16) / f"{name}.zip"  # whoever knows it may have it
@@ -217,7 +213,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             path = run_of(event.run).checkpoint(int(event.milestone)).resolve()
             name = next(entry.name for entry in controls.entries(engine) if entry.path.resolve() == path)
             shown = panels[event.tab].opened(name)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
             raise controls.complaint(error) from None
         except StopIteration:
             raise controls.complaint("this checkpoint is no longer there") from None
@@ -267,13 +263,7 @@ def uploaded(reference: str) -> dict[str, Any]:
     `size` and `count`. Raises ValueError where there are none.
     """
     if reference.startswith(OF_RUN):
-        run = run_of(reference.removeprefix(OF_RUN))
-        try:
-            config = run.config()
-            name, count = config["dataset"]["name"], config["dataset"]["count"]
-            return {"path": run.dataset, "dataset": name, "count": count, "size": config["image_size"]}
-        except (KeyError, TypeError):
-            raise ValueError(f"config.json of the run {quote(run.id)} does not describe its images") from None
+        return images_of(run_of(reference.removeprefix(OF_RUN)))
     if not reference:
         raise ValueError("Upload images first: a zip, a folder or files.")
     draft = Draft(reference)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,15 @@ import gradio as gr
 
 from dp import jobs
 from dp.machines import words_of
-from dp.runs import ALIVE, RunFolder, home, runs_in
+from dp.records import WHOLE, fits, readable
+from dp.runs import ALIVE, METRICS_BYTES, NO_STATUS, RunFolder, home, runs_in
 from dp.ui import permission
 from dp.ui.player import data_uri
 
 HERE = Path(__file__).parent
 SCRIPTS = ("board.js", "chart.js", "samples.js", "form.js", "publish.js", "rent.js")  # one scope
 PICTURES = 12  # in one answer, at most
+MAX_SAMPLE = 20_000_000  # bytes of one of them
 LOG_LINES = 20
 VERBS: dict[str, Callable[[RunFolder], Any]] = {
     "pause": jobs.pause,
@@ -70,15 +74,16 @@ def look(asked: Any, request: gr.Request) -> dict[str, Any]:
     answer = changed("runs", [summary(run) for run in runs_in(home())], asked.get("seen"), "seen")
     try:
         run = run_of(asked.get("run"))
-        answer |= changed("facts", facts(run), asked.get("known"), "known")
-    except (ValueError, OSError):  # deleted, just now perhaps
+    except ValueError:  # deleted, just now perhaps
         return answer | {"gone": True}
+    answer |= changed("facts", facts(run), asked.get("known"), "known")
     offset, have = asked.get("offset"), asked.get("have")
-    records, offset = run.metrics(offset if isinstance(offset, int) and offset >= 0 else 0)
-    pictures = [path for path in sorted(run.samples.glob("*.png")) if path.stem.isdigit()]
-    later = [path for path in pictures if not isinstance(have, int) or int(path.stem) > have]
-    samples = [[int(path.stem), data_uri("png", path.read_bytes())] for path in later[:PICTURES]]
-    return answer | {"records": records, "offset": offset, "samples": samples, "more": len(later) > PICTURES}
+    start = offset if isinstance(offset, int) and 0 <= offset < 2**53 else 0
+    records, offset = run.metrics(start)
+    later = [step for step in run.sampled() if not isinstance(have, int) or step > have]
+    samples = [[step, image] for step in later[:PICTURES] if (image := sample(run, step))]
+    more = len(later) > PICTURES or offset - start > METRICS_BYTES // 2
+    return answer | {"records": records, "offset": offset, "samples": samples, "more": more}
 
 
 def act(asked: Any, request: gr.Request) -> dict[str, Any]:
@@ -94,7 +99,7 @@ def act(asked: Any, request: gr.Request) -> dict[str, Any]:
     except (KeyError, TypeError):
         return {"problem": "this is not what the page sends"}
     except (ValueError, OSError) as error:
-        return {"problem": str(error)}
+        return {"problem": readable(str(error))}
     return {}
 
 
@@ -114,29 +119,45 @@ def changed(key: str, value: Any, mark: Any, of_mark: str) -> dict[str, Any]:
 
 def summary(run: RunFolder) -> dict[str, Any]:
     """A run's line in the list."""
-    status = run.status()
+    status = status_of(run)
     line = {"id": run.id, "name": run.name, "state": status["state"], "away": run.is_away()}
     return line | {key: status.get(key) or 0 for key in ("step", "total")}
 
 
+def status_of(run: RunFolder) -> dict[str, Any]:
+    """The run's status; where its folder is so broken that it has none, a failed one that says why."""
+    try:
+        return run.status()
+    except OSError as error:
+        return NO_STATUS | {"state": "failed", "message": readable(f"its folder cannot be used: {error}")}
+
+
+def sample(run: RunFolder, step: int) -> str | None:
+    """The sample images of a step as a data URI; None where the file cannot be sent."""
+    with suppress(OSError):
+        if run.sample(step).stat().st_size <= MAX_SAMPLE:
+            return data_uri("png", run.sample(step).read_bytes())
+    return None
+
+
 def facts(run: RunFolder) -> dict[str, Any]:
     """All that the page shows of a run beside its charts and pictures."""
-    status = run.status()
+    status = status_of(run)
     state = status["state"]
     said = {key: status.get(key) for key in ("step", "total", "loss", "images_per_s", "message", "error")}
-    said |= {"id": run.id, "name": run.name, "state": state, "left": seconds_left(run, status)}
+    said |= {"id": run.id, "name": run.name, "state": state}
     said |= {"checkpoints": run.milestones(), "answers": status.get("is_responding", True) or state not in ALIVE}
     said |= {"log": run.tail(LOG_LINES)} if state in ("failed", "lost") else {}
     said |= rented(status)
     try:
         config = run.config()
-        dataset, network = config.get("dataset", {}), config.get("network", {})
-        said["made"] = f"{dataset.get('count', '?')} pictures of {dataset.get('name', '?')}"
-        said["made"] += f" · {config['image_size']} × {config['image_size']}"
-        said["made"] += f" · width {network.get('dim', '?')}, depth {network.get('depth', '?')}"
-    except (ValueError, KeyError) as error:
-        said["made"] = f"its config.json is damaged ({error})"
-    return said
+    except ValueError as error:
+        return said | {"left": None, "made": readable(str(error))}
+    dataset, network = config.get("dataset", {}), config.get("network", {})
+    side = config.get("image_size") or "?"
+    made = f"{dataset.get('count', '?')} pictures of {dataset.get('name', '?')} · {side} × {side}"
+    made += f" · width {network.get('dim', '?')}, depth {network.get('depth', '?')}"
+    return said | {"left": seconds_left(config, status), "made": made}
 
 
 def rented(status: dict[str, Any]) -> dict[str, Any]:
@@ -152,14 +173,16 @@ def rented(status: dict[str, Any]) -> dict[str, Any]:
     return {"job": {"flavor": remote["flavor"], "url": remote["url"], "since": status["started"], "limit": limit}}
 
 
-def seconds_left(run: RunFolder, status: dict[str, Any]) -> float | None:
+def seconds_left(config: dict[str, Any], status: dict[str, Any]) -> float | None:
     """By the speed of late; None where it is not under way or nothing has been measured."""
     rate, step, total = (status.get(key) for key in ("images_per_s", "step", "total"))
     if status["state"] != "running" or not rate or not total:
         return None
-    trainer = run.config().get("trainer", {})
-    images = trainer.get("train_batch_size", 16) * trainer.get("gradient_accumulate_every", 1)
-    return round((total - (step or 0)) * images / rate)
+    trainer = config.get("trainer", {})
+    factors = trainer.get("train_batch_size", 16), trainer.get("gradient_accumulate_every", 1)
+    if not all(factor and fits(factor, WHOLE) for factor in factors):
+        return None
+    return round(max(total - (step or 0), 0) * math.prod(factors) / rate)
 
 
 def free_name(name: str) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dp.atomic import write_json
-from dp.checks import quote
+from dp.checks import check_encodable, quote
 from dp.limits import Limits
 from dp.runs import home
 
@@ -77,7 +77,9 @@ class Draft:
                     file.seek(piece["offset"])
                     file.write(data)
                 if "name" in piece:
-                    line = json.dumps({"file": piece["file"], "name": str(piece["name"])[-MAX_NAME:]})
+                    name = str(piece["name"])[-MAX_NAME:]
+                    check_encodable("a file's name", name)
+                    line = json.dumps({"file": piece["file"], "name": name})
                     with (self.path / NAMES).open("a", encoding="utf-8") as file:
                         file.write(line + "\n")
         except (KeyError, TypeError, binascii.Error):
@@ -93,8 +95,7 @@ class Draft:
         if (self.path / NAMES).exists():
             with (self.path / NAMES).open(encoding="utf-8") as lines:
                 known = {said["file"]: said["name"] for said in map(json.loads, lines)}
-        # A lone surrogate, which no browser sends, could not be written anywhere.
-        return [known.get(i, f"file {i + 1}").encode("utf-8", "replace").decode() for i in range(count)]
+        return [known.get(i, f"file {i + 1}") for i in range(count)]
 
     def sources(self, names: list[str]) -> list[Path]:
         """The files of those names, in their order. Raises ValueError where one did not arrive."""

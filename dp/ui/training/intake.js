@@ -31,7 +31,7 @@ function* pieces(files) {
   for (const [number, { file, name }] of files.entries()) {
     let offset = 0;
     do {
-      const about = offset ? { file: number, offset } : { file: number, offset, name };
+      const about = offset ? { file: number, offset } : { file: number, offset, name: wellFormed(name) };
       const blob = file.slice(offset, offset + PIECE);
       const length = new TextEncoder().encode(JSON.stringify({ ...about, data: "" })).length + 4 * Math.ceil(blob.size / 3) + 1;
       yield { about, blob, length };
@@ -104,6 +104,9 @@ async function send(files) {
 }
 
 // ---- what was chosen or dropped, with the names of its folders
+
+// A name that Windows keeps may hold half of a surrogate pair, which no text can be encoded with.
+const wellFormed = (name) => name.replace(/[\ud800-\udfff]/gu, "\ufffd");
 
 const chosen = (list) => [...list].map((file) => ({ file, name: file.webkitRelativePath || file.name }));
 

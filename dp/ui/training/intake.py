@@ -23,6 +23,8 @@ from typing import Any
 import gradio as gr
 
 from dp.findings import Findings, contact_sheet
+from dp.recipe import Settings
+from dp.runs import RunFolder
 from dp.ui import permission
 from dp.ui.player import png
 from dp.ui.training.drafts import LIMITS, Draft
@@ -76,6 +78,24 @@ def receive(asked: Any, request: gr.Request) -> dict[str, Any]:
     except ValueError as error:
         return {"problem": str(error)}
     return {}
+
+
+def images_of(run: RunFolder) -> dict[str, Any]:
+    """Return a run's checked images: the `path` of their dataset, what to call it (`dataset`), `count` and `size`. Raises
+    ValueError or OSError.
+    """
+    config = run.config()
+    dataset = config.get("dataset", {})
+    count = dataset.get("count") or len(Findings.load(run.dataset).used)
+    known = {"path": run.dataset, "dataset": dataset.get("name") or run.name, "count": count}
+    return known | {"size": Settings.of(config).image_size}
+
+
+def brought_by(run: RunFolder) -> tuple[dict[str, Any], Settings]:
+    """Return the value that shows a run's images again, and the run's settings. Raises ValueError or OSError."""
+    shown = checked(Findings.load(run.dataset), run.dataset)
+    shown["sentences"] = [f"The pictures of {run.name}, again. Change what you like, and start."]
+    return shown, Settings.of(run.config())
 
 
 def checked(findings: Findings, dataset: Path) -> dict[str, Any]:

@@ -16,13 +16,14 @@ async function hang(samples) {
   for (const [step, src] of samples) {
     const image = new Image();
     image.src = src;
-    await image.decode();
+    const isDecoded = await image.decode().then(() => true, () => false);
     if (about !== shown) return; // another run was chosen meanwhile
+    if (!isDecoded) continue; // a damaged file
     rolls.push({ step, image });
     draw(line(step), image);
     detail.dataset.samples = rolls.length;
   }
-  if (!samples.length) return;
+  if (!rolls.length) return;
   $(".film").hidden = false;
   project();
 }
