@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 import dp
+from dp import jobs
 from dp.atomic import replacing, write_json
 from dp.checks import check_encodable, quote
 from dp.recipe import NAME_LENGTH, PRESETS, SIZES, Settings
@@ -29,7 +30,7 @@ HELP = {  # of the settings, named as in dp.recipe.Settings
     "depth": "of the network: blocks, one after another",
     "batch": "pictures in each step",
     "lr": "learning rate; if the loss jumps, halve it",
-    "steps": "how long to train",
+    "steps": "how long to train; a finished run goes on if there are more of them than it has done",
     "save_every": "steps from one checkpoint, with samples, to the next",
     "seed": "the same seed trains the same model (0)",
 }
@@ -64,7 +65,7 @@ def run_of(args: argparse.Namespace) -> RunFolder:
     run = RunFolder(args.out or args.source[0])
     if run.config_file.exists():
         if given:
-            check_same(run, given)
+            go_on(run, given)
     elif not args.out:
         raise ValueError(
             f"there is no training run in {quote(args.source[0])}; to begin one with the pictures there, say where it "
@@ -75,10 +76,17 @@ def run_of(args: argparse.Namespace) -> RunFolder:
     return run
 
 
-def check_same(run: RunFolder, given: dict[str, Any]) -> None:
-    """Raises ValueError where the run was not begun with these settings: going on would not be the same run."""
-    begun = vars(Settings.of(run.config()))
-    if other := next((name for name, value in given.items() if begun[name] != value), None):
+def go_on(run: RunFolder, given: dict[str, Any]) -> None:
+    """Extend a finished run where only more steps are given than it has. Raises ValueError where the run was not begun
+    with these settings: going on would not be the same run.
+    """
+    begun = vars(Settings()) | Settings.values_of(run.config())
+    others = [name for name, value in given.items() if begun[name] != value]
+    if others == ["steps"] and given["steps"] > begun["steps"]:
+        if not int(os.environ.get("RANK", 0)):  # of several processes the first one; the others wait for it
+            jobs.extend(run, given["steps"])
+    elif others:
+        other = others[0]
         was = f"{other.replace('_', ' ')} {begun[other]}"
         raise ValueError(
             f"the run in {quote(str(run.path))} was begun with {was}, not {given[other]}: leave the settings out to go "

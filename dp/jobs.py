@@ -1,5 +1,5 @@
-"""Training runs as jobs: make, start, ask, rename, duplicate, delete. Everything goes through the run folder, so it
-works from any process, and after the app was killed and started again. Loads no torch.
+"""Training runs as jobs: make, start, ask, rename, duplicate, extend, delete. Everything goes through the run folder,
+so it works from any process, and after the app was killed and started again. Loads no torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 from filelock import Timeout
 
 from dp.atomic import replacing, write_json
-from dp.checks import check_encodable, quote
+from dp.checks import check_encodable, check_integer, quote, within
+from dp.recipe import MAX_STEPS
 from dp.runs import LONGEST_NAME, RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent  # `-m dp.train` is found from here
@@ -162,6 +163,23 @@ def slug(name: str) -> str:
 
 def rename(run: RunFolder, name: str) -> None:
     write_json(run.config_file, run.config() | {"name": _checked(name)})
+
+
+def extend(run: RunFolder, steps: int) -> None:
+    """Make a finished run one of `steps` steps that is paused. Warm-up and horizon keep their numbers: the steps done
+    stay what they were. Raises ValueError where that cannot be.
+    """
+    if (state := run.status()["state"]) != "finished":
+        raise ValueError(f"the run {quote(run.name)} is {state}: only a finished run can be trained longer")
+    with _idle(run):
+        if not any(run.path.glob("checkpoints/*/training-state/state.json")):
+            raise ValueError(f"the run {quote(run.name)} has no training state left to go on from: make a duplicate")
+        config = run.config()
+        settings = config.get("trainer", {})
+        check_integer("the run's train_num_steps", settings.get("train_num_steps"), 0)
+        steps = within("Steps", steps, settings["train_num_steps"] + 1, MAX_STEPS)
+        write_json(run.config_file, config | {"trainer": settings | {"train_num_steps": steps}})
+        run.report(state="paused", total=steps, message=f"extended to {steps:,} steps")
 
 
 def delete(run: RunFolder) -> None:

@@ -14,6 +14,7 @@ from dp.checks import MAX_SEED, quote, within
 
 SIZES = (16, 32, 64, 128)  # of which 8 x 8 tokens can be made by halving
 NAME_LENGTH = 60
+MAX_STEPS = 10_000_000
 SAMPLES, SAMPLE_STEPS = 16, 25  # at each milestone
 WARMUP = 0.025  # of the steps
 POLICY = {  # of the bundled model; benchmarks/README.md
@@ -51,7 +52,7 @@ class Settings:
             ("width", "Network width", 16, 1024),
             ("depth", "Network depth", 1, 16),
             ("batch", "Batch", 1, 1024),
-            ("steps", "Steps", 1, 10_000_000),
+            ("steps", "Steps", 1, MAX_STEPS),
             ("save_every", "Save every", 1, 1_000_000),
             ("seed", "Seed", 0, MAX_SEED - 1),
         ):
@@ -101,13 +102,18 @@ class Settings:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Settings:
         """Those of a run. What its config does not say is the default."""
+        return cls(**cls.values_of(config))
+
+    @staticmethod
+    def values_of(config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings that the config of any run says, by their names; they need not be ones of the form."""
         trainer, network = config.get("trainer", {}), config.get("network", {})
         said = {"image_size": network.get("image_size"), "width": network.get("dim"), "depth": network.get("depth")}
         keys = {"batch": "train_batch_size", "lr": "train_lr", "steps": "train_num_steps", "seed": "seed"}
         keys |= {"flips": "augment_horizontal_flip", "save_every": "save_and_sample_every"}
         said |= {ours: trainer.get(theirs) for ours, theirs in keys.items()}
         name = "".join(c for c in config.get("name") or "" if c.isprintable())[:NAME_LENGTH]  # a run's may be longer
-        return cls(name=name, **{key: value for key, value in said.items() if value is not None})
+        return {"name": name} | {key: value for key, value in said.items() if value is not None}
 
 
 PRESETS = {

@@ -66,9 +66,11 @@ def _start(
     remote: dict[str, Any] = {"repo": repo, "flavor": flavor, "timeout": limit_s, "launch": launch, "asked": []}
     run.report(state=before["state"], remote=remote | {"is_going_on": False})  # to go on with, if this comes to nothing
     with in_words(repo, headers), refusals():
-        code = aboard.code()
+        sent = code = aboard.code()
+        if run.config_file.exists():  # always: an extended run's is as long as before, which looks like the same file
+            sent = code | {"config.json": run.config_file.read_bytes()}
         gone = {name for name in there.files if name.startswith(("code/", "asked/")) and name not in code}
-        mirror.send(api, repo, run, there, code, gone, f"To a {flavor}, from step {before['step']:,}")
+        mirror.send(api, repo, run, there, sent, gone, f"To a {flavor}, from step {before['step']:,}")
         command = aboard.command(repo, launch, limit_s, every)
         spec: dict[str, Any] = {"image": aboard.IMAGE, "command": command, "flavor": flavor, "timeout": limit_s}
         spec |= {"namespace": user, "name": f"dp-{slug}", "labels": {"dp": launch}}

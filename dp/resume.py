@@ -13,6 +13,7 @@ lie beside the weights of the last few checkpoints. No pickle: they are read as 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from dp.checkpoint import CheckpointError
 from dp.records import NUMBER, WHOLE, check_fields, read
 from dp.runs import RunFolder
 
+EXTENDED_RATE = 0.1  # of the peak
 KEEP_TRAINING_STATES = 3  # the weights of every milestone are kept; what resuming needs is three times as large
 RECORD: dict[str, Any] = {"step": WHOLE, "seed": WHOLE, "lr_decay_steps": WHOLE, "lr_factor": NUMBER, "setbacks": WHOLE}
 
@@ -59,6 +61,17 @@ def draw(seed: int, step: int, micro: int, micros: int, size: int, shape: tuple[
         torch.rand(size, generator=random) < 0.5,
         torch.rand((), generator=random).item(),
     )
+
+
+def learning_rate(step: int, peak: float, warmup_steps: int, decay_steps: int | None) -> float:
+    """Return the learning rate of the step that follows `step` done ones: a linear warm-up to `peak`, then a cosine to
+    0 at the horizon `decay_steps`. An extended run goes on beyond the horizon at a constant share of the peak.
+    """
+    if decay_steps and step >= decay_steps:
+        return EXTENDED_RATE * peak
+    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / decay_steps))) if decay_steps else 1.0
+    return peak * warmup * decay
 
 
 def generator(*key: int) -> torch.Generator:

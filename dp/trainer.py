@@ -31,7 +31,7 @@ from dp.images import MODES, encode_png, grid, to_float, to_uint8
 from dp.journal import Journal
 from dp.policy import DiffusionPolicy
 from dp.records import readable
-from dp.resume import draw, prune, read_state, restore, resumable, tensors_of, told_by_name, write_state
+from dp.resume import draw, learning_rate, prune, read_state, restore, resumable, tensors_of, told_by_name, write_state
 from dp.runs import RunFolder
 
 LOG_EVERY_STEPS, MAX_SETBACKS = 10, 3
@@ -51,11 +51,11 @@ class Trainer:
 
     train_batch_size: images per micro-batch, over all processes when `split_batches`, else per process. An optimiser
     step takes `gradient_accumulate_every` of them. lr_warmup_steps, lr_decay_steps: linear warm-up, then a cosine to 0
-    at `lr_decay_steps` (None: no decay). weight_decay: on matrices and convolutions only. EMA: every `ema_update_every`
-    steps, its decay warming up to `ema_decay` per update. Every `save_and_sample_every` steps and at the end: a
-    checkpoint, and a square grid of `num_samples` EMA images in `sample_steps` steps, always from the same seeds. amp,
-    mixed_precision_type: 'bf16' or 'fp16' autocast; fp16 needs a GPU. log_with: a tracker, or several, of accelerate's.
-    Raises ValueError for a setting out of range.
+    at `lr_decay_steps`, and a tenth of `train_lr` beyond (None: no decay). weight_decay: on matrices and convolutions
+    only. EMA: every `ema_update_every` steps, its decay warming up to `ema_decay` per update. Every
+    `save_and_sample_every` steps and at the end: a checkpoint, and a square grid of `num_samples` EMA images in
+    `sample_steps` steps, always from the same seeds. amp, mixed_precision_type: 'bf16' or 'fp16' autocast; fp16 needs a
+    GPU. log_with: a tracker, or several, of accelerate's. Raises ValueError for a setting out of range.
     """
 
     def __init__(
@@ -276,9 +276,7 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         """Of the optimiser step that follows `step` done ones; a function of the step, and of the steps back so far."""
-        warmup = min(1.0, (step + 1) / self.lr_warmup_steps) if self.lr_warmup_steps else 1.0
-        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.lr_decay_steps))) if self.lr_decay_steps else 1.0
-        return self.train_lr * self.lr_factor * warmup * decay
+        return learning_rate(step, self.train_lr * self.lr_factor, self.lr_warmup_steps, self.lr_decay_steps)
 
     def batch(self, step: int, micro: int) -> Batch:
         """This process's slice of a micro-batch; a function of (seed, step, micro) alone."""

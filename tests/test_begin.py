@@ -68,13 +68,20 @@ def test_pictures_become_a_run_that_anything_else_can_go_on_with(place):
     assert ran(place, "runs/mine")[:2] == (0, "mine: finished at step 9\n")
     assert run.milestones() == [9] and run.sample(9).is_file()
     assert contents(run.checkpoint(9)) == contents(undisturbed(run, place / "other"))
-    # The same command again, and a part of it, are the same run; another number would be another.
+    # The same command again, and a part of it, are the same run; another number would be another; more steps go on.
     for again in ([*TINY, "--steps", "9"], ["--preset", "quick", *TINY, "--steps", "9"], ["--steps", "9"], []):
         assert run_of(str(place / "nowhere"), "--out", str(run.path), *again).path == run.path
         assert run_of(str(run.path), *again).path == run.path
-    for other, words in ((["--steps", "10"], "steps 9, not 10"), (["--preset", "evening"], "image size 16, not 32")):
+    for other, words in ((["--steps", "8"], "steps 9, not 8"), (["--preset", "evening"], "image size 16, not 32")):
         with pytest.raises(ValueError, match=f"was begun with {words}"):
             run_of(str(run.path), *other)
+    with pytest.raises(ValueError, match="was begun with batch 4, not 5"):
+        run_of(str(run.path), "--steps", "12", "--batch", "5")
+    assert ran(place, "runs/mine", "--steps", "12")[:2] == (0, "mine: finished at step 12\n")
+    assert run.milestones() == [9, 12] and run.config()["trainer"]["lr_decay_steps"] == 9
+    run.report(state="paused")
+    with pytest.raises(ValueError, match="'pictures' is paused: only a finished run can be trained longer"):
+        run_of(str(run.path), "--steps", "13")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="another way to press Ctrl-C")

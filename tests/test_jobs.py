@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from training import (
     CONFIG,
     NETWORK,
@@ -30,6 +32,7 @@ from training import (
 
 from dp import checkpoint, jobs
 from dp.runs import ALIVE, RunFolder
+from dp.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDLESS = dict(train_num_steps=1_000_000, save_and_sample_every=1000)
@@ -99,6 +102,57 @@ def test_a_run_that_is_going_on_is_not_started_again(run):
             jobs.start(run)
         jobs.stop(run)
         assert RunFolder(run.path).asked("stop")
+
+
+def extended(run: RunFolder, steps: int) -> dict[str, torch.Tensor]:
+    """The weights of a finished run that goes on to `steps`, in this process."""
+    jobs.extend(run, steps)
+    assert (state(run), run.status()["total"]) == ("paused", steps)
+    trainer = Trainer.of(run.path)
+    trainer.resume()
+    assert 0 < trainer.step < steps and trainer.train() == "finished"
+    return checkpoint.load(run.checkpoint(steps)).state_dict()
+
+
+def test_a_finished_run_goes_on_beyond_its_horizon_and_is_the_same_run_before_it(tmp_home):
+    run = make_run(tmp_home, train_num_steps=20, lr_decay_steps=20, save_and_sample_every=10)
+    longer = jobs.duplicate(run, tmp_home / "longer", trainer={"train_num_steps": 50})
+    before = contents(undisturbed(run, tmp_home / "other"))["model.safetensors"]
+    straight = undisturbed(longer, tmp_home / "straight")
+    run = RunFolder(next((tmp_home / "other").iterdir()))
+    weights = checkpoint.load(run.checkpoint(20)).state_dict()
+
+    later = extended(run, 30)
+    assert not any(torch.equal(later[name], value) for name, value in weights.items() if value.ndim > 1)
+    assert not torch.equal(later["model.latents"], extended(run, 50)["model.latents"])
+    assert contents(run.checkpoint(20))["model.safetensors"] == before
+    assert contents(run.checkpoint(50)) == contents(straight)  # told at once or later, it is the same run
+    rates = {record["step"]: record["lr"] for record in run.metrics()[0] if "lr" in record}
+    assert rates[20] < rates[10] and {rates[30], rates[40], rates[50]} == {0.1 * TRAINER["train_lr"]}
+    config = run.config()["trainer"]
+    assert (config["train_num_steps"], config["lr_decay_steps"], config["lr_warmup_steps"]) == (50, 20, 3)
+    assert run.status()["message"] == "finished at step 50 of 50"
+
+
+def test_a_run_that_was_rolled_back_keeps_its_factor_beyond_the_horizon(run):
+    trainer = Trainer.of(run.path)
+    trainer.lr_decay_steps, trainer.lr_factor = 8, 0.25
+    assert trainer.learning_rate(8) == trainer.learning_rate(999) == pytest.approx(0.025 * TRAINER["train_lr"])
+
+
+def test_only_a_finished_run_can_be_extended_and_only_by_more_steps(run, tmp_home):
+    with pytest.raises(ValueError, match="'My cats!' is new: only a finished run"):
+        jobs.extend(run, 100)
+    run = RunFolder(undisturbed(run, tmp_home / "other").parent.parent)
+    config, status = run.config(), run.status()
+    for steps in (8, 1, -1, 10**8, 10**400, 9.5, math.nan, True, "20", None):
+        with pytest.raises(ValueError, match="Steps must be a whole number from 9 to 10000000"):
+            jobs.extend(run, steps)
+    for file in run.path.glob("checkpoints/*/training-state/state.json"):
+        file.unlink()
+    with pytest.raises(ValueError, match="no training state left to go on from"):  # it would begin anew
+        jobs.extend(run, 20)
+    assert (run.config(), run.status()) == (config, status)
 
 
 # ----------------------------------------------------------------------------

@@ -149,6 +149,9 @@ def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path)
     assert "costs $1.00 an hour, $2.00 at most. It pauses after 2 hours" in price
     assert where.startswith(f"{hub.url}/jobs/alice/job0: ") and last == f"{run.id}: finished at step 8 of 8"
     assert state(run) == "finished" and run.milestones() == [4, 8]
+    done = subprocess.run([*command, "--steps", "9"], **options)  # config.json is as long as before
+    assert done.returncode == 0 and done.stdout.endswith(f"{run.id}: finished at step 9 of 9\n"), done.stderr
+    assert run.milestones() == [4, 8, 9]
 
 
 def test_a_token_is_the_jobs_secret_and_nothing_elses(hub, tmp_path, caplog):

@@ -312,8 +312,9 @@ def test_weight_decay_spares_the_vectors(make_trainer):
     [
         (0, None, {0: 1, 5: 1, 10**6: 1}),
         (4, None, {0: 1 / 4, 1: 2 / 4, 3: 1, 4: 1}),
-        (0, 8, {0: 1, 4: 1 / 2, 8: 0, 9: 0, 10**6: 0}),
-        (2, 4, {0: 1 / 2, 2: 1 / 2, 4: 0}),
+        (0, 8, {0: 1, 4: 1 / 2, 8: 1 / 10, 9: 1 / 10, 10**6: 1 / 10}),  # from the horizon on: the run was extended
+        (2, 4, {0: 1 / 2, 2: 1 / 2, 4: 1 / 10}),
+        (9, 4, {0: 1 / 9, 4: 1 / 10, 6: 1 / 10}),
     ],
 )
 def test_the_learning_rate_warms_up_then_falls_on_a_cosine(make_trainer, warmup, decay, factors):

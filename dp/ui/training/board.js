@@ -204,6 +204,7 @@ for (const button of root.querySelectorAll(".verbs button"))
     if (verb === "delete") return askDelete();
     if (verb === "publish") return openPublish();
     if (verb === "rent") return openRent();
+    if (verb === "longer") return openLonger();
     if (verb === "end") return askEnd();
     if (verb === "duplicate") return trigger("duplicated", { run: shown });
     if (verb === "download") return trigger("downloaded", { run: shown, milestone: facts.checkpoints.at(-1) });

@@ -21,13 +21,14 @@ import gradio as gr
 
 from dp import jobs
 from dp.machines import words_of
+from dp.recipe import MAX_STEPS
 from dp.records import WHOLE, fits, readable
 from dp.runs import ALIVE, METRICS_BYTES, NO_STATUS, RunFolder, home, runs_in
 from dp.ui import permission
 from dp.ui.player import data_uri
 
 HERE = Path(__file__).parent
-SCRIPTS = ("board.js", "chart.js", "samples.js", "form.js", "publish.js", "rent.js")  # one scope
+SCRIPTS = ("board.js", "chart.js", "samples.js", "form.js", "longer.js", "publish.js", "rent.js")  # one scope
 PICTURES = 12  # in one answer, at most
 MAX_SAMPLE = 20_000_000  # bytes of one of them
 LOG_LINES = 20
@@ -52,6 +53,7 @@ class Board(gr.HTML):
             value={},
             tabs=tabs,
             exchange_s=exchange_s,
+            max_steps=MAX_STEPS,
             html_template=(HERE / "board.html").read_text(encoding="utf-8"),
             css_template=(HERE / "board.css").read_text(encoding="utf-8"),
             js_on_load="\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
@@ -87,13 +89,16 @@ def look(asked: Any, request: gr.Request) -> dict[str, Any]:
 
 
 def act(asked: Any, request: gr.Request) -> dict[str, Any]:
-    """Do the `verb` with the run `run`; 'rename' takes a `name`."""
+    """Do the `verb` with the run `run`; 'rename' takes a `name`, 'extend' the `steps` in all."""
     if why_not := permission.refusal(request):
         return {"problem": why_not}
     try:
         run, verb = run_of(asked["run"]), asked["verb"]
         if verb == "rename":
             jobs.rename(run, asked["name"])
+        elif verb == "extend":
+            jobs.extend(run, asked["steps"])
+            jobs.start(run)
         else:
             VERBS[verb](run)
     except (KeyError, TypeError):

@@ -30,8 +30,10 @@ class Form {
   }
 
   token() {
-    const { value } = this.field("token");
-    this.field("token").value = "";
+    const field = this.field("token");
+    if (!field) return ""; // a form that needs none
+    const { value } = field;
+    field.value = "";
     return value;
   }
 
@@ -49,7 +51,7 @@ class Form {
     const answer = await answered(call, lost);
     this.field("main").disabled = false;
     if (answer.problem && about === shown) {
-      this.field("asks-token").hidden = false; // it may be the login that does not do
+      if (this.field("asks-token")) this.field("asks-token").hidden = false; // it may be the login that does not do
       this.said(answer.problem, null, true);
     }
     return answer;

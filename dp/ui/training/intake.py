@@ -81,7 +81,7 @@ def receive(asked: Any, request: gr.Request) -> dict[str, Any]:
 
 
 def images_of(run: RunFolder) -> dict[str, Any]:
-    """Return a run's checked images: the `path` of their dataset, what to call it (`dataset`), `count` and `size`. Raises
+    """Return a run's checked images: the `path` of their dataset, its name (`dataset`), their `count` and `size`. Raises
     ValueError or OSError.
     """
     config = run.config()
