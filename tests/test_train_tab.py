@@ -17,10 +17,11 @@ from contextlib import contextmanager, suppress
 import gradio as gr
 import numpy as np
 import pytest
+from conftest import WINDOWS
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import ROOT, awaited, canvas_pixels, hearing_late, serve, set_run, unfold, until
+from serving import ROOT, awaited, canvas_pixels, hearing_late, serve, set_run, unfold, until, window
 from starlette.requests import Request
 from test_data import BAD, GOOD, encode
 from test_intake import JUNK, png, write
@@ -32,6 +33,7 @@ from dp.images import grid, to_uint8
 from dp.intake import prepare
 from dp.recipe import Settings
 from dp.runs import runs_in
+from dp.trainer import Trainer
 from dp.ui import permission
 from dp.ui.gateway import OWNER
 from dp.ui.train import called
@@ -269,6 +271,43 @@ def test_a_preset_starts_as_it_stands_and_sampling_goes_on_beside_it(browser, ho
         open_train_tab(page)
         page.click("#board button[data-verb=stop]")
         in_state(page, "stopped")
+
+
+def finished_run(home, tmp_path, **settings):
+    """A run of two pictures that this process has trained."""
+    list(prepare(write(tmp_path / "pictures", {"1.png": png(1), "2.png": png(2)}), tmp_path / "dataset", 16))
+    settings = Settings(name="cats", image_size=16, width=16, depth=1, batch=2, **settings)
+    run = jobs.create(home, settings.config("pictures", 2, time.time()), tmp_path / "dataset")
+    assert Trainer.of(run.path).train() == "finished"
+    return run
+
+
+@pytest.mark.browser
+def test_a_finished_run_is_trained_longer_beside_one_that_is_damaged(browser, home, tmp_path):
+    run = finished_run(home, tmp_path, steps=30, save_every=10)
+    run.sample(10).write_bytes(b"no picture")
+    (home / "broken").mkdir()
+    (home / "broken" / "config.json").write_text('{"name": 7}')
+    with serve("app.py", DP_HOME=str(home), CPU_CORES="1") as url:
+        for options in WINDOWS:
+            with window(browser, url, **options.values[0]) as page:
+                open_train_tab(page)
+                page.locator("#board .runs button", has_text="broken").click()
+                page.get_by_text("'name' must be text, got 7").wait_for()
+                page.locator("#board .runs button", has_text="cats").click()
+                in_state(page, "finished")
+                page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 2")
+                page.click("#board [data-verb=longer]")
+                field, done = page.locator("#board .longer .steps"), run.status()["total"]
+                assert (int(field.input_value()), int(field.get_attribute("min"))) == (2 * done, done + 1)
+                if done == 30:
+                    field.fill("45")
+                    page.click("#board .longer .main")
+                    page.wait_for_function("document.querySelector('#board .step').textContent.includes('of 45')")
+                    in_state(page, "finished")
+                    assert not page.is_visible("#board .longer") and run.status()["step"] == 45 == run.milestones()[-1]
+    said = board.act({"run": run.id, "verb": "extend", "steps": 45}, asking())
+    assert said == {"problem": "Steps must be a whole number from 46 to 10000000, got 45"}
 
 
 @pytest.mark.soak
