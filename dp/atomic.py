@@ -17,11 +17,12 @@ RENAME_TRIES = 25
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, makes_parents: bool = True) -> Iterator[Path]:
     """A path beside `target` to write a file or folder to; renamed into its place at the end, and gone if the writing
     fails.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if makes_parents:
+        target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     _remove(aside, old)  # of a killed process that had this one's pid

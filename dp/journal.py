@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from dp.atomic import is_disk_full
-from dp.runs import DISK_FULL, VERBS, RunFolder
+from dp.runs import DISK_FULL, VERBS, Gone, RunFolder
 
 LEVELS = ("0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1")  # of t
 SIGN_OF_LIFE_S = 1.0
@@ -41,19 +41,23 @@ class Journal:
     @contextmanager
     def writing(self) -> Iterator[list[str]]:
         """The main process writes in this block, in time that counts for no speed. What it puts into the list is made
-        known to all; so is a full disk, an OSError in every process.
+        known to all; so is a full disk, or a folder that is gone: an OSError in every process.
         """
-        before, is_full, words = time.monotonic(), False, []
+        before, full, gone, words = time.monotonic(), "", "", []
         try:
+            self.run.check_there()
             yield words
         except (OSError, SafetensorError) as error:
-            if not is_disk_full(error):
+            full = DISK_FULL if is_disk_full(error) else ""
+            gone = "" if full else self.run.why_gone()
+            if not full and not gone:
                 raise
-            is_full = True
         if self.accelerator.num_processes > 1:
-            [[is_full, words[:]]] = broadcast_object_list([[is_full, list(words)]])
-        if is_full:
-            raise OSError(errno.ENOSPC, DISK_FULL)
+            [[full, gone, words[:]]] = broadcast_object_list([[full, gone, list(words)]])
+        if full:
+            raise OSError(errno.ENOSPC, full)
+        if gone:
+            raise Gone(gone)
         self.since += time.monotonic() - before
 
     def open(self, step: int, note: str) -> None:

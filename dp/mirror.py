@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, hf_hub_url
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from dp.atomic import replacing
 from dp.calls import PATIENCE, SLOWEST, HubError, download, within
 from dp.runs import ERROR_CHARACTERS, STATES, RunFolder
 
@@ -111,7 +110,7 @@ def bring(repo: str, headers: dict[str, str], run: RunFolder, there: Listing, is
         path = run.path / name
         has_news = name in GROWS and not (path.exists() and path.stat().st_size == there.files[name][0])
         if has_news or (name.startswith("samples/") and not path.exists()):
-            with replacing(path) as aside:
+            with run.replacing(path) as aside:
                 _fetch(repo, headers, there, name, aside)
     milestones = sorted({_milestone(name) for name in known if name.endswith("/model.safetensors")})
     for milestone in milestones:
@@ -119,17 +118,17 @@ def bring(repo: str, headers: dict[str, str], run: RunFolder, there: Listing, is
         prefix = f"checkpoints/{folder.name}/"
         parts = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]
         if not folder.exists() and "config.json" in parts:
-            _fetch_folder(repo, headers, there, folder, prefix, [part for part in parts if "/" not in part])
+            _fetch_folder(repo, headers, run, there, folder, prefix, [part for part in parts if "/" not in part])
         state = [part for part in parts if part.startswith(f"{STATE}/")]
         if is_over and folder.exists() and len(state) == 2 and not (folder / STATE).exists():
             names = [part.removeprefix(f"{STATE}/") for part in state]
-            _fetch_folder(repo, headers, there, folder / STATE, f"{prefix}{STATE}/", names)
+            _fetch_folder(repo, headers, run, there, folder / STATE, f"{prefix}{STATE}/", names)
 
 
 def _fetch_folder(
-    repo: str, headers: dict[str, str], there: Listing, folder: Path, prefix: str, names: list[str]
+    repo: str, headers: dict[str, str], run: RunFolder, there: Listing, folder: Path, prefix: str, names: list[str]
 ) -> None:
-    with replacing(folder) as aside:
+    with run.replacing(folder) as aside:
         aside.mkdir()
         for name in names:
             _fetch(repo, headers, there, prefix + name, aside / name)

@@ -95,7 +95,10 @@ def refresh(run: RunFolder, token: str | None = None) -> dict[str, Any]:
     """Hand over what the run was asked, and bring back what there is of it -> its status. Does nothing for a run that
     no Job trains. HubError where the Hub does not do its part; the run goes on all the same.
     """
-    with suppress(Timeout), FileLock(run.path.resolve() / "exchange.lock", timeout=0):  # or somebody just does it
+    file = run.path.resolve() / "exchange.lock"
+    if not run.is_away():
+        return run.status()
+    with suppress(Timeout), FileLock(file, timeout=0), run.standing(file):  # or somebody just does it
         if run.is_away():
             _exchange(run, run.status()["remote"], headers_of(token))
     return run.status()

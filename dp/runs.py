@@ -28,12 +28,13 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dp.atomic import is_disk_full, tidy, write_json
+from dp.atomic import is_disk_full, replacing, tidy
 from dp.checks import quote
 from dp.records import CONFIG, check_fields, metrics_of, name_of, read, status_of, step_of
 
@@ -53,8 +54,15 @@ DISK_FULL = "the disk is full. Nothing is lost: free some space, then press Resu
 _probing = threading.Lock()  # or two threads that look at once would each take the other for the process
 
 
+_standing: dict[Path, Path] = {}  # the folders that this process writes to -> a file of its own in each
+
+
 class Busy(ValueError):
     """Another process holds this run."""
+
+
+class Gone(OSError):
+    """The folder of a run that this process writes to has been deleted or moved."""
 
 
 def home() -> Path:
@@ -147,7 +155,8 @@ class RunFolder:
 
     def report(self, **facts: Any) -> None:
         """Merge `facts` into status.json."""
-        write_json(self.status_file, self._reported() | facts)
+        with self.replacing(self.status_file) as aside:
+            aside.write_text(json.dumps(self._reported() | facts, indent=1), encoding="utf-8")
 
     def _reported(self) -> dict[str, Any]:
         try:
@@ -158,7 +167,7 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make()
         with self.metrics_file.open("ab+") as file:
             start = b""
             if file.tell():
@@ -195,6 +204,51 @@ class RunFolder:
             return ""
 
     # ------------------------------------------------------------------------
+    # Writing to it, as long as it is there
+
+    @cached_property
+    def _root(self) -> Path:
+        return self.path.resolve()
+
+    @contextmanager
+    def standing(self, file: Path) -> Iterator[None]:
+        """While the block lasts, nothing that this process writes makes the folder anew once `file` in it is gone."""
+        _standing[self._root] = file
+        try:
+            yield
+        finally:
+            del _standing[self._root]
+
+    def why_gone(self) -> str:
+        """Return the words for a folder that was deleted or moved while this process writes to it; else none."""
+        file = _standing.get(self._root)
+        if file is None or file.exists():
+            return ""
+        place = quote(str(self.path))
+        return f"the run's folder {place} was deleted or moved, so training ends; if you moved it, resume it there"
+
+    def check_there(self) -> None:
+        """Raise Gone where the folder is gone."""
+        if words := self.why_gone():
+            raise Gone(words)
+
+    def _make(self, folder: Path | None = None) -> None:
+        """Make the folder, or one in it."""
+        self.check_there()
+        if self._root not in _standing:
+            self.path.mkdir(parents=True, exist_ok=True)
+        if folder and folder != self.path:
+            self._make(folder.parent)
+            folder.mkdir(exist_ok=True)
+
+    @contextmanager
+    def replacing(self, target: Path) -> Iterator[Path]:
+        """The same as dp.atomic's, for a file or folder of this run."""
+        self._make(target.parent)
+        with replacing(target, makes_parents=False) as aside:
+            yield aside
+
+    # ------------------------------------------------------------------------
     # Who asks, and who lives
 
     def ask(self, verb: str) -> None:
@@ -217,7 +271,7 @@ class RunFolder:
     @property
     def lock(self) -> FileLock:
         """One for all RunFolders of this path in this process, so that it may be taken again further in."""
-        return FileLock(self.path.resolve() / "lock", is_singleton=True)
+        return FileLock(self._root / "lock", is_singleton=True)
 
     def is_alive(self) -> bool:
         """Whether a process holds the lock, looked at by trying; or a Job on the Hub trains this run, as far as is
@@ -260,12 +314,14 @@ class RunFolder:
                 self.obeyed(verb)
             for folder in (self.path, self.samples, self.path / "checkpoints"):
                 tidy(folder)
+            _standing[self._root] = self._root / "lock"
             yield
         except Exception as error:
             with suppress(OSError):  # then it is seen as lost, which is as good: Resume goes on with it
                 self._report_end(error)
             raise
         finally:
+            _standing.pop(self._root, None)
             lock.release()
 
     def _report_end(self, error: Exception) -> None:

@@ -94,6 +94,7 @@ def follow(run: RunFolder) -> None:
     device = FileLock(run.path.resolve().parent / f".{os.environ.get('DP_DEVICE', 'device').replace(':', '-')}.lock")
     is_said = False
     while True:
+        run.check_there()  # or the lock below would make DP_HOME anew
         try:
             with device.acquire(timeout=POLL_S):
                 run.report(state="preparing", launch=LAUNCH, message="loading the pictures and the model")

@@ -23,7 +23,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dp import checkpoint
-from dp.atomic import replacing
 from dp.checks import MAX_SEED, MAX_TIMESTEPS, check_integer, quote
 from dp.data import ImageDataset
 from dp.device import best_device, is_out_of_memory
@@ -299,7 +298,7 @@ class Trainer:
             for step in self.ema.ema_model.stream(self.num_samples, timesteps=self.sample_steps, seed=self.seed):
                 self.journal.live(self.step)
                 images = (step.x0 + 1) / 2
-            with replacing(self.run.sample(milestone)) as path:
+            with self.run.replacing(self.run.sample(milestone)) as path:
                 path.write_bytes(encode_png(grid(to_uint8(images))))
 
     def save(self, milestone: int) -> None:
@@ -314,7 +313,7 @@ class Trainer:
         if is_milestone:
             self.setbacks = 0
         if self.journal.is_main:
-            with replacing(self.run.checkpoint(milestone)) as folder:
+            with self.run.replacing(self.run.checkpoint(milestone)) as folder:
                 checkpoint.save(self.ema.ema_model, folder, step=self.step, **self.card)
                 write_state(folder, *self._state(), is_milestone)
             prune(self.run, milestone)

@@ -282,6 +282,25 @@ def test_two_runs_started_at_once_queue_and_neither_breaks(tmp_home):
     assert ended(second) == "finished"  # the device is free
 
 
+def deleted(run: RunFolder) -> None:
+    """Delete the folder as a person would, while a process may be writing into it."""
+    while run.path.exists():
+        shutil.rmtree(run.path, ignore_errors=True)
+
+
+def test_a_run_whose_folder_is_deleted_ends_and_leaves_no_ghost(tmp_home):
+    run, waiting = make_run(tmp_home, **ENDLESS), make_run(tmp_home, "waiting")
+    jobs.start(run)
+    until(lambda: state(run) == "running" and (run.status()["step"] or 0) > 0)
+    jobs.start(waiting)
+    until(lambda: state(waiting) == "queued")
+    for one in (waiting, run):
+        pid = one.status()["pid"]
+        deleted(one)
+        until(lambda pid=pid: is_gone(pid), 10)
+    assert [path.name for path in (tmp_home / "home").iterdir()] == [".cpu.lock"]
+
+
 def test_a_run_that_cannot_be_is_failed_with_a_sentence(tmp_home):
     run = make_run(tmp_home, train_lr=-1.0)
     jobs.start(run)

@@ -138,7 +138,7 @@ BUDGETS = {
     "dp/trainer.py": 380,
     "dp/train.py": 60,
     "dp/jobs.py": 220,
-    "dp/remote.py": 200,
+    "dp/remote.py": 220,
     "dp/engine.py": 380,
     "dp/ui/__init__.py": 80,
     "dp/ui/denoise.py": 220,

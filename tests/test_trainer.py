@@ -26,7 +26,7 @@ from dp.checkpoint import CheckpointError
 from dp.policy import DiffusionPolicy
 from dp.resume import picture_order
 from dp.rin import RIN
-from dp.runs import Busy
+from dp.runs import Busy, Gone
 from dp.trainer import Trainer
 
 SETTINGS = dict(
@@ -818,6 +818,36 @@ def test_a_tracker_that_is_not_there_is_told_and_one_that_is_gets_the_metrics(ma
     trainer = make_trainer(train_num_steps=10, log_with="tensorboard")
     trainer.train()
     assert list((trainer.run.path / "trackers").rglob("events.out.*"))
+
+
+@pytest.mark.parametrize("when", ["step", "milestone", "save", "sample", "log", "event"])
+def test_a_run_whose_folder_is_gone_ends_and_does_not_make_it_anew(make_trainer, tmp_path, monkeypatch, when):
+    trainer = make_trainer("deep/run", train_num_steps=40, save_and_sample_every=20, num_samples=1, sample_steps=1)
+    delete = lambda: shutil.rmtree(trainer.run.path)  # noqa: E731
+    step = {"step": 5, "milestone": 20, "log": 10}.get(when)
+    at_step(trainer, {step: delete} if step else {5: lambda: (delete(), poison(trainer))} if when == "event" else {})
+    if when in ("save", "sample"):
+        whole = getattr(trainer, when)
+        setattr(trainer, when, lambda milestone: (delete(), whole(milestone)))
+    with pytest.raises(Gone, match=r"'.*deep.run' was deleted or moved, so training ends"):
+        trainer.train()
+    assert not trainer.run.path.exists() and trainer.step <= 20
+    trainer.run.report(state="new")  # it is no longer held: this is a folder like any other
+    assert trainer.run.path.is_dir()
+
+
+def test_a_run_whose_folder_was_moved_goes_on_there(make_trainer, tmp_path):
+    straight, trainer = make_trainer("straight", train_num_steps=6), make_trainer("here", train_num_steps=6)
+    straight.train()
+    at_step(trainer, {3: lambda: trainer.run.ask("save"), 5: lambda: (tmp_path / "here").rename(tmp_path / "there")})
+    with pytest.raises(Gone):
+        trainer.train()
+    assert not (tmp_path / "here").exists()
+    moved = make_trainer("there", train_num_steps=6, init=9)
+    assert moved.run.status()["state"] == "lost"
+    moved.resume()
+    assert moved.step == 3 and moved.train() == "finished"
+    assert same(state(moved), state(straight))
 
 
 @pytest.fixture

@@ -81,8 +81,8 @@ def receive(asked: Any, request: gr.Request) -> dict[str, Any]:
 
 
 def images_of(run: RunFolder) -> dict[str, Any]:
-    """Return a run's checked images: the `path` of their dataset, its name (`dataset`), their `count` and `size`. Raises
-    ValueError or OSError.
+    """Return a run's checked images: the `path` of their dataset, its name (`dataset`), their `count` and `size`.
+    Raises ValueError or OSError.
     """
     config = run.config()
     dataset = config.get("dataset", {})
