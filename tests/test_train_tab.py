@@ -431,9 +431,12 @@ def call(url, name, asked):
 @pytest.mark.parametrize("allowed", [True, False], ids=["at home", "on a public Space"])
 def test_a_stranger_sees_nothing_of_the_runs(home, tiny_rin, allowed):
     run = make_run(home, tiny_rin())
+    (home / os.fsdecode(b"caf\xe9")).mkdir()
+    (home / os.fsdecode(b"caf\xe9") / "config.json").write_text('{"name": "\\ud800", "created": 1}')
     environment = {} if allowed else {"SPACE_ID": "ann/space"}
     with serve("app.py", DP_HOME=str(home), **environment) as url:
         looked, config = call(url, "look", {"run": run.id})
+        unfit, _ = call(url, "act", {"run": run.id, "verb": "rename", "name": "Mine\ud800"})
         acted, _ = call(url, "act", {"run": run.id, "verb": "rename", "name": "Mine"})
         begun, _ = call(url, "begin", {"files": 1, "bytes": 1})
         client = Client(url, verbose=False)
@@ -441,12 +444,14 @@ def test_a_stranger_sees_nothing_of_the_runs(home, tiny_rin, allowed):
         if allowed:
             assert looked["facts"]["checkpoints"] == [2] and looked["samples"][0][0] == 2
             assert looked["records"] == [{"step": 1, "loss": 0.5}]
+            assert [line["name"] for line in looked["runs"]] == ["Secret", "\ufffd"]
+            assert "must be text that UTF-8 can encode, got 'Mine\\ud800'" in unfit["problem"]
             assert acted == {} and run.config()["name"] == "Mine" and "draft" in begun
             picture, _ = client.predict(**sample, seed=1, api_name="/sample")
             with Image.open(picture) as image:
                 assert image.size == (8, 8)
         else:
-            assert looked == acted == begun == {"problem": permission.OFF}
+            assert looked == unfit == acted == begun == {"problem": permission.OFF}
             assert run.config()["name"] == "Secret" and "Secret" not in config
             with pytest.raises(AppError, match="there is no checkpoint 'Secret/000002'; there are: faces-32"):
                 client.predict(**sample, api_name="/sample")
