@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 import dp
-from dp import jobs
+from dp import archives, jobs
 from dp.atomic import replacing, write_json
 from dp.checks import check_encodable, quote
 from dp.recipe import NAME_LENGTH, PRESETS, SIZES, Settings
@@ -111,7 +111,8 @@ def begin(run: RunFolder, settings: Settings, args: argparse.Namespace) -> None:
 def prepare(run: RunFolder, settings: Settings, sources: list[str]) -> None:
     """The run folder, whole or not at all; and what there is to say of the pictures."""
     first = Path(sources[0]).resolve()
-    name = "pictures" if len(sources) > 1 else readable(first.name if first.is_dir() else first.stem)
+    stem = first.name if first.is_dir() else archives.stem(first.name) or first.stem
+    name = "pictures" if len(sources) > 1 else readable(stem)
     with replacing(run.path) as aside:
         aside.mkdir()
         with tqdm(unit=" files", disable=None) as progress:

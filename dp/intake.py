@@ -1,5 +1,5 @@
-"""What people bring -- a folder, files, a zip, or some of each -> one checked, decoded dataset, and a report in which
-every file is accounted for.
+"""What people bring -- a folder, files, archives, or some of each -> one checked, decoded dataset, and a report that
+accounts for every file.
 
     images.npy   uint8 [N,H,W,C], in the order of the names
     report.json  `dp.findings.Findings`
@@ -17,7 +17,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-from dp.archives import is_archive
+from dp import archives
 from dp.atomic import replacing
 from dp.checks import quote
 from dp.data import IMAGES, appending, is_prepared
@@ -28,6 +28,7 @@ from dp.limits import Limits
 from dp.sources import Found, files_of, is_left_aside
 
 PROGRESS_S = 0.1  # from one word on the progress to the next
+LISTING_S = 1.0  # the same while files are listed
 REASON = 300  # characters of one, which may quote what it is about
 SANE = Limits()
 
@@ -50,8 +51,8 @@ def prepare(
     names: Sequence[str] | None = None,
     limits: Limits = SANE,
 ) -> Iterator[Progress]:
-    """A folder, a file, a zip, or a list of them -> the dataset folder `into`: whole at the last `Progress`, or not
-    there at all. May be closed at any time.
+    """A folder, a file, an archive (zip or tar), or a list of them -> the dataset folder `into`: whole at the last
+    `Progress`, or not there at all. May be closed at any time.
 
     mode: 'L', 'RGB' or 'RGBA'. names: what each of `sources` was called where it came from; its own name otherwise.
     Too much, no usable picture, or an `into` that holds anything but a dataset is a ValueError.
@@ -68,18 +69,25 @@ def prepare(
         raise ValueError(f"{quote(str(into))} holds other things than a dataset; choose another place")
     yield Progress(0, None, "")
     report = Findings()
-    with ExitStack() as zips:
+    with ExitStack() as opened:
         found: list[Found] = []
+        said = time.monotonic()
         for path, name in zip(paths, names):
+            before = len(found), report.left_aside
             try:
-                for one in files_of(path, name, len(paths) > 1, limits, zips, report):
+                for one in files_of(path, name, len(paths) > 1, limits, opened, report):
                     if is_left_aside(one.inner):
                         report.left_aside += 1
                     else:
                         found.append(one)
                     if len(found) + report.left_aside > limits.files:
                         raise ValueError(f"more than {limits.files:,} files; bring fewer")
-            except Refused as reason:
+                    if time.monotonic() - said > LISTING_S:  # a compressed tar is unpacked here
+                        yield Progress(0, None, shown(one.name))
+                        said = time.monotonic()
+            except Refused as reason:  # the source as a whole
+                del found[before[0] :]
+                report.left_aside = before[1]
                 report.refused.append((name, str(reason)))
         report.refused = [(shown(name), shown(reason, REASON)) for name, reason in report.refused]
         total_bytes = sum(one.size for one in found if one.size <= limits.file_bytes)
@@ -124,9 +132,12 @@ def _decode(
 
 
 def _read(one: Found, image_size: int, mode: str, limits: Limits) -> Picture:
-    if is_archive(one.inner):
-        raise Refused("an archive inside a folder or another archive is not opened; bring it by itself")
-    check_name(one.inner)
+    if one.is_named:
+        if archives.stem(one.name) is not None:
+            raise Refused("an archive inside a folder or an archive is not opened; bring it by itself")
+        if why := archives.why_not_read(one.name):
+            raise Refused(why)
+        check_name(one.inner)
     if one.size > limits.file_bytes:
         raise Refused(f"{one.size:,} bytes, more than {limits.file_bytes:,}")
     with one.open() as file:

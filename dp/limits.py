@@ -1,4 +1,4 @@
-"""How much is read of what people upload, at most: each limit has a default and an environment variable."""
+"""Limits on the files that a dataset is made from. Environment variables override the defaults."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PILLOW_PIXELS = 178_956_970  # of one image, at which Pillow stops by itself
 class Limits:
     """How much is taken, at most; larger files are refused one by one, all else as a whole."""
 
-    files: int = 100_000  # looked at in all, those inside zips included
+    files: int = 100_000  # looked at in all, those inside archives included
     file_bytes: int = 256 << 20  # of one picture file
     total_bytes: int = 50 << 30  # of all of them
     pixels: int = MAX_PIXELS  # of one picture
-    zip_entries: int = 100_000
-    zip_bytes: int = 20 << 30  # that one zip unpacks to
-    zip_ratio: int = 200  # of these bytes to the zip's own
+    zip_entries: int = 100_000  # of one archive, a zip or a tar
+    zip_bytes: int = 20 << 30  # that one archive unpacks to
+    zip_ratio: int = 200  # of these bytes to the archive's own
 
     def __post_init__(self):
         for limit in fields(self):

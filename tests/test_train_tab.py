@@ -590,6 +590,9 @@ def test_durations_are_told_as_people_tell_them(seconds, words):
     "names, name",
     [
         (["cats.ZIP"], "cats"),
+        (["my.cats.TAR.gz"], "my.cats"),
+        (["cats.txz"], "cats"),
+        ([".zip"], "pictures"),
         (["cats/a/1.png", "cats/2.png"], "cats"),
         (["1.png", "2.png"], "pictures"),
         (["..\\..\\x\\1.png"], ".."),

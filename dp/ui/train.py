@@ -16,8 +16,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from dp import jobs
-from dp.archives import is_archive, stem
+from dp import archives, jobs
 from dp.checks import quote
 from dp.engine import Engine
 from dp.intake import prepare
@@ -276,5 +275,5 @@ def uploaded(reference: str) -> dict[str, Any]:
 def called(names: list[str]) -> str:
     """Return what to call images that came as files of these names: the name of their archive or folder."""
     first = PurePath(names[0].replace("\\", "/")) if names else PurePath("pictures")
-    text = first.parts[0] if len(first.parts) > 1 else stem(first.name) if is_archive(first.name) else "pictures"
+    text = first.parts[0] if len(first.parts) > 1 else archives.stem(first.name) or "pictures"
     return "".join(c for c in text if c.isprintable())[:60] or "pictures"

@@ -27,10 +27,10 @@ from dp.atomic import write_json
 from dp.checks import check_encodable, quote
 from dp.limits import Limits
 from dp.runs import home
+from dp.tar_blocks import ROOM_LEFT
 
 KEPT_S = 24 * 3600
 PIECE_BYTES = 8 << 20  # in one message, at most
-ROOM_LEFT = 1 << 30  # bytes that stay free on the disk, for the runs that go on
 NAMES = "names.jsonl"
 MAX_NAME = 1000  # characters that are kept of a file's name: the last ones, with its suffix
 ID = re.compile(r"[0-9a-f]{32}")

@@ -63,7 +63,7 @@ const mega = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumFractionD
 async function send(files) {
   const mine = ++turn;
   $(".problem").textContent = "";
-  if (!files.length) return complain("There is no file in that. Choose a zip, a folder or pictures.");
+  if (!files.length) return complain("There is no file in that. Choose a zip or tar, a folder or pictures.");
   const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
   root.dataset.state = "sending";
   draft = null;
