@@ -1,8 +1,8 @@
-"""One picture file from anywhere -> upright, cropped uint8 pixels, or `Refused` with the reason in words for the person
-who put it there.
+"""One image file from anywhere -> upright, cropped uint8 pixels in sRGB, or `Refused` with the reason in words for the
+person who put it there.
 
-Nothing is believed: not the name, not the header. A file's size and kind are looked at before it is opened, a picture's
-before it is decoded.
+Neither the name nor the header is trusted. A file's size and kind are checked before it is opened, an image's before it
+is decoded. Decoding takes at most 8 bytes per pixel plus 100 MB; an image that needs more is rejected.
 """
 
 from __future__ import annotations
@@ -11,18 +11,27 @@ import os
 import stat
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
-from dp.images import over_white
+from dp import tiff
+from dp.color import is_srgb, profile_transform
+from dp.cut_jpeg import lacks_only_its_last_bytes
+from dp.excerpt import Source
+from dp.formats import AVIF_ADVICE, EXTENSIONS, FORMATS, HAS_AVIF, HEIC_ADVICE, too_much_memory, why_unidentified
+from dp.metadata import END_OF_IMAGE, orientation, read_metadata
+from dp.pixels import SIDEWAYS, Look, colors_of, is_grey, small_square, to_mode
 
-EXTENSIONS = ("jpg", "jpeg", "jfif", "png", "tif", "tiff", "webp", "bmp", "gif")
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")  # the decoders that an untrusted file may reach
-HEIC_ADVICE = "HEIC is not read here; export it as JPEG"
 MAX_PIXELS = 100_000_000
+LARGE = 10_000_000  # pixels of a JPEG, from which on it is decoded at half its size or less where that suffices
+GUESSED_BYTES = 1 << 16  # put in the place of what a JPEG lacks
+ENDS_EARLY = "damaged: the file ends before the image does"
+MAX_MISSING = 0.01  # of the pixels may depend on these
 
 
 class Refused(Exception):
@@ -39,7 +48,7 @@ class Picture(NamedTuple):
 
 
 def decode(path: Path, image_size: int, mode: str, exts: Sequence[str] = EXTENSIONS) -> np.ndarray:
-    """One picture file -> uint8 [image_size, image_size, C], upright and cropped. Raises Refused with the reason."""
+    """One image file -> uint8 [image_size, image_size, C], upright and cropped. Raises Refused with the reason."""
     if os.path.isdir(path):  # could lead round in a circle, or out of the folder that was named
         raise Refused("a link to a folder, which is not followed; copy the folder here")
     check_name(path.name, exts)
@@ -54,6 +63,8 @@ def check_name(name: str, exts: Sequence[str] = EXTENSIONS) -> None:
         raise Refused("a macOS side file, not a picture")
     if suffix in ("heic", "heif"):
         raise Refused(HEIC_ADVICE)
+    if suffix == "avif" and not HAS_AVIF:
+        raise Refused(AVIF_ADVICE)
     if suffix not in {ext.lower().lstrip(".") for ext in exts}:
         raise Refused(f"not one of the picture types read here ({', '.join(exts)})")
 
@@ -74,81 +85,98 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_picture(file: BinaryIO, image_size: int, mode: str, max_pixels: int = MAX_PIXELS) -> Picture:
-    """The picture in `file`, whose first frame is taken. Raises Refused with the reason."""
+    """The image in `file`, of which the first frame is taken. Raises Refused with the reason."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # size is checked here; metadata that Pillow finds odd does not matter
-            with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > max_pixels:
-                    raise Refused(f"{image.width} x {image.height} pixels, more than {max_pixels:,}")
-                image.load()  # decodes the first frame
-                turned = upright(image)
-                pixels = np.asarray(square(convert(turned, mode), image_size))
-                return Picture(pixels.reshape(image_size, image_size, len(mode)), *turned.size, kind_of(image))
+        source = read_metadata(file)
+    except OSError as error:
+        raise Refused(f"cannot be read: {error.strerror}") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # size is checked here; metadata that Pillow finds odd does not matter
+        try:
+            return _decode(source, b"", image_size, mode, max_pixels)
+        except _EndsEarly:
+            return _complete(source, image_size, mode, max_pixels)
+
+
+class _EndsEarly(Exception):
+    """A JPEG file that ends before its image does."""
+
+
+def _complete(source: Source, image_size: int, mode: str, max_pixels: int) -> Picture:
+    """A JPEG without its last bytes, provided that they do not show: whatever follows, the same pixels come out."""
+    cut = source.without_last_marker()
+    endings = (END_OF_IMAGE, Random(0).randbytes(GUESSED_BYTES).replace(b"\xff", b"\0") + END_OF_IMAGE)
+    try:
+        picture, other = (_decode(cut, ending, image_size, mode, max_pixels) for ending in endings)
+    except _EndsEarly:
+        raise Refused(ENDS_EARLY) from None
+    differing = (picture.pixels != other.pixels).any(-1).mean()
+    if differing > MAX_MISSING or not lacks_only_its_last_bytes(cut.open()):
+        raise Refused(ENDS_EARLY)
+    return picture
+
+
+def _decode(source: Source, ending: bytes, image_size: int, mode: str, max_pixels: int) -> Picture:
+    try:
+        with Image.open(source.open(ending), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise Refused(f"{image.width} x {image.height} pixels, more than {max_pixels:,}")
+            return _picture(image, source, image_size, mode)
     except Image.UnidentifiedImageError:
-        file.seek(0)
-        if file.read(12)[4:] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
-            raise Refused(HEIC_ADVICE) from None
-        raise Refused(f"not a picture, whatever its name says: its content is none of {', '.join(FORMATS)}") from None
+        raise Refused(why_unidentified(source)) from None
     except Image.DecompressionBombError:
         raise Refused(f"more than {max_pixels:,} pixels") from None
     except Refused:
         raise
+    except MemoryError:
+        raise Refused("too large for the memory that is free") from None
     except Exception as error:  # Pillow's decoders answer a damaged file with almost any exception
-        raise Refused(f"damaged: {error}") from None
+        if "truncated" in str(error).lower():
+            raise (_EndsEarly() if source.is_jpeg else Refused(ENDS_EARLY)) from None
+        raise Refused(f"damaged, or of a kind that is not supported: {error}") from None
 
 
-def kind_of(image: Image.Image) -> str:
-    if image.has_transparency_data:
+def _picture(image: Image.Image, source: Source, image_size: int, mode: str) -> Picture:
+    """An opened image -> its pixels, width, height and kind."""
+    look = Look(orientation(source.exif or image.info.get("exif", b"")), clear=source.clear, depth=source.depth)
+    if image.format == "TIFF":
+        if reason := tiff.problem(image.tag_v2):
+            raise Refused(reason)
+        look.depth, look.is_inverted, look.orientation = tiff.correct(image)
+    size = image.size
+    look.transform = profile_transform(source.profile or image.info.get("icc_profile", b""), colors_of(image))
+    if look.transform is None and not is_srgb(source.gamma, source.primaries):
+        look.gamma, look.primaries = source.gamma, source.primaries
+    if image.format == "JPEG" and size[0] * size[1] > LARGE:
+        image.draft(None, (2 * image_size, 2 * image_size))
+        look.scale = image.decoderconfig[0]
+    if reason := too_much_memory(image, size, look.scale):
+        raise Refused(reason)
+    if image.format in ("WEBP", "AVIF"):
+        image.load_prepare = partial(_let_decoder_go, image)
+    image.load()  # decodes the first frame
+    if source.depth == 16 and image.mode in ("RGB", "RGBA") and (look.clear or look.gamma):
+        look.low = _lower_bits(source)
+    small = to_mode(small_square(image, look, image_size, size), mode)
+    pixels = np.asarray(small).reshape(image_size, image_size, len(mode))
+    return Picture(pixels, *(size[::-1] if look.orientation in SIDEWAYS else size), kind_of(image, source))
+
+
+def _lower_bits(source: Source) -> Image.Image:
+    """The lower 8 bits of the samples of a 16-bit PNG, of which Pillow keeps the upper ones."""
+    image = Image.open(source.open(), formats=["PNG"])
+    image.tile = [tile._replace(args=tile.args.replace(";16B", ";16L")) for tile in image.tile]
+    image.load()
+    return image
+
+
+def _let_decoder_go(image: Image.Image) -> None:
+    """Free what the decoder still holds once it has handed out the pixels, before Pillow copies them."""
+    image._decoder = None
+    type(image).load_prepare(image)
+
+
+def kind_of(image: Image.Image, source: Source) -> str:
+    if image.has_transparency_data or source.clear is not None:
         return "with transparency"
-    return "grey" if image.mode[0] in "1LIF" and image.mode != "LAB" else "colour"
-
-
-def convert(image: Image.Image, mode: str) -> Image.Image:
-    """Any mode -> 'L', 'RGB' or 'RGBA'. 16-bit greys are scaled to 8 bits; transparency is laid over white where `mode`
-    has none.
-    """
-    if image.mode.startswith("I"):
-        wide = np.asarray(image)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise Refused("32-bit integer pixels; export it with 8 or 16 bits")
-        image = Image.fromarray((wide / 257).round().astype(np.uint8), "L")  # 65535 = 257 * 255
-    elif image.mode == "F":
-        raise Refused("floating-point pixels; export it with 8 or 16 bits")
-    elif image.mode == "LAB":
-        image = image.convert("RGB")  # the only way out of it that Pillow knows
-    if mode == "RGBA":
-        return image.convert("RGBA")
-    if image.has_transparency_data:
-        image = over_white(image.convert("RGBA"))
-    return image.convert(mode)
-
-
-TURNS = {  # EXIF orientation -> what puts the picture upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says. ImageOps.exif_transpose also rewrites all of the metadata, and fails on an odd entry."""
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # unreadable metadata says nothing
-        turn = None
-    return image if turn is None else image.transpose(turn)
-
-
-def square(image: Image.Image, image_size: int) -> Image.Image:
-    """The centre square, resized with antialiasing: the same as resizing the short side first, without the cost of a
-    very long other side.
-    """
-    side = min(image.size)
-    # whole pixels of the resized picture
-    left, top = (round((length - side) * image_size / side / 2) * side / image_size for length in image.size)
-    return image.resize((image_size, image_size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    return "grey" if is_grey(image) else "colour"

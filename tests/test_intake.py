@@ -452,7 +452,7 @@ VAST = png_by_hand(60_000, 60_000, 8, 2)
 ABSOLUTE, OUT = "an absolute name, which leads out", "a name with '..', which leads out"
 ORDINARY = "not an ordinary file, but a pipe"
 HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {  # -> what is brought, and the reason that must be told
-    "zip bomb": (zip_holding("x.png", bytes(64 << 20)), "a bomb.* unpacks to [0-9,]+ times its size, more than 200"),
+    "zip bomb": (zip_holding("x.png", bytes(64 << 20)), "zip bomb.* unpacks to [0-9,]+ times its size, more than 200"),
     "zip whose header lies": (zip_with(lying_about_its_size), "damaged inside the zip"),
     "zip of overlapping entries": (zip_with(overlapping), "zip bomb: its entries lie over one another"),
     "zip of too many entries": (directory_zip(150_000), "more than 100,000 entries"),

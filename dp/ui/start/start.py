@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dp.decoder import convert, square
 from dp.images import MODES, to_float
+from dp.pixels import Look, small_square, to_mode
 from dp.schedules import level, make_schedule
 
 HERE = Path(__file__).parent
@@ -63,11 +63,13 @@ def read(value: Any, image_size: int, channels: int) -> tuple[Tensor | None, Ten
     if not isinstance(value, dict):
         raise ValueError("the picture to start from is not what the page sends")
     with opened(value.get("picture")) as image:
-        pixels = np.asarray(square(convert(image, MODES[channels]), image_size)).reshape(1, image_size, image_size, -1)
+        pixels = np.asarray(to_mode(small_square(image, Look(), image_size, image.size), MODES[channels])).reshape(
+            1, image_size, image_size, -1
+        )
     start, mask = to_float(torch.from_numpy(pixels.copy()))[0], None
     if value.get("mask") is not None:
         with opened(value["mask"]) as image:
-            opacity = np.asarray(square(image.convert("RGBA").getchannel("A"), image_size))
+            opacity = np.asarray(small_square(image.convert("RGBA").getchannel("A"), Look(), image_size, image.size))
         mask = torch.from_numpy(opacity >= 128)
     return start, mask if mask is not None and mask.any() else None, value.get("strength")
 
