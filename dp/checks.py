@@ -4,6 +4,7 @@ only.
 
 from __future__ import annotations
 
+import json
 from numbers import Integral, Real
 from typing import Any
 
@@ -42,6 +43,16 @@ def check_encodable(what: str, text: str) -> None:
     """Raise ValueError, with the name and the value, for text with half of a surrogate pair: no file can hold it."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"{what} must be text that UTF-8 can encode, got {quote(text)}: choose another name")
+
+
+def message_of(error: BaseException) -> str:
+    """Return what to tell a person of an error: the text of a ValueError, which is ours, and the system's of an
+    OSError; of any other its class, too. Errors of encoding and of JSON are ValueErrors, but their text is no message.
+    """
+    is_message = isinstance(error, (ValueError, OSError, MemoryError))
+    if str(error) and is_message and not isinstance(error, (UnicodeError, json.JSONDecodeError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None) -> None:

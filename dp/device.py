@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
+
+from dp import environment
+from dp.checks import message_of
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -17,21 +18,35 @@ def describe(error: Exception) -> str:
     """What went wrong, for a person: a message of ours as it is, anything else with its kind."""
     if is_out_of_memory(error):
         return "there is not enough memory for this run: ask for fewer images"
-    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    return message_of(error)
 
 
 def use_own_cores() -> None:
-    """Compute on CPU_CORES threads, where the environment says so: a Space's container sees all of its host's cores,
-    and this is its share.
-    """
-    if cores := os.environ.get("CPU_CORES"):
-        torch.set_num_threads(max(1, int(float(cores))))
+    """Compute on CPU_CORES threads, where that is set. Raises ValueError."""
+    if cores := environment.cores():
+        torch.set_num_threads(cores)
 
 
 def best_device() -> torch.device:
-    """CUDA, Apple's MPS or the CPU, whichever is there first; but the environment's DP_DEVICE, where it is set."""
-    if named := os.environ.get("DP_DEVICE"):
-        return torch.device(named)
+    """Return DP_DEVICE where it is set, or else CUDA, Apple's MPS or the CPU, whichever is there first. Raises
+    ValueError where DP_DEVICE is not there.
+    """
+    if named := environment.device():
+        return _checked(torch.device(named))
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _checked(device: torch.device) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    why = None
+    if device.type == "cuda" and not count:
+        why = "PyTorch finds no CUDA device on this machine"
+    elif device.type == "cuda" and (device.index or 0) >= count:
+        why = f"this machine has cuda:0 to cuda:{count - 1}"
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        why = "PyTorch finds no Apple GPU on this machine"
+    if why:
+        raise ValueError(f"DP_DEVICE is {str(device)!r}, but {why}: choose another device, or unset DP_DEVICE")
+    return device

@@ -13,7 +13,9 @@ from pathlib import Path
 from huggingface_hub import SpaceHardware
 from huggingface_hub.utils import filter_repo_objects
 
+from dp import streams
 from dp.calls import HubError, api_for, headers_for, in_words, token_in
+from dp.checks import message_of
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("dp", "checkpoints", "docs", "tests", "benchmarks", ".ci")
@@ -35,6 +37,7 @@ def main() -> None:
     words = "create it on this, not on cpu-basic; some cost money by the hour: %(choices)s"
     add("--hardware", choices=hardware, metavar="NAME", help=words)
     add("--dry-run", action="store_true", help="only list what would go up, and its size; needs no network")
+    streams.protect()
     args = parser.parse_args()
     try:
         headers = headers_for(args.space, None)
@@ -45,7 +48,7 @@ def main() -> None:
         else:
             publish(args.space, headers, args.private, args.hardware)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{error}\n")
+        parser.exit(2, f"{message_of(error)}\n")
     except KeyboardInterrupt:
         parser.exit(130)  # as shells count it
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dp import hub
+from dp import hub, streams
 from dp.atomic import replacing
 from dp.checkpoint import read_config
-from dp.checks import quote, within
+from dp.checks import message_of, quote, within
 from dp.device import use_own_cores
 from dp.engine import Engine
 from dp.export import KINDS, export
@@ -59,9 +59,10 @@ def options() -> argparse.ArgumentParser:
 
 def main() -> None:
     parser = options()
+    streams.protect()
     args = parser.parse_args()
-    use_own_cores()
     try:
+        use_own_cores()
         file = args.out if args.out.suffix and not args.out.is_dir() else None
         settings, kind, (folder, model) = settings_of(args), kind_of(file, args.kind), found(args.checkpoint)
         ticket = drawn(folder, settings)
@@ -70,7 +71,7 @@ def main() -> None:
         with replacing(path) as aside:
             aside.write_bytes(content)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{error}\n")
+        parser.exit(2, f"{message_of(error)}\n")
     except KeyboardInterrupt:
         parser.exit(130)  # as shells count it
     print(f"{path} (seed {ticket.made_with['seed']})")

@@ -15,11 +15,13 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 
 from filelock import FileLock, Timeout
 
 import dp
-from dp import away, begin
+from dp import away, begin, environment, streams
+from dp.checks import message_of
 from dp.runs import RunFolder
 
 POLL_S = 1.0
@@ -40,17 +42,19 @@ def main() -> None:
     begin.add_options(parser)
     away.add_options(parser)
     parser.add_argument("--trial", action="store_true", help="try ten steps, and write how long they took as JSON")
+    streams.protect()
     args = parser.parse_args()
     try:
+        cores, device = environment.cores(), environment.device() or "device"
         run = begin.run_of(args)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{error}\n")
+        parser.exit(2, f"{message_of(error)}\n")
     except KeyboardInterrupt:
         sys.exit(130)  # as shells count it
     if args.prepare:
         return
-    if cores := os.environ.get("CPU_CORES"):  # as in dp.device; torch reads it when it is loaded
-        os.environ["OMP_NUM_THREADS"] = str(max(1, int(float(cores)) // PROCESSES))
+    if cores:  # as in dp.device; torch reads it when it is loaded
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // PROCESSES))
     if hasattr(os, "nice"):
         os.nice(10)  # whoever samples on the same processor comes first
     try:
@@ -63,11 +67,11 @@ def main() -> None:
         elif RANK == 0:
             with run.held():
                 pause_on_interrupt(run)
-                follow(run)
+                follow(run, device)
         elif wait_for_the_first(run):
             train(run)
     except (ValueError, OSError, MemoryError) as error:  # for people; status.json has the rest
-        sys.exit(str(error) or type(error).__name__)
+        sys.exit(message_of(error))
     except KeyboardInterrupt:
         sys.exit(130)
     if PROCESSES > 1:  # threads of torch's still let go of tensors, and abort a process in which Python has ended
@@ -82,16 +86,17 @@ def pause_on_interrupt(run: RunFolder) -> None:
     def ask(*_) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         run.ask("pause")
-        os.write(2, INTERRUPTED)  # print might just be in the middle of a line of its own
+        with suppress(OSError):  # the terminal is gone
+            os.write(2, INTERRUPTED)  # print might just be in the middle of a line of its own
 
     signal.signal(signal.SIGINT, ask)
 
 
-def follow(run: RunFolder) -> None:
-    """Wait for the device, then train."""
+def follow(run: RunFolder, name: str) -> None:
+    """Wait for the device of that name, then train."""
     now = time.time()
     run.report(state="queued", pid=os.getpid(), launch=None, started=now, heartbeat=now, message="", error=None)
-    device = FileLock(run.path.resolve().parent / f".{os.environ.get('DP_DEVICE', 'device').replace(':', '-')}.lock")
+    device = FileLock(run.path.resolve().parent / f".{name.replace(':', '-')}.lock")
     is_said = False
     while True:
         run.check_there()  # or the lock below would make DP_HOME anew
@@ -139,7 +144,7 @@ def trial(run: RunFolder) -> dict:
             trainer.sample(1)
             sampling = (time.perf_counter() - start - saving) * asked / TRIAL_SAMPLE_STEPS
     except Exception as error:
-        return {"error": str(error) or type(error).__name__}
+        return {"error": message_of(error)}
     device = str(trainer.accelerator.device)
     return {"seconds_per_step": seconds_per_step, "seconds_per_save": saving + sampling, "device": device}
 

@@ -11,7 +11,7 @@ import gradio as gr
 
 from dp.card import escape
 from dp.checkpoint import Entry
-from dp.checks import MAX_SEED, quote, within
+from dp.checks import MAX_SEED, message_of, quote, within
 from dp.engine import Engine
 from dp.records import readable
 from dp.samplers import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
@@ -170,4 +170,5 @@ def config_of(engine: Engine, checkpoint: str) -> dict[str, Any]:
 
 def complaint(error: object) -> gr.Error:
     """An error for the page, which shows its text as markup: and it may quote what a stranger sent."""
-    return gr.Error(html.escape(readable(str(error)), quote=False), print_exception=False)
+    words = message_of(error) if isinstance(error, Exception) else str(error)
+    return gr.Error(html.escape(readable(words), quote=False), print_exception=False)

@@ -14,6 +14,7 @@ import gradio as gr
 
 from dp import hub
 from dp.card import plain
+from dp.checks import message_of
 from dp.findings import Findings
 from dp.jobs import slug
 from dp.records import readable
@@ -49,12 +50,12 @@ def publish(asked: Any, request: gr.Request) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError, OverflowError):
         return {"problem": "this is not what the page sends"}
     except ValueError as error:
-        return {"problem": str(error)}
+        return {"problem": message_of(error)}
     folder = run.checkpoint(milestone)
     try:
         return {"url": hub.push(folder, repo, token=token, samples=samples(run, milestone), facts=facts(run), **terms)}
     except (ValueError, OSError) as error:
-        return {"problem": readable(str(error)).replace(readable(str(folder)), f"step {milestone:,}")}
+        return {"problem": readable(message_of(error)).replace(readable(str(folder)), f"step {milestone:,}")}
 
 
 def samples(run: RunFolder, milestone: int) -> Path | None:

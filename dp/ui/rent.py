@@ -14,6 +14,7 @@ import gradio as gr
 
 from dp import remote
 from dp.calls import Refused
+from dp.checks import message_of
 from dp.machines import FLAVOR, TIMEOUT, describe, hardware, seconds_of, words_of
 from dp.remote import REPORT_S
 from dp.runs import RunFolder
@@ -33,7 +34,7 @@ def machines(asked: Any, request: gr.Request) -> dict[str, Any]:
     try:
         found = hardware(token=False)
     except ValueError as error:
-        return {"problem": str(error)}
+        return {"problem": message_of(error)}
     prices = {name: f"${cost:.2f} an hour · " if cost is not None else "" for name, (_, cost) in found.items()}
     offers = [[name, f"{name} · {prices[name]}{words}"] for name, (words, _) in found.items()]
     flavor = FLAVOR if FLAVOR in found else next(iter(found), "")
@@ -50,7 +51,7 @@ def price(asked: Any, request: gr.Request) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError):
         return ODD
     except ValueError as error:
-        return {"problem": str(error)}
+        return {"problem": message_of(error)}
 
 
 def rent(asked: Any, request: gr.Request) -> dict[str, Any]:
@@ -96,13 +97,13 @@ def done(what: Callable[[RunFolder, str | bool | None], Any], asked: Any, reques
     except (KeyError, TypeError, AttributeError):
         return ODD
     except ValueError as error:
-        return {"problem": str(error)}
+        return {"problem": message_of(error)}
     if not (token or permission.has_login(request)):
         return {"problem": "this needs a token", "asks": True}
     try:
         what(run, token or permission.token_of(request))
     except Refused as error:
-        return {"problem": str(error), "asks": True}
+        return {"problem": message_of(error), "asks": True}
     except (ValueError, OSError) as error:
-        return {"problem": str(error)}
+        return {"problem": message_of(error)}
     return {}
