@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 
-from dp import jobs, mirror
+from dp import jobs, mirror, streams
 from dp.calls import HubError, api_for, headers_for, in_words
 from dp.runs import VERBS, RunFolder
 
@@ -48,10 +48,12 @@ def command(repo: str, launch: str, limit_s: float, every_s: float) -> list[str]
 
 
 def main() -> None:
+    streams.protect()
     repo, launch, limit_s, every_s = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
     headers = headers_for(repo, os.environ.pop("HF_TOKEN", ""))
     run = RunFolder(jobs.ROOT.parent)
-    pauses_at = float(os.environ["DP_BEGAN"]) + limit_s - min(SAVING_S, limit_s / 5)
+    installing_s = max(0.0, time.time() - float(os.environ["DP_BEGAN"]))
+    pauses_at = time.monotonic() + limit_s - installing_s - min(SAVING_S, limit_s / 5)
     try:
         jobs.start(run)
     except ValueError as error:
@@ -59,7 +61,7 @@ def main() -> None:
     failures, is_over, is_late, taken = 0, False, False, set[str]()
     while not is_over or failures:
         is_over = not run.is_alive()  # before the report, so that the last one has the end in it
-        if not is_over and not is_late and time.time() > pauses_at:
+        if not is_over and not is_late and time.monotonic() > pauses_at:
             is_late = True
             run.ask("pause")
         try:
@@ -92,7 +94,7 @@ def report(
             run.ask(verb)
             taken.add(verb)
     done = set(VERBS) if is_over else {verb for verb in taken if not run.asked(verb)}
-    silent_s = max(0.0, time.time() - (status["heartbeat"] or time.time()))
+    silent_s = run.silent_s() if status["heartbeat"] else 0.0
     words = f"{note}: {status['message']}" if note and is_over else status["message"]
     status |= {"message": words, "remote": {"launch": launch, "silent_s": silent_s}}
     gone = [paths[verb] for verb in done]

@@ -20,7 +20,7 @@ from filelock import Timeout
 from dp.atomic import replacing, write_json
 from dp.checks import check_encodable, check_integer, quote, within
 from dp.recipe import MAX_STEPS
-from dp.runs import LONGEST_NAME, RunFolder
+from dp.runs import LONGEST_NAME, PROBED_S, RunFolder, acquired
 
 ROOT = Path(__file__).resolve().parent.parent  # `-m dp.train` is found from here
 STARTS_WITHIN_S = 120  # torchrun loads torch before it starts the process
@@ -86,13 +86,13 @@ def start(run: RunFolder) -> None:
     if run.is_alive():
         raise ValueError(f"the run {quote(run.name)} is already going on")
     check_encodable("the path of a run's folder", str(run.path.resolve()))  # safetensors opens no other
-    before = time.time()
+    before, deadline = _launch_of(run), time.monotonic() + STARTS_WITHIN_S
     with run.log_file.open("ab") as log:
         process = _launch(run, run.config().get("processes") or 1, stdout=log, stderr=subprocess.STDOUT)
     threading.Thread(target=process.wait, daemon=True).start()  # or its remains would stay until this process ends
-    while time.time() < before + STARTS_WITHIN_S:
+    while time.monotonic() < deadline:
         code = process.poll()  # before the status: it may report and end between the two
-        if (run.status()["started"] or 0) >= before:
+        if _launch_of(run) != before:
             return
         if code is None:
             time.sleep(0.05)
@@ -101,6 +101,12 @@ def start(run: RunFolder) -> None:
         else:
             raise ValueError(f"the run {quote(run.name)} ended at once: {run.tail(1) or f'exit code {code}'}")
     raise ValueError(f"the run {quote(run.name)} does not come to life; see its log")
+
+
+def _launch_of(run: RunFolder) -> tuple[Any, Any]:
+    """What differs from one start of a run to the next, whatever the clock says."""
+    status = run.status()
+    return status["started"], status["pid"]
 
 
 def trial(run: RunFolder) -> subprocess.Popen:
@@ -119,7 +125,9 @@ def _launch(run: RunFolder, processes: int, *arguments: str, **streams: Any) -> 
         apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     else:
         apart = {"start_new_session": True}
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=ROOT, **apart, **streams)
+    # The log is read as UTF-8, whatever the terminal of the app knows.
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:backslashreplace"}
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment, **apart, **streams)
 
 
 def pause(run: RunFolder) -> None:
@@ -196,6 +204,6 @@ def delete(run: RunFolder) -> None:
 def _idle(run: RunFolder):
     """Hold the run's lock, so that no process begins meanwhile."""
     try:
-        return run.lock.acquire(timeout=0)
+        return acquired(run.lock, PROBED_S)
     except Timeout:
         raise ValueError(f"the run {quote(run.name)} is going on: stop it first") from None

@@ -23,7 +23,7 @@ from dp.calls import PATIENCE, HubError, Refused, Unreachable, api_for, headers_
 from dp.card import plain
 from dp.checks import quote
 from dp.machines import refusals
-from dp.runs import ALIVE, VERBS, RunFolder
+from dp.runs import ALIVE, PROBED_S, VERBS, RunFolder, acquired
 
 REPORT_S = 60  # from one report of a Job to the next: a commit, of which the Hub takes about a hundred an hour
 GOING_ON = ("SCHEDULING", "RUNNING")  # of a Job's stages
@@ -42,7 +42,7 @@ def start(run: RunFolder, flavor: str, timeout: str | float, token: str | None =
         machines.check(flavor, machines.hardware(token))
     before = run.status()
     try:
-        with run.lock.acquire(timeout=0):
+        with acquired(run.lock, PROBED_S):
             if run.is_away():
                 raise Timeout(str(run.path))
             _start(run, before, flavor, limit_s, headers, every)
@@ -98,7 +98,7 @@ def refresh(run: RunFolder, token: str | None = None) -> dict[str, Any]:
     file = run.path.resolve() / "exchange.lock"
     if not run.is_away():
         return run.status()
-    with suppress(Timeout), FileLock(file, timeout=0), run.standing(file):  # or somebody just does it
+    with suppress(Timeout), acquired(FileLock(file), 0), run.standing(file):  # or somebody just does it
         if run.is_away():
             _exchange(run, run.status()["remote"], headers_of(token))
     return run.status()

@@ -21,6 +21,7 @@ Over budget: being the one process that holds a run, and telling how that ended,
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -32,10 +33,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from dp.ages import Ages
 from dp.atomic import is_disk_full, replacing, tidy
-from dp.checks import quote
+from dp.checks import message_of, quote
+from dp.environment import home as home
 from dp.records import CONFIG, check_fields, metrics_of, name_of, read, status_of, step_of
 
 ALIVE = ("queued", "preparing", "running", "pausing", "stopping")
@@ -46,11 +54,13 @@ FACTS += ("remote",)  # of a run that a Job on the Hub trains or has trained: se
 NO_STATUS = {"step": 0} | dict.fromkeys(FACTS)
 RESPONDS_S = 60  # without a sign of life for longer, a run is shown as not responding
 LEAVING_S = 3  # how long a new process waits for the one before it to be gone
+PROBED_S = 0.5  # far longer than a look at the lock takes, which disturbs whoever takes it for that moment
 TAIL_BYTES, ERROR_CHARACTERS = 64 << 10, 4000
 METRICS_BYTES = 1 << 20  # of metrics.jsonl, at one look
 LONGEST_NAME = 80
 DISK_FULL = "the disk is full. Nothing is lost: free some space, then press Resume"
 
+_heartbeats = Ages()
 _probing = threading.Lock()  # or two threads that look at once would each take the other for the process
 
 
@@ -65,9 +75,24 @@ class Gone(OSError):
     """The folder of a run that this process writes to has been deleted or moved."""
 
 
-def home() -> Path:
-    """Where the run folders lie."""
-    return Path(os.environ.get("DP_HOME") or "runs")
+class NoLocks(ValueError):
+    """The disk that a run folder is on cannot lock files."""
+
+
+def acquired(lock: FileLock, timeout: float) -> AcquireReturnProxy:
+    """Take a lock, to be released by its `release` or as a context manager. Raises filelock's Timeout where another
+    process holds it, and NoLocks where the disk cannot lock.
+    """
+    try:
+        return lock.acquire(timeout=timeout)
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:
+        folder, why = Path(lock.lock_file).parent, getattr(error, "strerror", None) or error
+        raise NoLocks(
+            f"cannot lock files in {quote(str(folder))} ({why}): training runs need a folder that can be written and a "
+            "disk with file locks, which many network drives lack. Set DP_HOME to a folder on a local disk"
+        ) from None
 
 
 def runs_in(home: str | Path) -> list[RunFolder]:
@@ -150,8 +175,17 @@ class RunFolder:
             state = "stopping" if self.asked("stop") else "pausing" if self.asked("pause") else state
         elif state in ALIVE:
             state = "lost"
-        is_responding = is_alive and time.time() - (facts.get("heartbeat") or 0) < RESPONDS_S
+        is_responding = is_alive and self.silent_s() < RESPONDS_S
         return NO_STATUS | facts | {"state": state, "is_responding": is_responding}
+
+    def silent_s(self) -> float:
+        """Return the seconds since the last heartbeat; infinite where there was none."""
+        heartbeat = self._reported().get("heartbeat")
+        if not heartbeat:
+            return float("inf")
+        if self.is_away():  # then the heartbeat was computed from this machine's clock
+            return max(0.0, time.time() - heartbeat)
+        return _heartbeats.age(self.path.resolve(), heartbeat)
 
     def report(self, **facts: Any) -> None:
         """Merge `facts` into status.json."""
@@ -284,15 +318,25 @@ class RunFolder:
         return bool((self._reported().get("remote") or {}).get("is_going_on"))
 
     def _is_held(self) -> bool:
+        """Return whether the lock is held, by sharing it for an instant: so several apps may look at once. A disk
+        without locks holds none.
+        """
         file = self.path.resolve() / "lock"
         if not file.exists():
             return False
-        with _probing:
+        if fcntl is None:
+            return _is_taken(file)
+        with suppress(OSError):
+            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
             try:
-                with FileLock(file, timeout=0):
-                    return False
-            except Timeout:
-                return True
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno == errno.ENOSYS:  # where filelock may have locks of its own
+                    return _is_taken(file)
+                return error.errno in (errno.EAGAIN, errno.EACCES)
+            finally:
+                os.close(descriptor)
+        return False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -306,7 +350,7 @@ class RunFolder:
         if self.is_away():
             raise Busy(f"the run {quote(self.id)} is going on as a Job on the Hub")
         try:
-            lock.acquire(timeout=LEAVING_S)
+            acquired(lock, LEAVING_S)
         except Timeout:
             raise Busy(f"the run {quote(self.id)} is already going on in another process") from None
         try:
@@ -328,6 +372,17 @@ class RunFolder:
         if is_disk_full(error):
             place = f"; it goes on from step {self.milestones()[-1]:,}" if self.milestones() else ""
             return self.report(state="paused", message=DISK_FULL + place, error=None)
-        is_for_people = isinstance(error, (ValueError, OSError, MemoryError))
-        words = str(error) if is_for_people else f"{type(error).__name__}: {error}"
-        self.report(state="failed", message=words, error=traceback.format_exc()[-ERROR_CHARACTERS:])
+        trace = traceback.format_exc()[-ERROR_CHARACTERS:]
+        self.report(state="failed", message=message_of(error), error=trace)
+
+
+def _is_taken(file: Path) -> bool:
+    """Return whether a lock is held, by taking it: the only way where locks cannot be shared."""
+    with _probing:
+        try:
+            with FileLock(file, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):
+            return False

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 import dp
 from dp import away, begin, environment, streams
 from dp.checks import message_of
-from dp.runs import RunFolder
+from dp.runs import RunFolder, acquired
 
 POLL_S = 1.0
 WARM_UP_STEPS, TRIAL_STEPS, TRIAL_SAMPLE_STEPS = 2, 10, 2
@@ -101,7 +101,7 @@ def follow(run: RunFolder, name: str) -> None:
     while True:
         run.check_there()  # or the lock below would make DP_HOME anew
         try:
-            with device.acquire(timeout=POLL_S):
+            with acquired(device, POLL_S):
                 run.report(state="preparing", launch=LAUNCH, message="loading the pictures and the model")
                 return train(run)
         except Timeout:

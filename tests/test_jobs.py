@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from training import (
     CONFIG,
     NETWORK,
@@ -299,6 +300,21 @@ def test_a_run_whose_folder_is_deleted_ends_and_leaves_no_ghost(tmp_home):
         deleted(one)
         until(lambda pid=pid: is_gone(pid), 10)
     assert [path.name for path in (tmp_home / "home").iterdir()] == [".cpu.lock"]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_does_not_keep_start_from_seeing_its_run(run, monkeypatch, hours):
+    monkeypatch.setattr("dp.jobs.STARTS_WITHIN_S", 20)
+    clock = time.time
+    with FileLock(run.path.parent / ".cpu.lock"):  # the process waits for the device, and loads nothing
+        for _ in range(2):  # again, after it has reported an end
+            monkeypatch.setattr("time.time", lambda: clock() + hours * 3600)  # in this process alone
+            jobs.start(run)
+            monkeypatch.setattr("time.time", clock)
+            assert state(run) == "queued"
+            until(lambda: run.status()["is_responding"], 5)
+            jobs.pause(run)
+            assert ended(run, 10) == "paused"
 
 
 def test_a_run_that_cannot_be_is_failed_with_a_sentence(tmp_home):

@@ -9,14 +9,21 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from dp import jobs
 from dp.atomic import is_disk_full, replacing, tidy
-from dp.runs import STATES, Busy, RunFolder, home, runs_in
+from dp.runs import LEAVING_S, STATES, Busy, NoLocks, RunFolder, home, runs_in
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -124,6 +131,115 @@ def test_a_silent_process_is_said_not_to_respond_and_is_alive_all_the_same(run):
     with process_holding(run):
         status = run.status()
     assert (status["state"], status["is_responding"]) == ("running", False)
+
+
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_a_clock_that_is_set_makes_no_run_silent_or_alive(run, monkeypatch, hours):
+    set_by, waited, wall, monotonic = 0, 0, time.time, time.monotonic
+    monkeypatch.setattr("time.time", lambda: wall() + waited + set_by)
+    monkeypatch.setattr("time.monotonic", lambda: monotonic() + waited)
+    run.report(state="running", heartbeat=time.time())
+    with process_holding(run):
+        assert run.status()["is_responding"]
+        set_by = hours * 3600
+        assert run.status()["is_responding"]
+        waited = 59
+        assert run.status()["is_responding"]
+        waited = 61
+        assert not run.status()["is_responding"]
+        run.report(heartbeat=time.time())
+        assert run.status()["is_responding"]
+        run.report(heartbeat=time.time() - hours * 3600)  # of a machine whose clock differs, on a shared disk
+        assert run.status()["is_responding"]
+        waited = 130
+        assert not run.status()["is_responding"]
+
+
+def test_a_heartbeat_from_the_future_counts_as_one_of_now(run, monkeypatch):
+    run.report(state="running", heartbeat=time.time() + 3600)
+    monotonic = time.monotonic
+    with process_holding(run):
+        assert run.status()["is_responding"]
+        monkeypatch.setattr("time.monotonic", lambda: monotonic() + 61)
+        assert not run.status()["is_responding"]
+
+
+# ----------------------------------------------------------------------------
+# The lock
+
+
+@contextmanager
+def looking(run: RunFolder, seconds: float):
+    """Another app that looks whether the run is alive, for as long as no look takes."""
+    script = f"import fcntl, time; file = open({str(run.path / 'lock')!r}); fcntl.flock(file, fcntl.LOCK_SH)\n"
+    script += f"print('looking', flush=True); time.sleep({seconds})"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "looking\n"
+        yield
+        process.kill()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks cannot be shared there")
+def test_a_look_of_another_app_is_not_taken_for_the_trainers_lock(run):
+    run.report(state="running")
+    with run.held():
+        pass
+    with looking(run, 60):
+        assert not run.is_alive() and run.status()["state"] == "lost"
+    with looking(run, LEAVING_S / 10):
+        jobs.stop(run)  # takes the lock for a moment
+        assert run.status()["state"] == "stopped"
+    with looking(run, LEAVING_S / 10), run.held():
+        assert run.is_alive()
+
+
+def test_looks_of_two_apps_and_of_threads_do_not_disturb_each_other(run):
+    run.report(state="running")
+    with run.held():
+        pass
+    script = f"from dp.runs import RunFolder; run = RunFolder({str(run.path)!r})\nprint('looking', flush=True)\n"
+    script += "print(sum(run.is_alive() for _ in range(20_000)))"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "looking\n"
+        with ThreadPoolExecutor(4) as threads:
+            mine = [found.result() for found in [threads.submit(run.is_alive) for _ in range(2000)]]
+        assert not any(mine) and other.stdout.read() == "0\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other calls")
+@pytest.mark.parametrize("code", ["ENOTSUP", "ENOLCK", "EIO", "EPERM", "EINVAL"])
+def test_a_disk_without_locks_is_told_and_other_runs_go_on(tmp_path, monkeypatch, code):
+    """As some network drives answer. The run on it was begun elsewhere, and moved."""
+    there, here = RunFolder(tmp_path / "drive" / "there"), RunFolder(tmp_path / "here")
+    for run in (there, here):
+        run.report(state="running")
+        (run.path / "lock").touch()
+    flock = fcntl.flock
+
+    def fail_there(descriptor, operation):
+        inodes = {path.stat().st_ino for path in (tmp_path / "drive").rglob("*")}
+        if os.fstat(descriptor if isinstance(descriptor, int) else descriptor.fileno()).st_ino in inodes:
+            raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+        return flock(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", fail_there)
+    assert [run.id for run in runs_in(tmp_path / "drive")] == ["there"] and there.status()["state"] == "lost"
+    places = rf"cannot lock files in '{there.path}'.*{os.strerror(getattr(errno, code))}.*DP_HOME"
+    with pytest.raises(NoLocks, match=places), there.held():
+        pass
+    assert there.status()["state"] == "lost" and there.status()["message"] is None
+    for act in (jobs.delete, jobs.stop):
+        with pytest.raises(NoLocks, match=places):
+            act(there)
+    with here.held():
+        assert here.is_alive() and not there.is_alive()
+
+
+def test_a_folder_that_is_none_is_told_by_whoever_would_hold_it(tmp_path):
+    (tmp_path / "file").touch()
+    run = RunFolder(tmp_path / "file" / "run")
+    with pytest.raises(NoLocks, match=r"cannot lock files in '.*file/run'"), run.held():
+        pass
 
 
 def test_a_damaged_status_is_no_obstacle(run):

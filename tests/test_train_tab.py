@@ -544,6 +544,23 @@ def test_a_draft_that_nobody_has_touched_for_a_day_is_swept(home):
     assert not old.path.exists() and young.path.exists()
 
 
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_no_draft_is_swept_because_the_clock_was_set(home, monkeypatch, hours):
+    before, clock = Draft.begin(), time.time
+    monkeypatch.setattr("time.time", lambda: clock() + hours * 3600)
+    after = Draft.begin()
+    os.utime(after.path, (time.time(), time.time()))
+    Draft.begin()
+    assert before.path.exists() and after.path.exists()
+
+
+def test_the_day_of_a_draft_from_the_future_begins_now(home):
+    draft, later = Draft.begin(), time.time() + 10**7
+    os.utime(draft.path, (later, later))
+    Draft.begin()
+    assert abs(draft.path.stat().st_mtime - time.time()) < 60
+
+
 @pytest.fixture
 def dataset(tmp_path):
     """Of seventy pictures, at 16 x 16."""

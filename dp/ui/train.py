@@ -17,7 +17,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from dp import archives, jobs
-from dp.checks import quote
+from dp.checks import message_of, quote
 from dp.engine import Engine
 from dp.intake import prepare
 from dp.recipe import PRESETS, SIZES, Settings
@@ -88,7 +88,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             draft.keep(facts | {"size": image_size, "count": len(progress.report.used)})
             yield shown, draft.id, *startable(True)
         except (ValueError, OSError) as error:
-            yield {"state": "empty", "message": str(error)} | whose, "", *startable(False)
+            yield {"state": "empty", "message": message_of(error)} | whose, "", *startable(False)
 
     def arrive(request: gr.Request, event: gr.EventData, reference: str, image_size: Any):
         permitted(request)

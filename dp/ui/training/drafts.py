@@ -16,10 +16,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import re
 import secrets
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ NAMES = "names.jsonl"
 MAX_NAME = 1000  # characters that are kept of a file's name: the last ones, with its suffix
 ID = re.compile(r"[0-9a-f]{32}")
 LIMITS = Limits.of_environment()
+CLOCK_SET = time.time() - time.monotonic()  # where the wall clock stood when this process began
 
 
 class Draft:
@@ -50,8 +53,13 @@ class Draft:
     def begin(cls) -> Draft:
         """A new one; those that nobody has touched for a day are deleted."""
         for old in drafts().glob("*"):
-            if time.time() - old.stat().st_mtime > KEPT_S:
-                shutil.rmtree(old, ignore_errors=True)
+            with suppress(OSError):  # another app has just deleted it
+                # By the clock and by what it said before somebody may have set it.
+                ages = [now - old.stat().st_mtime for now in (time.time(), time.monotonic() + CLOCK_SET)]
+                if min(ages) > KEPT_S:
+                    shutil.rmtree(old, ignore_errors=True)
+                elif max(ages) < 0:  # from the future: its day begins now
+                    os.utime(old)
         name = secrets.token_hex(16)
         (drafts() / name / "upload").mkdir(parents=True)
         return cls(name)

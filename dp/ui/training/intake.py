@@ -22,6 +22,7 @@ from typing import Any
 
 import gradio as gr
 
+from dp.checks import message_of
 from dp.findings import Findings, contact_sheet
 from dp.recipe import Settings
 from dp.runs import RunFolder
@@ -76,7 +77,7 @@ def receive(asked: Any, request: gr.Request) -> dict[str, Any]:
     except (TypeError, KeyError):
         return {"problem": "this is not what the page sends"}
     except ValueError as error:
-        return {"problem": str(error)}
+        return {"problem": message_of(error)}
     return {}
 
 
