@@ -3,20 +3,28 @@
 import argparse
 import os
 
+from dp import startup
+
+with startup.told():  # before Gradio and torch read the environment
+    startup.prepare()
+
 import spaces  # noqa: F401 (before torch, which dp loads: on ZeroGPU it has to be first)
 
 from dp.device import use_own_cores
 from dp.engine import Engine
 from dp.runs import home
-from dp.ui import build_app
-from dp.ui.permission import on_zero_gpu
+
+with startup.told():  # the limits are read in there
+    from dp.ui import build_app
+    from dp.ui.permission import on_zero_gpu
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ON_ZERO_GPU = on_zero_gpu()
 
-use_own_cores()
-engine = Engine(os.path.join(HERE, "checkpoints"), device="cpu" if ON_ZERO_GPU else None, runs=home())
-demo = build_app(engine, on_zero_gpu=ON_ZERO_GPU)
+with startup.told():
+    use_own_cores()
+    engine = Engine(os.path.join(HERE, "checkpoints"), device="cpu" if ON_ZERO_GPU else None, runs=home())
+    demo = build_app(engine, on_zero_gpu=ON_ZERO_GPU)
 
 
 def main() -> None:
@@ -28,12 +36,14 @@ def main() -> None:
     parser.add_argument(
         "--allowed-origin", action="append", default=[], metavar="URL", help="another site that may call the server"
     )
-    parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
+    parser.add_argument("--port", help="port to listen on (default: the first free one from 7860)")
     args = parser.parse_args()
-    if not ON_ZERO_GPU:
-        engine.warm_up()
     allowed = {"allowed_hosts": args.allowed_host, "allowed_origins": args.allowed_origin}
-    demo.launch(server_name=args.host, server_port=args.port, **allowed)
+    with startup.told():
+        name, port = startup.address(args.host, args.port)
+        if not ON_ZERO_GPU:
+            engine.warm_up()
+        demo.launch(server_name=name, server_port=port, **allowed)
 
 
 if __name__ == "__main__":

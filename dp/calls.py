@@ -21,6 +21,7 @@ from huggingface_hub import HfApi, constants, get_session, get_token, set_client
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RevisionNotFoundError
 from huggingface_hub.utils import hf_raise_for_status, httpx, validate_repo_id
 
+from dp import proxies
 from dp.card import plain
 from dp.checks import quote
 
@@ -135,6 +136,8 @@ def download(
 @contextmanager
 def in_words(repo_id: str, headers: Mapping[str, str]) -> Iterator[None]:
     """Every error inside as a HubError; without its cause, which may hold the token."""
+    if why := proxies.problem():
+        raise Unreachable(why)
     expected = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError)  # most of them of odd answers
     try:
         yield

@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import Timeout
 
+from dp import proxies
 from dp.atomic import replacing, write_json
 from dp.checks import check_encodable, check_integer, quote, within
 from dp.recipe import MAX_STEPS
@@ -126,7 +127,7 @@ def _launch(run: RunFolder, processes: int, *arguments: str, **streams: Any) -> 
     else:
         apart = {"start_new_session": True}
     # The log is read as UTF-8, whatever the terminal of the app knows.
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8:backslashreplace"}
+    environment = os.environ | proxies.hidden | {"PYTHONIOENCODING": "utf-8:backslashreplace"}
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment, **apart, **streams)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, fields
 
 from dp.checks import quote
@@ -33,10 +34,14 @@ class Limits:
 
     @classmethod
     def of_environment(cls) -> Limits:
-        """Those that whoever hosts has set: DP_MAX_FILES and so on, a variable for each. Raises ValueError."""
+        """Return the limits in DP_MAX_FILES and so on, a variable for each. Raises ValueError, which names it."""
         names = {limit.name: f"DP_MAX_{limit.name.upper()}" for limit in fields(cls)}
-        said = {limit: os.environ[name] for limit, name in names.items() if name in os.environ}
+        given = {limit: os.environ[name].strip() for limit, name in names.items() if name in os.environ}
+        for limit, text in given.items():
+            if not re.fullmatch("[0-9]{1,18}", text) or int(text) < 1:
+                words = f"{limit} must be a whole number of at least 1, got {quote(text)}"
+                raise ValueError(f"the environment's {names[limit]}: {words}")
         try:
-            return cls(**{limit: int(text) if text.isdecimal() else text for limit, text in said.items()})
+            return cls(**{limit: int(text) for limit, text in given.items()})
         except ValueError as error:
-            raise ValueError(f"of the environment's DP_MAX_... variables: {error}") from None
+            raise ValueError(f"the environment's DP_MAX_PIXELS: {error}") from None

@@ -96,7 +96,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "publish_space": {"calls", "checks", "streams"},
     "ui": {
         "ui",
-        "ages",
         "engine",
         "atomic",
         "records",

@@ -98,10 +98,11 @@ class Page(gr.Blocks):
 
     def welcome(self) -> str:
         """Return what the terminal shows: the address, at home with the owner's key."""
+        address = self.local_url.replace("//[::]", "//localhost")  # browsers cannot open [::]
         if permission.is_public():
-            return f"* Running on local URL:  {self.local_url}"
+            return f"* Running on local URL:  {address}"
         return (
-            f"* Running on local URL:  {self.local_url}?key={self.owner.key}\n"
+            f"* Running on local URL:  {address}?key={self.owner.key}\n"
             "  The key lets your browser use this machine's Hugging Face login: keep it to yourself.\n"
             "  Everybody else opens the address without it."
         )
