@@ -127,6 +127,8 @@ def load_prepared(folder: Path, image_size: int, mode: str) -> tuple[np.ndarray,
 
 def prepared_images(folder: Path) -> np.ndarray:
     """Return the array of a prepared dataset, uint8 [N,H,W,C]. Raises ValueError where it is damaged."""
+    if not (folder / IMAGES).is_file():  # a pipe would never answer
+        raise ValueError(f"{IMAGES} is missing, or not a file")
     try:
         # Copy on write: the file cannot change through it, and torch takes no read-only array without a warning.
         images = np.load(folder / IMAGES, mmap_mode="c", allow_pickle=False)

@@ -301,7 +301,8 @@ def test_programs_need_nothing_new(url, board):
 
 
 def test_language_models_may_call(url):
-    pytest.importorskip("mcp")
+    if not os.environ.get("CI"):  # where the extra must be there
+        pytest.importorskip("mcp")
     to, said = "/gradio_api/mcp/", {"Accept": "application/json, text/event-stream"} | JSON
     arguments = {"images": 1, "timesteps": 2, "seed": 4}
     call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "sample", "arguments": arguments}}

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from serving import ROOT
 
 from dp import DiffusionPolicy, Trainer
+from dp.engine import Engine
 from dp.export import settings_in
 from dp.runs import RunFolder
-from dp.ui.sharing import of_link
+from dp.ui.controls import of_link
 
 DATA = ROOT / "tests" / "data" / "version-1"
 NETWORKS = "gaussian", "patches", "convolutions"
@@ -81,8 +82,11 @@ def test_a_paused_run_resumes_exactly(tmp_path):
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-5)
 
 
-def test_an_image_and_a_link_carry_the_same_settings():
+def test_an_image_and_a_link_carry_the_same_settings(tmp_path):
+    shutil.copytree(DATA / "checkpoint-patches", tmp_path / "tiny")
     stored = settings_in((DATA / "image.png").read_bytes())
-    linked = of_link(dict(parse_qsl(urlsplit((DATA / "link.txt").read_text().strip()).query)))
+    query = dict(parse_qsl(urlsplit((DATA / "link.txt").read_text().strip()).query))
+    linked, ignored = of_link(Engine(str(tmp_path), device="cpu"), query)
+    assert len(linked) == len(query) and ignored == ""
     assert {key: linked[key] for key in linked} == {key: stored[key] for key in linked}
     assert stored["sampler"] == "ddim" and stored["eta"] == 0.3 and stored["time_difference"] == 0.1
