@@ -21,6 +21,8 @@ def profile_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform |
     """From the colors of an L, RGB or CMYK image to RGB in sRGB; None where the profile is damaged or describes other
     colors. A grey image may have an RGB profile, which describes its greys, too.
     """
+    if not isinstance(profile, bytes):  # a TIFF may have numbers or text in that place
+        return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         described = MODES.get(source.profile.xcolor_space.strip())

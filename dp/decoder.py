@@ -90,6 +90,8 @@ def read_picture(file: BinaryIO, image_size: int, mode: str, max_pixels: int = M
         source = read_metadata(file)
     except OSError as error:
         raise Refused(f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise Refused(str(error)) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # size is checked here; metadata that Pillow finds odd does not matter
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from dp.checks import quote
 
 ROOT = Path(__file__).resolve().parent.parent  # with app.py
+UPLOADS = "dp-uploads"  # the folder for Gradio's files, which this app sweeps
 DEVICE = re.compile(r"cpu|mps|cuda(:\d{1,3})?", re.ASCII)
 
 

@@ -187,8 +187,9 @@ def extend(run: RunFolder, steps: int) -> None:
         settings = config.get("trainer", {})
         check_integer("the run's train_num_steps", settings.get("train_num_steps"), 0)
         steps = within("Steps", steps, settings["train_num_steps"] + 1, MAX_STEPS)
-        write_json(run.config_file, config | {"trainer": settings | {"train_num_steps": steps}})
+        # In this order: killed between the two, the run is paused at its old end, and Resume finishes it at once.
         run.report(state="paused", total=steps, message=f"extended to {steps:,} steps")
+        write_json(run.config_file, config | {"trainer": settings | {"train_num_steps": steps}})
 
 
 def delete(run: RunFolder) -> None:

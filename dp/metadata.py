@@ -20,6 +20,7 @@ from dp.png import SIGNATURE, read_png
 END_OF_IMAGE = b"\xff\xd9"
 ICC_HEADER, EXIF_HEADER = b"ICC_PROFILE\0", b"Exif\0\0"
 INTEGERS = {1: "B", 3: "H", 4: "I"}  # EXIF's types of whole numbers -> struct's
+MAX_BLOCKS = 100_000  # of metadata that are looked at in one file; an image of 25 MB of comments has as many
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # of TIFF's types, in bytes
 WHERE_PIXELS_ARE = (273, 279, 324, 325)  # offsets and sizes of TIFF's strips and tiles, of which there may be many
 
@@ -88,10 +89,16 @@ def _jpeg(file: BinaryIO) -> Source:
     return source
 
 
+def _counted() -> Iterator[int]:
+    """Count the blocks of a file's metadata. Raises ValueError past MAX_BLOCKS."""
+    yield from range(MAX_BLOCKS)
+    raise ValueError(f"more than {MAX_BLOCKS:,} blocks of metadata")
+
+
 def _segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment before the first scan, or before what is not a segment."""
     position, end = 2, file.seek(0, os.SEEK_END)
-    while True:
+    for _ in _counted():
         file.seek(position)
         head = file.read(4)
         if len(head) < 4 or head[0] != 0xFF:
@@ -117,19 +124,20 @@ def _gif(file: BinaryIO) -> Source:
     flags = (file.read(1) or b"\0")[0]
     position = start = 13 + (3 * (2 << (flags & 7)) if flags & 0x80 else 0)
     source.parts.append((file, 0, start))
+    blocks, transparency = _counted(), (file, 0, 0)
     while True:
         file.seek(position)
         kind = file.read(2)
         if len(kind) < 2 or kind[0] != 0x21:  # not an extension
             break
         start, position = position, position + 2
-        while size := (file.read(1) or b"\0")[0]:
+        while next(blocks) >= 0 and (size := (file.read(1) or b"\0")[0]):
             position += 1 + size
             file.seek(position)
         position += 1
-        if kind[1] == 0xF9:  # transparency
-            source.parts.append((file, start, position))
-    source.parts.append((file, position, end))
+        if kind[1] == 0xF9:  # the last one counts
+            transparency = (file, start, position)
+    source.parts += [transparency, (file, position, end)]
     return source
 
 
@@ -166,7 +174,8 @@ def _avif(file: BinaryIO) -> Source:
         file.seek(position)
         size, kind = struct.unpack(">I4s", file.read(8))
         if kind == b"meta" and size <= PROFILE_BYTES:
-            for item in re.finditer(rb"infe[\2\3].{7,9}(Exif)", file.read(max(0, size - 8)), re.DOTALL):
+            items = re.finditer(rb"infe[\2\3].{7,9}(Exif)", file.read(max(0, size - 8)), re.DOTALL)
+            for _, item in zip(_counted(), items):
                 at = position + 8 + item.start(1)
                 source.parts += [(file, kept, at), (io.BytesIO(b"skip"), 0, 4)]
                 kept = at + 4

@@ -168,7 +168,7 @@ def told_by_name(checkpoint: Path) -> Iterator[None]:
 
 def resumable(run: RunFolder) -> list[int]:
     """The milestones with a training state, rising."""
-    return [m for m in run.milestones() if (run.checkpoint(m) / "training-state" / "state.json").is_file()]
+    return [m for m in run.milestones() if os.path.isfile(run.checkpoint(m) / "training-state" / "state.json")]
 
 
 def prune(run: RunFolder, milestone: int) -> None:

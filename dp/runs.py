@@ -97,8 +97,9 @@ def acquired(lock: FileLock, timeout: float) -> AcquireReturnProxy:
 
 def runs_in(home: str | Path) -> list[RunFolder]:
     """The runs directly below a folder, newest first."""
-    runs = [RunFolder(path) for path in Path(home).glob("[!.]*") if path.is_dir()]
-    runs = [run for run in runs if run.config_file.exists() or run.status_file.exists()]
+    runs = [RunFolder(path) for path in Path(home).glob("[!.]*") if os.path.isdir(path)]
+    # os.path says False of what this user may not see, as lost+found; Path would raise.
+    runs = [run for run in runs if os.path.exists(run.config_file) or os.path.exists(run.status_file)]
     return sorted(runs, key=RunFolder.created, reverse=True)
 
 
@@ -135,11 +136,11 @@ class RunFolder:
 
     def milestones(self) -> list[int]:
         """The steps at which whole checkpoints stand, rising."""
-        return sorted(_steps(path.name for path in (self.path / "checkpoints").glob("*") if path.is_dir()))
+        return sorted(_steps(path.name for path in (self.path / "checkpoints").glob("*") if os.path.isdir(path)))
 
     def sampled(self) -> list[int]:
         """The steps whose sample images stand, rising."""
-        return sorted(_steps(path.stem for path in self.samples.glob("*.png") if path.is_file()))
+        return sorted(_steps(path.stem for path in self.samples.glob("*.png") if os.path.isfile(path)))
 
     # ------------------------------------------------------------------------
     # What it is, and how it goes
@@ -168,7 +169,7 @@ class RunFolder:
         whether the process has lately said something.
         """
         facts = self._reported()
-        state = facts.get("state", "lost" if self.status_file.exists() else "new")
+        state = facts.get("state", "lost" if os.path.exists(self.status_file) else "new")
         is_alive = state in (*ALIVE, "new", "lost") and self.is_alive()
         if is_alive:
             state = state if state in ALIVE else "preparing"
@@ -215,7 +216,7 @@ class RunFolder:
         what was recorded before it for later steps is no longer part of the run.
         """
         try:
-            if not self.metrics_file.is_file():  # a pipe would be waited for
+            if not os.path.isfile(self.metrics_file):  # a pipe would be waited for
                 return [], 0
             with self.metrics_file.open("rb") as file:
                 file.seek(offset)
@@ -292,7 +293,7 @@ class RunFolder:
         file.touch()
 
     def asked(self, verb: str) -> bool:
-        return self._control(verb).exists()
+        return os.path.exists(self._control(verb))
 
     def obeyed(self, verb: str) -> None:
         self._control(verb).unlink(missing_ok=True)
@@ -322,7 +323,7 @@ class RunFolder:
         without locks holds none.
         """
         file = self.path.resolve() / "lock"
-        if not file.exists():
+        if not os.path.exists(file):
             return False
         if fcntl is None:
             return _is_taken(file)

@@ -75,8 +75,9 @@ def prepare_folders() -> None:
         except OSError as error:
             why = f"{quote(given)} cannot be used ({error.strerror or error})"
             raise ValueError(f"GRADIO_TEMP_DIR must be a folder that can be written: {why}") from None
-    elif not is_ours(shared := Path(temporary(), "gradio")):
-        os.environ["GRADIO_TEMP_DIR"] = str(private_folder() / shared.name)
+    folder = Path(given) if given else private_folder()
+    if folder.name != environment.UPLOADS:  # not inherited from an app of ours
+        os.environ["GRADIO_TEMP_DIR"] = str(folder / environment.UPLOADS)
     try:
         Path.home()
     except RuntimeError:  # no HOME, and the system does not know this user, as in some containers

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageCms, TiffImagePlugin, features
 
 from dp import decoder, formats
 from dp.decoder import MAX_PIXELS, Refused, decode, read_picture
+from dp.metadata import MAX_BLOCKS, read_metadata
 
 CASES = Path(__file__).parent / "data" / "cases"
 SIZE = 48
@@ -678,3 +679,22 @@ def test_decoding_takes_at_most_8_bytes_per_pixel(tmp_path):
     peaks = {name: int(count) for name, count in map(str.split, done.stdout.splitlines())}
     assert len(peaks) == len(files)
     assert max(peaks.values()) <= 8 * SIDE**2 + FIXED_BYTES, peaks
+
+
+@pytest.mark.parametrize("value", ["no profile", 7])
+def test_a_profile_of_the_wrong_type_is_ignored(value):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[34675] = value
+    tags.tagtype[34675] = {str: 2, int: 3}[type(value)]
+    assert same(seen(encode(Image.fromarray(halves(LEFT, RIGHT)), "TIFF", tiffinfo=tags)), [LEFT, RIGHT])
+
+
+def test_many_tiny_blocks_of_metadata_take_neither_memory_nor_time():
+    content = encode(Image.fromarray(halves(LEFT, RIGHT)), "GIF")
+    start = 13 + 3 * (2 << (content[10] & 7))
+    few = content[:start] + b"\x21\xf9\x00" * 1000 + content[start:]
+    assert len(read_metadata(io.BytesIO(few)).parts) == 3
+    many = content[:start] + b"\x21\xf9\x00" * (MAX_BLOCKS + 1) + content[start:]
+    assert "blocks of metadata" in refusal(many)
+    segments = b"\xff\xd8" + b"\xff\xfe\x00\x02\xff\xdb\x00\x02" * MAX_BLOCKS
+    assert "blocks of metadata" in refusal(segments)

@@ -26,7 +26,7 @@ from test_intake import png
 from test_train_tab import open_train_tab, sooner_or_later
 
 from dp.runs import runs_in
-from dp.ui import gateway
+from dp.ui import gateway, page
 from dp.ui.access import Access
 from dp.ui.gateway import BODY_BYTES, OWNER, UPLOAD_BYTES, Gateway
 from dp.ui.owner import FILE, Owner
@@ -89,6 +89,9 @@ def test_a_forwarded_name_counts_for_nothing():
         (SERVER, "127.0.0.1:7860", "https://photos.lan", True),  # a proxy changes Host
         (SERVER, "photos.lan", "https://blog.test", True),
         (SERVER, "photos.lan", "https://blog.test.evil.test", False),
+        (Access.of("studio.lan", [], [], {}), "studio.lan:7860", "http://studio.lan:7860", True),
+        (Access.of("studio.lan", [], [], {}), "studio.lan:7860", "http://studio.lan:3000", False),
+        (Access.of(None, ["bücher.de"], [], {}), "127.0.0.1:7860", "https://xn--bcher-kva.de", True),
         (SPACE, "10.1.2.3:7860", "https://a-b.hf.space", True),
         (SPACE, "10.1.2.3:7860", "https://dp.example.com", True),
         (SPACE, "a-b.hf.space", "https://evil.hf.space", False),
@@ -121,7 +124,15 @@ def test_without_an_origin_the_browser_says_where_a_request_comes_from(method, p
     assert accepts(LOCAL, method, path, host="localhost", **sent) is may
 
 
-@pytest.mark.parametrize("name", ["*", "*.example.com", "https://", "example.com/path", "x:99999", "a@b", ""])
+def test_only_pages_of_this_machine_and_of_allowed_sites_may_frame_the_app():
+    assert LOCAL.frame_ancestors() == "frame-ancestors 'self' http://localhost:* http://127.0.0.1:*"
+    assert SERVER.frame_ancestors().endswith(" blog.test:* photos.lan:*")
+    assert SPACE.frame_ancestors() is None  # Hugging Face shows it in a frame
+
+
+@pytest.mark.parametrize(
+    "name", ["*", "*.example.com", "a b", "a;b", "https://", "example.com/path", "x:99999", "a@b", ""]
+)
 def test_a_name_that_is_none_is_a_clear_error(name):
     with pytest.raises(ValueError, match="--allowed-host or DP_ALLOWED_HOSTS takes names like"):
         Access.of(None, [name], [], {})
@@ -176,15 +187,15 @@ def test_a_wrong_length_does_not_help(client):
 def test_a_visitor_leaves_only_so_much_in_the_upload_cache(client, monkeypatch):
     monkeypatch.setattr(gateway, "VISITOR_BYTES", 3 << 20)
     upload = lambda size: client.post("/gradio_api/upload", content=b"x" * size).status_code  # noqa: E731
-    assert [upload(size) for size in (10, 3 << 20, 2 << 20, 10)] == [200, 429, 200, 429]
+    assert [upload(size) for size in (10, 3 << 20, 2 << 20, 1 << 20)] == [200, 429, 200, 429]
     assert client.post("/api", content=b"x").status_code == 200
     monkeypatch.setattr(gateway, "KEPT_S", 0)  # an hour later
     assert upload(2 << 20) == 200
 
 
-def test_a_small_upload_counts_as_a_megabyte(client, monkeypatch):
+def test_a_small_upload_counts_as_64_kilobytes(client, monkeypatch):
     """Otherwise a request with a thousand tiny files would cost its sender nothing."""
-    monkeypatch.setattr(gateway, "VISITOR_BYTES", 3 << 20)
+    monkeypatch.setattr(gateway, "VISITOR_BYTES", 3 << 16)
     assert [client.post("/gradio_api/upload", content=b"x").status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
@@ -237,6 +248,11 @@ def test_a_wrong_key_or_cookie_makes_nobody(client, owner, key):
 def test_addresses_make_no_owner_and_take_no_right_away(client, owner):
     for name in "X-Forwarded-For", "X-Real-IP", "Forwarded":
         assert not client.get("/", headers={name: "127.0.0.1"}).json()["owner"]
+
+
+def test_the_cookie_may_come_in_any_of_several_headers(client, owner):
+    cookie = owner.set_cookie(False).partition(";")[0]
+    assert client.get("/", headers=[("Cookie", "a=1"), ("Cookie", cookie), ("Cookie", "b=2")]).json()["owner"]
 
 
 def test_two_apps_on_one_host_keep_their_cookies_apart(tmp_path):
@@ -366,6 +382,37 @@ def test_large_bodies_are_stopped_on_every_route(url, board):
     )
     status, said = ask(url, "/gradio_api/upload", parts + "--b--\r\n", Content_Type="multipart/form-data; boundary=b")
     assert status == 413 and said.startswith("The request is larger than 32 MB")
+
+
+def test_no_request_makes_the_server_fetch_an_address(url):
+    """Gradio would take a URL in place of any input, load all of it into memory and keep it."""
+    config = json.loads(ask(url, "/config")[1])
+    box = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "brought")
+    index, event = next((i, d) for i, d in enumerate(config["dependencies"]) if d["inputs"] == [box])
+    with site("x" * 100) as port:
+        file = {"path": f"http://127.0.0.1:{port}/x", "meta": {"_type": "gradio.FileData"}}
+        body = json.dumps({"fn_index": event.get("id", index), "data": [file], "session_hash": "fetch"})
+        assert ask(url, "/gradio_api/queue/join", body, **JSON)[0] == 200
+        said = ask(url, "/gradio_api/queue/data?session_hash=fetch")[1]
+    assert "This app takes uploaded files, not addresses" in said
+    for path in f"file=http://127.0.0.1:{port}/x", "proxy=http://127.0.0.1:1/", "deep_link?session_hash=fetch":
+        assert ask(url, f"/gradio_api/{path}") == (404, "This app has no such route.")
+
+
+def test_a_forwarded_name_that_is_not_ours_reaches_no_address_of_the_page(url):
+    assert "evil.test" not in ask(url, "/config", X_Forwarded_Host="evil.test", X_Gradio_Server="http://evil.test")[1]
+    assert "app.test" in ask(url, "/config", X_Forwarded_Host="app.test")[1]
+
+
+def test_old_files_are_swept_and_new_ones_kept(tmp_path):
+    """Also those that Gradio does not know of: an upload that ended in the middle, or of a process that was killed."""
+    for name in "old/a.png", "old/new.png", "tmpabc", "empty/b.png":
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    for name in "old/a.png", "tmpabc", "empty/b.png":
+        os.utime(tmp_path / name, (1000, 1000))
+    page.sweep(tmp_path, before=2000)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["new.png"]
 
 
 @contextmanager

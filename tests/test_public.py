@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import features
 
 import dp
 
@@ -32,7 +33,8 @@ SIGNATURES = {
     "ImageDataset": {
         "folder": REQUIRED,
         "image_size": REQUIRED,
-        "exts": ("jpg", "jpeg", "jfif", "png", "tif", "tiff", "webp", "bmp", "gif"),
+        "exts": ("jpg", "jpeg", "jfif", "png", "tif", "tiff", "webp", "bmp", "gif")
+        + ("avif",) * features.check("avif"),
         "augment_horizontal_flip": False,
         "convert_image_to": None,
     },

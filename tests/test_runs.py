@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -483,3 +484,27 @@ def test_a_full_disk_is_known_by_its_number_or_by_the_words_of_safetensors():
     assert is_disk_full(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"))
     assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
     assert not is_disk_full(ValueError("28"))
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="this system has no permissions of this kind")
+def test_a_folder_that_this_user_may_not_see_hides_no_run():
+    """As lost+found, at the top of a disk."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        place, user = Path(name), os.geteuid()
+        run = RunFolder(place / "seen")
+        run.report(state="finished")
+        (run.path / "checkpoints" / "000002").mkdir(parents=True)
+        (place / "lost+found").mkdir()
+        closed = place / "lost+found", run.path / "checkpoints"
+        place.chmod(0o755)
+        for folder in closed:
+            folder.chmod(0)
+        try:
+            if user == 0:  # whom no permission keeps away
+                os.seteuid(65534)
+            assert [found.id for found in runs_in(place)] == ["seen"]
+            assert run.milestones() == [] and run.status()["state"] == "finished"
+        finally:
+            os.seteuid(user)
+            for folder in closed:
+                folder.chmod(0o755)

@@ -139,7 +139,7 @@ def test_runs_that_cannot_be_kept_in_the_default_place_only_keep_training_away(m
 def test_gradio_gets_a_folder_of_our_own_where_the_usual_one_is_not(monkeypatch, tmp_path, trouble):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     startup.private_folder.cache_clear()
-    usual = tmp_path / "gradio"
+    usual = tmp_path / f"dp-{os.geteuid()}"
     if trouble == "a file":
         usual.touch()
     elif trouble == "a link":
@@ -151,8 +151,9 @@ def test_gradio_gets_a_folder_of_our_own_where_the_usual_one_is_not(monkeypatch,
             pytest.skip("only root can give a folder away")
         os.chown(usual, 12345, 12345)
     startup.prepare_folders()
-    chosen = os.environ.get("GRADIO_TEMP_DIR")
-    assert chosen == (str(tmp_path / f"dp-{os.geteuid()}" / "gradio") if trouble else None)
+    chosen = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert chosen.name == "dp-uploads" and (chosen.parent == usual) == (trouble is None)
+    assert chosen.parent.parent == tmp_path and chosen.parent.stat().st_uid == os.geteuid()
     startup.private_folder.cache_clear()
 
 

@@ -219,7 +219,7 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
                 page.wait_for_selector("#intake .intake[data-state=checking]")
                 page.click("#intake .cancel")
             page.wait_for_selector("#intake .intake[data-state=empty]")
-            sooner_or_later(lambda: len(list((home / ".drafts").iterdir())) == 1, 10)  # that of notes.png
+            sooner_or_later(lambda: len(list((home / ".drafts").iterdir())) == 1)  # that of notes.png
             page.wait_for_timeout(1500)
             assert page.is_visible("#intake .drop") and page.is_disabled("#start-training")
 
@@ -484,11 +484,15 @@ def piece(file, offset, data, **name):
 
 def test_the_names_of_files_come_with_their_pieces(home):
     draft = Draft(intake.begin({"files": 4, "bytes": 4}, asking())["draft"])
-    names = {0: "a/one.png", 1: "lone \ud800 surrogate.png", 3: "x" * 5000}
+    names = {0: "a/one.png", 1: "é.png", 3: "x" * 5000 + ".png"}
     pieces = [piece(i, 0, b"x", name=name) for i, name in names.items()]
     for _ in range(2):  # once more, as after a lost answer
         assert intake.receive({"draft": draft.id, "pieces": pieces}, asking()) == {}
-    assert draft.names(4) == ["a/one.png", "lone ? surrogate.png", "file 3", "x" * 1000]
+    assert draft.names(4) == ["a/one.png", "é.png", "file 3", "x" * 996 + ".png"]
+    lone = intake.receive(
+        {"draft": draft.id, "pieces": [piece(2, 0, b"x", name="lone \ud800 surrogate.png")]}, asking()
+    )
+    assert "must be text that UTF-8 can encode" in lone["problem"]
     for count in (0, -1, 10**6, True, 1.0, "1", None):
         with pytest.raises(ValueError, match="not what the page sends"):
             draft.names(count)

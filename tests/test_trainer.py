@@ -814,7 +814,8 @@ def test_the_loss_is_told_by_noise_level_for_the_steps_since_the_last_record(mak
 def test_a_tracker_that_is_not_there_is_told_and_one_that_is_gets_the_metrics(make_trainer):
     with pytest.raises(ValueError, match=r"log_with='comet_ml'.*not installed"), pytest.warns(UserWarning):
         make_trainer(log_with="comet_ml")
-    pytest.importorskip("tensorboard")
+    if not os.environ.get("CI"):  # where the extra must be there
+        pytest.importorskip("tensorboard")
     trainer = make_trainer(train_num_steps=10, log_with="tensorboard")
     trainer.train()
     assert list((trainer.run.path / "trackers").rglob("events.out.*"))

@@ -26,12 +26,14 @@ ASSET = re.compile(
 class Access:
     """Which names the server answers to, and from which other sites its API may be called.
 
-    hosts, origins: names with or without a port; without one, every port. any_ip: every IP address is a name, because
-    an address cannot be rebound. any_host: as on a Space, whose platform routes by the name.
+    hosts, origins: names with or without a port; without one, every port. listens_on: the name of --host, to which the
+    server answers, but whose other ports are other sites. any_ip: every IP address is a name, because an address cannot
+    be rebound. any_host: as on a Space, whose platform routes by the name.
     """
 
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
+    listens_on: str = "127.0.0.1"
     any_ip: bool = False
     any_host: bool = False
 
@@ -46,14 +48,12 @@ class Access:
         is_space = bool(environment.get("SPACE_ID"))
         allowed = {*hosts, *_listed(environment.get("DP_ALLOWED_HOSTS"))}
         allowed |= set(_listed(environment.get("SPACE_HOST"))) if is_space else set()
-        beyond = not is_loopback(server_name)
-        if beyond and not is_ip(server_name):
-            allowed.add(server_name)
         allowed_origins = {*origins, *_listed(environment.get("DP_ALLOWED_ORIGINS"))}
         return cls(
             hosts=frozenset(authority(name, "--allowed-host or DP_ALLOWED_HOSTS") for name in allowed),
             origins=frozenset(authority(name, "--allowed-origin or DP_ALLOWED_ORIGINS") for name in allowed_origins),
-            any_ip=beyond,
+            listens_on=server_name.lower(),
+            any_ip=not is_loopback(server_name),
             any_host=is_space,
         )
 
@@ -80,8 +80,8 @@ class Access:
 
     def allows_host(self, host: str) -> bool:
         name, _ = split_port(host)
-        is_known = is_loopback(name) or (self.any_ip and is_ip(name)) or is_listed(host, self.hosts)
-        return self.any_host or is_known
+        is_own = is_loopback(name) or name == self.listens_on or (self.any_ip and is_ip(name))
+        return self.any_host or is_own or is_listed(host, self.hosts)
 
     def allows_origin(self, origin: str, host: str) -> bool:
         """Whether a page of `origin` may call a server that it addressed as `host`."""
@@ -92,6 +92,16 @@ class Access:
         pages = [split_port(rest), split_port(host)]
         page, own = ((name, port or default) for name, port in pages)  # browsers leave the default port out
         return page == own or is_listed(rest, self.hosts | self.origins)
+
+    def frame_ancestors(self) -> str | None:
+        """Return the Content-Security-Policy for frames, in which a click meant for the page around them could land on
+        ours: only pages of this machine and of allowed sites may show one. None on a Space, which is a frame.
+        """
+        if self.any_host:
+            return None
+        pages = [f"http://{name}:*" for name in ("localhost", "127.0.0.1")]
+        pages += sorted(name if ":" in name else f"{name}:*" for name in self.hosts | self.origins)
+        return " ".join(["frame-ancestors 'self'", *pages])
 
     def is_other_site(self, origin: str | None, host: str) -> bool:
         """Whether an allowed `origin` is another one than the server's own, so that a browser asks for CORS headers."""
@@ -114,12 +124,13 @@ def authority(name: str, option: str) -> str:
     """Return `name[:port]` of a name or a URL. Raises ValueError, which names the option, where it is neither."""
     try:
         parts = urlsplit(name if "://" in name else f"//{name}")
-        is_name = parts.hostname and parts.port != 0 and parts.username is None and "*" not in name
-    except ValueError:  # of a port that is no number below 65,536
+        is_name = parts.hostname and parts.port != 0 and parts.username is None and not set("* ;,'\"") & set(name)
+        encoded = parts.netloc if ":" in parts.hostname else parts.netloc.encode("idna").decode()  # as browsers send it
+    except (ValueError, TypeError):  # a port that is no number below 65,536, or a name that is none
         is_name = False
     if not is_name or parts.path.strip("/") or parts.query:
         raise ValueError(f"{option} takes names like example.com or example.com:8443, got {quote(name)}")
-    return parts.netloc.lower()
+    return encoded.lower()
 
 
 def split_port(netloc: str) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ hides it.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import time
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dp.ui.access import Access
+from dp.ui.access import Access, is_ip
 from dp.ui.owner import Owner
 
 OWNER = "dp.owner"  # the key of the scope: whether the sender holds the owner's cookie
@@ -25,8 +26,11 @@ UPLOAD_BYTES = 32 << 20  # of one request to Gradio's upload route, however many
 LINGER_BYTES, LINGER_S = 64 << 20, 5  # read and dropped of a rejected body, so that its sender reads the answer
 KEPT_S = 3600  # how long Gradio keeps an uploaded file
 VISITOR_BYTES, ALL_VISITORS_BYTES = 256 << 20, 2 << 30  # in the upload cache at once
-SMALLEST_UPLOAD = 1 << 20  # what any upload counts as: a thousand empty files cost something, too
+SMALLEST_UPLOAD = 1 << 16  # what any upload counts as: a thousand tiny files cost something, too
 UPLOAD = re.compile(r"/gradio_api/upload/?$")
+# Routes of Gradio that this app does not use: links that store a page's state on disk, and requests to other servers.
+CLOSED = re.compile(r"/gradio_api/(deep_link|proxy=|file=\s*\w+:/)")
+FORWARDED = (b"x-forwarded-host", b"x-gradio-server")  # by which Gradio would write its addresses
 
 
 @dataclass
@@ -70,16 +74,23 @@ class Gateway:
             if is_http:
                 return await PlainTextResponse(problem, 403)(scope, receive, send)
             return await send({"type": "websocket.close", "code": 1008, "reason": problem[:100]})
-        if is_http and (redirect := self.redirect_of_key(scope)):
-            return await redirect(scope, receive, send)
-        scope[OWNER] = self.owner.accepts_cookies(headers.get("cookie", ""))
+        if is_http and (answer := self.redirect_of_key(scope) or closed(scope)):
+            return await answer(scope, receive, send)
+        trusted = [pair for pair in scope["headers"] if pair[0].lower() not in FORWARDED or self.is_known(pair[1])]
+        scope = scope | {"headers": trusted, OWNER: self.owner.accepts_cookies("; ".join(headers.getlist("cookie")))}
         if not is_http:
             return await self.app(scope, receive, send)
+        if policy := self.access.frame_ancestors():
+            send = with_headers(send, {"content-security-policy": policy})
         if self.access.is_other_site(origin := headers.get("origin"), headers.get("host", "")):
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 return await preflight(origin, headers)(scope, receive, send)
-            send = with_cors(send, origin)
+            send = with_headers(send, cors(origin))
         await self.limited(scope, headers, receive, send)
+
+    def is_known(self, host: bytes) -> bool:
+        """Whether a proxy may say that the visitor has addressed it by this name."""
+        return self.access.allows_host(host.decode("latin-1").partition("://")[2] or host.decode("latin-1"))
 
     def redirect_of_key(self, scope: Scope) -> Response | None:
         """Return the answer to `/?key=…` with the right key: the cookie, and the same address without the key."""
@@ -97,17 +108,16 @@ class Gateway:
         """Call the app with a body that ends in 413 or 429 where it is too large."""
         is_upload = scope["method"] == "POST" and bool(UPLOAD.search(scope["path"]))
         if is_upload:
-            visitor = (scope.get("client") or ("",))[0]
+            visitor = network_of(scope)
             room = self.quota.room(visitor)
-            upload = self.quota.reserve(visitor, min(UPLOAD_BYTES, room))
+            upload = self.quota.reserve(visitor, min(UPLOAD_BYTES, room, length_of(headers) or UPLOAD_BYTES))
         limit, status = UPLOAD_BYTES if is_upload else BODY_BYTES, 413
         words = f"The request is larger than {limit >> 20} MB, which is the limit. Send less at a time."
         if is_upload and room < limit:
             limit, status = room, 429
             words = "Too much was uploaded from this address within the last hour. Try again later."
         body = Body(receive, send, limit)
-        length = headers.get("content-length", "0")
-        body.is_too_large = length.isdecimal() and int(length[:18]) > limit
+        body.is_too_large = length_of(headers) > limit
         try:
             if not body.is_too_large:
                 await self.app(scope, body.receive, body.send)
@@ -165,13 +175,30 @@ def preflight(origin: str, headers: Headers) -> Response:
     return Response(status_code=204, headers=allowed | cors(origin))
 
 
-def with_cors(send: Send, origin: str) -> Send:
+def with_headers(send: Send, headers: dict[str, str]) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(cors(origin))
+            MutableHeaders(scope=message).update(headers)
         await send(message)
 
     return sending
+
+
+def closed(scope: Scope) -> Response | None:
+    is_closed = CLOSED.search(scope["path"])
+    return PlainTextResponse("This app has no such route.", 404) if is_closed else None
+
+
+def length_of(headers: Headers) -> int:
+    """Return the length of a body as its sender states it; 0 where it states none."""
+    text = headers.get("content-length", "")
+    return int(text[:18]) if text.isdecimal() else 0
+
+
+def network_of(scope: Scope) -> str:
+    """Return whose uploads are counted together: an address, or the /64 of an IPv6 address, which one person has."""
+    address = (scope.get("client") or ("",))[0]
+    return str(ipaddress.ip_network((address, 64), strict=False)) if ":" in address and is_ip(address) else address
 
 
 def cors(origin: str) -> dict[str, str]:

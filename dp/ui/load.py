@@ -1,6 +1,6 @@
 """A model from the Hugging Face Hub, for everybody on the page: the field under Denoise's checkpoints, and the download
-behind it. With the login of this machine for who sits at it; for all others without a token, so that only public models
-come to the page.
+behind it. The owner's browser uses this machine's login; all others use no token, so that only public models come to
+the page.
 """
 
 from __future__ import annotations

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from os import environ
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import anyio
 import gradio as gr
+from gradio import processing_utils
+from gradio.utils import get_upload_folder
 from starlette.applications import Starlette
 
 try:
@@ -15,6 +20,8 @@ try:
 except ImportError:
     mcp = None
 
+from dp.checks import quote
+from dp.environment import UPLOADS
 from dp.runs import home
 from dp.ui import permission
 from dp.ui.access import Access
@@ -75,15 +82,20 @@ class Page(gr.Blocks):
 
     def launch(self, *, allowed_hosts: Iterable[str] = (), allowed_origins: Iterable[str] = (), **options: Any) -> Any:
         """Serve the page; options as in gr.Blocks.launch. Raises ValueError on a name that is none."""
-        access = Access.of(options.get("server_name"), allowed_hosts, allowed_origins, environ)
+        access = Access.of(options.get("server_name"), allowed_hosts, allowed_origins, os.environ)
         self.owner = owner = Owner.of_home(home())
+
+        refuse_downloads()
 
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             # Gradio adds middleware of its own around that of `app_kwargs`, and its CORS answers some requests itself.
             # So the gateway wraps the finished stack, which Starlette has built when it runs this.
             app.middleware_stack = Gateway(app.middleware_stack, access, owner)
-            yield
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(sweep_for_ever, Path(get_upload_folder()))
+                yield
+                tasks.cancel_scope.cancel()
 
         defaults = DEFAULTS | {"app_kwargs": {"lifespan": lifespan}}
         launched = super().launch(**(defaults | options | {"quiet": True, "prevent_thread_lock": True}))
@@ -106,3 +118,39 @@ class Page(gr.Blocks):
             "  The key lets your browser use this machine's Hugging Face login: keep it to yourself.\n"
             "  Everybody else opens the address without it."
         )
+
+
+def refuse_downloads() -> None:
+    """Keep Gradio from downloading what a request names instead of an uploaded file: any URL, of any size, into memory
+    and then into the cache. Checked on Gradio 6.31.
+    """
+
+    async def refuse(url: str, cache_dir: str) -> str:
+        raise gr.Error(f"This app takes uploaded files, not addresses: {quote(url)}", print_exception=False)
+
+    def refuse_at_once(url: str, cache_dir: str) -> str:
+        raise gr.Error(f"This app takes uploaded files, not addresses: {quote(url)}", print_exception=False)
+
+    processing_utils.async_ssrf_protected_download = refuse
+    processing_utils.ssrf_protected_download = processing_utils.save_url_to_cache = refuse_at_once
+
+
+async def sweep_for_ever(folder: Path) -> None:
+    """Delete what is older than KEPT_S in the upload folder. Gradio deletes only complete uploads that it knows of, and
+    not those of a process that was killed. Only in a folder of ours: /tmp/gradio belongs to other apps, too.
+    """
+    while folder.name == UPLOADS:
+        await anyio.to_thread.run_sync(sweep, folder, time.time() - KEPT_S)
+        await anyio.sleep(KEPT_S / 6)
+
+
+def sweep(folder: Path, before: float) -> None:
+    """Delete the files below `folder` that were last changed before that time, and the folders that are then empty."""
+    for root, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            with suppress(OSError):
+                if os.lstat(path := os.path.join(root, name)).st_mtime < before:
+                    os.unlink(path)
+        with suppress(OSError):
+            if root != str(folder) and os.stat(root).st_mtime < before:
+                os.rmdir(root)

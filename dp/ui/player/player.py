@@ -31,6 +31,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from dp.checks import message_of
 from dp.engine import Engine
 from dp.export import export
 from dp.images import encode_jpeg, encode_png, grid
@@ -159,7 +160,7 @@ def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
         try:
             weights = engine.inside(asked["run"], row, index).numpy()  # [depth,M,N]
         except ValueError as error:
-            return {"problem": str(error)}
+            return {"problem": message_of(error)}
         finally:
             one_at_a_time.release()
         maps = np.concatenate([weights.mean(axis=1, keepdims=True), weights], axis=1)  # [depth,1+M,N]
@@ -180,7 +181,7 @@ def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
         try:
             name, content = export(list(ticket.trajectory.frames), ticket.made_with, asked.get("kind"))
         except ValueError as error:
-            return {"problem": str(error)}
+            return {"problem": message_of(error)}
         finally:
             one_at_a_time.release()
         return {"name": name, "content": "data:application/octet-stream;base64," + base64.b64encode(content).decode()}

@@ -20,6 +20,7 @@ from typing import Any
 import gradio as gr
 
 from dp import jobs
+from dp.checks import message_of
 from dp.machines import words_of
 from dp.recipe import MAX_STEPS
 from dp.records import WHOLE, fits, readable
@@ -104,7 +105,7 @@ def act(asked: Any, request: gr.Request) -> dict[str, Any]:
     except (KeyError, TypeError):
         return {"problem": "this is not what the page sends"}
     except (ValueError, OSError) as error:
-        return {"problem": readable(str(error))}
+        return {"problem": readable(message_of(error))}
     return {}
 
 
@@ -157,7 +158,7 @@ def facts(run: RunFolder) -> dict[str, Any]:
     try:
         config = run.config()
     except ValueError as error:
-        return said | {"left": None, "made": readable(str(error))}
+        return said | {"left": None, "made": readable(message_of(error))}
     dataset, network = config.get("dataset", {}), config.get("network", {})
     side = config.get("image_size") or "?"
     made = f"{dataset.get('count', '?')} pictures of {dataset.get('name', '?')} · {side} × {side}"

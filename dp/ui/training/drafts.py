@@ -73,9 +73,9 @@ class Draft:
         """Write pieces of files: each a `file` number, an `offset` and base64 `data`, and the file's first piece its
         `name`. Raises ValueError.
         """
-        if shutil.disk_usage(self.path).free < ROOM_LEFT:
-            raise ValueError("the server's disk is nearly full: delete a run, or bring fewer pictures")
         try:
+            if shutil.disk_usage(self.path).free < ROOM_LEFT:
+                raise ValueError("the server's disk is nearly full: delete a run, or upload fewer images")
             for piece in pieces:
                 path, data = self.file(piece["file"]), base64.b64decode(piece["data"], validate=True)
                 there = path.stat().st_size if path.exists() else 0

@@ -22,7 +22,7 @@ from typing import Any
 
 import gradio as gr
 
-from dp.checks import message_of
+from dp.checks import message_of, quote
 from dp.findings import Findings, contact_sheet
 from dp.recipe import Settings
 from dp.runs import RunFolder
@@ -57,10 +57,12 @@ def begin(asked: Any, request: gr.Request) -> dict[str, Any]:
         return {"problem": why_not}
     try:
         files, size = asked["files"], asked["bytes"]
-        if not 0 < files <= LIMITS.files:
-            return {"problem": f"{files:,} files, more than {LIMITS.files:,}; bring fewer, or a zip"}
-        if not 0 <= size <= LIMITS.total_bytes:
-            return {"problem": f"{size:,} bytes in all, more than {LIMITS.total_bytes:,}; bring fewer"}
+        if not isinstance(files, int) or not isinstance(size, int) or files <= 0 or size < 0:
+            raise ValueError
+        if files > LIMITS.files:
+            return {"problem": f"{quote(files)} files, more than {LIMITS.files:,}; bring fewer, or a zip"}
+        if size > LIMITS.total_bytes:
+            return {"problem": f"{quote(size)} bytes in all, more than {LIMITS.total_bytes:,}; bring fewer"}
         return {"draft": Draft.begin().id}
     except (TypeError, KeyError, ValueError):
         return {"problem": "this is not what the page sends"}
