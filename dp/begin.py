@@ -30,7 +30,7 @@ HELP = {  # of the settings, named as in dp.recipe.Settings
     "depth": "of the network: blocks, one after another",
     "batch": "pictures in each step",
     "lr": "learning rate; if the loss jumps, halve it",
-    "steps": "how long to train; a finished run goes on if there are more of them than it has done",
+    "steps": "how long to train; a finished run continues if this is more than it has done",
     "save_every": "steps from one checkpoint, with samples, to the next",
     "seed": "the same seed trains the same model (0)",
 }

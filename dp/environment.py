@@ -1,5 +1,5 @@
-"""What the environment's variables may contain. Checked before the libraries that read them are loaded, so standard
-library only.
+"""The environment's variables, and what they may contain. They are checked before the libraries that read them are
+loaded, so this module needs the standard library only.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Findings(Report):
 
     @classmethod
     def load(cls, folder: str | Path) -> Findings:
-        """Of a dataset that `prepare` has made. Raises ValueError where it is damaged, and OSError."""
+        """Load the report of a prepared dataset. Raises ValueError where it is damaged, and OSError."""
         facts = read(Path(folder) / REPORT, MAX_REPORT)
         kinds = FIELDS.items()
         if wrong := [key for key, fits in kinds if key in facts and not fits(facts[key])] or facts.keys() - FIELDS:

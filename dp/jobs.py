@@ -105,7 +105,7 @@ def start(run: RunFolder) -> None:
 
 
 def _launch_of(run: RunFolder) -> tuple[Any, Any]:
-    """What differs from one start of a run to the next, whatever the clock says."""
+    """Return what differs from one start of a run to the next, even if the clock is set back."""
     status = run.status()
     return status["started"], status["pid"]
 

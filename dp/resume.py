@@ -65,7 +65,7 @@ def draw(seed: int, step: int, micro: int, micros: int, size: int, shape: tuple[
 
 def learning_rate(step: int, peak: float, warmup_steps: int, decay_steps: int | None) -> float:
     """Return the learning rate of the step that follows `step` done ones: a linear warm-up to `peak`, then a cosine to
-    0 at the horizon `decay_steps`. An extended run goes on beyond the horizon at a constant share of the peak.
+    0 at the horizon `decay_steps`. An extended run continues beyond the horizon at a constant share of the peak.
     """
     if decay_steps and step >= decay_steps:
         return EXTENDED_RATE * peak

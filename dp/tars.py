@@ -121,7 +121,7 @@ def _member(
     problem = extended.get("problem") or _problem(info, extended)
     try:
         is_longer = info.type == tarfile.GNUTYPE_SPARSE and block[482]
-        while is_longer:  # the map of a sparse file goes on in blocks of its own
+        while is_longer:  # the map of a sparse file continues in blocks of its own
             is_longer = reader.read(BLOCKSIZE)[504]
         if info.isdir() or info.issym() or info.islnk() or info.isdev():  # no data follows, whatever the size
             return None if info.isdir() else Member(name, problem=problem)

@@ -79,7 +79,7 @@ def correct(image: Image.Image) -> tuple[int, bool, int]:
 
 
 def block_bytes(image: Image.Image) -> int:
-    """Of the largest strip or tile, which libtiff unpacks as a whole."""
+    """Return the size of the largest strip or tile, which libtiff unpacks as a whole."""
     tags = image.tag_v2
     if tags.get(COMPRESSION, 1) == 1:
         return 0

@@ -41,7 +41,7 @@ class Upload:
 
 
 class UploadQuota:
-    """What visitors have left in the upload cache within the last hour, by peer address."""
+    """The bytes that visitors have uploaded within the last hour, by network address."""
 
     def __init__(self):
         self.uploads: list[Upload] = []

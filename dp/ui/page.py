@@ -72,7 +72,7 @@ DEFAULTS = {
 
 
 class Page(gr.Blocks):
-    """Blocks that launch with these defaults and behind the gateway, whoever launches them: a Space may import app.py
+    """Blocks that always launch with these defaults and behind the gateway: a Space may import app.py
     and launch its `demo`.
     """
 

@@ -76,7 +76,7 @@ the picture beneath comes a little nearer. At first it draws grey; then colours,
 - **The samples** of each row come from the same seeds, so you see the same pictures grow. They are drawn with a running
   average of the network (EMA), which is steadier than the network itself.
 - **Pause** saves and frees the machine for other things; **Resume** goes on as if nothing had been. **Stop** saves,
-  too. Close the page, or the app: what trains goes on. Runs are stored in `runs/` beside `app.py`, or in the folder
+  too. Close the page, or the app: training continues. Runs are stored in `runs/` beside `app.py`, or in the folder
   that `DP_HOME` names.
 - **Rent a machine** trains the run on a computer of Hugging Face, for money; what it costs at most is said before it
   starts. It is shown here all the same, and goes on with this page and this machine turned off.
