@@ -219,7 +219,7 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
                 page.wait_for_selector("#intake .intake[data-state=checking]")
                 page.click("#intake .cancel")
             page.wait_for_selector("#intake .intake[data-state=empty]")
-            sooner_or_later(lambda: len(list((home / ".drafts").iterdir())) == 1)  # that of notes.png
+            sooner_or_later(lambda: len(list((home / ".drafts").iterdir())) == 1, 10)  # that of notes.png
             page.wait_for_timeout(1500)
             assert page.is_visible("#intake .drop") and page.is_disabled("#start-training")
 

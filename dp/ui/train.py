@@ -9,7 +9,7 @@ import secrets
 import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -81,14 +81,19 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             names = draft.names(facts["files"])
             facts["dataset"] = called(names)
             draft.keep(facts)
-            for progress in prepare(draft.sources(names), draft.dataset, image_size, names=names, limits=LIMITS):
-                yield {"state": "checking"} | progress._asdict() | {"report": None} | whose, draft.id, *startable(False)
-                Draft(draft.id)  # the page may have left it, before it knew of this check and could cancel it
+            steps = prepare(draft.sources(names), draft.dataset, image_size, names=names, limits=LIMITS)
+            with closing(steps):
+                for progress in steps:
+                    shown = {"state": "checking"} | progress._asdict() | {"report": None} | whose
+                    yield shown, draft.id, *startable(False)
+                    Draft(draft.id)  # the page may have left it, before it knew of this check and could cancel it
             shown = checked(progress.report, draft.dataset) | whose
             draft.keep(facts | {"size": image_size, "count": len(progress.report.used)})
             yield shown, draft.id, *startable(True)
         except (ValueError, OSError) as error:
             yield {"state": "empty", "message": message_of(error)} | whose, "", *startable(False)
+        finally:
+            draft.delete_remains()
 
     def arrive(request: gr.Request, event: gr.EventData, reference: str, image_size: Any):
         permitted(request)
@@ -96,8 +101,9 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         try:
             draft = Draft(event.draft)
             draft.keep({"files": event.files})
-        except (ValueError, OSError) as error:
-            raise controls.complaint(error) from None
+        except (ValueError, OSError) as error:  # the page may have left it already, and then does not listen
+            yield {"state": "empty", "message": message_of(error), "draft": event.draft}, "", *startable(False)
+            return
         yield from check(draft, image_size)
 
     def resize(reference: str, image_size: Any):

@@ -25,7 +25,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dp.atomic import write_json
 from dp.checks import check_encodable, quote
 from dp.limits import Limits
 from dp.runs import home
@@ -123,10 +122,25 @@ class Draft:
             raise ValueError("the server no longer has these images: upload them again") from None
 
     def keep(self, facts: dict[str, Any]) -> None:
-        write_json(self._facts, facts)
+        """Write the facts, whole or not at all. Raises ValueError where the draft was deleted: it stays deleted."""
+        aside = self._facts.with_suffix(".tmp")
+        try:
+            aside.write_text(json.dumps(facts), encoding="utf-8")
+            os.replace(aside, self._facts)
+        except FileNotFoundError:
+            raise ValueError("the server no longer has these images: upload them again") from None
 
     def delete(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete the draft, also while a check is writing to it: what is out of its place gets nothing new."""
+        gone = self.path.with_name(f"gone-{self.id}")
+        with suppress(OSError):
+            os.replace(self.path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def delete_remains(self) -> None:
+        """Delete what a check has written to a draft that was deleted meanwhile."""
+        if not self.upload.is_dir():
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
 def drafts() -> Path:
