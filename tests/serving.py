@@ -136,7 +136,7 @@ def hearing_late(page, beside="Compare"):
     page.unroute_all(behavior="ignoreErrors")
 
 
-def until(page, condition, seconds=60):
+def until(page, condition, seconds=150):
     look = "const p = document.querySelector('.player'), d = p.dataset, step = +(d.step || 0)"
     page.wait_for_function(f"(() => {{ {look}; return {condition}; }})()", timeout=seconds * 1000)
 

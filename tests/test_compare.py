@@ -193,7 +193,7 @@ def test_the_first_choices_can_be_compared(engine):
 ARMS = "[...document.querySelectorAll('.player.arm')].filter(p => !p.hidden)"
 
 
-def until_arms(page, condition, seconds=60):
+def until_arms(page, condition, seconds=150):
     page.wait_for_function(f"(() => {{ const arms = {ARMS}; return {condition}; }})()", timeout=seconds * 1000)
 
 
