@@ -1,5 +1,4 @@
-"""What people bring -- a folder, files, archives, or some of each -> one checked, decoded dataset, and a report that
-accounts for every file.
+"""Prepare a dataset: check and decode a folder, files or archives, or several of these, and report on every file.
 
     images.npy   uint8 [N,H,W,C], in the order of the names
     report.json  `dp.findings.Findings`

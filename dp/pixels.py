@@ -32,7 +32,7 @@ SIDEWAYS, FROM_THE_RIGHT, FROM_THE_BOTTOM = (5, 6, 7, 8), (2, 3, 7, 8), (3, 4, 6
 
 @dataclass
 class Look:
-    """What the samples of an image mean.
+    """How to read the samples of an image as colors.
 
     transform: from the color space of an embedded profile to sRGB. gamma and primaries: PNG's, None for sRGB's.
     clear: the sample or samples that a PNG marks as transparent. depth: bits per sample in the file. low: an image with

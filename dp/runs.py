@@ -211,9 +211,9 @@ class RunFolder:
             file.write(start + json.dumps(record).encode() + b"\n")
 
     def metrics(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """The records from byte `offset` on, METRICS_BYTES of them at most, and the offset to go on from; a line that
-        is still being written is left for then. A record with an `event` stands at the step from which the run goes on:
-        what was recorded before it for later steps is no longer part of the run.
+        """Return the records from byte `offset` on, of METRICS_BYTES at most, and the offset of the next call, which
+        reads a line that is still being written. A record with an `event` has the step from which the run continues:
+        earlier records of later steps are no longer part of the run.
         """
         try:
             if not os.path.isfile(self.metrics_file):  # a pipe would be waited for

@@ -91,7 +91,7 @@ def everything(place: Path, engine: Engine) -> dict[str, Any]:
 
 
 def details(run: RunFolder) -> None:
-    """What can be asked of the damaged run, with errors that its callers know how to tell."""
+    """Ask for everything about the damaged run; errors must be those that the page can show."""
     looked = encoded(board.look({"run": run.id}, None))
     if any(line["id"] == run.id for line in looked["runs"]):
         assert looked["facts"]["id"] == run.id and looked["facts"]["made"]

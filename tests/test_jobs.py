@@ -106,7 +106,7 @@ def test_a_run_that_is_going_on_is_not_started_again(run):
 
 
 def extended(run: RunFolder, steps: int) -> dict[str, torch.Tensor]:
-    """The weights of a finished run that goes on to `steps`, in this process."""
+    """Return the weights of a finished run after it was extended to `steps`, in this process."""
     jobs.extend(run, steps)
     assert (state(run), run.status()["total"]) == ("paused", steps)
     trainer = Trainer.of(run.path)

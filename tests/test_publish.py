@@ -168,7 +168,7 @@ def test_a_private_model_comes_with_this_machines_login_to_its_owner_alone(hub, 
 
 
 def said_of(url, name, cookie=""):
-    """What the page says in the end, when a program asks for a model as the page does."""
+    """Ask for a model as the page does, and return the message that the page would show at the end."""
     with urllib.request.urlopen(f"{url}/config") as answer:
         config = json.load(answer)
     button = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "hub-load")

@@ -236,7 +236,7 @@ def test_a_disk_without_locks_is_told_and_other_runs_go_on(tmp_path, monkeypatch
         assert here.is_alive() and not there.is_alive()
 
 
-def test_a_folder_that_is_none_is_told_by_whoever_would_hold_it(tmp_path):
+def test_holding_a_path_that_is_no_folder_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     run = RunFolder(tmp_path / "file" / "run")
     with pytest.raises(NoLocks, match=r"cannot lock files in '.*file/run'"), run.held():

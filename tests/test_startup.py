@@ -41,7 +41,7 @@ def setting(monkeypatch):
 
 
 def sentence(capsys, act) -> str:
-    """What is said where `act` ends the process with exit code 2."""
+    """Return the message with which `act` ends the process, with exit code 2."""
     with pytest.raises(SystemExit) as end, startup.told():
         act()
     said, complaint = capsys.readouterr()

@@ -1,7 +1,7 @@
 """The owner of this machine is the person who opened the address that the app printed, which carries a random key.
 
 A reverse proxy on the same machine makes every visitor look local: its peer address is loopback, and nginx sends a
-loopback Host and no forwarding header unless it is told to. So nothing in a request's addresses proves ownership.
+loopback Host and no forwarding header by default. So nothing in a request's addresses proves ownership.
 The key does. Opened once, it sets a cookie that scripts cannot read and other sites cannot send, as Jupyter's does.
 """
 
