@@ -22,6 +22,13 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", "default::pytest.PytestUnraisableExceptionWarning")
 
 
+def pytest_collection_modifyitems(items):
+    # Their server may run in this process, where a warning made an error would be raised inside Gradio's threads.
+    for item in items:
+        if {"url", "app", "page", "browser"} & set(item.fixturenames):
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
 def randomise(network: torch.nn.Module, seed: int = 0, std: float = 0.25) -> torch.nn.Module:
     """Every parameter drawn anew: many are zero at the start of training, and behind a zero nothing can be tested."""
     generator = torch.Generator().manual_seed(seed)
