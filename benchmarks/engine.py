@@ -29,7 +29,7 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 
 from dp.engine import Engine
-from dp.samplers import SampleSettings
+from dp.settings import SampleSettings
 from dp.tickets import Ticket
 from dp.ui import build_app
 

@@ -8,8 +8,8 @@ _HOMES = {
     "DiffusionPolicy": "policy",
     "ImageDataset": "data",
     "RIN": "rin",
-    "SampleSettings": "samplers",
-    "Step": "rows",
+    "SampleSettings": "settings",
+    "Step": "state",
     "Trainer": "trainer",
     "prepare": "intake",
 }

@@ -24,13 +24,14 @@ import torch
 from torch import Tensor
 
 from dp.checkpoint import Entry
+from dp.checks import MAX_SEED
 from dp.device import best_device, describe, is_out_of_memory
 from dp.images import quantise
 from dp.inside import look
 from dp.policy import DiffusionPolicy
 from dp.resident import Residents
-from dp.rows import Rows, Step
-from dp.samplers import MAX_SEED, SampleSettings
+from dp.settings import SampleSettings
+from dp.state import SampleState, Step
 from dp.tickets import Frame, Ticket, digest, movement
 
 MOST_KEPT, FEWEST_KEPT = 128, 8  # frames of a trajectory: at most, and at least even where memory is short
@@ -55,8 +56,8 @@ class Request:
     mask: Tensor | None = None
     keep: frozenset[int] = frozenset()
     policy: DiffusionPolicy | None = None
-    behind: list[Rows] = field(default_factory=list)
-    ahead: list[Rows] = field(default_factory=list)
+    behind: list[SampleState] = field(default_factory=list)
+    ahead: list[SampleState] = field(default_factory=list)
     pieces: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     served: int = 0
     kept: int = 0
@@ -70,19 +71,19 @@ class Request:
     def is_ready(self) -> bool:
         return bool(self.behind) and self.ticket.state in ("waiting", "running")
 
-    def take(self, room: int, row_budget: int) -> list[Rows]:
+    def take(self, room: int, row_budget: int) -> list[SampleState]:
         """The next parts, as many as fit into `room`."""
-        taken: list[Rows] = []
+        taken: list[SampleState] = []
         while self.behind:
-            self.behind[:1] = self.behind[0].cut(row_budget)  # smaller than before, once memory has run out
+            self.behind[:1] = self.behind[0].split(row_budget)  # smaller than before, once memory has run out
             if len(self.behind[0]) > room:
                 break
             taken.append(self.behind.pop(0))
             room -= len(taken[-1])
         return taken
 
-    def put(self, rows: Rows) -> bool:
-        """Rows that were taken, one step on. Returns whether with them the whole run is finished."""
+    def put(self, rows: SampleState) -> bool:
+        """Put back a part after its step. Returns whether the whole run is finished with it."""
         self.ahead.append(rows)
         if sum(map(len, self.ahead)) < self.settings.batch_size:
             return False
@@ -90,7 +91,7 @@ class Request:
         return rows.is_finished
 
 
-Turn = list[tuple[Request, Rows]]
+Turn = list[tuple[Request, SampleState]]
 
 
 @dataclass
@@ -195,14 +196,14 @@ class Engine:
     def _prepare(self, request: Request) -> None:
         try:
             resident = self._residents.get(request.checkpoint)
-            settings = request.settings.filled_from(resident.policy.defaults)
+            settings = request.settings.with_defaults(resident.policy.defaults)
             if settings.seed is None:
                 settings = replace(settings, seed=secrets.randbelow(MAX_SEED))
             request.settings = settings
             from_where = {"checkpoint": request.checkpoint, "sha256": resident.digest, "device": self.device.type}
             given = {"start": digest(request.start), "mask": digest(request.mask)}
             request.ticket.made_with = from_where | asdict(settings) | given
-            rows = resident.policy.begin(settings, request.start, request.mask)
+            rows = resident.policy.init_state(settings, request.start, request.mask)
             frame_bytes = 2 * rows.x_t.numel()
             self._make_room(min(len(rows.plan), MOST_KEPT) * frame_bytes)
             with self._wake:
@@ -211,7 +212,7 @@ class Engine:
                 if request.ticket.is_live:
                     request.kept = min(len(rows.plan), most + len(request.keep)) * frame_bytes
                     request.ticket.trajectory.choose(rows.plan.t.log_snr.tolist(), most, request.keep)
-                    request.policy, request.behind = resident.policy, rows.cut(self.row_budget)
+                    request.policy, request.behind = resident.policy, rows.split(self.row_budget)
         except Exception as error:  # one request's trouble is told to its own reader and ends nobody else's
             self._end(request, "failed", error)
         self._notify()
@@ -265,8 +266,8 @@ class Engine:
                     self._end(request, "stopped")
                 elif ticket.state in ("waiting", "running") and ticket.wish == "park":
                     request.forget_at = now + self.keep_for
-                    request.behind = [rows.detached() for rows in request.behind]
-                    request.ahead = [rows.detached() for rows in request.ahead]
+                    request.behind = [rows.cloned() for rows in request.behind]
+                    request.ahead = [rows.cloned() for rows in request.ahead]
                     ticket.post("parked")
                 elif ticket.state == "parked" and ticket.wish == "run":
                     request.forget_at = None
@@ -274,7 +275,7 @@ class Engine:
             return sorted((request for request in requests if request.is_ready), key=lambda request: request.served)
 
     def _next_turn(self, line: list[Request]) -> Turn:
-        """Rows of one checkpoint, at most a budget of them: the first request's, and those behind it that fit."""
+        """Return images of one checkpoint, at most a budget of them: the first request's, and others that fit."""
         if self._passed_over >= PASSED_OVER:  # a flood of newcomers must not starve the others
             line = sorted(line, key=lambda request: request.served or self._ticks)
         turn: Turn = []
@@ -299,12 +300,12 @@ class Engine:
         if self.device.type != "cuda":
             self._show()
 
-    def _advance(self, turn: Turn) -> list[tuple[Request, tuple[Rows, Step]]]:
+    def _advance(self, turn: Turn) -> list[tuple[Request, tuple[SampleState, Step]]]:
         """One network call for all. If it fails, one for each request, which ends if that fails, too."""
         policy = turn[0][0].policy
         requests = [request for request, _ in turn]
         try:
-            return list(zip(requests, policy.tick([rows for _, rows in turn]), strict=True))
+            return list(zip(requests, policy.step([rows for _, rows in turn]), strict=True))
         except Exception as error:
             ran_out, alone = is_out_of_memory(error), len(set(requests)) == 1
             if alone and not ran_out:
@@ -315,11 +316,16 @@ class Engine:
             self.row_budget = max(1, min(self.row_budget, sum(len(rows) for _, rows in turn)) // 2)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        results: list[tuple[Request, tuple[Rows, Step]]] = []
+        results: list[tuple[Request, tuple[SampleState, Step]]] = []
         for request in dict.fromkeys(requests):
-            parts = [part for other, rows in turn if other is request for part in rows.rewound().cut(self.row_budget)]
+            parts = [
+                part
+                for other, rows in turn
+                if other is request
+                for part in rows.with_noise_rewound().split(self.row_budget)
+            ]
             try:
-                results += [(request, result) for part in parts for result in policy.tick([part])]
+                results += [(request, result) for part in parts for result in policy.step([part])]
             except Exception as error:
                 self._end(request, "failed", error)
         return [(request, result) for request, result in results if request.ticket.is_live]

@@ -1,8 +1,8 @@
 """DiffusionPolicy: a network made into a diffusion model. The training loss, and sampling step by step.
 
-Images are [0, 1] outside and [-1, 1] inside; this module owns the border. `denoise` turns a noisy batch into x0; `tick`
-is the one body of every sampling loop in the project: `stream` runs it for one request, the engine for everybody's at
-once. Every row has its own time, seed and sampler state. The network is handed in and never imported; its contract is
+Images are in [0, 1] outside and in [-1, 1] inside; this module converts. `denoise` turns a noisy batch into x0; `step`
+is the body of every sampling loop in the project: `stream` runs it for one request, the engine for all requests at
+once. Every row has its own time, seed and state. The network is passed in and never imported; its contract is
 `channels`, `image_size` and
 
     model(x [B,C,H,W], time [B], x_self_cond=None, latents=None, return_latents=False)
@@ -15,16 +15,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from dp.checks import is_number, quote
-from dp.rows import Fields, Rows, Step, begin, join_carries, split, step_group
-from dp.samplers import SampleSettings, coefficients, make_plan
+from dp.plan import make_plan
+from dp.samplers import expand_rows, update
 from dp.schedules import checked, level, make_schedule
+from dp.settings import SampleSettings
+from dp.state import (
+    SampleState,
+    Step,
+    TensorDict,
+    apply_known,
+    init_state,
+    join_carries,
+    join_noise,
+    join_plans,
+    split,
+)
 
 OBJECTIVES = ("x0", "eps", "v")
 
@@ -101,25 +112,27 @@ class DiffusionPolicy(nn.Module):
     # ------------------------------------------------------------------------
     # From a prediction to x0
 
-    def predict(self, x_t: Tensor, t: Tensor, carry: Fields | None, **more) -> tuple[Tensor, ...]:
-        """The network's raw prediction [B,C,H,W] and latents [B,N,D] at training time `t` [B]; `more`: its keywords."""
+    def predict(self, x_t: Tensor, t: Tensor, carry: TensorDict | None, **model_kwargs) -> tuple[Tensor, ...]:
+        """The network's raw prediction [B,C,H,W] and latents [B,N,D] at training time `t` [B].
+        model_kwargs: further keywords of the network."""
         x = x_t
         if self.scale < 1:  # Chen 2023, sec. 3: without it the input's variance would fall with t and with the scale
             x = x_t / x_t.std(dim=(1, 2, 3), keepdim=True, unbiased=False).clamp(min=1e-5)
         x0, latents = (carry["x0"], carry["latents"]) if carry else (None, None)
-        return self.model(x, t.to(x.dtype).to(x.device), x_self_cond=x0, latents=latents, return_latents=True, **more)
+        t = t.to(x.dtype).to(x.device)
+        return self.model(x, t, x_self_cond=x0, latents=latents, return_latents=True, **model_kwargs)
 
     def to_x0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """x0 in [-1, 1] from a prediction made at training time `t` [B]."""
         at = level(self.schedule, t, self.scale)
-        alpha, sigma, power = coefficients(x_t, at.alpha, at.sigma, at.alpha**2 + at.sigma**2)
+        alpha, sigma, power = expand_rows(x_t, at.alpha, at.sigma, at.alpha**2 + at.sigma**2)
         if self.objective == "eps":
             prediction = (x_t - sigma * prediction) / alpha.clamp(min=torch.finfo(alpha.dtype).tiny)
         elif self.objective == "v":
             prediction = (alpha * x_t - sigma * prediction) / power
         return prediction.clamp(-1, 1)
 
-    def denoise(self, x_t: Tensor, t: Tensor, carry: Fields | None) -> tuple[Tensor, Fields]:
+    def denoise(self, x_t: Tensor, t: Tensor, carry: TensorDict | None) -> tuple[Tensor, TensorDict]:
         """One network call: x_t [B,C,H,W], t [B] of the training schedule, the carry of the call before (None, or rows
         of zeros, for none) -> x0 [B,C,H,W] in [-1, 1], and the new carry.
         """
@@ -152,7 +165,7 @@ class DiffusionPolicy(nn.Module):
         eps = torch.randn_like(x0) if noise is None else noise
         self_condition = torch.rand(()).item() < self.train_prob_self_cond if self_condition is None else self_condition
         at = level(self.schedule, t, self.scale)
-        alpha, sigma = coefficients(x0, at.alpha, at.sigma)
+        alpha, sigma = expand_rows(x0, at.alpha, at.sigma)
         x_t = alpha * x0 + sigma * eps
         carry = None
         if self_condition:
@@ -175,44 +188,40 @@ class DiffusionPolicy(nn.Module):
     # ------------------------------------------------------------------------
     # Sampling
 
-    def begin(self, settings: SampleSettings, start: Tensor | None = None, mask: Tensor | None = None) -> Rows:
-        """The rows of a new request: its tables, and its images at the first step (see `rows.begin`)."""
-        s = settings.filled_from(self.defaults)
-        schedule, lengths = make_schedule(s.noise_schedule, s.schedule_kwargs), (s.timesteps, s.time_difference)
-        plan = make_plan(s.make_sampler(), schedule, self.schedule, *lengths, self.scale, s.strength)
-        return begin(plan, s, self.anchor.new_empty(0, *self.image_shape), start, mask)
+    def init_state(
+        self, settings: SampleSettings, start: Tensor | None = None, mask: Tensor | None = None
+    ) -> SampleState:
+        """Return the state of a new request before its first step (see `state.init_state`)."""
+        settings = settings.with_defaults(self.defaults)
+        plan = make_plan(settings, self.schedule, self.scale)
+        return init_state(plan, settings, self.anchor.new_empty(0, *self.image_shape), start, mask)
 
     @torch.no_grad()
-    def tick(self, batch: Sequence[Rows]) -> list[tuple[Rows, Step]]:
-        """One network call for the rows of all requests in `batch`, then each sampler's own step: for each request its
-        rows, advanced, and the Step that was made.
+    def step(self, states: Sequence[SampleState]) -> list[tuple[SampleState, Step]]:
+        """Take the next step of every request: one network call and one update, for all images of all `states`. Return
+        for each request its state after the step, and the record of the step.
         """
-        sizes = [len(r) for r in batch]
-        time = torch.cat([r.plan.network_time[r.index].expand(n) for r, n in zip(batch, sizes)])
-        _, carry = self.denoise(torch.cat([r.x_t for r in batch]), time, join_carries(batch))
-        carries = [own | {"x0": r.with_kept(own["x0"])} for r, own in zip(batch, split(carry, sizes))]
-
-        advanced: dict[int, Rows] = {}
-        for sampler in dict.fromkeys(r.plan.sampler for r in batch):
-            members = [i for i, r in enumerate(batch) if r.plan.sampler == sampler]
-            stepped = step_group(sampler, [batch[i] for i in members], [carries[i]["x0"] for i in members])
-            for i, (x_s, memory) in zip(members, stepped):
-                advanced[i] = replace(batch[i], index=batch[i].index + 1, x_t=x_s, carry=carries[i], memory=memory)
-        return [(advanced[i], r.step(carries[i]["x0"])) for i, r in enumerate(batch)]
+        sizes = [len(state) for state in states]
+        x_t, carry = torch.cat([state.x_t for state in states]), join_carries(states)
+        time, rows = join_plans(states)
+        x0, after = self.denoise(x_t, time, carry)
+        x0 = after["x0"] = apply_known(states, x0)
+        x_s = update(x_t, x0, carry and carry["x0"], join_noise(states), rows).split(sizes)
+        return [state.advanced(*parts) for state, *parts in zip(states, x_s, split(after, sizes))]
 
     def stream(
         self, batch_size: int = 16, *, start: Tensor | None = None, mask: Tensor | None = None, **settings
     ) -> Iterator[Step]:
-        """The run as it happens: one Step per network call, none skipped. Keywords as in `SampleSettings`; with
-        `strength`, start [C,H,W] or [B,C,H,W] in [0, 1] is the picture to set out from, and mask [H,W] or [B,1,H,W] is
-        True where it is kept. What is bad raises ValueError here. Leaving the loop early stops the run.
+        """Yield the run as it happens: one Step per network call, none skipped. Keywords as in `SampleSettings`; with
+        `strength`, start [C,H,W] or [B,C,H,W] in [0, 1] is the image to start from, and mask [H,W] or [B,1,H,W] is
+        True where it is kept. Raises ValueError at once for bad settings. Leaving the loop early stops the run.
         """
-        return self.run(self.begin(SampleSettings(batch_size, **settings), start, mask))
+        return self.run(self.init_state(SampleSettings(batch_size, **settings), start, mask))
 
-    def run(self, r: Rows) -> Iterator[Step]:
-        """`stream` for rows that have begun."""
-        while not r.is_finished:
-            [(r, step)] = self.tick([r])
+    def run(self, state: SampleState) -> Iterator[Step]:
+        """Yield the steps that are left of a run."""
+        while not state.is_finished:
+            [(state, step)] = self.step([state])
             yield step
 
     def sample(self, batch_size: int = 16, **settings) -> Tensor:

@@ -16,8 +16,9 @@ from dp.device import use_own_cores
 from dp.engine import Engine
 from dp.export import KINDS, export
 from dp.runs import RunFolder
-from dp.samplers import IMAGES, SAMPLER, SAMPLERS, TIMESTEPS, SampleSettings
+from dp.samplers import SAMPLERS
 from dp.schedules import SCHEDULES
+from dp.settings import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.tickets import Ticket
 
 BUNDLED = Path(__file__).resolve().parent.parent / "checkpoints"

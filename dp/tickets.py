@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from dp.images import to_uint8
-from dp.rows import Step
-from dp.samplers import SampleSettings
+from dp.settings import SampleSettings
+from dp.state import Step
 
 LIVE = ("waiting", "running", "parked")  # the states of a run that has not ended
 

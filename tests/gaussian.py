@@ -116,6 +116,18 @@ def reference_sample(
         elif sampler == "ddim":  # Song et al. 2021, eq. 12 and 16
             eps, spread = (x_t - alpha_t * x0) / sigma_t, eta * np.sqrt(posterior)
             x_t = alpha_s * x0 + np.sqrt(sigma_s**2 - spread**2) * eps + (spread * draw() if eta and s > 0 else 0)
+        elif sampler == "dpmpp_2m_sde":  # the update of k-diffusion's sample_dpmpp_2m_sde at eta 1, with alphas
+            lambda_t = np.log(alpha_t / sigma_t)
+            if s > 0:
+                h = np.log(alpha_s / sigma_s) - lambda_t
+                x_t = sigma_s / sigma_t * np.exp(-h) * x_t - alpha_s * np.expm1(-2 * h) * x0
+                if before is not None:
+                    r = (lambda_t - before[1]) / h
+                    x_t += 0.5 * alpha_s * -np.expm1(-2 * h) / r * (x0 - before[0])
+                x_t = x_t + sigma_s * np.sqrt(-np.expm1(-2 * h)) * draw()
+            else:
+                x_t = alpha_s * x0
+            before = x0, lambda_t
         else:  # Lu et al. 2022b, Algorithm 2
             d, lambda_t = x0, np.log(alpha_t / sigma_t)
             if s > 0:

@@ -171,7 +171,7 @@ GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5, 0.0]
         (2, 0, "Timesteps must be a whole number from 1 to 1000, got 0"),
         (2, 2.5, "Timesteps"),
         (2, "many", "Timesteps"),
-        (3, "euler", "unknown sampler 'euler'; choose one of: ddim, ddpm, dpmpp_2m"),
+        (3, "euler", "unknown sampler 'euler'; choose one of: ddim, ddpm, dpmpp_2m, dpmpp_2m_sde"),
         (4, "quadratic", "unknown noise schedule 'quadratic'"),
         (5, 4, "Time difference must be a number from 0 to 3"),
         (6, -3, "Seed"),

@@ -20,7 +20,7 @@ from dp.ui.watching import Viewers
 
 SAMPLERS = ["dpmpp_2m", "ddim", "ddpm"]
 VALUES = {
-    "sampler": SAMPLERS,
+    "sampler": [*SAMPLERS, "dpmpp_2m_sde"],
     "timesteps": ["3", "5", 8, "12"],
     "schedule": [TRAINED, "linear", "cosine", "sigmoid"],
     "difference": ["0", "0.5", "2"],
@@ -61,7 +61,7 @@ def run(engine, arms):
 def test_all_arms_start_from_the_same_noise_to_the_bit(engine, axis):
     arms = make_arms(engine, axis, VALUES[axis], *page_values(random_seed=True))
     assert len({arm.settings.seed for arm in arms}) == 1 and len({arm.label for arm in arms}) == len(arms)
-    first = [engine.policy(arm.checkpoint).begin(arm.settings).x_t for arm in arms]
+    first = [engine.policy(arm.checkpoint).init_state(arm.settings).x_t for arm in arms]
     assert all(torch.equal(x_t, first[0]) for x_t in first)
     # And so it is on the engine, where they share its network calls.
     tickets = [engine.submit(arm.settings, arm.checkpoint) for arm in arms]

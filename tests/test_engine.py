@@ -15,7 +15,7 @@ from dp import resident
 from dp.engine import Engine
 from dp.images import to_uint8
 from dp.policy import DiffusionPolicy
-from dp.samplers import SampleSettings
+from dp.settings import SampleSettings
 
 MIXTURE = [
     SampleSettings(3, timesteps=9, sampler="ddim", seed=1),
@@ -115,8 +115,8 @@ def test_forty_at_random_with_joins_and_cancels_in_between(root):
 def test_requests_of_one_checkpoint_share_network_calls(root, monkeypatch):
     engine = Engine(root, device="cpu")
     policy = engine.policy("one")
-    sizes, tick = [], policy.tick
-    monkeypatch.setattr(policy, "tick", lambda batch: sizes.append(len(batch)) or tick(batch))
+    sizes, step = [], policy.step
+    monkeypatch.setattr(policy, "step", lambda batch: sizes.append(len(batch)) or step(batch))
     with held(engine):
         tickets = [engine.submit(settings, "one") for settings in MIXTURE]
     for ticket in tickets:
@@ -263,12 +263,12 @@ def test_out_of_memory_lowers_the_row_budget_and_the_pictures_are_the_same(root,
 
 def test_a_step_that_fails_half_way_draws_the_same_noise_again(root):
     policy = DiffusionPolicy.from_pretrained(root / "one")
-    rows = policy.begin(SampleSettings(3, timesteps=6, sampler="ddpm", seed=4))
+    rows = policy.init_state(SampleSettings(3, timesteps=6, sampler="ddpm", seed=4))
     for _ in range(3):
-        [(rows, _)] = policy.tick([rows])
-    expected = rows.rewound().noise()
-    torch.testing.assert_close(rows.noise(), expected, rtol=0, atol=0)  # and now its streams are one draw too far
-    torch.testing.assert_close(rows.rewound().noise(), expected, rtol=0, atol=0)
+        [(rows, _)] = policy.step([rows])
+    expected = rows.with_noise_rewound().draw_noise()
+    torch.testing.assert_close(rows.draw_noise(), expected, rtol=0, atol=0)  # and now its streams are one draw too far
+    torch.testing.assert_close(rows.with_noise_rewound().draw_noise(), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("trouble", ["an error", "not a number"])
@@ -307,7 +307,7 @@ def test_a_reader_that_comes_late_sees_the_last_frame(root):
 BUSY = """
 import sys
 from dp.engine import Engine
-from dp.samplers import SampleSettings
+from dp.settings import SampleSettings
 next(iter(Engine(sys.argv[1], device="cpu").submit(SampleSettings(64, 1000, seed=0), sys.argv[2])))
 """
 

@@ -34,7 +34,7 @@ def reading_one_patch(network: nn.Module, patch: int) -> nn.Module:
 
 def test_a_row_of_attention_sums_to_1_for_every_latent_of_every_block(tiny_rin, conv_widths):
     policy = DiffusionPolicy(tiny_rin(conv_widths=conv_widths))
-    weights = read_attention(policy, policy.begin(SampleSettings(3, timesteps=4, seed=0)))
+    weights = read_attention(policy, policy.init_state(SampleSettings(3, timesteps=4, seed=0)))
     assert weights.shape == (3, 2, 5, 4)  # 2 blocks, 5 latents, 2 x 2 patches
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 2, 5))
     assert weights.min() >= 0 and weights.std(dim=-1).max() > 1e-3  # not the same everywhere
@@ -51,7 +51,7 @@ def test_it_is_the_attention_of_the_very_call_that_made_the_step(tiny_rin):
     """Image 2 of a batch, at step 4: the same as the network's own, asked with what the run had given it."""
     policy = DiffusionPolicy(tiny_rin())
     settings = SampleSettings(4, timesteps=6, sampler="ddpm", seed=5)
-    rows = replay(policy, policy.begin(settings), 4)
+    rows = replay(policy, policy.init_state(settings), 4)
     step = list(policy.stream(4, timesteps=6, sampler="ddpm", seed=5))[3]
     torch.testing.assert_close(rows.x_t, step.x_t)
     time = torch.full((4,), step.time)

@@ -16,7 +16,7 @@ from serving import ROOT, canvas_pixels, click, copied_link, hearing_late, set_r
 from dp import DiffusionPolicy
 from dp.engine import Engine
 from dp.images import encode_png, grid, png_text, to_uint8
-from dp.samplers import SampleSettings
+from dp.settings import SampleSettings
 from dp.ui.player import recall
 
 NAME, STEPS, SEED = "faces-32", 40, 3

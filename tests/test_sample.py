@@ -23,7 +23,7 @@ from dp.engine import Engine
 from dp.export import export, readable, settings_in
 from dp.images import grid, png_text, to_uint8
 from dp.policy import DiffusionPolicy
-from dp.samplers import SampleSettings
+from dp.settings import SampleSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 FACES = ROOT / "checkpoints" / "faces-32"

@@ -1,9 +1,6 @@
-"""Samplers: their order on an equation with a known solution, single steps in closed form, rows that do not mix, plans,
-and what may be asked for.
-"""
+"""Samplers: their order of convergence, their tables in closed form, plans, and the settings of a run."""
 
 import re
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,106 +9,104 @@ from gaussian import best_predictions
 from torch import Tensor
 
 from dp.checks import MAX_SEED, MAX_TIMESTEPS
-from dp.samplers import DDIM, DDPM, SAMPLERS, DPMSolverPP2M, SampleSettings, make_plan
+from dp.plan import Plan, make_plan
+from dp.samplers import SAMPLERS, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, is_stochastic, update
 from dp.schedules import Level, level, make_schedule
+from dp.settings import SampleSettings
 
-EVERY = [DDIM(), DDIM(0.4), DDIM(1.0), DDPM(), DPMSolverPP2M()]
-DETERMINISTIC = [DDIM(), DPMSolverPP2M()]
-SHAPE = (2, 4, 4)
+# Every sampler, DDIM at each kind of eta.
+EVERY = {name: (name, 0.0) for name in SAMPLERS} | {f"ddim eta {eta}": ("ddim", eta) for eta in (0.4, 1.0)}
+every_sampler = pytest.mark.parametrize("sampler, eta", EVERY.values(), ids=EVERY)
 
 
 def at_lambda(values, scale: float = 1.0) -> Level:
-    """Levels [B] of given lambda = log_snr / 2; the samplers do not look at t."""
+    """Levels [K] of given lambda = log_snr / 2; the samplers do not look at t."""
     lam = torch.as_tensor(values, dtype=torch.float64).reshape(-1)
     gamma = torch.sigmoid(2 * (lam - np.log(scale)))
     return Level(torch.sigmoid(-lam), gamma, scale * gamma.sqrt(), (1 - gamma).sqrt(), 2 * lam)
 
 
-def normal(b: int, seed: int = 0, dtype=torch.float64) -> Tensor:
-    return torch.randn(b, *SHAPE, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
-def one_image(value: float) -> Tensor:
-    return torch.full((1, 1, 1, 1), value, dtype=torch.float64)
-
-
-def scalars(at: Level) -> tuple[float, float, float]:
-    return at.alpha.item(), at.sigma.item(), at.log_snr.item() / 2
+def grid(values, scale: float = 1.0) -> tuple[Level, Level]:
+    """The levels t and s of a run through these lambdas."""
+    return at_lambda(values[:-1], scale), at_lambda(values[1:], scale)
 
 
 # ----------------------------------------------------------------------------
 # Order of convergence
 
 
-def error_on_gaussian_data(sampler, steps: int, mu: float = 0.3, s: float = 0.5) -> float:
-    """How far the sampler ends from the probability-flow ODE's solution, on a grid uniform in lambda from -4 to 4."""
-    grid = [at_lambda(lam) for lam in np.linspace(-4, 4, steps + 1)]
-    x_t = start = one_image(1.7)
-    memory = sampler.init(x_t)
-    for t, s_ in pairwise(grid):
-        x0 = best_predictions(x_t, *scalars(t)[:2], mu, s)["x0"]
-        x_t, memory = sampler.step(x_t, x0, t, s_, None, memory)
-    # Along the flow a point keeps its number of standard deviations from the mean.
-    first, last = grid[0], grid[-1]
-    deviations = [(at.alpha**2 * s**2 + at.sigma**2).sqrt() for at in (first, last)]
-    exact = last.alpha * mu + (start - first.alpha * mu) * deviations[1] / deviations[0]
-    return (x_t - exact).abs().item()
+def moments(t: Level, table: Tensor, mu: float = 0.3, s: float = 0.5) -> tuple[float, float, float]:
+    """The mean of x_s at the end of a run on Gaussian pixels N(mu, s²) that starts at its true distribution, the
+    standard deviation, and how far a single pixel that starts one deviation out is from that mean, without fresh noise.
+    The best x0 is affine in x_t, so that the run of (x_t, x0_prev) is linear and needs no samples.
+    """
+    first = t.at(0)
+    deviation = (first.alpha**2 * s**2 + first.sigma**2).sqrt().item()
+    mean, pixel = np.array([first.alpha.item() * mu, 0.0]), np.array([deviation, 0.0])
+    covariance = np.outer(pixel, pixel)
+    for k, (a, b, c, d) in enumerate(table.tolist()):
+        alpha, sigma = t.alpha[k].item(), t.sigma[k].item()
+        offset = best_predictions(0.0, alpha, sigma, mu, s)["x0"]
+        slope = best_predictions(1.0, alpha, sigma, mu, s)["x0"] - offset
+        matrix = np.array([[a + (b + c) * slope, -c], [slope, 0]])
+        mean = matrix @ mean + np.array([(b + c) * offset, offset])
+        pixel = matrix @ pixel
+        covariance = matrix @ covariance @ matrix.T + np.diag([d**2, 0])
+    return mean[0], covariance[0, 0] ** 0.5, pixel[0]
 
 
-@pytest.mark.parametrize("sampler, order", [(DDIM(), 1), (DPMSolverPP2M(), 2)], ids=["ddim", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler, order", [("ddim", 1), ("dpmpp_2m", 2)])
 def test_convergence_has_the_papers_order(sampler, order):
-    errors = [error_on_gaussian_data(sampler, steps) for steps in (40, 80, 160, 320)]
+    # Along the probability-flow ODE a pixel stays as many deviations from the mean as it was.
+    errors, mu, s = [], 0.3, 0.5
+    for steps in (40, 80, 160, 320):
+        t, target = grid(np.linspace(-4, 4, steps + 1))
+        last = target.at(-1)
+        mean, _, pixel = moments(t, SAMPLERS[sampler](t, target, 0.0), mu, s)
+        exact = last.alpha * mu + (last.alpha**2 * s**2 + last.sigma**2).sqrt()
+        errors.append(abs(mean + pixel - exact.item()))
     observed = np.log2(np.divide(errors[:-1], errors[1:]))
     assert (observed >= order - 0.1).all() and observed[-1] <= order + 0.1, observed
 
 
+@pytest.mark.parametrize("mu, s", [(0.04, 0.24), (0.3, 0.5)])
+@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
+@every_sampler
+def test_a_thousand_steps_give_back_the_data(sampler, eta, name, mu, s):
+    """Within 3 % of the deviation, which ancestral sampling falls short by, or 2 % without fresh noise."""
+    plan = plan_of(1000, sampler=sampler, eta=eta, schedule=name, trained=name)
+    mean, deviation, _ = moments(plan.t, plan.table, mu, s)
+    tolerance = 0.03 if is_stochastic(sampler, eta) else 0.02
+    assert abs(mean - mu) < tolerance * s and abs(deviation - s) < tolerance * s
+
+
 # ----------------------------------------------------------------------------
-# Single steps
+# Tables in closed form
+
+LEVELS = at_lambda([-10.0, -3.0, 0.0, 0.1, 4.0]), at_lambda([-9.9, 2.0, 0.1, 5.0, 4.001])
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 @pytest.mark.parametrize("lambdas", [(-1.0, -0.5, 0.0), (-2.0, -1.7, 0.9), (-3.0, -0.2, -0.1)], ids=str)
-def test_2m_is_exact_for_an_x0_linear_in_lambda(lambdas, scale):
+@pytest.mark.parametrize("sampler, base", [(dpmpp_2m, 0.0), (dpmpp_2m_sde, 1.0)])
+def test_the_second_order_is_exact_for_an_x0_linear_in_lambda(sampler, base, lambdas, scale):
     # With unequal steps, because an inverted ratio of them telescopes on regular grids.
-    def line(lam: float) -> Tensor:
-        return one_image(0.2 - 0.3 * lam)
-
-    before, t, s = (at_lambda(lam, scale) for lam in lambdas)
-    sampler, x_t = DPMSolverPP2M(), one_image(0.4)
-    x_t, memory = sampler.step(x_t, line(lambdas[0]), before, t, None, sampler.init(x_t))
-    x_s, _ = sampler.step(x_t, line(lambdas[1]), t, s, None, memory)
-    (alpha_t, sigma_t, lambda_t), (alpha_s, sigma_s, lambda_s) = scalars(t), scalars(s)
-    d = (x_s - sigma_s / sigma_t * x_t) / (alpha_s - alpha_t * sigma_s / sigma_t)
-    torch.testing.assert_close(d, line((lambda_t + lambda_s) / 2), rtol=0, atol=1e-12)
+    t, s = grid(lambdas, scale)
+    line = [0.2 - 0.3 * lam for lam in (*lambdas[:2], sum(lambdas[1:]) / 2)]
+    _, b, c, _ = sampler(t, s, 0.0)[1]
+    torch.testing.assert_close(b * line[1] + c * (line[1] - line[0]), b * line[2], rtol=0, atol=1e-12)
+    for column in (0, 1, 3):  # and the rest of the table is that of the first-order sampler
+        assert torch.equal(sampler(t, s, 0.0)[:, column], ddim(t, s, base)[:, column])
 
 
-def test_2m_remembers_the_call_before_and_the_level_at_which_it_was_made():
-    x_t, x0, sampler = normal(2), normal(2, 1), DPMSolverPP2M()
-    t, s = at_lambda([-2, -1]), at_lambda([0, 1])
-    _, memory = sampler.step(x_t, x0, t, s, None, sampler.init(x_t))
-    assert torch.equal(memory["x0"], x0) and torch.equal(memory["log_snr"], t.log_snr) and memory["seen"].all()
-
-
-def test_2m_without_a_past_is_ddim():
-    x_t, x0, t, s = normal(3), normal(3, 1), at_lambda([-2, -1, 0]), at_lambda([-1, 0, 3])
-    first, _ = DPMSolverPP2M().step(x_t, x0, t, s, None, DPMSolverPP2M().init(x_t))
-    assert torch.equal(first, DDIM().step(x_t, x0, t, s, None, {})[0])
-
-
-def test_2m_where_the_level_stood_still_is_ddim():
-    # Two calls at one level (a clipped schedule is flat there) say nothing of a slope: 0 / 0.
-    x_t, x0, t, s, sampler = normal(1), normal(1, 1), at_lambda(-5), at_lambda(-1), DPMSolverPP2M()
-    _, memory = sampler.step(x_t, normal(1, 2), t, t, None, sampler.init(x_t))
-    assert torch.equal(sampler.step(x_t, x0, t, s, None, memory)[0], DDIM().step(x_t, x0, t, s, None, {})[0])
-
-
-def spread(sampler, t: Level, s: Level) -> Tensor:
-    """The coefficient of the fresh noise [B]."""
-    zero = torch.zeros(len(t.t), 1, 1, 1, dtype=torch.float64)
-    return sampler.step(zero, zero, t, s, zero + 1, sampler.init(zero))[0].flatten()
-
-
-LEVELS = at_lambda([-10.0, -3.0, 0.0, 0.1, 4.0]), at_lambda([-9.9, 2.0, 0.1, 5.0, 4.001])
+@pytest.mark.parametrize("sampler, base", [(dpmpp_2m, 0.0), (dpmpp_2m_sde, 1.0)])
+def test_without_a_usable_past_the_second_order_samplers_are_the_first_order_ones(sampler, base):
+    # The first step; one where the level stood still, as a clipped schedule does (0 / 0); one that reaches t = 0.
+    t, s = grid([-5, -5, -1, 0])
+    s = Level(*(torch.cat([value[:2], end]) for value, end in zip(s, level(make_schedule("linear"), torch.zeros(1)))))
+    assert torch.equal(sampler(t, s, 0.0), ddim(t, s, base))
+    t, s = grid([-5, -4, -1, 0])
+    assert (sampler(t, s, 0.0)[1:, 2] > 0).all() and sampler(t, s, 0.0)[0, 2] == 0
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
@@ -119,76 +114,23 @@ def test_the_fresh_noise_has_the_posterior_variance(eta):
     t, s = LEVELS
     # Ho et al. 2020, eq. 7, written with ratios of alpha² and sigma².
     posterior = s.sigma**2 / t.sigma**2 * (t.sigma**2 - (t.alpha / s.alpha) ** 2 * s.sigma**2)
-    torch.testing.assert_close(spread(DDPM(), t, s) ** 2, posterior)
-    torch.testing.assert_close(spread(DDIM(eta), t, s) ** 2, eta**2 * posterior)
+    torch.testing.assert_close(ddpm(t, s)[:, 3] ** 2, posterior)
+    torch.testing.assert_close(ddim(t, s, eta)[:, 3] ** 2, eta**2 * posterior)
 
 
-def test_ddim_at_eta_1_has_ddpms_variance_to_the_bit():
-    assert torch.equal(spread(DDIM(1.0), *LEVELS), spread(DDPM(), *LEVELS))
-
-
-@pytest.mark.parametrize("sampler", EVERY, ids=str)
-def test_a_true_x0_keeps_the_marginal(sampler):
-    # If x_t = alpha_t x0 + sigma_t eps and x0 is known, x_s has mean alpha_s x0 and variance sigma_s²: the coefficients
-    # of eps and of the fresh noise make up sigma_s together.
+def test_ddpm_has_the_posterior_mean():
     t, s = LEVELS
-
-    def step(x0: float, eps: float, noise: float) -> Tensor:
-        x_t = (t.alpha * x0 + t.sigma * eps)[:, None, None, None]
-        full = torch.full_like
-        return sampler.step(x_t, full(x_t, x0), t, s, full(x_t, noise), sampler.init(x_t))[0].flatten()
-
-    torch.testing.assert_close(step(1, 0, 0), s.alpha)
-    torch.testing.assert_close(step(0, 1, 0) ** 2 + step(0, 0, 1) ** 2, s.sigma**2)
+    # Kingma et al. 2021, eq. 32-33: alpha_t|s and sigma²_t|s.
+    alpha, sigma2 = t.alpha / s.alpha, t.sigma**2 - (t.alpha / s.alpha) ** 2 * s.sigma**2
+    mean = torch.stack([alpha * s.sigma**2, s.alpha * sigma2], dim=1) / t.sigma[:, None] ** 2
+    torch.testing.assert_close(ddpm(t, s)[:, :2], mean)
 
 
-@pytest.mark.parametrize("sampler", EVERY, ids=str)
-def test_a_step_to_where_we_are_changes_nothing(sampler):
-    x_t, t = normal(3), at_lambda([-4, 0, 2])
-    x_s, _ = sampler.step(x_t, normal(3, 1), t, t, normal(3, 2), sampler.init(x_t))
-    torch.testing.assert_close(x_s, x_t, rtol=0, atol=1e-15)
-
-
-@pytest.mark.parametrize("scale", [1.0, 0.4])
-@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
-@pytest.mark.parametrize("sampler", EVERY, ids=str)
-def test_a_step_to_time_0_gives_exactly_x0_times_scale(sampler, name, scale):
-    times = torch.tensor([1.0, 0.6, 0.3, 0.01], dtype=torch.float64)
-    schedule = make_schedule(name)
-    before, t, s = (level(schedule, at, scale) for at in (times, 0.9 * times, 0 * times))
-    x_t, x0 = normal(4, dtype=torch.float32), normal(4, 1, dtype=torch.float32)
-    # With a past, which the solver must not extrapolate from here, and with noise, which must not be added.
-    _, memory = sampler.step(x_t, normal(4, 2, torch.float32), before, t, x_t, sampler.init(x_t))
-    assert torch.equal(sampler.step(x_t, x0, t, s, normal(4, 3, torch.float32), memory)[0], torch.tensor(scale) * x0)
-
-
-@pytest.mark.parametrize("sampler", DETERMINISTIC, ids=str)
-def test_a_deterministic_sampler_needs_no_noise(sampler):
-    x_t, x0, t, s = normal(2), normal(2, 1), at_lambda([-1, 0]), at_lambda([0, 1])
-    x_s, _ = sampler.step(x_t, x0, t, s, None, sampler.init(x_t))
-    assert not sampler.is_stochastic
-    assert torch.equal(x_s, sampler.step(x_t, x0, t, s, normal(2, 2), sampler.init(x_t))[0])
-
-
-@pytest.mark.parametrize("sampler", EVERY, ids=str)
-def test_rows_at_different_levels_are_the_rows_alone(sampler):
-    # Rows 0 and 3 are at their first step, 1 and 4 at a later one, 2 at its last.
-    x_t, x0, noise = normal(5, 1), normal(5, 2), normal(5, 3)
-    schedule = make_schedule("sigmoid")
-    t = level(schedule, torch.tensor([1.0, 0.7, 0.2, 0.9, 0.4]))
-    s = level(schedule, torch.tensor([0.8, 0.1, 0.0, 0.5, 0.3]))
-    memory = sampler.init(x_t)
-    if memory:
-        later = torch.tensor([False, True, True, False, True])
-        before = {"x0": normal(5, 4), "log_snr": t.log_snr - torch.tensor([1.0, 2, 3, 4, 5]), "seen": later}
-        memory = {key: torch.where(later.view(-1, *[1] * (v.ndim - 1)), before[key], v) for key, v in memory.items()}
-    together, memory_together = sampler.step(x_t, x0, t, s, noise, memory)
-    for i in range(5):
-        row = slice(i, i + 1)
-        own = {key: value[row] for key, value in memory.items()}
-        alone, memory_alone = sampler.step(x_t[row], x0[row], t.at(row), s.at(row), noise[row], own)
-        torch.testing.assert_close(alone, together[row], rtol=0, atol=1e-14)
-        assert all(torch.equal(memory_alone[key], memory_together[key][row]) for key in memory)
+@every_sampler
+def test_a_step_to_the_same_level_changes_nothing(sampler, eta):
+    t = at_lambda([-4, 0, 2])
+    row = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64).expand(3, 4)
+    torch.testing.assert_close(SAMPLERS[sampler](t, t, eta), row, rtol=0, atol=1e-15)
 
 
 STEEP = [
@@ -200,30 +142,58 @@ STEEP = [
     ("sigmoid", {"start": -60.0, "end": 60.0, "tau": 0.1}),
     ("sigmoid", {"start": 20.0, "end": 40.0}),
 ]
+SMOOTH = [("cosine", {}), ("sigmoid", {}), ("sigmoid", {"start": -2.0, "tau": 0.7}), ("cosine", {"start": 0.1})]
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 50])
-@pytest.mark.parametrize("schedule", STEEP, ids=str)
-@pytest.mark.parametrize("sampler", EVERY, ids=str)
-def test_the_steepest_schedules_stay_finite(sampler, schedule, steps):
-    plan = make_plan(sampler, make_schedule(*schedule), make_schedule("sigmoid"), steps, 0.0, 0.5)
-    x_t = normal(1, dtype=torch.float32)
-    memory = sampler.init(x_t)
-    for k in range(steps):
-        t, s = plan.t.at(slice(k, k + 1)), plan.s.at(slice(k, k + 1))
-        x_t, memory = sampler.step(
-            x_t, normal(1, k, torch.float32).clamp(-1, 1), t, s, normal(1, -k, torch.float32), memory
-        )
-        assert torch.isfinite(x_t).all()
-    assert torch.isfinite(plan.network_time).all()
+@every_sampler
+def test_every_plan_keeps_the_marginals_and_stays_finite(sampler, eta):
+    """The two invariants of every row: with the true x0, x_s has mean alpha_s x0 and variance sigma_s². Where
+    sigma_s = 0 the row is (0, scale, 0, 0): x0 itself.
+    """
+    for schedule in STEEP + SMOOTH:
+        for steps, difference, scale, strength in [
+            (1, 0.0, 1.0, 1.0),
+            (2, 0.0, 0.5, 1.0),
+            (3, 0.1, 0.4, 0.7),
+            (50, 0.0, 0.5, 1.0),
+            (50, 0.03, 1.0, 0.3),
+        ]:
+            settings = {"time_difference": difference, "strength": strength, "eta": eta}
+            plan = plan_of(steps, sampler=sampler, schedule=schedule[0], kwargs=schedule[1], scale=scale, **settings)
+            (a, b, _, d), (t, s) = plan.table.unbind(1), (plan.t, plan.s)
+            assert plan.table.isfinite().all() and plan.network_time.isfinite().all()
+            torch.testing.assert_close(a * t.alpha + b, s.alpha, rtol=0, atol=1e-12)
+            noisy = t.sigma > 0
+            variance = a**2 * t.sigma**2 + d**2
+            torch.testing.assert_close(variance[noisy], s.sigma[noisy] ** 2, rtol=1e-9, atol=1e-15)
+            at_zero = torch.tensor([0, scale, 0, 0], dtype=torch.float64).expand(steps, 4)[s.sigma == 0]
+            assert torch.equal(plan.table[s.sigma == 0], at_zero)
+
+
+def normal(b: int, seed: int = 0) -> Tensor:
+    return torch.randn(b, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_an_update_takes_each_row_with_its_own_coefficients():
+    x_t, x0, before, noise, rows = normal(3), normal(3, 1), normal(3, 2), normal(3, 3), normal(3, 4)[:, 0, 0]
+    x_s = update(x_t, x0, before, noise, rows)
+    for i in range(3):
+        a, b, c, d = rows[i]
+        torch.testing.assert_close(x_s[i], a * x_t[i] + b * x0[i] + c * (x0[i] - before[i]) + d * noise[i])
+    rows = rows * torch.tensor([1, 1, 0, 0])
+    assert torch.equal(update(x_t, x0, None, None, rows), update(x_t, x0, before, noise, rows))
 
 
 # ----------------------------------------------------------------------------
 # Plans
 
 
-def plan_of(steps: int, time_difference: float = 0.0, sampler=DDIM(), schedule="cosine", trained="cosine", scale=1.0):  # noqa: B008
-    return make_plan(sampler, make_schedule(schedule), make_schedule(trained), steps, time_difference, scale)
+def plan_of(
+    steps: int, time_difference=0.0, sampler="ddim", schedule="cosine", trained="cosine", scale=1.0, kwargs=None, **more
+) -> Plan:
+    lengths = {"timesteps": steps, "time_difference": time_difference}
+    settings = SampleSettings(sampler=sampler, noise_schedule=schedule, schedule_kwargs=kwargs, **lengths, **more)
+    return make_plan(settings, make_schedule(trained), scale)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
@@ -248,16 +218,19 @@ def test_a_time_difference_of_whole_steps_reaches_time_0_that_many_steps_earlier
     # The interface's slider speaks in whole steps. 0.3 - 3 / 10 must be 0: of a target of 6e-17 the solver would think
     # that the middle of the step can be extrapolated to, and it would draw noise for nothing.
     for steps in range(1, 251):
-        plan = plan_of(steps, min(difference / steps, 1), sampler=DDPM())
-        reached = [not plan.needs_noise(k) for k in range(steps)]
+        plan = plan_of(steps, min(difference / steps, 1), sampler="ddpm")
+        reached = (~plan.draws).tolist()
         assert reached == [k + 1 + difference >= steps for k in range(steps)], steps
         assert (plan.s.sigma[reached] == 0).all(), steps
 
 
-@pytest.mark.parametrize("sampler", EVERY, ids=str)
-def test_noise_is_needed_by_stochastic_samplers_but_at_time_0(sampler):
-    plan = plan_of(5, 0.25, sampler)
-    assert [plan.needs_noise(k) for k in range(5)] == [sampler.is_stochastic and k < 3 for k in range(5)]
+@every_sampler
+def test_stochastic_samplers_draw_noise_on_every_step_that_ends_above_time_0(sampler, eta):
+    plan = plan_of(5, 0.25, sampler, eta=eta)
+    is_noisy = sampler in ("ddpm", "dpmpp_2m_sde") or eta > 0
+    assert is_noisy == is_stochastic(sampler, eta)
+    assert plan.draws.tolist() == [is_noisy and k < 3 for k in range(5)]
+    assert (plan.table[:, 3] > 0).tolist() == plan.draws.tolist()
 
 
 def test_under_its_own_schedule_the_network_is_told_the_grids_own_times():
@@ -301,7 +274,7 @@ def test_a_setting_out_of_range_is_refused_with_its_value(key, value):
 
 
 def test_unknown_names_list_the_names():
-    with pytest.raises(ValueError, match=r"'euler'.*ddim, ddpm, dpmpp_2m"):
+    with pytest.raises(ValueError, match=r"'euler'.*ddim, ddpm, dpmpp_2m, dpmpp_2m_sde"):
         SampleSettings(sampler="euler")
     with pytest.raises(ValueError, match=r"'log'.*linear, cosine, sigmoid"):
         SampleSettings(noise_schedule="log")
@@ -312,7 +285,7 @@ def test_a_schedules_keywords_are_checked_with_it():
         SampleSettings(noise_schedule="cosine", schedule_kwargs={"tau": -1})
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "dpmpp_2m_sde"])
 def test_eta_is_refused_where_it_means_nothing(sampler):
     with pytest.raises(ValueError, match=rf"0\.5.*{sampler}"):
         SampleSettings(sampler=sampler, eta=0.5)
@@ -348,19 +321,13 @@ OWN = SampleSettings(
     ids=str,
 )
 def test_a_schedules_name_and_its_keywords_travel_together(asked, name, kwargs):
-    filled = SampleSettings(**asked).filled_from(OWN)
+    filled = SampleSettings(**asked).with_defaults(OWN)
     assert (filled.noise_schedule, filled.schedule_kwargs) == (name, kwargs)
 
 
 def test_what_the_call_leaves_open_is_the_policys_own_and_what_it_names_wins():
-    filled = SampleSettings(batch_size=2, seed=5).filled_from(OWN)
+    filled = SampleSettings(batch_size=2, seed=5).with_defaults(OWN)
     assert (filled.batch_size, filled.seed, filled.timesteps, filled.sampler) == (2, 5, 7, "ddpm")
     assert filled.time_difference == 0.2
-    asked = SampleSettings(timesteps=3, sampler="dpmpp_2m", time_difference=0).filled_from(OWN)
+    asked = SampleSettings(timesteps=3, sampler="dpmpp_2m", time_difference=0).with_defaults(OWN)
     assert (asked.timesteps, asked.sampler, asked.time_difference, asked.seed) == (3, "dpmpp_2m", 0, None)
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_settings_make_their_sampler(name):
-    assert SampleSettings(sampler=name).make_sampler() == SAMPLERS[name]()
-    assert SampleSettings(sampler="ddim", eta=0.5).make_sampler() == DDIM(0.5)

@@ -16,7 +16,7 @@ from dp.noise import slerp
 from dp.schedules import level
 from dp.ui.start import read
 
-SAMPLERS = ["ddim", "ddpm", "dpmpp_2m"]
+SAMPLERS = ["ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde"]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_the_run_sets_out_from_the_picture_under_the_noise_of_its_seed(tiny_rin,
     steps = list(policy.stream(2, timesteps=5, seed=7, start=picture, strength=0.6))
     assert [round(step.time, 6) for step in steps] == [0.6, 0.48, 0.36, 0.24, 0.12]
     at = level(policy.schedule, torch.tensor([0.6]), scale)
-    noise = policy.begin(SampleSettings(2, seed=7)).x_t
+    noise = policy.init_state(SampleSettings(2, seed=7)).x_t
     torch.testing.assert_close(steps[0].x_t, (at.alpha * (picture * 2 - 1) + at.sigma * noise).float())
 
 
@@ -74,7 +74,7 @@ def test_kept_pixels_are_the_picture_at_the_end_and_the_picture_under_noise_befo
     assert (to_uint8(images)[:, mask.numpy()] == to_uint8(picture[None])[:, mask.numpy()]).all()
     assert not torch.allclose(images[..., ~mask], free[..., ~mask])  # what is new was made to fit what is kept
     if sampler != "ddpm":  # which draws fresh noise
-        noise = policy.begin(SampleSettings(2, seed=2)).x_t
+        noise = policy.init_state(SampleSettings(2, seed=2)).x_t
         for step in steps[1:]:
             at = level(policy.schedule, torch.tensor([step.time]))
             under_noise = (at.alpha * (picture * 2 - 1) + at.sigma * noise).float()
@@ -107,9 +107,9 @@ def test_a_walk_begins_and_ends_with_the_images_of_its_seeds(policy, sampler):
 
 
 def test_the_noise_of_a_walk_keeps_its_length_and_goes_by_equal_angles(policy):
-    noise = policy.begin(SampleSettings(5, seed=2, walk_to=9)).x_t.flatten(1)
+    noise = policy.init_state(SampleSettings(5, seed=2, walk_to=9)).x_t.flatten(1)
     for seed, row in ((2, noise[0]), (9, noise[-1])):
-        assert torch.equal(policy.begin(SampleSettings(1, seed=seed)).x_t.flatten(), row)
+        assert torch.equal(policy.init_state(SampleSettings(1, seed=seed)).x_t.flatten(), row)
     ends = noise[[0, -1]].norm(dim=1)
     assert (noise.norm(dim=1) > 0.97 * ends.min()).all() and (noise.norm(dim=1) < 1.03 * ends.max()).all()
     a, b = noise[0].double(), noise[-1].double()

@@ -146,7 +146,7 @@ def test_a_refused_comparison_says_why_and_the_next_one_works(page, api, policy)
     api.answer = "lent"
     compare(page)
     until_arms(page, "arms.length === 3 && arms.every(p => p.dataset.state === 'done')")
-    for (_, sampler), picture in zip(SAMPLERS, shown(page)[1], strict=True):
+    for (_, sampler), picture in zip(SAMPLERS[:3], shown(page)[1], strict=True):
         images = policy.sample(4, timesteps=20, sampler=sampler, seed=5)
         np.testing.assert_allclose(picture, grid(to_uint8(images)), atol=1)
     assert page.locator("#clock tbody tr").count() == 3

@@ -15,7 +15,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from dp.images import encode_png, grid
-from dp.samplers import SampleSettings
+from dp.settings import SampleSettings
 from dp.tickets import Frame
 from dp.ui import controls
 from dp.ui.lent import Asked, Lend
@@ -28,7 +28,7 @@ Args:
     checkpoint: name of the trained model
     images: how many, 1 to 64; image i has seed + i
     timesteps: network calls, 1 to 1000; fewer are faster and rougher
-    sampler: 'ddim', 'ddpm' or 'dpmpp_2m'
+    sampler: 'ddim', 'ddpm', 'dpmpp_2m' or 'dpmpp_2m_sde'
     noise_schedule: 'trained' for the model's own, or 'linear', 'cosine' or 'sigmoid'
     time_difference: how many steps further than the next one starts from each step goes, 0 to 3
     seed: a whole number of at least 0; without one, a new one each time

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from dp.checks import quote, within
 from dp.engine import Engine
-from dp.samplers import SampleSettings
+from dp.settings import SampleSettings
 from dp.ui import controls
 from dp.ui.sharing import number
 

@@ -59,7 +59,7 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
             )
             chosen = gr.Dropdown(
                 controls.SAMPLERS,
-                value=[value for _, value in controls.SAMPLERS],
+                value=[value for _, value in controls.SAMPLERS[:3]],
                 multiselect=True,
                 max_choices=MOST,
                 label="Values",
@@ -122,7 +122,7 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
         if axis in NUMBERS:
             choices, value = NUMBERS[axis]
         elif axis == "sampler":
-            choices, value = controls.SAMPLERS, [value for _, value in controls.SAMPLERS]
+            choices, value = controls.SAMPLERS, [value for _, value in controls.SAMPLERS[:3]]
         elif axis == "schedule":
             choices = controls.schedule_choices(engine, name) if name else []
             value = [choice for _, choice in choices]

@@ -14,14 +14,19 @@ from dp.checkpoint import Entry
 from dp.checks import MAX_SEED, message_of, quote, within
 from dp.engine import Engine
 from dp.records import readable
-from dp.samplers import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.schedules import SCHEDULES
+from dp.settings import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.ui import permission
 from dp.ui.sharing import NAMES, NUMBERS, number
 
 MAX_IMAGES, MAX_TIMESTEPS, MAX_TIME_DIFFERENCE_STEPS = 64, 1000, 3
 TRAINED = "trained"  # the schedule choice that means the checkpoint's own
-SAMPLERS = [("DPM-Solver++(2M)", "dpmpp_2m"), ("DDIM", "ddim"), ("DDPM", "ddpm")]
+SAMPLERS = [
+    ("DPM-Solver++(2M)", "dpmpp_2m"),
+    ("DDIM", "ddim"),
+    ("DDPM", "ddpm"),
+    ("DPM-Solver++(2M) SDE", "dpmpp_2m_sde"),
+]
 
 
 def read(

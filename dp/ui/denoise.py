@@ -11,7 +11,7 @@ import gradio as gr
 from torch import Tensor
 
 from dp.export import settings_in
-from dp.samplers import SampleSettings
+from dp.settings import SampleSettings
 from dp.ui import controls, scripts, words
 from dp.ui.lent import Asked, Lend, NotLent, waiting_for
 from dp.ui.load import Loader

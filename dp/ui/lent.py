@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dp.device import best_device, describe
 from dp.engine import Engine
-from dp.samplers import SampleSettings
+from dp.settings import SampleSettings
 from dp.tickets import Frame
 from dp.ui import controls
 from dp.ui.watching import FRAMES_PER_S
@@ -77,7 +77,7 @@ def run_all(engine: Engine, runs: Sequence[Asked]) -> Iterator[News]:
     try:
         for i, run in enumerate(runs):
             policy, before, shown_at = engine.policy(run.checkpoint).to(best_device()), None, 0.0
-            for step in policy.run(policy.begin(run.settings, run.start, run.mask)):
+            for step in policy.run(policy.init_state(run.settings, run.start, run.mask)):
                 is_last = step.index == step.timesteps
                 if is_last or step.index in run.keep or time.monotonic() - shown_at >= 1 / FRAMES_PER_S:
                     shown_at = time.monotonic()

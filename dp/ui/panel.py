@@ -56,7 +56,7 @@ class Panel:
             value=controls.SAMPLER,
             label="Sampler",
             elem_id=prefix + "sampler",
-            info="2M looks back a step and needs fewest; DDIM goes straight on; DDPM adds fresh noise each time.",
+            info="DDIM is deterministic, DDPM adds noise at each step; 2M and 2M SDE are their second-order forms.",
         )
         schedule = gr.Radio(
             controls.schedule_choices(engine, default) if default else [],

@@ -16,7 +16,7 @@ import gradio as gr
 from torch import Tensor
 
 from dp.engine import Engine
-from dp.samplers import SampleSettings
+from dp.settings import SampleSettings
 from dp.tickets import Frame, Ticket, Trajectory, Watch, evenly
 from dp.ui import controls
 from dp.ui.player import show

@@ -100,6 +100,7 @@ A step goes from $t$ to $s < t$:
 - **DPM-Solver++(2M)** steps like DDIM, towards $D = \hat{x}_0 + \tfrac{1}{2r}(\hat{x}_0 -
   \hat{x}_0^{\text{before}})$, where the
   guess seems to be going; $r$ compares this step's length in log-SNR with the last one's.
+- **DPM-Solver++(2M) SDE** does the same on top of DDPM, and keeps its fresh noise.
 
 A run that **starts from a picture** begins at $t$ = strength, with $x_t$ made of that picture by the first line above;
 what is **kept** is put into every $\hat{x}_0$ before the step. A **walk** takes its noise from between two draws
