@@ -6,7 +6,8 @@ import os
 
 import pytest
 import torch
-from serving import open_browser, serve, window
+from launching import launched
+from serving import open_browser, window
 
 from dp.rin import RIN
 
@@ -58,16 +59,17 @@ def conv_widths(request):
     return request.param
 
 
+LEFT_EARLY = ("AbortError", "Connection errored out")  # what Gradio logs when a page is left while it listens
 WINDOWS = [
     pytest.param({"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}, id="desktop"),
     pytest.param({"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}, id="phone, dark"),
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url():
-    """The app on the bundled checkpoint, one for all tests of its page."""
-    with serve("app.py", CPU_CORES="1") as address:
+    """The app with the bundled checkpoint and no runs, served from this process."""
+    with launched() as address:
         yield address
 
 
@@ -77,8 +79,8 @@ def browser():
         yield browser
 
 
-@pytest.fixture(params=WINDOWS)
-def page(request, browser, url):
-    # What Gradio says when a page is left while it listens is no trouble.
-    with window(browser, url, forgiven=("AbortError", "Connection errored out"), **request.param) as page:
+@pytest.fixture
+def page(browser, url):
+    """A fresh page in a desktop window; test_layout looks at the other one."""
+    with window(browser, url, forgiven=LEFT_EARLY, **WINDOWS[0].values[0]) as page:
         yield page

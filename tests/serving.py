@@ -23,6 +23,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
+LATE_S = 1.0  # fifteen times as long as the server waits between the values of a run
+
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
@@ -105,13 +107,18 @@ def exit_code(monkeypatch, module, *arguments):
     return 0
 
 
+def type_numbers(page, prefix="", **values):
+    """Type these values into the page's controls of those names."""
+    for control, value in values.items():
+        box = page.locator(f"#{prefix}{control} input[type=number]")
+        box.fill(str(value))
+        box.press("Tab")
+
+
 def set_run(page, *, timesteps, seed, images=4):
     """Type a run into the page's controls."""
     page.locator("#random input").uncheck()
-    for control, value in (("images", images), ("timesteps", timesteps), ("seed", seed)):
-        box = page.locator(f"#{control} input[type=number]")
-        box.fill(str(value))
-        box.press("Tab")
+    type_numbers(page, images=images, timesteps=timesteps, seed=seed)
 
 
 @contextmanager
@@ -121,14 +128,13 @@ def hearing_late(page, beside="Compare"):
     """
     unfold(page.get_by_role("tab", name=beside))
     name, player = ("compare-", ".player.arm") if beside == "Compare" else ("", "#player .player")
-    page.locator(f"#{name}timesteps input[type=number]").fill("1000")
-    page.locator(f"#{name}timesteps input[type=number]").press("Tab")
+    type_numbers(page, name, timesteps=1000, images=1)
     page.click("#compare" if name else "#generate")
     page.wait_for_function(f"document.querySelector('{player}').dataset.step > 0")
 
     def answer(route):
         answered = route.fetch()
-        time.sleep(3)
+        time.sleep(LATE_S)
         route.fulfill(response=answered)
 
     page.route("**/queue/join*", answer)

@@ -6,7 +6,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from serving import ROOT, awaited, decode, hearing_late, settle, unfold
+from serving import ROOT, awaited, decode, hearing_late, settle, type_numbers, unfold
 
 from dp import DiffusionPolicy
 from dp.engine import Engine
@@ -103,23 +103,23 @@ def test_each_arm_ends_in_what_the_library_makes_alone(engine):
 
 
 def test_step_k_of_n_stands_above_the_end_of_a_k_step_run(engine):
-    arms = make_arms(engine, SHORT_RUNS, ["9", "2"], *page_values(timesteps=300))
+    arms = make_arms(engine, SHORT_RUNS, ["9", "2"], *page_values(timesteps=60))
     assert [arm.label for arm in arms] == [
-        "step 2 of 300",
+        "step 2 of 60",
         "end of a 2-step run",
-        "step 9 of 300",
+        "step 9 of 60",
         "end of a 9-step run",
     ]
     told, tally = run(engine, arms)
     policy = engine.policy("one")
-    steps = list(policy.stream(2, timesteps=300, sampler="dpmpp_2m", seed=7))
+    steps = list(policy.stream(2, timesteps=60, sampler="dpmpp_2m", seed=7))
     for i, k in enumerate((2, 9)):
         cut, short = told[2 * i][-1], told[2 * i + 1][-1]
-        assert (cut["index"], cut["timesteps"], cut["state"], cut["until"]) == (k, 300, "done", k)
+        assert (cut["index"], cut["timesteps"], cut["state"], cut["until"]) == (k, 60, "done", k)
         np.testing.assert_allclose(decode(cut["src"]), grid(to_uint8((steps[k - 1].x0 + 1) / 2)), atol=1)
         alone = policy.sample(2, timesteps=k, sampler="dpmpp_2m", seed=7)
         np.testing.assert_allclose(decode(short["src"]), grid(to_uint8(alone)), atol=1)
-    assert tally.table()["longest"] == "the 300-step run"
+    assert tally.table()["longest"] == "the 60-step run"
     assert all(float(far) > 0 for *_, far in tally.table()["rows"])
 
 
@@ -197,18 +197,25 @@ def until_arms(page, condition, seconds=150):
     page.wait_for_function(f"(() => {{ const arms = {ARMS}; return {condition}; }})()", timeout=seconds * 1000)
 
 
-def compare(page, axis=None, seed=5):
+def compare(page, axis=None, values=(), seed=5, **numbers):
+    """Open the tab, and start a comparison along `axis` and of `values`, where they differ from what is chosen there;
+    `numbers`: of its controls, as in `type_numbers`.
+    """
     unfold(page.get_by_role("tab", name="Compare"))
     page.locator("#compare-random input").uncheck()
-    box = page.locator("#compare-seed input[type=number]")
-    box.fill(str(seed))
-    box.press("Tab")
     if axis:
         before = page.inner_text("#values")
         page.locator("#axis input").click()
         page.get_by_role("option", name=axis).click()
         page.wait_for_function("before => document.querySelector('#values').innerText !== before", arg=before)
         settle(page)
+    if values:
+        page.click("#values .remove-all")
+        for value in values:
+            page.locator("#values input").fill(value)
+            page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+    type_numbers(page, "compare-", seed=seed, **numbers)
     page.click("#compare")
 
 
@@ -222,10 +229,10 @@ def shown(page):
 @pytest.mark.browser
 def test_six_arms_on_one_clock_show_what_the_library_makes(page):
     counts = [int(number) for number in NUMBERS["timesteps"][1]]
-    compare(page, "Timesteps")
+    compare(page, "Timesteps", images=2)
     until_arms(page, f"arms.length === {MOST} && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
-    runs = [list(policy.stream(4, timesteps=n, sampler="dpmpp_2m", seed=5)) for n in counts]
+    runs = [list(policy.stream(2, timesteps=n, sampler="dpmpp_2m", seed=5)) for n in counts]
     steps, pictures = shown(page)
     assert steps == counts
     for picture, made in zip(pictures, runs):
@@ -271,37 +278,36 @@ def test_six_arms_on_one_clock_show_what_the_library_makes(page):
 @pytest.mark.browser
 def test_a_comparison_whose_words_reach_the_page_together_comes_to_its_end(page):
     with hearing_late(page, beside="Denoise"):
-        compare(page)
+        compare(page, images=1)
         until_arms(page, "arms.length === 3 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
         page.wait_for_selector("#compare", state="visible")
         assert page.locator("#clock tbody tr").count() == 3 and not page.is_visible("#compare-stop")
         compare(page, "Step k of a long run")
         until_arms(page, "arms.length === 6 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
         assert page.locator(".arms.pairs").count() == 1
-    page.locator("#compare-timesteps input[type=number]").fill("1000")
-    page.locator("#compare-timesteps input[type=number]").press("Tab")
-    page.click("#compare")
-    until_arms(page, "+arms[4].dataset.step > 0 && arms[4].dataset.state === 'running'")
+    compare(page, values=("5", "900"), timesteps=1000, images=4)
+    until_arms(page, "arms.length === 4 && +arms[2].dataset.step > 0 && arms[2].dataset.state === 'running'")
     page.focus("#compare-stop")
     page.keyboard.press("Enter")
-    until_arms(page, "arms[4].dataset.state === 'stopped'")
+    until_arms(page, "arms[2].dataset.state === 'stopped'")
     page.wait_for_function("document.activeElement.id === 'compare'")
 
 
 @pytest.mark.browser
 def test_the_pairs_show_their_steps_and_another_tab_keeps_its_run(page):
+    type_numbers(page, timesteps=5)
     page.click("#generate")
     page.wait_for_function("document.querySelector('#player .player').dataset.kept")
     mine = page.evaluate("sessionStorage.getItem('dp-run')")
-    compare(page, "Step k of a long run")
+    compare(page, "Step k of a long run", images=2)
     until_arms(page, "arms.length === 6 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
-    made = list(policy.stream(4, timesteps=40, sampler="dpmpp_2m", seed=5))
+    made = list(policy.stream(2, timesteps=40, sampler="dpmpp_2m", seed=5))
     steps, pictures = shown(page)
     assert steps == [5, 5, 10, 10, 20, 20]
     for i, k in enumerate((5, 10, 20)):
         np.testing.assert_allclose(pictures[2 * i], grid(to_uint8((made[k - 1].x0 + 1) / 2)), atol=1)
-        alone = policy.sample(4, timesteps=k, sampler="dpmpp_2m", seed=5)
+        alone = policy.sample(2, timesteps=k, sampler="dpmpp_2m", seed=5)
         np.testing.assert_allclose(pictures[2 * i + 1], grid(to_uint8(alone)), atol=1)
     tops = page.evaluate(f"{ARMS}.map(p => p.getBoundingClientRect().top)")
     assert tops[0] == tops[2] == tops[4] < tops[1] == tops[3] == tops[5]

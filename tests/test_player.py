@@ -10,8 +10,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from conftest import LEFT_EARLY, WINDOWS
 from PIL import Image
-from serving import ROOT, canvas_pixels, click, copied_link, hearing_late, set_run, until
+from serving import ROOT, canvas_pixels, click, copied_link, hearing_late, set_run, until, window
 
 from dp import DiffusionPolicy
 from dp.engine import Engine
@@ -40,33 +41,52 @@ def finished(page):
     until(page, f"d.state === 'done' && +d.kept === {STEPS} && step === {STEPS}")
 
 
+@pytest.fixture(scope="module")
+def whole(browser, url):
+    """A page that keeps the whole run, for all tests that only look at it."""
+    with window(browser, url, forgiven=LEFT_EARLY, **WINDOWS[0].values[0]) as page:
+        finished(page)
+        yield page
+
+
+@pytest.fixture
+def kept(whole):
+    """That page as it is when the run has ended, wherever the test before has left it."""
+    whole.focus(".player")
+    if whole.evaluate("document.querySelector('.player').classList.contains('playing')"):
+        whole.keyboard.press("Space")
+    whole.keyboard.press("Escape")
+    whole.keyboard.press("End")
+    until(whole, f"d.image === undefined && step === {STEPS}")
+    return whole
+
+
 def distance(shown, images):
     """In grey levels: live and recalled frames are JPEG."""
     return np.abs(shown.astype(int) - grid(to_uint8((images + 1) / 2)).astype(int)).mean()
 
 
 @pytest.mark.browser
-def test_arrow_keys_step_through_every_step_of_the_run_and_both_panes_move_together(page, steps):
-    finished(page)
-    page.focus(".player")
+def test_arrow_keys_step_through_every_step_of_the_run_and_both_panes_move_together(kept, steps):
+    kept.focus(".player")
     for back in range(1, 4):
-        page.keyboard.press("ArrowLeft")
-        until(page, f"step === {STEPS - back}")
+        kept.keyboard.press("ArrowLeft")
+        until(kept, f"step === {STEPS - back}")
     step = steps[STEPS - 4]
     assert step.index == STEPS - 3
-    assert page.inner_text(".player .step") == f"step {STEPS - 3}/{STEPS}"
-    assert f"t {step.time:.3f} · log-SNR {step.log_snr:.2f}" in page.inner_text(".player .where")
-    assert distance(canvas_pixels(page, ".guess"), step.x0) < 10
-    noisy = canvas_pixels(page, ".noisy")
+    assert kept.inner_text(".player .step") == f"step {STEPS - 3}/{STEPS}"
+    assert f"t {step.time:.3f} · log-SNR {step.log_snr:.2f}" in kept.inner_text(".player .where")
+    assert distance(canvas_pixels(kept, ".guess"), step.x0) < 10
+    noisy = canvas_pixels(kept, ".noisy")
     assert min(steps, key=lambda other: distance(noisy, other.x_t)) is step
-    page.keyboard.press("Home")
-    until(page, "step === 1")
-    page.keyboard.press("ArrowLeft")  # no further
-    page.keyboard.press("ArrowRight")
-    until(page, "step === 2")
-    page.keyboard.press("End")
-    until(page, f"step === {STEPS}")
-    np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8((steps[-1].x0 + 1) / 2)))
+    kept.keyboard.press("Home")
+    until(kept, "step === 1")
+    kept.keyboard.press("ArrowLeft")  # no further
+    kept.keyboard.press("ArrowRight")
+    until(kept, "step === 2")
+    kept.keyboard.press("End")
+    until(kept, f"step === {STEPS}")
+    np.testing.assert_array_equal(canvas_pixels(kept), grid(to_uint8((steps[-1].x0 + 1) / 2)))
 
 
 @pytest.mark.browser
@@ -92,13 +112,12 @@ def test_a_run_whose_first_words_reach_the_page_together_is_a_run_of_its_own(pag
 
 
 @pytest.mark.browser
-def test_scrubbing_asks_the_server_for_nothing(page):
-    finished(page)
+def test_scrubbing_asks_the_server_for_nothing(kept):
     asked = []
-    page.on("request", lambda request: request.url.startswith("data:") or asked.append(request.url))
+    kept.on("request", lambda request: request.url.startswith("data:") or asked.append(request.url))
     for value in range(STEPS - 1, 0, -3):
-        page.locator(".scrub").fill(str(value))
-        until(page, f"step === {value + 1}", 10)
+        kept.locator(".scrub").fill(str(value))
+        until(kept, f"step === {value + 1}")
     assert [url for url in asked if "heartbeat" not in url] == []
 
 
@@ -123,56 +142,53 @@ def test_the_page_follows_the_run_until_someone_scrubs_back_and_again_when_they_
 
 
 @pytest.mark.browser
-def test_play_runs_from_the_beginning_to_the_end_and_space_pauses_it(page):
-    finished(page)
-    page.select_option(".speed", "4")
-    page.evaluate(
+def test_play_runs_from_the_beginning_to_the_end_and_space_pauses_it(kept):
+    kept.select_option(".speed", "2")
+    kept.evaluate(
         """() => { window.seen = []; const p = document.querySelector('.player');
         new MutationObserver(() => window.seen.push(+p.dataset.step)).observe(p, {attributes: true}); }"""
     )
-    page.click(".play")
-    until(page, f"step === {STEPS} && !p.classList.contains('playing')", 20)
-    seen = page.evaluate("window.seen.filter((step, i, all) => step !== all[i - 1])")
+    kept.click(".play")
+    until(kept, f"step === {STEPS} && !p.classList.contains('playing')")
+    seen = kept.evaluate("window.seen.filter((step, i, all) => step !== all[i - 1])")
     seen = seen[seen[0] == STEPS :]  # where it stood before
     assert seen == sorted(seen) and seen[0] < 5 and len(seen) > 10
-    page.select_option(".speed", "0.5")
-    page.focus(".player")
-    page.keyboard.press("Space")
-    until(page, "p.classList.contains('playing') && step > 2 && step < 20", 20)
-    page.keyboard.press("Space")
-    until(page, "!p.classList.contains('playing')")
-    assert 2 < int(page.get_attribute(".player", "data-step")) < STEPS
+    kept.select_option(".speed", "0.5")
+    kept.focus(".player")
+    kept.keyboard.press("Space")
+    until(kept, "p.classList.contains('playing') && step > 2 && step < 20")
+    kept.keyboard.press("Space")
+    until(kept, "!p.classList.contains('playing')")
+    assert 2 < int(kept.get_attribute(".player", "data-step")) < STEPS
 
 
 @pytest.mark.browser
-def test_a_tile_becomes_a_large_lossless_view_with_its_own_strip(page, steps):
-    finished(page)
-    click(page, ".guess canvas", 0.75, 0.25)  # the second of four
-    until(page, "d.image === '1'")
-    page.wait_for_selector(".strip:not([hidden])")
-    page.focus(".player")
-    page.keyboard.press("ArrowLeft")
-    until(page, f"step === {STEPS - 1}")
+def test_a_tile_becomes_a_large_lossless_view_with_its_own_strip(kept, steps):
+    click(kept, ".guess canvas", 0.75, 0.25)  # the second of four
+    until(kept, "d.image === '1'")
+    kept.wait_for_selector(".strip:not([hidden])")
+    kept.focus(".player")
+    kept.keyboard.press("ArrowLeft")
+    until(kept, f"step === {STEPS - 1}")
     step = steps[STEPS - 2]
-    np.testing.assert_array_equal(canvas_pixels(page, ".guess"), to_uint8((step.x0 + 1) / 2)[1])
-    np.testing.assert_array_equal(canvas_pixels(page, ".noisy"), to_uint8((step.x_t + 1) / 2)[1])
-    assert "(image 2)" in page.inner_text(".charts")
-    click(page, ".strip canvas", 0.01, 0.5)
-    until(page, "step === 1")
-    page.keyboard.press("Escape")
-    until(page, "d.image === undefined && p.querySelector('.guess canvas').width === 64")
-    assert not page.is_visible(".strip")
+    np.testing.assert_array_equal(canvas_pixels(kept, ".guess"), to_uint8((step.x0 + 1) / 2)[1])
+    np.testing.assert_array_equal(canvas_pixels(kept, ".noisy"), to_uint8((step.x_t + 1) / 2)[1])
+    assert "(image 2)" in kept.inner_text(".charts")
+    click(kept, ".strip canvas", 0.01, 0.5)
+    until(kept, "step === 1")
+    kept.keyboard.press("Escape")
+    until(kept, "d.image === undefined && p.querySelector('.guess canvas').width === 64")
+    assert not kept.is_visible(".strip")
 
 
 @pytest.mark.browser
-def test_a_click_on_a_chart_goes_to_that_step(page):
-    finished(page)
+def test_a_click_on_a_chart_goes_to_that_step(kept):
     for chart in (".curve", ".moved"):
-        click(page, f".chart {chart}", 0.5, 0.5)
-        until(page, f"Math.abs(step - {STEPS / 2}) < 2")
-        page.focus(".player")
-        page.keyboard.press("End")
-        until(page, f"step === {STEPS}")
+        click(kept, f".chart {chart}", 0.5, 0.5)
+        until(kept, f"Math.abs(step - {STEPS / 2}) < 2")
+        kept.focus(".player")
+        kept.keyboard.press("End")
+        until(kept, f"step === {STEPS}")
 
 
 # ----------------------------------------------------------------------------
@@ -196,27 +212,26 @@ def pngs(archive):
 
 
 @pytest.mark.browser
-def test_every_export_holds_the_frames_of_the_run(page, steps):
-    finished(page)
+def test_every_export_holds_the_frames_of_the_run(kept, steps):
     x0 = [to_uint8((step.x0 + 1) / 2) for step in steps]
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(saved(page, "png")))), grid(x0[-1]))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(saved(kept, "png")))), grid(x0[-1]))
 
-    singles = pngs(saved(page, "images"))
+    singles = pngs(saved(kept, "images"))
     assert list(singles) == [f"{NAME}-{SEED + i}.png" for i in range(4)]
     np.testing.assert_array_equal(np.stack(list(singles.values())), x0[-1])
 
-    every = pngs(saved(page, "zip"))
+    every = pngs(saved(kept, "zip"))
     assert len(every) == 2 * STEPS
     for step, images in zip(steps, x0):
         np.testing.assert_array_equal(every[f"x0/{step.index:06d}.png"], grid(images))
         np.testing.assert_array_equal(every[f"x_t/{step.index:06d}.png"], grid(to_uint8((step.x_t + 1) / 2)))
 
-    strip = np.asarray(Image.open(io.BytesIO(saved(page, "strip"))))
+    strip = np.asarray(Image.open(io.BytesIO(saved(kept, "strip"))))
     assert strip.shape[0] == 128 and strip.shape[1] == 10 * 130 - 2
     np.testing.assert_array_equal(strip[::4, -128::4], x0[-1][0])
     np.testing.assert_array_equal(strip[::4, :128:4], x0[0][0])
 
-    with Image.open(io.BytesIO(saved(page, "gif"))) as gif:
+    with Image.open(io.BytesIO(saved(kept, "gif"))) as gif:
         assert gif.n_frames == STEPS
         for i in (0, STEPS // 2, STEPS - 1):
             gif.seek(i)
@@ -224,7 +239,7 @@ def test_every_export_holds_the_frames_of_the_run(page, steps):
             factor = shown.shape[0] // 64
             assert np.abs(shown[::factor, -64 * factor :: factor].astype(int) - grid(x0[i]).astype(int)).mean() < 8
 
-    with av.open(io.BytesIO(saved(page, "mp4"))) as film:
+    with av.open(io.BytesIO(saved(kept, "mp4"))) as film:
         shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert len(shown) == STEPS
     for frame, images in zip(shown, x0):
