@@ -23,7 +23,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
-LATE_S = 1.0  # fifteen times as long as the server waits between the values of a run
+LATE_S = 0.5  # seven times as long as the server waits between two values of a run
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

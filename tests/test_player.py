@@ -265,15 +265,13 @@ def controls_of(page):
 
 
 def choose_others(page):
-    start(page, timesteps=12, images=2)
+    set_run(page, timesteps=12, seed=SEED, images=2)
     page.get_by_label("DDIM").check()
     page.get_by_label("cosine", exact=True).check()
     for control, value in (("difference", "1.5"), ("eta", "0.4")):
         box = page.locator(f"#{control} input[type=number]")
         box.fill(value)
         box.press("Tab")
-    until(page, "d.state === 'done' && +d.kept === 12")
-    page.evaluate("document.querySelector('.player').dataset.kept = ''")
     page.click("#generate")
     until(page, "d.state === 'done' && +d.kept === 12 && step === 12")
     return controls_of(page)

@@ -34,7 +34,7 @@ ANSWERS = {
     "trouble": (500, {}),
     "queue": (200, ["ping", "ping", SUCCEEDED]),
     "queue in vain": (200, ["ping", "failed"]),
-    "long queue": (200, ["ping"] * 20 + [SUCCEEDED]),
+    "long queue": (200, [SUCCEEDED]),  # but before that pings, until the test sets `api.served`
 }
 PING_S = 0.2
 
@@ -44,6 +44,7 @@ class DeviceAPI:
 
     def __init__(self):
         self.answer = "lent"
+        self.served = threading.Event()
         self.log: list[str] = []
         self.asked: list[dict[str, str]] = []
         self.workers: list[int] = []
@@ -64,6 +65,9 @@ class DeviceAPI:
                     return self.reply(status, "application/json", json.dumps(content).encode())
                 self.reply(status, "text/event-stream")
                 with suppress(OSError):  # it may wait no longer
+                    while api.answer == "long queue" and not api.served.wait(PING_S):
+                        self.wfile.write(b"event: ping\n\n")
+                        self.wfile.flush()
                     for event in content:
                         self.wfile.write(f"event: {event}\n\n".encode())
                         self.wfile.flush()
