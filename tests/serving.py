@@ -5,6 +5,7 @@ import base64
 import http.client
 import io
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -181,6 +183,58 @@ def decode(src):
 def canvas_pixels(page, pane=".guess"):
     """What the player shows."""
     return decode(page.evaluate(f"document.querySelector('.player {pane} canvas').toDataURL('image/png')"))
+
+
+class Proxy(ThreadingTCPServer):
+    """A reverse proxy that rejects bodies larger than `limit` bytes, as nginx does, and notes the others' sizes."""
+
+    daemon_threads = True
+
+    def __init__(self, port):
+        self.port, self.limit, self.sizes, self.connections = port, 1_000_000, [], []
+        super().__init__(("127.0.0.1", 0), Forward)
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def cut(self):
+        """Break all connections, and accept nothing any more."""
+        self.limit = -1
+        for connection in self.connections:
+            with suppress(OSError):  # closed
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class Forward(StreamRequestHandler):
+    def handle(self):
+        head = b"".join(iter(self.rfile.readline, b"\r\n"))
+        body = self.rfile.read(int((re.search(rb"(?i)content-length: (\d+)", head) or [0, 0])[1]))
+        if len(body) > self.server.limit:
+            page = b"<html><h1>413 Request Entity Too Large</h1></html>"
+            self.wfile.write(b"HTTP/1.1 413 Request Entity Too Large\r\nConnection: close\r\n\r\n" + page)
+            return
+        self.server.sizes.append(len(body))
+        head = re.sub(rb"(?i)connection: .+\r\n", b"", head) + b"Connection: close\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", self.server.port)) as app:
+            self.server.connections.append(app)
+            app.sendall(head + body)
+            while answer := app.recv(1 << 16):
+                try:
+                    self.wfile.write(answer)
+                except OSError:  # the page has gone
+                    return
+
+
+@contextmanager
+def behind_proxy(port):
+    """Yield a `Proxy` in front of the server on that port."""
+    with Proxy(port) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        try:
+            yield proxy
+        finally:
+            proxy.shutdown()
 
 
 @contextmanager

@@ -36,6 +36,12 @@ RECORD = """() => {
 }"""
 
 
+FORGET = """() => {
+    Object.assign(document.querySelector('.player').dataset, {step: '', state: 'idle'});
+    return new Promise((done) => setTimeout(() => done(window.seen = []))); // the observer has heard of that
+}"""
+
+
 @pytest.fixture(scope="module", params=["engine", "ZeroGPU"])
 def url(request):
     if request.param == "engine":
@@ -54,9 +60,9 @@ def client(url):
     return Client(url, verbose=False)
 
 
-@pytest.fixture
-def page(browser, url):
-    """The app in a fresh tab, with every status that the player shows recorded; fails on any console error."""
+@pytest.fixture(scope="module")
+def tab(browser, url):
+    """A page that records every status of its player, for all tests of a server; fails on any console error."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     trouble = []
     page.on("pageerror", lambda error: trouble.append(str(error)))
@@ -68,6 +74,14 @@ def page(browser, url):
     yield page
     page.close()
     assert trouble == []
+
+
+@pytest.fixture
+def page(tab):
+    """That page, which shows and has recorded nothing of the run before."""
+    tab.wait_for_selector("#generate", state="visible")
+    tab.evaluate(FORGET)
+    return tab
 
 
 def read(file):

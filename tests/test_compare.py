@@ -265,7 +265,9 @@ def test_six_arms_on_one_clock_show_what_the_library_makes(page):
     until_arms(page, f"String(arms.map(p => +p.dataset.step)) === '{','.join(map(str, counts))}'")
 
     page.select_option("#clock .pane", "guess")
-    page.locator(".player.arm .guess canvas").nth(2).click(position={"x": 8, "y": 8})
+    third = page.locator(".player.arm .guess canvas").nth(2)
+    box = third.bounding_box()
+    third.click(position={"x": box["width"] / 4, "y": box["height"] / 2})  # the first of two images
     until_arms(page, "arms.every(p => p.dataset.image === '0')")
     page.focus("#clock .clock")
     page.keyboard.press("Escape")

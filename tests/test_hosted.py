@@ -5,16 +5,14 @@ proxy that limits how large a message may be.
 from __future__ import annotations
 
 import json
-import re
-import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 import numpy as np
 import pytest
-from serving import click, serve, unfold
+from launching import launched
+from serving import behind_proxy, click, unfold
 
 from dp.images import encode_png
 
@@ -65,9 +63,11 @@ def opened(page):
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory):
-    space = {"SPACE_ID": "you/space", "SPACE_HOST": "app.test", "DP_ALLOW_TRAINING": "1"}
-    with serve("app.py", DP_HOME=str(tmp_path_factory.mktemp("home")), CPU_CORES="1", **space) as address:
-        yield address.rsplit(":", 1)[1]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("SPACE_ID", "you/space"), ("SPACE_HOST", "app.test"), ("DP_ALLOW_TRAINING", "1")):
+            patch.setenv(name, value)
+        with launched(tmp_path_factory.mktemp("home")) as address:
+            yield address.rsplit(":", 1)[1]
 
 
 @pytest.fixture
@@ -102,8 +102,8 @@ def test_the_page_works_in_a_frame_without_storage(page, port):
     with framed(page, f"http://app.localhost:{port}/", ALLOW) as frame:
         assert not any(has_storage(frame, which) for which in ("sessionStorage", "localStorage"))
 
-        generate(frame, 30)
-        shown_step(frame, 30, "done")
+        generate(frame, 5)
+        shown_step(frame, 5, "done")
         assert frame.locator("#player .forgets").is_visible()
         with page.expect_download() as saved:
             frame.click("#player .save")
@@ -122,6 +122,8 @@ def test_the_page_works_in_a_frame_without_storage(page, port):
         shown_step(frame, 1, "stopped")
 
         unfold(frame.get_by_role("tab", name="Compare"))
+        frame.locator("#compare-timesteps input[type=number]").fill("3")
+        frame.locator("#compare-timesteps input[type=number]").press("Tab")
         frame.click("#compare")
         frame.wait_for_function("document.querySelectorAll('.player.arm:not([hidden])[data-state=done]').length === 3")
         unfold(frame.get_by_role("tab", name="Train"))
@@ -160,41 +162,10 @@ def test_copy_link_without_a_clipboard_shows_the_link_in_a_field(page, port, sit
         assert frame.inner_text("#link").strip() == "Copy link"
 
 
-class Proxy(ThreadingTCPServer):
-    """A reverse proxy that rejects bodies larger than `limit` bytes, as nginx does, and notes the others' sizes."""
-
-    daemon_threads = True
-
-    def __init__(self, port):
-        self.port, self.limit, self.sizes = port, 1_000_000, []
-        super().__init__(("127.0.0.1", 0), Forward)
-
-
-class Forward(StreamRequestHandler):
-    def handle(self):
-        head = b"".join(iter(self.rfile.readline, b"\r\n"))
-        body = self.rfile.read(int((re.search(rb"(?i)content-length: (\d+)", head) or [0, 0])[1]))
-        if len(body) > self.server.limit:
-            page = b"<html><h1>413 Request Entity Too Large</h1></html>"
-            self.wfile.write(b"HTTP/1.1 413 Request Entity Too Large\r\nConnection: close\r\n\r\n" + page)
-            return
-        self.server.sizes.append(len(body))
-        head = re.sub(rb"(?i)connection: .+\r\n", b"", head) + b"Connection: close\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", self.server.port)) as app:
-            app.sendall(head + body)
-            while answer := app.recv(1 << 16):
-                try:
-                    self.wfile.write(answer)
-                except OSError:  # the page has gone
-                    return
-
-
 @pytest.fixture
 def proxy(port):
-    with Proxy(int(port)) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    with behind_proxy(int(port)) as proxy:
         yield proxy
-        proxy.shutdown()
 
 
 def noise(side, number=0):

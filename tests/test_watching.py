@@ -12,11 +12,12 @@ import threading
 import time
 import urllib.request
 import uuid
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from gradio_client import Client
-from serving import ROOT, canvas_pixels, set_run
+from serving import ROOT, behind_proxy, canvas_pixels, set_run
 
 from dp.engine import Engine
 from dp.images import grid, to_uint8
@@ -28,7 +29,7 @@ from dp.ui.watching import REPLAYED, some
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 NAME = "faces-32"
-SOON = 10.0  # seconds: five times what the rows of a reader that has gone may stay in the engine
+SOON = 60.0  # seconds: the rows of a reader that has gone may stay for two; the rest is for a busy machine
 
 
 class App:
@@ -92,7 +93,7 @@ def opened(context, url):
 def begin(page, app, timesteps, images=2, seed=5):
     set_run(page, timesteps=timesteps, seed=seed, images=images)
     page.click("#generate")
-    page.wait_for_function("+(document.querySelector('.player').dataset.step || 0) > 2", timeout=30_000)
+    page.wait_for_function("+(document.querySelector('.player').dataset.step || 0) > 2", timeout=150_000)
     return app.tickets[-1]
 
 
@@ -141,8 +142,8 @@ def test_a_page_that_is_closed_frees_its_rows(app, context):
 @pytest.mark.browser
 def test_a_reloaded_page_sees_its_run_from_the_beginning_and_it_goes_on_to_the_same_picture(app, context):
     page = opened(context, app.url)
-    ticket = begin(page, app, 400)
-    page.wait_for_function("+document.querySelector('.player').dataset.step > 30", timeout=30_000)
+    ticket = begin(page, app, 120)
+    page.wait_for_function("+document.querySelector('.player').dataset.step > 30", timeout=150_000)
     page.add_init_script(
         """window.seen = [];
         setInterval(() => {
@@ -151,53 +152,58 @@ def test_a_reloaded_page_sees_its_run_from_the_beginning_and_it_goes_on_to_the_s
         }, 10);"""
     )
     page.reload()
-    page.wait_for_function("document.querySelector('.player')?.dataset.state === 'done'", timeout=120_000)
+    page.wait_for_function("document.querySelector('.player')?.dataset.state === 'done'", timeout=150_000)
     assert ticket.state == "done" and len(app.tickets) == len({t.request_id for t in app.tickets})
-    page.wait_for_function("window.seen.at(-1) === 400")  # it looks every ten milliseconds
+    page.wait_for_function("window.seen.at(-1) === 120")  # it looks every ten milliseconds
     seen = [step for step in page.evaluate("window.seen") if step]
-    assert seen[0] < 30 and seen == sorted(seen) and seen[-1] == 400
-    np.testing.assert_array_equal(canvas_pixels(page), alone(2, 400, 5))
+    assert seen[0] < 30 and seen == sorted(seen) and seen[-1] == 120
+    np.testing.assert_array_equal(canvas_pixels(page), alone(2, 120, 5))
     assert page.is_visible("#generate") and not page.is_visible("#stop")
 
 
 @pytest.mark.browser
 def test_a_run_can_be_stopped_after_a_reload_and_a_new_tab_does_not_see_it(app, context):
     page = opened(context, app.url)
-    ticket = begin(page, app, 1000)
+    ticket = begin(page, app, 1000, images=1)
     page.reload()
     page.wait_for_selector("#stop", state="visible")
     other = opened(context, app.url)
     time.sleep(0.5)
     assert other.get_attribute(".player", "data-state") == "idle"
     page.click("#stop")
-    page.wait_for_function("document.querySelector('.player').dataset.state === 'stopped'", timeout=20_000)
+    page.wait_for_function("document.querySelector('.player').dataset.state === 'stopped'", timeout=150_000)
     assert ticket.state == "stopped"
 
 
 @pytest.mark.browser
 def test_a_page_that_lost_its_connection_takes_its_run_up_again(app, context):
-    page = opened(context, app.url)
-    ticket = begin(page, app, 600)
-    context.set_offline(True)
-    time.sleep(3)
-    context.set_offline(False)
-    page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=120_000)
-    assert ticket.state == "done"
-    np.testing.assert_array_equal(canvas_pixels(page), alone(2, 600, 5))
+    with behind_proxy(urlsplit(app.url).port) as proxy:
+        page = opened(context, proxy.url)
+        ticket = begin(page, app, 150)
+        proxy.cut()
+        app.wait_until_idle()
+        assert ticket.state == "parked"
+        proxy.limit = 1_000_000
+        with page.expect_request(lambda request: ticket.request_id in (request.post_data or ""), timeout=150_000):
+            page.evaluate("let ahead = 0; performance.now = () => (ahead += 10_000)")  # every silence is a long one
+        page.evaluate("delete performance.now")
+        page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=150_000)
+        assert ticket.state == "done"
+        np.testing.assert_array_equal(canvas_pixels(page), alone(2, 150, 5))
 
 
 @pytest.mark.browser
 def test_stop_before_the_first_frame_does_not_speak_of_the_run_before(app, context, monkeypatch):
     page = opened(context, app.url)
-    set_run(page, timesteps=20, seed=5)
+    set_run(page, timesteps=5, seed=5)
     page.click("#generate")
-    page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=30_000)
+    page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=150_000)
     page.wait_for_selector("#generate", state="visible")
     gate, get = threading.Event(), app.engine._residents.get
     monkeypatch.setattr(app.engine._residents, "get", lambda name: gate.wait(60) and get(name))  # as a cold one would
     page.click("#generate")
     page.click("#stop")
-    page.wait_for_function("document.querySelector('.player').dataset.state === 'stopped'", timeout=20_000)
+    page.wait_for_function("document.querySelector('.player').dataset.state === 'stopped'", timeout=150_000)
     gate.set()
     assert page.inner_text(".player .step") == "stopped before the first step"
     assert page.inner_text(".player .where") == "" and page.get_attribute(".player .bar", "aria-valuenow") == "0.000"
@@ -205,7 +211,7 @@ def test_stop_before_the_first_frame_does_not_speak_of_the_run_before(app, conte
 
 def test_twelve_streams_of_one_program_all_come(app):
     program = Client(app.url, verbose=False)
-    jobs = [program.submit(images=2, timesteps=30, seed=i, api_name="/stream") for i in range(12)]
+    jobs = [program.submit(images=1, timesteps=10, seed=i, api_name="/stream") for i in range(12)]
     assert [job.result(timeout=120)["state"] for job in jobs] == ["done"] * 12
 
 
@@ -308,7 +314,7 @@ def test_viewers_who_leave_in_the_middle_leave_nothing_behind(viewers, settled):
 
 
 def test_a_page_that_reads_one_frame_a_second_slows_nobody_and_piles_nothing_up(app):
-    slow, quick = Reader(app, timesteps=150), Reader(app, timesteps=150)
+    slow, quick = Reader(app, images=1, timesteps=80), Reader(app, images=1, timesteps=80)
     taken = []
 
     def read_slowly():
@@ -328,7 +334,7 @@ def test_a_page_that_reads_one_frame_a_second_slows_nobody_and_piles_nothing_up(
 
 
 def test_a_session_that_had_to_make_room_still_sees_its_run_to_the_end(app):
-    readers = [Reader(app, timesteps=100) for _ in range(2)]
+    readers = [Reader(app, timesteps=30) for _ in range(2)]
     app.demo.state_holder.session_data.clear()  # as Gradio does with those used longest ago
     for reader in readers:
         last = next(message for message in reader.messages() if message["msg"] == "process_completed")
