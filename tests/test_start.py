@@ -73,7 +73,7 @@ def test_kept_pixels_are_the_picture_at_the_end_and_the_picture_under_noise_befo
     images, free = (steps[-1].x0 + 1) / 2, policy.sample(2, **run)
     assert (to_uint8(images)[:, mask.numpy()] == to_uint8(picture[None])[:, mask.numpy()]).all()
     assert not torch.allclose(images[..., ~mask], free[..., ~mask])  # what is new was made to fit what is kept
-    if sampler != "ddpm":  # which draws fresh noise
+    if sampler in ("ddim", "dpmpp_2m"):  # the others draw fresh noise
         noise = policy.init_state(SampleSettings(2, seed=2)).x_t
         for step in steps[1:]:
             at = level(policy.schedule, torch.tensor([step.time]))
@@ -122,16 +122,16 @@ def test_the_noise_of_a_walk_keeps_its_length_and_goes_by_equal_angles(policy):
 @pytest.mark.parametrize(
     "bad, message",
     [
-        ({"strength": 0.0}, "strength must lie above 0 and up to 1, got 0.0"),
-        ({"strength": 1.5}, "strength must lie above 0 and up to 1, got 1.5"),
-        ({"strength": float("nan")}, "strength must lie above 0 and up to 1, got nan"),
-        ({"strength": 0.5}, "needs a start: the picture to set out from"),
-        ({"mask": torch.ones(8, 8, dtype=torch.bool)}, "needs a start: the picture to set out from"),
+        ({"strength": 0.0}, "strength must be above 0 and at most 1, got 0.0"),
+        ({"strength": 1.5}, "strength must be above 0 and at most 1, got 1.5"),
+        ({"strength": float("nan")}, "strength must be above 0 and at most 1, got nan"),
+        ({"strength": 0.5}, "needs a start: the image to start from"),
+        ({"mask": torch.ones(8, 8, dtype=torch.bool)}, "needs a start: the image to start from"),
         ({"start": torch.zeros(3, 9, 8)}, r"start must be \(2, 3, 8, 8\) or \(3, 8, 8\), got \(3, 9, 8\)"),
         ({"start": torch.zeros(3, 3, 8, 8)}, r"got \(3, 3, 8, 8\)"),
         ({"start": torch.zeros(3, 8, 8), "mask": torch.ones(4, 8)}, r"mask must be .* got \(1, 4, 8\)"),
         ({"walk_to": -1}, "walk_to must be a whole number from 0"),
-        ({"walk_to": 3, "batch_size": 1}, "batch_size of a walk must be a whole number of at least 2, got 1"),
+        ({"walk_to": 3, "batch_size": 1}, "batch_size of an interpolation must be a whole number of at least 2, got 1"),
     ],
 )
 def test_bad_input_is_named_before_the_first_step(policy, bad, message):
