@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from accelerate.commands.launch import launch_command_parser
+from commands import exit_code_of, launch_options_of
 from PIL import Image
 from serving import ROOT
 
@@ -17,23 +18,24 @@ from dp.runs import RunFolder
 
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 CODE = {name: re.findall(r"```python\n(.*?)```", text, re.S) for name, text in PAGES.items()}
-COMMANDS = [
-    (name, line) for name, text in PAGES.items() for code in re.findall(r"```bash\n(.*?)```", text, re.S)
-    for line in code.splitlines()
-]  # fmt: skip
+COMMANDS = {
+    name: [line for code in re.findall(r"```bash\n(.*?)```", text, re.S) for line in code.splitlines()]
+    for name, text in PAGES.items()
+}
 # The same commands with small numbers: what is tested is that they are true, not how long they take.
 SMALL = {"--steps 5000": "--steps 2 --image-size 16 --width 16 --depth 1 --batch 2"}
 SMALL |= {"sample runs/mine": "sample runs/mine --timesteps 2"}
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with what the pages speak of."""
-    place = tmp_path_factory.mktemp("docs")
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with what the pages speak of, which is the current one."""
+    place = tmp_path
     (place / "checkpoints").symlink_to(ROOT / "checkpoints")
     (place / "my" / "pictures").mkdir(parents=True)
     for shade in (0, 90, 180):
         Image.fromarray(np.full((40, 40, 3), shade, np.uint8)).save(place / "my" / "pictures" / f"{shade}.png")
+    monkeypatch.chdir(place)
     return place
 
 
@@ -53,52 +55,56 @@ def test_every_public_name_has_its_place():
 
 
 @pytest.mark.parametrize("name", [name for name, blocks in CODE.items() if blocks])
-def test_the_code_of_a_page_runs_from_top_to_bottom(name, place, monkeypatch):
-    monkeypatch.chdir(place)
+def test_the_code_of_a_page_runs_from_top_to_bottom(name, place):
     exec("\n".join(CODE[name]), {})
 
 
-@pytest.mark.parametrize(("name", "command"), COMMANDS)
-def test_the_commands_run(name, command, place):
+@pytest.mark.parametrize("name", [name for name, commands in COMMANDS.items() if commands])
+def test_the_commands_of_a_page_run_in_order(name, place):
+    for command in COMMANDS[name]:
+        python, *arguments = small(command).split()
+        assert python == ".venv/bin/python"
+        if arguments[0] == "app.py":
+            options = launch_options_of(*arguments)
+            assert not options["allowed_hosts"] or f"--allowed-host {options['allowed_hosts'][0]}" in command
+            assert "--port" not in arguments or options["server_port"] == 7860
+            assert "--host" not in arguments or options["server_name"] == "0.0.0.0"
+        elif "torch.distributed.run" in arguments:
+            process = started(place, *arguments)
+            said, _ = process.communicate(timeout=250)
+            assert process.returncode == 0, said
+        else:
+            assert exit_code_of(*arguments) == 0, command
+
+
+def small(command):
     for long, short in SMALL.items():
         command = command.replace(long, short)
-    python, *arguments = command.split()
-    assert python == ".venv/bin/python"
-    if arguments[0] == "app.py":  # started by other tests; here, that it takes these arguments
-        arguments[0] = str(ROOT / "app.py")
-        arguments.append("--help")
+    return command
+
+
+def started(place, *arguments):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "DP_DEVICE": "cpu", "CPU_CORES": "1"}
-    done = subprocess.run([sys.executable, *arguments], cwd=place, env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, *arguments], cwd=place, env=environment, **streams)
 
 
 def test_two_machines_train_one_run(place):
-    begin, *_ = re.findall(r"-m (dp\.train my/pictures .*--prepare)", PAGES["several-machines.md"])
-    nodes = re.findall(r"-m (torch\.distributed\.run --nnodes .*)", PAGES["several-machines.md"])
+    begin, *_ = re.findall(r"(-m dp\.train my/pictures .*--prepare)", PAGES["several-machines.md"])
+    nodes = re.findall(r"(-m torch\.distributed\.run --nnodes .*)", PAGES["several-machines.md"])
     assert len(nodes) == 2
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "DP_DEVICE": "cpu", "CPU_CORES": "1"}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    changes = {"--steps 5000": SMALL["--steps 5000"], "runs/shared": "runs/two", "10.0.0.1": "127.0.0.1", "29500": port}
-    running = []
-    for command in (begin, *nodes):
-        for said, small in changes.items():
-            command = command.replace(said, small)
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started = subprocess.Popen([sys.executable, "-m", *command.split()], cwd=place, env=environment, **streams)
-        if command.startswith("dp.train"):
-            assert started.wait() == 0
-            started.stdout.close()
-        else:
-            running.append(started)
+    assert exit_code_of(*small(begin).split()) == 0
+    running = [started(place, *node.replace("10.0.0.1", "127.0.0.1").replace("29500", port).split()) for node in nodes]
     try:
-        ends = [process.communicate(timeout=120)[0] for process in running]
+        ends = [process.communicate(timeout=250)[0] for process in running]
     finally:
         for process in running:
             process.kill()
     assert [process.returncode for process in running] == [0, 0], "\n".join(ends)
-    status = RunFolder(place / "runs" / "two").status()
+    status = RunFolder(place / "runs" / "shared").status()
     assert (status["state"], status["processes"]) == ("finished", 2)
 
 
