@@ -53,6 +53,14 @@ class Attention(nn.Module):
         return tuple(rearrange(part, "b n (h d) -> b h n d", h=self.heads) for part in (self.to_q(x), k, v))
 
 
+def small_noise(*shape: int) -> Tensor:
+    """Return normal random numbers with standard deviation 0.02. On the meta device nothing is drawn: there, torch
+    would first import its compiler, which takes seconds.
+    """
+    values = torch.empty(shape)
+    return values if values.is_meta else values.normal_() * 0.02
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention, [B,heads,n,d] each."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
@@ -296,9 +304,9 @@ class RIN(nn.Module):
             )
         else:
             self.interface = PatchInterface(2 * channels, channels, dim, patch_size)
-        self.positions = nn.Parameter(torch.randn((image_size // patch_size) ** 2, dim) * 0.02)
+        self.positions = nn.Parameter(small_noise((image_size // patch_size) ** 2, dim))
 
-        self.latents = nn.Parameter(torch.randn(num_latents, dim_latent) * 0.02)
+        self.latents = nn.Parameter(small_noise(num_latents, dim_latent))
         # No bias anywhere on the carried path: zeros in must give exactly the learned initial latents.
         self.carried = nn.Linear(dim_latent, dim_latent, bias=False)
         nn.init.zeros_(self.carried.weight)
