@@ -554,27 +554,28 @@ def zeros(packing: str) -> bytes:
     return PACK[packing](tar_bytes({"a.png": PNG[0], "x.png": bytes(64 << 20)}))
 
 
-BOMBS = {
-    "gzip": (zeros(".gz"), "a bomb, it seems: it unpacks to more than 200 times its size"),
-    "bzip2": (zeros(".bz2"), "a bomb, it seems: it unpacks to more than 200 times its size"),
-    "xz": (zeros(".xz"), "a bomb, it seems: it unpacks to more than 200 times its size"),
-    "zeros behind the end": (gzip.compress(tar_bytes(NAMES) + bytes(64 << 20)), "a bomb, it seems"),
-    "one of 64 MB that is no image": (gzip.compress(tar_bytes({"x.bin": bytes(64 << 20)})), "a bomb, it seems"),
-    "xz that takes a gigabyte of memory": (large_xz_dictionary(), "Memory usage limit"),
+BOMBS = {  # packed when they are used, which takes seconds
+    "gzip": (lambda: zeros(".gz"), "a bomb, it seems: it unpacks to more than 200 times its size"),
+    "bzip2": (lambda: zeros(".bz2"), "a bomb, it seems: it unpacks to more than 200 times its size"),
+    "xz": (lambda: zeros(".xz"), "a bomb, it seems: it unpacks to more than 200 times its size"),
+    "zeros behind the end": (lambda: gzip.compress(tar_bytes(NAMES) + bytes(64 << 20)), "a bomb, it seems"),
+    "one of 64 MB that is no image": (lambda: PACK[".gz"](tar_bytes({"x.bin": bytes(64 << 20)})), "a bomb, it seems"),
+    "xz that takes a gigabyte of memory": (large_xz_dictionary, "Memory usage limit"),
 }
 
 
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_bomb_costs_one_line_and_no_time_or_memory(tmp_path, kind):
-    content, words = BOMBS[kind]
+    make, words = BOMBS[kind]
+    content = make()
     tracemalloc.start()
-    since = time.monotonic()
+    since = time.process_time()
     try:
         report = brought(tmp_path, "it.tar", content)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - since < DEADLINE_S
+    assert time.process_time() - since < DEADLINE_S
     assert peak < HOSTILE_BYTES
     assert re.search(words, only_reason(report)), report.refused
     assert report.used == []  # not even those before the limit was met

@@ -67,7 +67,7 @@ def primaries(*values: float) -> bytes:
 
 
 def embedded(profile: bytes) -> bytes:
-    return chunk(b"iCCP", b"name\0\0" + zlib.compress(profile))
+    return chunk(b"iCCP", b"name\0\0" + zlib.compress(profile, 1))
 
 
 def pixels(content: bytes, mode: str = "RGB", size: int = SIZE) -> np.ndarray:
@@ -356,30 +356,31 @@ def test_damaged_exif_costs_no_avif():
 
 
 TEXT = b"key\0" + b"x" * 30
-ANCILLARY = {
-    "20 MB of text": chunk(b"tEXt", b"k\0" + bytes(20_000_000)),
-    "text that unpacks to 50 MB": chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(50_000_000))),
-    "iTXt that unpacks to 50 MB": chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(50_000_000))),
-    "50 texts of 2 MB": chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2_000_000))) * 50,
-    "50,000 texts": chunk(b"tEXt", TEXT) * 50_000,
-    "a profile that unpacks to 100 MB": embedded(bytes(100_000_000)),
-    "a profile that does not unpack": chunk(b"iCCP", b"k\0\0rubbish"),
-    "EXIF of 20 MB": chunk(b"eXIf", b"II*\0\x08\0\0\0\0\0" + bytes(20_000_000)),
-    "a wrong checksum": chunk(b"tEXt", TEXT)[:-1] + b"?",
-    "nothing in them": b"".join(chunk(kind, b"") for kind in (
+ANCILLARY = {  # made when they are used: to pack them takes seconds
+    "20 MB of text": lambda: chunk(b"tEXt", b"k\0" + bytes(20_000_000)),
+    "text that unpacks to 50 MB": lambda: chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(50_000_000), 1)),
+    "iTXt that unpacks to 50 MB": lambda: chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(50_000_000), 1)),
+    "50 texts of 2 MB": lambda: chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2_000_000))) * 50,
+    "50,000 texts": lambda: chunk(b"tEXt", TEXT) * 50_000,
+    "a profile that unpacks to 100 MB": lambda: embedded(bytes(100_000_000)),
+    "a profile that does not unpack": lambda: chunk(b"iCCP", b"k\0\0rubbish"),
+    "EXIF of 20 MB": lambda: chunk(b"eXIf", b"II*\0\x08\0\0\0\0\0" + bytes(20_000_000)),
+    "a wrong checksum": lambda: chunk(b"tEXt", TEXT)[:-1] + b"?",
+    "nothing in them": lambda: b"".join(chunk(kind, b"") for kind in (
         b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"gAMA", b"cHRM", b"pHYs", b"sRGB", b"tIME", b"eXIf", b"acTL", b"abCd"
     )),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("before", ANCILLARY.values(), ids=ANCILLARY)
-def test_no_ancillary_chunk_costs_a_png(before):
+@pytest.mark.parametrize("make", ANCILLARY.values(), ids=ANCILLARY)
+def test_no_ancillary_chunk_costs_a_png(make):
+    before = make()
     content = png(halves(LEFT, RIGHT), before)
-    started = time.monotonic()
+    started = time.process_time()
     assert same(seen(content), (LEFT, RIGHT))
     after = content.replace(before, b"")
     assert same(seen(after[:-12] + before + after[-12:]), (LEFT, RIGHT))
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_large_exif_chunk_still_sets_the_image_upright():
@@ -401,9 +402,9 @@ def test_comments_cost_neither_a_gif_nor_time():
     gif = encode(PLAIN.quantize(4), "GIF")
     start = 13 + 3 * (2 << (gif[10] & 7))  # behind the colors
     content = gif[:start] + b"!\xfe" + (b"\xff" + b"x" * 255) * 40_000 + b"\0" + gif[start:]
-    started = time.monotonic()
+    started = time.process_time()
     assert same(seen(content), (LEFT, RIGHT), 2)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 # ----------------------------------------------------------------------------
