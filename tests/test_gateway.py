@@ -15,7 +15,8 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 from gradio_client import Client
-from serving import owners, owners_cookie, serve, set_run, until
+from launching import launched
+from serving import owners, owners_cookie, set_run, until
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -267,6 +268,9 @@ def test_two_apps_on_one_host_keep_their_cookies_apart(tmp_path):
 # The real app
 
 
+SESSIONS = 20  # that Gradio keeps the state of: fewer than in the real app, to exceed them sooner
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
@@ -278,15 +282,18 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(home):
-    allowed = {"DP_ALLOWED_ORIGINS": "blog.test", "DP_ALLOWED_HOSTS": "app.test"}
-    with serve("app.py", DP_HOME=str(home), HF_TOKEN="hf_owner", CPU_CORES="1", **allowed) as url:
-        yield url
+    environment = {"DP_ALLOWED_ORIGINS": "blog.test", "DP_ALLOWED_HOSTS": "app.test", "HF_TOKEN": "hf_owner"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with launched(home, state_session_capacity=SESSIONS) as url:
+            yield url
 
 
 def ask(url, path, body=None, **headers):
     """The status and the text of an answer."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    with closing(http.client.HTTPConnection("127.0.0.1", urlsplit(url).port, timeout=30)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", urlsplit(url).port, timeout=150)) as connection:
         connection.request("GET" if body is None else "POST", path, body, sent)
         answer = connection.getresponse()
         return answer.status, answer.read().decode("utf-8", "replace")
@@ -478,16 +485,23 @@ ATTACK = """async ([app, board]) => {
 }"""
 
 
+@contextmanager
+def tab(browser):
+    """Yield a fresh page that waits long for what it is asked for."""
+    with browser.new_context() as context:
+        context.set_default_timeout(150_000)
+        yield context.new_page()
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("name", ["evil.test", "127.0.0.1", "localhost"])
 def test_in_a_browser_a_page_of_another_site_reads_and_does_nothing(url, home, board, browser, name):
     runs = sorted(home.iterdir())
-    with site("<title>evil</title>") as port, browser.new_context() as context:
-        page = context.new_page()
+    with site("<title>evil</title>") as port, tab(browser) as page:
         page.goto(f"http://{name}:{port}/")
         assert page.evaluate(ATTACK, [url, board]) == [False] * 4
         # With the owner's cookie in the same browser it can do no more.
-        context.new_page().goto(owners(url, home))
+        page.context.new_page().goto(owners(url, home), wait_until="commit")
         assert page.evaluate(ATTACK, [url, board]) == [False] * 4
         # A name of its own that now means this machine: DNS rebinding.
         rebound = page.goto(f"http://rebound.test:{urlsplit(url).port}/")
@@ -502,8 +516,7 @@ def test_an_allowed_site_may_embed_the_page(url, browser):
     join = """(app) => fetch(`${app}/gradio_api/call/sample`, {method: "POST", credentials: "include",
         headers: {"Content-Type": "application/json"}, body: JSON.stringify({data: ["faces-32", 1, 2]})})
         .then((answer) => answer.json()).then(({event_id}) => event_id)"""
-    with site("<title>blog</title>") as port, browser.new_context() as context:
-        page = context.new_page()
+    with site("<title>blog</title>") as port, tab(browser) as page:
         page.goto(f"http://blog.test:{port}/")
         for app in url, url.replace("127.0.0.1", "app.test"):
             assert page.evaluate(get_config, app).startswith("6.")
@@ -512,13 +525,12 @@ def test_an_allowed_site_may_embed_the_page(url, browser):
 
 @pytest.mark.browser
 def test_behind_a_proxy_that_says_nothing_the_page_works_and_nobody_is_the_owner(url, home, board, browser):
-    with site(proxy_to=urlsplit(url).port) as port, browser.new_context() as context:
-        page = context.new_page()
+    with site(proxy_to=urlsplit(url).port) as port, tab(browser) as page:
         page.goto(f"http://app.test:{port}/")
         page.wait_for_selector(".player .guess canvas")
         set_run(page, timesteps=3, seed=1)
         page.click("#generate")
-        until(page, "d.state === 'done'", 30)
+        until(page, "d.state === 'done'")
         run = next(path.name for path in home.iterdir() if path.is_dir())
         asking = f"""() => fetch('/gradio_api/component_server', {{method: 'POST', body: JSON.stringify(
             {call(board, "offer", {"run": run})}), headers: {{'Content-Type': 'application/json'}}}})
@@ -534,19 +546,19 @@ def test_behind_a_proxy_that_says_nothing_the_page_works_and_nobody_is_the_owner
 
 @pytest.mark.browser
 def test_invented_sessions_take_nothing_from_a_page(url, home, board, browser, tmp_path):
-    """Gradio keeps the state of the most recent hundred sessions, and anybody may name new ones."""
+    """Gradio keeps the state of the most recent sessions only, and anybody may name new ones."""
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes(png(number))
-    with browser.new_context() as context:
-        page = context.new_page()
+    with tab(browser) as page:
         page.goto(url)
         open_train_tab(page)
         page.locator("#intake .files").set_input_files(sorted(tmp_path.iterdir()))
         page.wait_for_selector("#intake .intake[data-state=checked]")
-        for number in range(130):
+        for number in range(SESSIONS + 10):
             body = call(board, "look").replace('"x"', f'"invented-{number}"')
             assert ask(url, "/gradio_api/component_server", body, **JSON)[0] == 200
         page.click("#rent-training")  # a run that waits for its machine
         sooner_or_later(
-            lambda: [run.config()["dataset"]["count"] for run in runs_in(home) if run.dataset.is_dir()] == [2]
+            lambda: [run.config()["dataset"]["count"] for run in runs_in(home) if run.dataset.is_dir()] == [2],
+            seconds=150,
         )
