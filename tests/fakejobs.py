@@ -1,4 +1,6 @@
-"""A Hub on this machine that runs Jobs: each is a real process, on a machine that has only a `uv` of its own."""
+"""A Hub on this machine that runs Jobs: each is a real process, on a machine that has only a `uv` of its own. A forked
+one skips what comes before the run is fetched, and importing anything.
+"""
 
 import json
 import os
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import fakehub
 from fakehub import FakeHub
+from forks import FORKS, Fork, job
 from training import kill
 
 from dp.runs import RunFolder
@@ -35,8 +38,10 @@ chmod +x env/bin/python ;; esac
 
 class FakeJobs(FakeHub):
     """jobs: id -> what was asked for and how it goes. has_machines: whether a Job starts at once, or waits for ever.
-    uv: the program that a Job's machine has.
+    uv: the program that a Job's machine has. is_forked: whether Jobs are forked.
     """
+
+    is_forked = False
 
     def __init__(self, folder: Path):
         super().__init__()
@@ -92,19 +97,22 @@ class FakeJobs(FakeHub):
             self.run(self.jobs[name])
         self.inspect(handler, b"", user, name)
 
-    def run(self, job):
-        uv = job["folder"] / "bin" / "uv"
+    def run(self, facts):
+        uv = facts["folder"] / "bin" / "uv"
         uv.parent.mkdir()
         uv.write_text(self.uv)
         uv.chmod(0o755)
-        machine = {"PATH": f"{uv.parent}:/usr/bin:/bin", "TMPDIR": str(job["folder"]), "HOME": str(job["folder"])}
+        machine = {"PATH": f"{uv.parent}:/usr/bin:/bin", "TMPDIR": str(facts["folder"]), "HOME": str(facts["folder"])}
         machine |= {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "DP_DEVICE": "cpu", "CPU_CORES": "1"}
-        machine |= job["spec"]["environment"] | job["spec"]["secrets"]
-        with (job["folder"] / "output").open("wb") as out:
+        machine |= facts["spec"]["environment"] | facts["spec"]["secrets"]
+        with (facts["folder"] / "output").open("wb") as out:
             streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
-            command = job["spec"]["command"]
-            process = subprocess.Popen(command, env=machine, cwd=job["folder"], start_new_session=True, **streams)
-        job |= {"process": process, "stage": "RUNNING", "since": time.time()}
+            command, folder = facts["spec"]["command"], facts["folder"]
+            if self.is_forked and FORKS:
+                process = Fork(job, command[-1], self.url, stdout=out, environment=machine, cwd=folder)
+            else:
+                process = subprocess.Popen(command, env=machine, cwd=folder, start_new_session=True, **streams)
+        facts |= {"process": process, "stage": "RUNNING", "since": time.time()}
 
     def inspect(self, handler, body, user, job):
         if job not in self.jobs or self.users[handler.token][0] != user:

@@ -88,7 +88,7 @@ def test_pictures_become_a_run_that_anything_else_can_go_on_with(place):
 def test_interrupted_in_a_terminal_it_saves_and_the_same_command_goes_on(place):
     ours, theirs = pytest.importorskip("pty").openpty()
     subprocess.run(["stty", "rows", "24", "cols", "100"], stdin=theirs, check=True)  # a bar has to fit
-    asked = ["pictures", "--out", "runs/mine", *TINY, "--steps", "300"]
+    asked = ["pictures", "--out", "runs/mine", *TINY, "--steps", "100"]
     run = RunFolder(place / "runs" / "mine")
     with command(place, *asked, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
@@ -99,12 +99,12 @@ def test_interrupted_in_a_terminal_it_saves_and_the_same_command_goes_on(place):
     assert "%|" in said  # a bar, where somebody sees it
     assert "the same command goes on from there" in said and "Traceback" not in said
     status = run.status()
-    assert status["state"] == "paused" and 0 < status["step"] == run.milestones()[-1] < 300
+    assert status["state"] == "paused" and 0 < status["step"] == run.milestones()[-1] < 100
     assert f"mine: paused at step {status['step']}" in said
 
     code, said, _ = ran(place, *asked)
-    assert (code, said) == (0, "mine: finished at step 300\n")
-    assert contents(run.checkpoint(300)) == contents(undisturbed(run, place / "other"))
+    assert (code, said) == (0, "mine: finished at step 100\n")
+    assert contents(run.checkpoint(100)) == contents(undisturbed(run, place / "other"))
 
 
 def read_all(terminal: int) -> str:

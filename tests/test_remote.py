@@ -13,9 +13,11 @@ import huggingface_hub
 import pytest
 from fakehub import connected, refuses, says
 from fakejobs import FakeJobs
-from training import contents, ended, make_run, no_process_left_behind, state, undisturbed, until
+from forks import forking
+from serving import exit_code
+from training import contents, ended, make_run, no_process_left_behind, shorten, state, undisturbed, until
 
-from dp import jobs, machines, remote
+from dp import jobs, machines, remote, train
 from dp.calls import HubError
 from dp.runs import Busy, RunFolder
 
@@ -29,11 +31,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The Hub that this process talks to. What trains, there or here, does so on one thread of the CPU."""
+    """The Hub that this process talks to. Training processes, there and here, are forked and use one thread."""
     monkeypatch.setenv("DP_DEVICE", "cpu")
     monkeypatch.setenv("CPU_CORES", "1")
     jobs_hub = FakeJobs(tmp_path / "machines")
-    with no_process_left_behind(tmp_path / "home"), connected(monkeypatch, tmp_path, jobs_hub) as fake:
+    jobs_hub.is_forked = True
+    with forking(), no_process_left_behind(tmp_path / "home"), connected(monkeypatch, tmp_path, jobs_hub) as fake:
         yield fake
 
 
@@ -42,7 +45,7 @@ def begin(run: RunFolder, timeout: str = "1h") -> None:
     assert state(run) == "queued" and run.is_alive()
 
 
-def shown(run: RunFolder, condition, seconds: float = 60) -> None:
+def shown(run: RunFolder, condition, seconds: float = 150) -> None:
     """Refresh as a page would, until `condition` holds; the run must not end before."""
 
     def holds() -> bool:
@@ -50,7 +53,7 @@ def shown(run: RunFolder, condition, seconds: float = 60) -> None:
         remote.refresh(run, TOKEN)
         return condition()
 
-    until(holds, seconds)
+    until(holds, seconds, EVERY)  # each look is several requests, which take time from the training
 
 
 def over(run: RunFolder) -> str:
@@ -72,13 +75,13 @@ def repo_of(run: RunFolder) -> str:
 
 
 def test_killed_paused_and_resumed_there_and_here_it_is_the_undisturbed_run(hub, tmp_path):
-    run = make_run(tmp_path, train_num_steps=1000, save_and_sample_every=100)
+    run = make_run(tmp_path, train_num_steps=1_000_000, save_and_sample_every=40)
     begin(run)
     shown(run, lambda: len(run.milestones()) > 1)
     hub.end("job0", "ERROR", "Job timeout")
     assert over(run) == "lost"
     message = run.status()["message"]
-    assert re.search(r"its Job came to the end of its 60 minutes; Resume goes on from step \d+00", message)
+    assert re.search(r"its Job came to the end of its 60 minutes; Resume goes on from step \d+0", message)
 
     begin(run)
     known = run.milestones()
@@ -96,15 +99,17 @@ def test_killed_paused_and_resumed_there_and_here_it_is_the_undisturbed_run(hub,
     jobs.start(run)  # on this machine
     until(lambda: run.status()["state"] == "running" or not run.is_alive())
     jobs.pause(run)
-    assert ended(run) == "paused" and run.status()["step"] < 1000
+    assert ended(run) == "paused"
 
+    total = run.status()["step"] + 20
+    shorten(run, total)
     begin(run)
     assert over(run) == "finished"
-    assert contents(run.checkpoint(1000)) == contents(undisturbed(run, tmp_path / "other"))
-    assert {record["step"] for record in run.metrics()[0] if "loss" in record} == set(range(10, 1001, 10))
-    assert {f"{m:06d}.png" for m in range(100, 1001, 100)} <= {path.name for path in run.samples.iterdir()}
-    assert run.status()["step"] == run.status()["total"] == 1000 and run.status()["device"] == "cpu"
-    assert "finished at step 1000" in run.tail()
+    assert contents(run.checkpoint(total)) == contents(undisturbed(run, tmp_path / "other"))
+    assert {record["step"] for record in run.metrics()[0] if "loss" in record} == set(range(10, total + 1, 10))
+    assert {f"{m:06d}.png" for m in range(40, total + 1, 40)} <= {path.name for path in run.samples.iterdir()}
+    assert run.status()["step"] == run.status()["total"] == total and run.status()["device"] == "cpu"
+    assert f"finished at step {total}" in run.tail()
     assert hub.repos[repo_of(run)]["private"] and len(hub.repos) == 1
     remote.forget(run, TOKEN)
     assert hub.repos == {} and state(run) == "finished" and run.status()["remote"] is None
@@ -112,50 +117,16 @@ def test_killed_paused_and_resumed_there_and_here_it_is_the_undisturbed_run(hub,
 
 def test_a_job_pauses_before_its_time_is_over(hub, tmp_path):
     run = make_run(tmp_path, **ENDLESS)
-    begin(run, timeout="12s")
+    begin(run, timeout="5s")
     assert over(run) == "paused"
     assert "the Job's time is over: paused" in run.status()["message"]
     assert hub.jobs["job0"]["process"].wait() == 0
-    assert hub.jobs["job0"]["spec"]["timeoutSeconds"] == 12
+    assert hub.jobs["job0"]["spec"]["timeoutSeconds"] == 5
 
 
-def test_save_sample_and_stop_reach_the_job(hub, tmp_path):
-    run = make_run(tmp_path, **ENDLESS)
-    begin(run)
-    shown(run, lambda: state(run) == "running")
-    jobs.save_now(run)
-    jobs.sample_now(run)
-    shown(run, lambda: not run.asked("save") and not run.asked("sample"))
-    shown(run, lambda: run.milestones() and run.samples.exists())
-    assert run.status()["is_responding"]
-    jobs.stop(run)
-    assert state(run) == "stopping"
-    assert over(run) == "stopped"
-    assert not any(name.startswith("asked/") for name in hub.repos[repo_of(run)]["files"])
-
-
-def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path):
-    run = make_run(tmp_path)
-    page = (ROOT / "docs" / "several-machines.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"^.venv/bin/python (.* --on hf-jobs .*)$", page, re.M)
-    command = [sys.executable, *line.replace("runs/mine", str(run.path)).split()]
-    here = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
-    options = {"cwd": ROOT, "env": os.environ | here, "capture_output": True, "text": True, "timeout": 120}
-    refused = subprocess.run([*command, "--flavor", "h900"], **options)
-    assert refused.returncode == 1 and "no machine 'h900'; there are: cpu-basic" in refused.stderr and not hub.jobs
-    done = subprocess.run(command, **options)
-    assert done.returncode == 0, done.stderr
-    price, where, *_, last = done.stdout.splitlines()
-    assert "costs $1.00 an hour, $2.00 at most. It pauses after 2 hours" in price
-    assert where.startswith(f"{hub.url}/jobs/alice/job0: ") and last == f"{run.id}: finished at step 8 of 8"
-    assert state(run) == "finished" and run.milestones() == [4, 8]
-    done = subprocess.run([*command, "--steps", "9"], **options)  # config.json is as long as before
-    assert done.returncode == 0 and done.stdout.endswith(f"{run.id}: finished at step 9 of 9\n"), done.stderr
-    assert run.milestones() == [4, 8, 9]
-
-
-def test_a_token_is_the_jobs_secret_and_nothing_elses(hub, tmp_path, caplog):
+def test_save_sample_and_stop_reach_the_job_and_its_token_nothing_else(hub, tmp_path, caplog):
     caplog.set_level("DEBUG")
+    hub.is_forked = False  # the environment of a process is that of its start
     run = make_run(tmp_path, **ENDLESS)
     begin(run)
     shown(run, lambda: state(run) == "running")
@@ -166,11 +137,48 @@ def test_a_token_is_the_jobs_secret_and_nothing_elses(hub, tmp_path, caplog):
     process = Path(f"/proc/{json.loads(training.read_text())['pid']}/environ")
     if process.exists():
         assert b"DP_DEVICE=cpu" in process.read_bytes() and TOKEN.encode() not in process.read_bytes()
+
+    jobs.save_now(run)
+    jobs.sample_now(run)
+    shown(run, lambda: not run.asked("save") and not run.asked("sample"))
+    shown(run, lambda: run.milestones() and run.samples.exists())
+    assert run.status()["is_responding"]
     jobs.stop(run)
+    assert state(run) == "stopping"
     assert over(run) == "stopped"
+    assert not any(name.startswith("asked/") for name in hub.repos[repo_of(run)]["files"])
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     assert not any(TOKEN.encode() in content for content in hub.repos[repo_of(run)]["files"].values())
     assert TOKEN not in "".join(record.getMessage() for record in caplog.records if record.name.startswith("dp"))
+
+
+def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path, monkeypatch, capsys):
+    run = make_run(tmp_path)
+    page = (ROOT / "docs" / "several-machines.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^.venv/bin/python (.* --on hf-jobs .*)$", page, re.M)
+    options = line.replace("runs/mine", str(run.path)).split()
+    assert options[:2] == ["-m", "dp.train"]
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("os.nice", lambda more: None)
+    assert "no machine 'h900'; there are: cpu-basic" in exit_code(monkeypatch, train, *options[2:], "--flavor", "h900")
+    assert not hub.jobs
+
+    hub.is_forked = False
+    here = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+    streams = {"capture_output": True, "text": True, "timeout": 150}
+    done = subprocess.run([sys.executable, *options], cwd=ROOT, env=os.environ | here, **streams)
+    assert done.returncode == 0, done.stderr
+    price, where, *_, last = done.stdout.splitlines()
+    assert "costs $1.00 an hour, $2.00 at most. It pauses after 2 hours" in price
+    assert where.startswith(f"{hub.url}/jobs/alice/job0: ") and last == f"{run.id}: finished at step 8 of 8"
+    assert state(run) == "finished" and run.milestones() == [4, 8]
+
+    hub.is_forked = True
+    monkeypatch.setattr("dp.away.POLL_S", EVERY)
+    capsys.readouterr()
+    assert exit_code(monkeypatch, train, *options[2:], "--steps", "9") == 0  # config.json is as long as before
+    assert capsys.readouterr().out.endswith(f"{run.id}: finished at step 9 of 9\n")
+    assert run.milestones() == [4, 8, 9]
 
 
 # ----------------------------------------------------------------------------
@@ -309,7 +317,7 @@ def test_a_job_whose_repository_has_vanished_is_over_and_can_be_started_again(hu
 
 def test_a_machine_that_cannot_install_says_why(hub, tmp_path):
     run = make_run(tmp_path)
-    hub.uv = "#!/bin/sh\necho no room for torch >&2\nexit 1\n"
+    hub.is_forked, hub.uv = False, "#!/bin/sh\necho no room for torch >&2\nexit 1\n"
     begin(run)
     assert over(run) == "lost" and "its Job broke off: no room for torch; Resume" in run.status()["message"]
     assert run.tail(1) == "no room for torch"

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dp import jobs
+from dp.atomic import write_json
 from dp.intake import prepare
 from dp.runs import ALIVE, RunFolder
 from dp.trainer import Trainer
@@ -52,18 +53,26 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def until(condition, seconds: float = 60) -> None:
+def shorten(run: RunFolder, steps: int) -> None:
+    """Let an endless run, which is not going on, end after `steps`. However fast a machine is, a run that is to be
+    interrupted is then not over before.
+    """
+    config = run.config()
+    write_json(run.config_file, config | {"trainer": config["trainer"] | {"train_num_steps": steps}})
+
+
+def until(condition, seconds: float = 150, every: float = 0.01) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 def state(run: RunFolder) -> str:
     return run.status()["state"]
 
 
-def ended(run: RunFolder, seconds: float = 90) -> str:
+def ended(run: RunFolder, seconds: float = 150) -> str:
     """How the run ends, once it has and its process is gone."""
     until(lambda: state(run) not in ALIVE and not run.is_alive(), seconds)
     return state(run)
