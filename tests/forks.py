@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -110,12 +111,16 @@ def forking(is_wanted: bool = True):
 
 def job(command: str, endpoint: str) -> None:
     """What a Job does from the moment that its machine has installed everything: fetch the run, and train it."""
+    import huggingface_hub
     from huggingface_hub import constants
 
     from dp import aboard
 
-    os.mkdir("machine")
+    os.makedirs("machine/run/code")
     os.chdir("machine")
+    # What is run is the code that is loaded.
+    fetched = partial(huggingface_hub.snapshot_download, ignore_patterns=["code/*"])
+    huggingface_hub.snapshot_download = fetched
     constants.ENDPOINT, constants.HF_HUB_DISABLE_XET = endpoint, True
     constants.HUGGINGFACE_CO_URL_TEMPLATE = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     constants.HF_HUB_CACHE = str(Path("cache").resolve())

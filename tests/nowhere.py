@@ -1,5 +1,5 @@
-"""app.py on a machine from which nothing else can be reached: whoever calls out, or asks for an address, waits for a
-minute before it fails, and a line in the log says who was called.
+"""app.py on a machine from which nothing else can be reached: whoever calls out, or asks for an address, waits for
+minutes before it fails, and a line in the log says who was called.
 """
 
 import ipaddress
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SILENCE_S = 60
+SILENCE_S = 150
 
 
 def is_here(host) -> bool:

@@ -7,15 +7,17 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from contextlib import contextmanager
 
 import gradio as gr
 import numpy as np
 import pytest
 import torch
 from conftest import WINDOWS, randomise
-from fakehub import FakeHub, refuses, trickles
+from fakehub import connected, refuses, trickles
 from gradio_client import Client
 from huggingface_hub import ModelCard
+from launching import launched
 from PIL import Image
 from serving import canvas_pixels, owners_cookie, serve, set_run, unfold, until, window
 from starlette.requests import Request
@@ -34,10 +36,9 @@ WRITER, READER = "hf_alice", "hf_reader"
 
 
 @pytest.fixture
-def hub():
-    hub = FakeHub()
-    yield hub
-    hub.close()
+def hub(monkeypatch, tmp_path):
+    with connected(monkeypatch, tmp_path) as hub:
+        yield hub
 
 
 def put(hub, name, seed=0, private=False, **card):
@@ -60,6 +61,16 @@ def environment(hub, tmp_path, home):  # noqa: F811
     return known | {"DP_HOME": str(home), "CPU_CORES": "1"}
 
 
+@contextmanager
+def served(environment):
+    """The app in this process, which has the Hub that `connected` gave it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with launched(environment["DP_HOME"]) as url:
+            yield url
+
+
 def load(page, name):
     if not page.is_visible("#hub-load"):
         unfold(page.get_by_role("button", name="Load a model from the Hub"))
@@ -67,7 +78,7 @@ def load(page, name):
     page.click("#hub-load")
 
 
-def says(page, words, seconds=30):
+def says(page, words, seconds=150):
     page.wait_for_function(
         "words => document.querySelector('#hub-said')?.textContent.includes(words)", arg=words, timeout=seconds * 1000
     )
@@ -99,7 +110,7 @@ def check_pictures(page, policy, name):
 @pytest.mark.parametrize("options", WINDOWS[:1])
 def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, options):
     policy = put(hub, "bob/faces", dataset="[x](http://example.com) ![y](http://example.com/y.png)")
-    with serve("app.py", **environment) as url:
+    with served(environment) as url:
         assert hub.requests == []  # nothing at the start
         with window(browser, url, **options) as page:
             load(page, "bob/nothing")
@@ -129,7 +140,7 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
             page.get_by_role("listbox").get_by_role("option", name="bob/other").click()
             assert page.locator("#values .token").all_inner_texts() == ["faces-32", "bob/faces", "bob/other"]
         with window(browser, url, **options) as page:  # somebody else's
-            sooner_or_later(lambda: choices(page, "checkpoint") == ["faces-32", "bob/other", "bob/faces"], 20)
+            sooner_or_later(lambda: choices(page, "checkpoint") == ["faces-32", "bob/other", "bob/faces"])
     assert {token for *_, token in hub.requests} == {""}
 
 
@@ -137,29 +148,30 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
 def test_fetching_can_be_cancelled_and_keeps_nobody_waiting(browser, hub, environment, tmp_path):
     put(hub, "bob/faces")
     hub.trouble["file"] = trickles
-    fetching = lambda: list((tmp_path / "hf" / "hub").glob("models--*/.fetching-*"))  # noqa: E731
-    with serve("app.py", **environment) as url, window(browser, url) as page:
+    fetching = lambda: list((tmp_path / "cache").glob("models--*/.fetching-*"))  # noqa: E731
+    with served(environment) as url, window(browser, url) as page:
         load(page, "bob/faces")
         says(page, "Fetching bob/faces: asking the Hub")
-        sooner_or_later(lambda: len(fetching()) == 1, 10)
+        sooner_or_later(lambda: len(fetching()) == 1)
         with window(browser, url) as other:
             set_run(other, timesteps=3, seed=0)
             other.click("#generate")
-            until(other, "d.state === 'done'", 20)
+            until(other, "d.state === 'done'")
         page.click("#hub-cancel")
         page.wait_for_selector("#hub-load", state="visible")
-        sooner_or_later(lambda: fetching() == [], 10)
+        sooner_or_later(lambda: fetching() == [])
         assert page.inner_text("#hub-said") == ""
         hub.trouble.clear()
         load(page, "bob/faces")
         says(page, "bob/faces is there")
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_private_model_comes_with_this_machines_login_to_its_owner_alone(hub, environment, home):  # noqa: F811
     """Every request comes from this machine, as behind a proxy that forwards nothing: only the key makes an owner."""
     put(hub, "alice/secret", private=True)
     for place in {}, {"SPACE_ID": "ann/space"}:
-        with serve("app.py", **environment | {"HF_TOKEN": READER} | place) as url:
+        with served(environment | {"HF_TOKEN": READER} | place) as url:
             for cookie in "", owners_cookie(url, home):
                 hub.requests.clear()
                 may = bool(cookie and not place)
@@ -216,12 +228,11 @@ def test_a_model_is_no_way_to_a_strangers_run(home, tmp_path, monkeypatch, hub, 
     assert all(torch.equal(weights[name], value) for name, value in policy.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_model_too_large_for_a_space_is_refused_before_it_is_fetched(hub, environment, monkeypatch):
     put(hub, "bob/faces")
-    small = (
-        "import dp.ui.load as load; load.MOST_BYTES = 5000; import runpy; runpy.run_path('app.py', run_name='__main__')"
-    )
-    with serve("-c", small, **environment, SPACE_ID="ann/space") as url:
+    monkeypatch.setattr("dp.ui.load.MOST_BYTES", 5000)
+    with served(environment | {"SPACE_ID": "ann/space"}) as url:
         assert "this page takes no more than 5,000" in said_of(url, "bob/faces")
     assert hub.kinds().count("file") == 2  # the config and the card
 
@@ -258,9 +269,10 @@ def test_a_run_is_published_and_comes_back_and_the_token_is_nowhere(
     home,  # noqa: F811
     tiny_rin,
     options,
+    capfd,
 ):
-    run, log, answers = make_run(home, tiny_rin(), "My cats!", (2, 4)), [], []
-    with serve("app.py", log=log, **environment) as url, window(browser, url, **options) as page:
+    run, answers = make_run(home, tiny_rin(), "My cats!", (2, 4)), []
+    with served(environment) as url, window(browser, url, **options) as page:
         page.on("response", lambda answer: answers.append(answer) if "component_server" in answer.url else None)
         open_train_tab(page)
         page.click("#board [data-verb=publish]")
@@ -289,8 +301,9 @@ def test_a_run_is_published_and_comes_back_and_the_token_is_nowhere(
         load(page, "alice/cats")
         says(page, "alice/cats is there")
         check_pictures(page, DiffusionPolicy.from_pretrained(run.checkpoint(2)), "alice/cats")
+    said += "".join(capfd.readouterr())
     for token in (WRITER, READER):
-        assert token not in said + stored + "".join(log) and token.encode() not in everything_below(tmp_path)
+        assert token not in said + stored and token.encode() not in everything_below(tmp_path)
     card = ModelCard(published["files"]["README.md"].decode())
     assert card.data.license == "cc0-1.0" and "4 pictures are fine (" in card.text.replace("\\", "")
     names = Findings.load(run.dataset).used

@@ -7,12 +7,12 @@ import json
 import pytest
 from conftest import WINDOWS
 from fakehub import refuses
-from serving import owners, serve, window
+from serving import owners, window
 from test_intake import png, write
-from test_publish import environment, everything_below, signed_in  # noqa: F401 (a fixture)
+from test_publish import environment, everything_below, served, signed_in  # noqa: F401 (a fixture)
 from test_remote import gone, hub, shown  # noqa: F401 (a fixture)
 from test_train_tab import asking, home, in_state, open_train_tab, sooner_or_later  # noqa: F401 (a fixture)
-from training import make_run, state
+from training import make_run, shorten, state
 
 from dp import remote
 from dp.runs import runs_in
@@ -20,13 +20,6 @@ from dp.ui import permission, rent
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 WRITER, BOB = "hf_alice", "hf_bob"
-# The app, which exchanges news and whose Jobs report several times a second.
-HASTY = """
-import runpy
-from dp.ui import rent
-rent.EXCHANGE_S, rent.REPORT_S = 0.3, 0.2
-runpy.run_path("app.py", run_name="__main__")
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +28,14 @@ def bob(hub):  # noqa: F811
     hub.users[BOB] = ("bob", True)
 
 
-def says(page, part, words, seconds=30):
+@pytest.fixture
+def hasty(monkeypatch):
+    """An app that exchanges news, and whose Jobs report, several times a second."""
+    monkeypatch.setattr(rent, "EXCHANGE_S", 0.3)
+    monkeypatch.setattr(rent, "REPORT_S", 0.2)
+
+
+def says(page, part, words, seconds=150):
     page.wait_for_function(
         "([part, words]) => document.querySelector(`#board ${part}`).innerText.includes(words)",
         arg=[part, words],
@@ -69,12 +69,14 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
     browser,
     hub,  # noqa: F811
     environment,  # noqa: F811
+    hasty,
     tmp_path,
     options,
+    capfd,
 ):
-    run = make_run(tmp_path, train_num_steps=1600, save_and_sample_every=200)
-    log, answers, hub.has_machines = [], [], False
-    with serve("-c", HASTY, log=log, **environment) as url, window(browser, url, **options) as page:
+    run = make_run(tmp_path, train_num_steps=1_000_000, save_and_sample_every=40)
+    answers, hub.has_machines = [], False
+    with served(environment) as url, window(browser, url, **options) as page:
         page.on("response", lambda answer: answers.append(answer) if "component_server" in answer.url else None)
         open_train_tab(page)
         press(page, "rent")
@@ -104,16 +106,20 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         assert not page.is_visible("#board .rent") and not page.is_visible("#board [data-verb=rent]")
         (job,) = hub.jobs.values()
         assert job["spec"]["flavor"] == "cpu-basic" and job["spec"]["timeoutSeconds"] == 3600
+        hub.is_forked = False
         hub.run(job)
+        hub.is_forked = True
         in_state(page, "preparing")
         in_state(page, "running")
-        page.wait_for_function("+document.querySelector('#board .chart').dataset.points >= 3", timeout=60_000)
-        page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=60_000)
+        page.wait_for_function("+document.querySelector('#board .chart').dataset.points >= 3", timeout=150_000)
+        page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=150_000)
         assert runs_in(run.path.parent)[0].is_away() and run.status()["pid"] is None
         press(page, "pause")
         in_state(page, "paused")
         says(page, ".message", "nothing costs money now")
-        assert 0 < run.status()["step"] < 1600 and not page.is_visible("#board .job")
+        assert run.status()["step"] > 0 and not page.is_visible("#board .job")
+        total = run.status()["step"] + 20
+        shorten(run, total)
 
         press(page, "rent")
         priced(page)
@@ -127,17 +133,18 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         says(page, ".job .heard", "Looked for news at")
         hub.run(hub.jobs["job1"])
         in_state(page, "finished")  # it may have few steps left, so that nobody sees it running
-        assert run.status()["step"] == 1600 == run.milestones()[-1] and len(hub.repos) == 1
+        assert run.status()["step"] == total == run.milestones()[-1] and len(hub.repos) == 1
         press(page, "delete")
         says(page, ".asks", f"Its repository {run.status()['remote']['repo']} on Hugging Face stays")
         page.click("#board .asks .no")
         press(page, "forget", "yes")
         page.wait_for_selector("#board [data-verb=forget]", state="hidden")
-        assert hub.repos == {} and run.milestones()[-1] == 1600
+        assert hub.repos == {} and run.milestones()[-1] == total
         said = "".join(answer.text() for answer in answers) + page.content()
         stored = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
         assert page.evaluate("[...document.querySelectorAll('input')].every(box => !box.value.includes('hf_'))")
-    assert WRITER not in said + stored + "".join(log) and WRITER.encode() not in everything_below(tmp_path)
+    said += "".join(capfd.readouterr())
+    assert WRITER not in said + stored and WRITER.encode() not in everything_below(tmp_path)
 
 
 @pytest.mark.browser
@@ -145,11 +152,12 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
     browser,
     hub,  # noqa: F811
     environment,  # noqa: F811
+    hasty,
     tmp_path,
 ):
     run = make_run(tmp_path, train_num_steps=1_000_000, save_and_sample_every=100_000)
     remote.start(run, "a10g-small", "1h", WRITER, every=0.2)
-    with serve("-c", HASTY, **environment) as url, window(browser, url) as page:
+    with served(environment) as url, window(browser, url) as page:
         open_train_tab(page)
         page.wait_for_selector("#board .sign .token")
         in_state(page, "queued")  # nobody has asked the Hub
@@ -165,7 +173,7 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
         press(page, "save")
         sooner_or_later(lambda: run.milestones())
         press(page, "sample")
-        page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=60_000)
+        page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=150_000)
         press(page, "end", "no")
         with window(browser, url) as other:  # a second page does not do it all again
             open_train_tab(other)
@@ -191,7 +199,7 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
 def test_beside_start_a_new_run_is_brought_to_the_form(browser, hub, environment, home, tmp_path, options):  # noqa: F811
     pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
     with (
-        serve("app.py", **environment | {"HF_TOKEN": WRITER}) as url,
+        served(environment | {"HF_TOKEN": WRITER}) as url,
         window(browser, owners(url, home), **options) as page,
     ):
         open_train_tab(page)
@@ -215,7 +223,7 @@ def test_beside_start_a_new_run_is_brought_to_the_form(browser, hub, environment
         in_state(page, "queued")
         assert hub.jobs["job0"]["spec"]["secrets"] == {"HF_TOKEN": WRITER}
         press(page, "stop")
-        in_state(page, "stopped", 20)
+        in_state(page, "stopped")
         assert hub.jobs["job0"]["stage"] == "CANCELED"
 
 
