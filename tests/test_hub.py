@@ -36,10 +36,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 
 @pytest.fixture
-def fake(monkeypatch, tmp_path):
-    """With little patience."""
+def fake(request, monkeypatch, tmp_path):
+    """With little patience where an answer never comes, and elsewhere enough of it for a busy machine."""
+    comes_never = any(words in request.node.name for words in ("silence", "byte by byte", "trickles"))
     for module in (calls, hub):
-        monkeypatch.setattr(module, "PATIENCE", 0.4)
+        monkeypatch.setattr(module, "PATIENCE", 0.4 if comes_never else 10)
         monkeypatch.setattr(module, "SLOWEST", 1e6)
     with connected(monkeypatch, tmp_path) as fake:
         yield fake
@@ -78,7 +79,7 @@ def error_of(call, *arguments, token=None, **keywords) -> str:
     start = time.monotonic()
     with pytest.raises(HubError) as caught:
         call(*arguments, token=token, **keywords)
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 20  # the Hub of these tests is silent for 30
     text = str(caught.value)
     assert "\n" not in text and len(text) < 400
     if isinstance(token, str) and token.strip():

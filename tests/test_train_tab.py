@@ -49,7 +49,7 @@ BROKEN |= {
     "static.gif": bytes(range(256)),
     "half.webp": GOOD["lossy.webp"][0][:60],
     "damaged.zip": b"PK\3\4" + bytes(40),
-    "vast.png": encode(Image.new("L", (4000, 1001)), "PNG"),
+    "poster.png": encode(Image.new("L", (4000, 1001)), "PNG"),
     "<img src=x onerror=alert(1)>.jpg": b"<html>",
 }
 FINE = {name: content for name, (content, *_) in GOOD.items()}
