@@ -3,20 +3,20 @@
 import argparse
 import os
 
-from dp import startup
+from dp.system import startup
 
 with startup.told():  # before Gradio and torch read the environment
     startup.prepare()
 
 import spaces  # noqa: F401 (before torch, which dp loads: on ZeroGPU it has to be first)
 
-from dp.device import use_own_cores
-from dp.engine import Engine
-from dp.runs import home
+from dp.serving.engine import Engine
+from dp.system.device import use_own_cores
+from dp.training.run_folder import home
 
 with startup.told():  # the limits are read in there
-    from dp.ui import build_app
-    from dp.ui.permission import on_zero_gpu
+    from dp.ui.app import build_app
+    from dp.ui.auth.permission import on_zero_gpu
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ON_ZERO_GPU = on_zero_gpu()

@@ -28,10 +28,10 @@ sys.path.insert(0, str(HERE.parent))  # so that it runs from a clone without ins
 import torch
 from playwright.sync_api import Page, sync_playwright
 
-from dp.engine import Engine
-from dp.settings import SampleSettings
-from dp.tickets import Ticket
-from dp.ui import build_app
+from dp.diffusion.settings import SampleSettings
+from dp.serving.engine import Engine
+from dp.serving.handle import Ticket
+from dp.ui.app import build_app
 
 CHECKPOINT = "faces-32"
 ONE = SampleSettings(16, timesteps=50, seed=0)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone without installing
 
 from dp import DiffusionPolicy, ImageDataset
-from dp.schedules import Schedule, level, make_schedule
+from dp.diffusion.schedules import Schedule, level, make_schedule
 
 SAMPLERS = ("ddim", "dpmpp_2m", "ddpm")
 GRIDS = [("linear", {}), ("cosine", {}), ("sigmoid", {})]

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs from a clone without installing
 
 from dp import RIN, DiffusionPolicy
-from dp.device import best_device
+from dp.system.device import best_device
 
 OURS, THEIRS = "dp", "rin-pytorch"
 HEADS, DIM_HEAD = 4, 32  # rin-pytorch's own defaults

@@ -16,9 +16,9 @@ import psutil
 from measure import print_table
 from playwright.sync_api import CDPSession
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / name) for name in ("", "tests")]
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent / name) for name in ("", "tests/helpers")]
 
-from serving import open_browser, serve, set_run, until
+from pages import open_browser, serve, set_run, until
 
 # Tasks of the page's thread that take 50 ms or more; the browser reports no shorter ones.
 LONG_TASKS = """() => {

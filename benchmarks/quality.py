@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "checkpoints"))
 from make import MODELS
 
 from dp import ImageDataset
-from dp.images import encode_png, grid, to_uint8
+from dp.data.codec import encode_png, grid, to_uint8
 
 BUNDLED = MODELS["faces-32"]
 IMAGE_SIZE = BUNDLED["network"]["image_size"]

@@ -26,16 +26,16 @@ from scores import HeldOut
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that it runs from a clone without installing
 
-import dp.schedules
+import dp.diffusion.schedules
 from dp import DiffusionPolicy, ImageDataset
-from dp.device import best_device
-from dp.samplers import SAMPLERS
+from dp.diffusion.samplers import SAMPLERS
+from dp.system.device import best_device
 
 CALLS = (4, 6, 8, 10, 15, 20, 30, 50, 100, 250, 1000)
 DIFFERENCES = (0.0, 1.0, 2.0)  # in steps
 BATCH = 64
 SETTING = ("sampler", "schedule", "difference", "calls")
-SCHEDULES = ("trained", *dp.schedules.SCHEDULES)  # the checkpoint's own, and all with their default keywords
+SCHEDULES = ("trained", *dp.diffusion.schedules.SCHEDULES)  # the checkpoint's own, and all with their default keywords
 SCORES = {"swd": "sliced Wasserstein", "frechet": "Fréchet"}
 NORM = {"sampler": "ddpm", "schedule": "trained", "difference": 0.0, "calls": 1000}  # what the others are held against
 

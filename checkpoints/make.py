@@ -24,10 +24,11 @@ from PIL import Image, ImageDraw, ImageFont
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that it runs from a clone without installing
 
-from dp import RIN, DiffusionPolicy, ImageDataset, Trainer, checkpoint
-from dp.atomic import replacing
-from dp.images import encode_png, grid, to_uint8
-from dp.runs import RunFolder
+from dp import RIN, DiffusionPolicy, ImageDataset, Trainer
+from dp.checkpoints import folder as checkpoint
+from dp.data.codec import encode_png, grid, to_uint8
+from dp.system.atomic_files import replacing
+from dp.training.run_folder import RunFolder
 
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 FONT_SIZE = 109  # the one bitmap size that the font holds

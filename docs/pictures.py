@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "helpers")]
 
-from serving import open_browser, serve, set_run, until
+from pages import open_browser, serve, set_run, until
 
 WINDOW = {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"}
 

@@ -1,17 +1,17 @@
 """dp: a small library for diffusion models that can be watched. The public names are handed out lazily, so that `import
-dp.runs` loads no torch.
+dp.training.run_folder` loads no torch.
 """
 
 from importlib import import_module
 
 _HOMES = {
-    "DiffusionPolicy": "policy",
-    "ImageDataset": "data",
-    "RIN": "rin",
-    "SampleSettings": "settings",
-    "Step": "state",
-    "Trainer": "trainer",
-    "prepare": "intake",
+    "DiffusionPolicy": "diffusion.policy",
+    "ImageDataset": "data.dataset",
+    "RIN": "networks.rin",
+    "SampleSettings": "diffusion.settings",
+    "Step": "diffusion.state",
+    "Trainer": "training.trainer",
+    "prepare": "data.prepare",
 }
 __all__ = sorted(_HOMES)
 

@@ -9,10 +9,10 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from serving import ROOT
+from pages import ROOT
 
-from dp import startup
-from dp.ui.page import Page
+from dp.system import startup
+from dp.ui.server import Page
 
 
 @contextmanager

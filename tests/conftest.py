@@ -7,9 +7,9 @@ import os
 import pytest
 import torch
 from launching import launched
-from serving import open_browser, window
+from pages import open_browser, window
 
-from dp.rin import RIN
+from dp.networks.rin import RIN
 
 torch.set_num_threads(1)
 

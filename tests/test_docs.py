@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from accelerate.commands.launch import launch_command_parser
 from commands import exit_code_of, launch_options_of
+from pages import ROOT
 from PIL import Image
-from serving import ROOT
 
 import dp
-from dp.runs import RunFolder
+from dp.training.run_folder import RunFolder
 
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 CODE = {name: re.findall(r"```python\n(.*?)```", text, re.S) for name, text in PAGES.items()}
@@ -113,4 +113,4 @@ def test_accelerate_takes_these_arguments():
     assert len(lines) == 2
     for line in lines:
         asked = launch_command_parser().parse_args(line.split())
-        assert asked.module and asked.training_script == "dp.train" and asked.training_script_args == ["runs/shared"]
+        assert asked.module and (asked.training_script, asked.training_script_args) == ("dp", ["train", "runs/shared"])

@@ -8,31 +8,26 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from dp import (
-    RIN,
-    DiffusionPolicy,
-    ImageDataset,
-    SampleSettings,
-    checkpoint,
-    export,
-    hub,
-    intake,
-    jobs,
-    machines,
-)
-from dp.checks import MAX_QUOTED
-from dp.engine import Engine
-from dp.images import encode_png
-from dp.recipe import Settings
-from dp.runs import RunFolder
-from dp.schedules import make_schedule
-from dp.sources import Limits
-from dp.ui import controls
-from dp.ui.arms import make_arms
-from dp.ui.player import recall
-from dp.ui.start import read
-from dp.ui.training import intake as page_of_intake
-from dp.ui.training.drafts import Draft
+from dp import RIN, DiffusionPolicy, ImageDataset, SampleSettings
+from dp.checkpoints import folder as checkpoint
+from dp.data import prepare
+from dp.data.codec import encode_png
+from dp.data.sources import Limits
+from dp.diffusion.schedules import make_schedule
+from dp.hub import models
+from dp.serving import files
+from dp.serving.engine import Engine
+from dp.system.validation import MAX_QUOTED
+from dp.training import processes
+from dp.training.presets import Settings
+from dp.training.remote import hardware
+from dp.training.run_folder import RunFolder
+from dp.ui.components.player.player import recall
+from dp.ui.components.start_image.start_image import read
+from dp.ui.components.upload import upload as page_of_intake
+from dp.ui.sampling import page_values
+from dp.ui.sampling.variants import make_arms
+from dp.ui.training.uploads import Draft
 
 LONG = "x\n\ud800" * 10_000
 HUGE = 10**6000 + 1  # Python does not even convert it to text
@@ -107,23 +102,23 @@ ENTRIES = {  # each is called with the engine, the home and a value that is too 
     "from_pretrained": lambda engine, home, bad: DiffusionPolicy.from_pretrained(str(bad)),
     "a dataset's folder": lambda engine, home, bad: ImageDataset(str(bad), 8),
     "a dataset's mode": lambda engine, home, bad: ImageDataset(home, 8, convert_image_to=bad),
-    "prepare's mode": lambda engine, home, bad: list(intake.prepare(home, home / "dataset", 8, mode=bad)),
-    "a repository": lambda engine, home, bad: hub.pull(str(bad), token=""),
+    "prepare's mode": lambda engine, home, bad: list(prepare.prepare(home, home / "dataset", 8, mode=bad)),
+    "a repository": lambda engine, home, bad: models.pull(str(bad), token=""),
     "a repository with an owner": lambda engine, home, bad: DiffusionPolicy.from_pretrained("x/" + "y" * 9999),
-    "a revision": lambda engine, home, bad: hub.pull("a/b", token="", revision=str(bad)),
-    "a time limit": lambda engine, home, bad: machines.seconds_of(bad),
-    "a kind of file": lambda engine, home, bad: export.export([], {}, bad),
+    "a revision": lambda engine, home, bad: models.pull("a/b", token="", revision=str(bad)),
+    "a time limit": lambda engine, home, bad: hardware.seconds_of(bad),
+    "a kind of file": lambda engine, home, bad: files.export([], {}, bad),
     "a limit": lambda engine, home, bad: Limits(files=-bad if bad == HUGE else bad),
     "a verb": lambda engine, home, bad: RunFolder(home / "run").ask(bad),
-    "a run's name": lambda engine, home, bad: jobs.rename(RunFolder(home / "run"), str(bad)),
+    "a run's name": lambda engine, home, bad: processes.rename(RunFolder(home / "run"), str(bad)),
     "a checkpoint": lambda engine, home, bad: sampled_from(engine, str(bad)),
     "an axis": lambda engine, home, bad: make_arms(engine, bad, ["1"], *settings()),
     "a value to compare": lambda engine, home, bad: make_arms(engine, "timesteps", [bad], *settings()),
     "a start image": lambda engine, home, bad: read({"picture": bad}, 8, 3),
     "a draft": lambda engine, home, bad: Draft(bad),
     "an unknown field": lambda engine, home, bad: checkpoint.check_config(config_with() | {str(bad): 1}, "here"),
-    "settings in a PNG": lambda engine, home, bad: controls.restored(
-        engine, export.settings_in(encode_png(np.zeros((4, 4, 3), np.uint8), {"dp": json.dumps({"sampler": bad})}))
+    "settings in a PNG": lambda engine, home, bad: page_values.restored(
+        engine, files.settings_in(encode_png(np.zeros((4, 4, 3), np.uint8), {"dp": json.dumps({"sampler": bad})}))
     ),
 }
 ENTRIES |= {
@@ -132,7 +127,7 @@ ENTRIES |= {
 ENTRIES |= {f"sampling: {key}": lambda engine, home, bad, key=key: SampleSettings(**{key: bad}) for key in SAMPLING}
 ENTRIES |= {f"training: {key}": lambda engine, home, bad, key=key: Settings(**{key: bad}) for key in TRAIN}
 ENTRIES |= {
-    f"page: {key}": lambda engine, home, bad, key=key: controls.read(engine, *settings(**{key: bad}))
+    f"page: {key}": lambda engine, home, bad, key=key: page_values.read(engine, *settings(**{key: bad}))
     for key in CONTROLS
 }
 ENTRIES |= {f"config: {key}": lambda engine, home, bad, key=key: built(config_with(**{key: bad})) for key in CONFIG}

@@ -13,9 +13,11 @@ from commands import exit_code_of
 from huggingface_hub import SpaceCard, SpaceHardware
 from PIL import Image
 
-from dp.engine import Engine
-from dp.ui import build_app, controls, watching
-from dp.ui.page import DEFAULTS
+from dp.serving.engine import Engine
+from dp.ui import streaming
+from dp.ui.app import build_app
+from dp.ui.sampling import page_values
+from dp.ui.server import DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -106,7 +108,7 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch):
 def test_the_readmes_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.search(r"## From the command line\n\n```bash\n(.*?)```", README, re.S)[1]
-    commands = [*code.splitlines(), *re.findall(r"^\.venv/bin/python -m dp.publish_space .*$", README, re.M)]
+    commands = [*code.splitlines(), *re.findall(r"^\.venv/bin/python -m dp publish-space .*$", README, re.M)]
     assert len(commands) == 4
     (tmp_path / "my" / "pictures").mkdir(parents=True)
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "my" / "pictures" / "black.png")
@@ -124,8 +126,8 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch):
 
 
 def test_the_readme_tells_visitors_limits_as_they_are():
-    runs = f"{watching.MAX_RUNS} runs under way at once"
-    limits = f"{controls.MAX_IMAGES} images and {controls.MAX_TIMESTEPS:,} timesteps a run, {runs}"
+    runs = f"{streaming.MAX_RUNS} runs under way at once"
+    limits = f"{page_values.MAX_IMAGES} images and {page_values.MAX_TIMESTEPS:,} timesteps a run, {runs}"
     waiting = build_app(Engine(ROOT / "checkpoints", device="cpu"))._queue.max_size
     assert f"{limits}, {waiting} waiting" in README
     assert f"uploads of {DEFAULTS['max_file_size'].upper().replace('MB', ' MB')}" in README

@@ -10,15 +10,15 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import torch
 from gaussian import GaussianDenoiser
+from pages import ROOT
 from safetensors.torch import load_file
-from serving import ROOT
 
 from dp import DiffusionPolicy, Trainer
-from dp.engine import Engine
-from dp.export import settings_in
-from dp.runs import RunFolder
-from dp.samplers import SampleSettings
-from dp.ui.controls import of_link
+from dp.diffusion.samplers import SampleSettings
+from dp.serving.engine import Engine
+from dp.serving.files import settings_in
+from dp.training.run_folder import RunFolder
+from dp.ui.sampling.page_values import of_link
 
 DATA = ROOT / "tests" / "data" / "version-1"
 TRAINED = "network", "objective", "trained", "scale"  # of each run; the rest are the settings it was sampled with

@@ -14,13 +14,13 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
-from dp.images import encode_png, grid
-from dp.settings import SampleSettings
-from dp.tickets import Frame
-from dp.ui import controls
-from dp.ui.lent import Asked, Lend
-from dp.ui.player import png, show
-from dp.ui.watching import Viewers
+from dp.data.codec import encode_png, grid
+from dp.diffusion.settings import SampleSettings
+from dp.serving.handle import Frame
+from dp.ui.components.player.player import png, show
+from dp.ui.sampling import page_values
+from dp.ui.streaming import Viewers
+from dp.ui.zero_gpu import Asked, Lend
 
 SETTINGS = """
 
@@ -45,20 +45,20 @@ STREAM = (
 def build(viewers: Viewers, lend: Lend | None) -> None:
     """Add both endpoints to the page being built. lend: samples where the GPU exists only inside each call."""
     engine = viewers.engine
-    default = next(iter(controls.usable_names(engine)), "")
+    default = next(iter(page_values.usable_names(engine)), "")
 
     def asked(
         checkpoint: str = default,
         images: int = 1,
-        timesteps: int = controls.TIMESTEPS,
-        sampler: str = controls.SAMPLER,
-        noise_schedule: str = controls.TRAINED,
+        timesteps: int = page_values.TIMESTEPS,
+        sampler: str = page_values.SAMPLER,
+        noise_schedule: str = page_values.TRAINED,
         time_difference: float = 0.0,
         seed: int | None = None,
         eta: float = 0.0,  # last, for those who call by position
     ) -> tuple[str, SampleSettings]:
         chosen = (checkpoint, images, timesteps, sampler, noise_schedule, time_difference, eta)
-        return controls.read(engine, *chosen, seed, random_seed=seed is None)
+        return page_values.read(engine, *chosen, seed, random_seed=seed is None)
 
     # Generators all, since a plain function runs to its end even if its caller has gone.
 

@@ -1,0 +1,270 @@
+"""DiffusionPolicy: a network made into a diffusion model. The training loss, and sampling step by step.
+
+Images are in [0, 1] outside and in [-1, 1] inside; this module converts. `denoise` turns a noisy batch into x0; `step`
+is the body of every sampling loop in the project: `stream` runs it for one request, the engine for all requests at
+once. Every row has its own time, seed and state. The network is passed in and never imported; its contract is
+`channels`, `image_size` and
+
+    model(x [B,C,H,W], time [B], x_self_cond=None, latents=None, return_latents=False)
+        -> prediction [B,C,H,W], or with return_latents (prediction, latents [B,N,D])
+
+where a row of zeros in `x_self_cond` or `latents` means none, and a network without latents returns them as [B,0,D].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dp.diffusion.plan import make_plan
+from dp.diffusion.samplers import expand_rows, update
+from dp.diffusion.schedules import checked, level, make_schedule
+from dp.diffusion.settings import SampleSettings
+from dp.diffusion.state import (
+    SampleState,
+    Step,
+    TensorDict,
+    apply_known,
+    init_state,
+    join_carries,
+    join_noise,
+    join_plans,
+    split,
+)
+from dp.system.validation import is_number, quote
+
+OBJECTIVES = ("x0", "eps", "v")
+
+
+class DiffusionPolicy(nn.Module):
+    """A diffusion model around `model` (the contract above).
+
+    timesteps: sampling steps when a call names none. use_ddim: the default sampler is DDIM, else DDPM. noise_schedule,
+    schedule_kwargs: the training schedule. objective: what the network predicts, 'x0', 'eps' or 'v'. time_difference:
+    in units of t, 0 to 1 (see `make_plan`). min_snr_loss_weight, min_snr_gamma: min-SNR weighting, Hang et al. 2023,
+    arXiv 2303.09556. train_prob_self_cond: share of training batches that are self-conditioned (Chen et al. 2022, arXiv
+    2208.04202). scale: input scaling in (0, 1], Chen 2023, arXiv 2301.10972, sec. 3. Raises ValueError, with the value,
+    for anything out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        timesteps: int = 1000,
+        use_ddim: bool = True,
+        noise_schedule: str = "sigmoid",
+        schedule_kwargs: dict | None = None,
+        objective: str = "v",
+        time_difference: float = 0.0,
+        min_snr_loss_weight: bool = True,
+        min_snr_gamma: float = 5,
+        train_prob_self_cond: float = 0.9,
+        scale: float = 1.0,
+    ):
+        super().__init__()
+        if objective not in OBJECTIVES:
+            raise ValueError(f"unknown objective {quote(objective)}; choose one of: {', '.join(OBJECTIVES)}")
+        for rule, value, holds in (  # the first two again, since None has a meaning to SampleSettings
+            ("timesteps must be a whole number", timesteps, lambda x: True),
+            ("time_difference must lie in [0, 1]", time_difference, lambda x: 0 <= x <= 1),
+            ("scale must lie in (0, 1]", scale, lambda x: 0 < x <= 1),
+            ("train_prob_self_cond must lie in [0, 1]", train_prob_self_cond, lambda x: 0 <= x <= 1),
+            ("min_snr_gamma must be positive", min_snr_gamma, lambda x: x > 0),
+        ):
+            if not is_number(value) or not holds(value):
+                raise ValueError(f"{rule}, got {quote(value)}")
+        scheduled = {"noise_schedule": noise_schedule, "schedule_kwargs": schedule_kwargs}
+        lengths = {"timesteps": timesteps, "time_difference": time_difference}
+        self.defaults = SampleSettings(sampler="ddim" if use_ddim else "ddpm", **lengths, **scheduled)
+        self.schedule = checked(make_schedule(noise_schedule, schedule_kwargs), scale)
+        self.model = model
+        sampling = {"timesteps": timesteps, "use_ddim": use_ddim, "time_difference": time_difference}
+        trained = {"noise_schedule": noise_schedule, "schedule_kwargs": dict(schedule_kwargs or {})}
+        trained |= {"objective": objective, "scale": scale, "train_prob_self_cond": train_prob_self_cond}
+        trained |= {"min_snr_loss_weight": min_snr_loss_weight, "min_snr_gamma": min_snr_gamma}
+        self.config = sampling | trained  # the keywords that make this policy again
+        self.objective, self.scale, self.train_prob_self_cond = objective, scale, train_prob_self_cond
+        self.min_snr_gamma = min_snr_gamma if min_snr_loss_weight else math.inf
+        # Knows the device and dtype even where the network has no parameters (a closed-form denoiser has none).
+        self.register_buffer("anchor", torch.empty(0), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.anchor.device
+
+    @property
+    def channels(self) -> int:
+        return self.model.channels
+
+    @property
+    def image_size(self) -> int:
+        return self.model.image_size
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.channels, self.image_size, self.image_size
+
+    # ------------------------------------------------------------------------
+    # From a prediction to x0
+
+    def predict(self, x_t: Tensor, t: Tensor, carry: TensorDict | None, **model_kwargs) -> tuple[Tensor, ...]:
+        """The network's raw prediction [B,C,H,W] and latents [B,N,D] at training time `t` [B].
+        model_kwargs: further keywords of the network."""
+        x = x_t
+        if self.scale < 1:  # Chen 2023, sec. 3: without it the input's variance would fall with t and with the scale
+            x = x_t / x_t.std(dim=(1, 2, 3), keepdim=True, unbiased=False).clamp(min=1e-5)
+        x0, latents = (carry["x0"], carry["latents"]) if carry else (None, None)
+        t = t.to(x.dtype).to(x.device)
+        return self.model(x, t, x_self_cond=x0, latents=latents, return_latents=True, **model_kwargs)
+
+    def to_x0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """x0 in [-1, 1] from a prediction made at training time `t` [B]."""
+        at = level(self.schedule, t, self.scale)
+        alpha, sigma, power = expand_rows(x_t, at.alpha, at.sigma, at.alpha**2 + at.sigma**2)
+        if self.objective == "eps":
+            prediction = (x_t - sigma * prediction) / alpha.clamp(min=torch.finfo(alpha.dtype).tiny)
+        elif self.objective == "v":
+            prediction = (alpha * x_t - sigma * prediction) / power
+        return prediction.clamp(-1, 1)
+
+    def denoise(self, x_t: Tensor, t: Tensor, carry: TensorDict | None) -> tuple[Tensor, TensorDict]:
+        """One network call: x_t [B,C,H,W], t [B] of the training schedule, the carry of the call before (None, or rows
+        of zeros, for none) -> x0 [B,C,H,W] in [-1, 1], and the new carry.
+        """
+        prediction, latents = self.predict(x_t, t, carry)
+        x0 = self.to_x0(prediction, x_t, t)
+        return x0, {"x0": x0, "latents": latents}
+
+    # ------------------------------------------------------------------------
+    # Training
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        t: Tensor | None = None,
+        noise: Tensor | None = None,
+        self_condition: bool | None = None,
+        per_image: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The training loss of images [B,C,H,W] in [0, 1]: a scalar, or with `per_image` (loss [B], log_snr [B]).
+
+        t [B] in [0, 1], noise [B,C,H,W] and the self-conditioning coin are drawn from torch's global generator where
+        they are not given.
+        """
+        self._check_shape("images", images.shape)
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floats in [0, 1], got {images.dtype}")
+        x0 = images * 2 - 1
+        t = torch.rand(len(x0), dtype=torch.float64) if t is None else t
+        eps = torch.randn_like(x0) if noise is None else noise
+        self_condition = torch.rand(()).item() < self.train_prob_self_cond if self_condition is None else self_condition
+        at = level(self.schedule, t, self.scale)
+        alpha, sigma = expand_rows(x0, at.alpha, at.sigma)
+        x_t = alpha * x0 + sigma * eps
+        carry = None
+        if self_condition:
+            with torch.no_grad():
+                _, carry = self.denoise(x_t, t, None)
+        prediction, _ = self.predict(x_t, t, carry)
+        target = {"x0": x0, "eps": eps}[self.objective] if self.objective != "v" else alpha * eps - sigma * x0
+        error = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))  # [B]
+        loss = error * self.loss_weight(at.alpha, at.sigma).to(error.dtype).to(error.device)  # [B]: each its own weight
+        return (loss, at.log_snr) if per_image else loss.mean()
+
+    def loss_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The min-SNR weight of each image [B], finite everywhere. Hang et al. 2023, sec. 3.4; infinite g: no cap."""
+        snr = alpha**2 / (sigma**2).clamp(min=1e-9)
+        capped = snr.clamp(max=self.min_snr_gamma)
+        if self.objective == "eps":
+            return (self.min_snr_gamma / snr).clamp(max=1)  # capped / snr, where snr may have rounded to 0
+        return capped if self.objective == "x0" else capped / (snr + 1)
+
+    # ------------------------------------------------------------------------
+    # Sampling
+
+    def init_state(
+        self, settings: SampleSettings, start: Tensor | None = None, mask: Tensor | None = None
+    ) -> SampleState:
+        """Return the state of a new request before its first step (see `state.init_state`)."""
+        settings = settings.with_defaults(self.defaults)
+        plan = make_plan(settings, self.schedule, self.scale)
+        return init_state(plan, settings, self.anchor.new_empty(0, *self.image_shape), start, mask)
+
+    @torch.no_grad()
+    def step(self, states: Sequence[SampleState]) -> list[tuple[SampleState, Step]]:
+        """Take the next step of every request: one network call and one update, for all images of all `states`. Return
+        for each request its state after the step, and the record of the step.
+        """
+        sizes = [len(state) for state in states]
+        x_t, carry = torch.cat([state.x_t for state in states]), join_carries(states)
+        time, rows = join_plans(states)
+        x0, after = self.denoise(x_t, time, carry)
+        x0 = after["x0"] = apply_known(states, x0)
+        x_s = update(x_t, x0, carry and carry["x0"], join_noise(states), rows).split(sizes)
+        return [state.advanced(*parts) for state, *parts in zip(states, x_s, split(after, sizes))]
+
+    def stream(
+        self, batch_size: int = 16, *, start: Tensor | None = None, mask: Tensor | None = None, **settings
+    ) -> Iterator[Step]:
+        """Yield the run as it happens: one Step per network call, none skipped. Keywords as in `SampleSettings`; with
+        `strength`, start [C,H,W] or [B,C,H,W] in [0, 1] is the image to start from, and mask [H,W] or [B,1,H,W] is
+        True where it is kept. Raises ValueError at once for bad settings. Leaving the loop early stops the run.
+        """
+        return self.run(self.init_state(SampleSettings(batch_size, **settings), start, mask))
+
+    def run(self, state: SampleState) -> Iterator[Step]:
+        """Yield the steps that are left of a run."""
+        while not state.is_finished:
+            [(state, step)] = self.step([state])
+            yield step
+
+    def sample(self, batch_size: int = 16, **settings) -> Tensor:
+        """Images [B,C,H,W] in [0, 1]. Keywords as in `stream`: timesteps, sampler, noise_schedule, schedule_kwargs,
+        time_difference, eta, seed, ... An image depends on its own seed, `seed + i`, not on the others.
+        """
+        for step in self.stream(batch_size, **settings):  # noqa: B007 (the last one counts)
+            pass
+        return (step.x0 + 1) / 2
+
+    def ddpm_sample(self, shape: tuple[int, int, int, int], time_difference: float | None = None) -> Tensor:
+        """`sample` with the DDPM sampler, for images of `shape` (b, channels, image_size, image_size)."""
+        self._check_shape("shape", shape)
+        return self.sample(shape[0], sampler="ddpm", time_difference=time_difference)
+
+    def ddim_sample(self, shape: tuple[int, int, int, int], time_difference: float | None = None) -> Tensor:
+        """`sample` with the DDIM sampler, for images of `shape` (b, channels, image_size, image_size)."""
+        self._check_shape("shape", shape)
+        return self.sample(shape[0], sampler="ddim", time_difference=time_difference)
+
+    def _check_shape(self, what: str, shape: Sequence[int]) -> None:
+        if tuple(shape[1:]) != self.image_shape:
+            raise ValueError(f"{what} must be (batch, {', '.join(map(str, self.image_shape))}), got {tuple(shape)}")
+
+    # Checkpoints: the one place that reaches up a layer, so that this reads as in every other library.
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, token=None, revision: str | None = None) -> DiffusionPolicy:
+        """The model of a checkpoint folder, or of "user/name" on the Hugging Face Hub where there is none, on the CPU
+        in float32. token, revision: as in `hub.pull`. Raises CheckpointError or HubError with what is wrong."""
+        from dp.checkpoints import folder as checkpoint
+        from dp.hub import models as hub
+
+        return checkpoint.load(hub.find(source, token=token, revision=revision))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a checkpoint folder (config.json, model.safetensors, README.md) that `from_pretrained` reads."""
+        from dp.checkpoints import folder as checkpoint
+
+        checkpoint.save(self, folder)
+
+    def push_to_hub(self, repo_id: str, **options) -> str:
+        """Publish as "user/name" on the Hugging Face Hub -> its address. Keywords and errors as in `hub.push`."""
+        from dp.hub import models as hub
+
+        return hub.push(self, repo_id, **options)

@@ -1,0 +1,198 @@
+"""Models on the Hugging Face Hub: find them, fetch one, publish one.
+
+Of a repository only FILES are ever fetched, by their exact names. The config is checked before the weights are asked
+for, which may be no larger than it allows; nothing enters the cache before it is known to be a model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, constants, hf_hub_url
+from huggingface_hub import try_to_load_from_cache as find_cached
+
+from dp.checkpoints import folder as checkpoint
+from dp.checkpoints.folder import CheckpointError
+from dp.checkpoints.model_card import LIBRARY, TASK, model_card
+from dp.diffusion.policy import DiffusionPolicy
+from dp.hub.client import (
+    PATIENCE,
+    SLOWEST,
+    HubError,
+    Progress,
+    Unreachable,
+    api_for,
+    download,
+    headers_for,
+    headers_of,
+    in_words,
+    within,
+)
+from dp.system.validation import quote
+
+FILES = {"config.json": checkpoint.MAX_CONFIG, "README.md": 1_000_000, "model.safetensors": 8_000_000_000}  # bytes
+HEADER = 1_000_000  # bytes of the weights' file beside the weights
+MOST_LISTED = 50
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def find(source: str | Path, *, token: str | bool | None = None, revision: str | None = None) -> Path:
+    """The folder of a checkpoint: `source` itself, or what `pull` gives where that is no folder but "user/name"."""
+    if os.path.exists(source) or not isinstance(source, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        return Path(source)
+    try:
+        return pull(source, token=token, revision=revision)
+    except HubError as error:
+        raise HubError(f"there is no folder {quote(source)} here, and on the Hub: {error}") from None
+
+
+def listed(owner: str | None = None, *, token: str | bool | None = None) -> list[str]:
+    """The models on the Hub whose cards say that they were made with this library, the most downloaded first: at most
+    50 names "user/name", of everybody or of one owner. token: as in `pull`. Raises HubError.
+    """
+    headers = headers_of(token)
+    with in_words("the list of models", headers):
+        asked = {"filter": [LIBRARY, TASK], "author": owner, "sort": "downloads", "limit": MOST_LISTED}
+        return [str(info.id) for info in within(2 * PATIENCE, lambda: list(api_for(headers).list_models(**asked)))]
+
+
+def pull(
+    repo_id: str,
+    *,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    progress: Progress = lambda received, size: None,
+) -> Path:
+    """The checkpoint folder of "user/name" in the Hugging Face cache, fetched unless it is there.
+
+    token: a string; None for the one that this machine is logged in with, False or "" for none. revision: a branch, tag
+    or commit. With None for a token and no answer from the Hub, what was fetched before will do. progress: told of each
+    file's bytes, those received and all, before the first one and as they come; what it raises ends the fetching.
+    """
+    headers = headers_for(repo_id, token)
+    if revision is not None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision, re.ASCII):
+        raise HubError(f"{quote(revision)} is no revision: give a branch, a tag or a commit")
+    try:
+        with in_words(repo_id, headers):
+            wanted = {"revision": revision, "files_metadata": True, "timeout": PATIENCE}
+            info = within(PATIENCE + 2, lambda: api_for(headers).model_info(repo_id, **wanted))
+            if not re.fullmatch(r"[0-9a-f]{40}", info.sha):
+                raise ValueError("no commit")
+            files = {file.rfilename: file for file in info.siblings}
+    except Unreachable:
+        if token is None and (folder := _cached(repo_id, revision or constants.DEFAULT_REVISION)):
+            return folder
+        raise
+    with in_words(repo_id, headers):
+        folder = _cached(repo_id, info.sha) or _fetch(repo_id, info.sha, files, headers, progress)
+        if revision != info.sha:  # so that it is found again without an answer
+            reference = folder.parents[1] / "refs" / (revision or constants.DEFAULT_REVISION)
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            reference.write_text(info.sha, encoding="utf-8")
+    return folder
+
+
+def forget(repo_id: str) -> None:
+    """Delete all that the cache holds of it."""
+    shutil.rmtree(_cache_of(repo_id), ignore_errors=True)
+
+
+def push(
+    model: DiffusionPolicy | str | Path,
+    repo_id: str,
+    *,
+    token: str | bool | None = None,
+    private: bool = False,
+    samples: bytes | Path | None = None,
+    facts: Mapping[str, str] | None = None,
+    **card: Any,
+) -> str:
+    """Publish a model or a checkpoint folder as "user/name", in one commit -> its address.
+
+    token: as in `pull`, and it must be one that may write. private: seen by its owner only. samples: a PNG for the
+    card, or its path. facts: more rows of the card's table. card: step, dataset, license, over what the folder says. A
+    card that stands there is replaced; the repository's history keeps it. Raises HubError, or CheckpointError where
+    the model is at fault.
+    """
+    headers = headers_for(repo_id, token)
+    if "authorization" not in headers:
+        raise HubError(f"publishing needs a token that may write: make one at {constants.ENDPOINT}/settings/tokens")
+    picture = Path(samples).read_bytes() if isinstance(samples, (str, Path)) else samples
+    if picture is not None and not picture.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise HubError("the picture of samples must be a PNG")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as aside:
+        if isinstance(model, DiffusionPolicy):
+            checkpoint.save(model, aside, **card)
+        folder = Path(aside if isinstance(model, DiffusionPolicy) else model)
+        config, policy = checkpoint.inspect(folder)
+        checkpoint.check_config(config := config | card, str(folder))
+        text = model_card(config, _count(policy), repo_id, facts, "samples.png" if picture else "")
+        contents = {"README.md": text.encode(), "config.json": (json.dumps(config, indent=2) + "\n").encode()}
+        contents |= {"model.safetensors": folder / "model.safetensors"} | ({"samples.png": picture} if picture else {})
+        size = (folder / "model.safetensors").stat().st_size
+        with in_words(repo_id, headers):
+            api = api_for(headers)
+            within(2 * PATIENCE, lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+            if private and not within(PATIENCE, lambda: api.model_info(repo_id, timeout=PATIENCE)).private:
+                raise HubError(f"{repo_id} is there already and everybody can see it: choose another name")
+            additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
+            send = {"operations": additions, "commit_message": f"A model of {config.get('step', 0):,} steps"}
+            within(6 * PATIENCE + size / SLOWEST, lambda: api.create_commit(repo_id, **send))
+    return f"{constants.ENDPOINT}/{repo_id}"
+
+
+# ----------------------------------------------------------------------------
+# Fetching
+
+
+def _cache_of(repo_id: str) -> Path:
+    return Path(constants.HF_HUB_CACHE, f"models--{repo_id.replace('/', '--')}")
+
+
+def _cached(repo_id: str, revision: str) -> Path | None:
+    names, cache = ("config.json", "model.safetensors"), constants.HF_HUB_CACHE
+    found = [find_cached(repo_id, name, cache, revision) for name in names]
+    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
+
+
+def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[str, str], progress: Progress) -> Path:
+    """Download `commit` aside, and move it into the cache once it has shown to be a model."""
+    if missing := {"config.json", "model.safetensors"} - files.keys():
+        pickles = any(name.endswith(PICKLES) for name in files)
+        why = "; it has only pickles, which can run code and are never loaded" if pickles else ""
+        raise HubError(f"{repo_id} is not a model that dp can load: it has no {min(missing)}{why}")
+    home = _cache_of(repo_id)
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home, prefix=".fetching-") as aside:
+        try:
+            for name, most in FILES.items():
+                if name == "model.safetensors":
+                    config = checkpoint.parse_config(Path(aside, "config.json"))
+                    most = min(most, 8 * _count(checkpoint.build(config, aside, device="meta")) + HEADER)
+                if name in files:
+                    size = files[name].size
+                    if not isinstance(size, int) or not 0 <= size <= most:
+                        raise HubError(f"{repo_id} is refused: its {name} has {quote(size)} bytes, of {most:,} allowed")
+                    digest = files[name].lfs.sha256 if files[name].lfs else None
+                    url = hf_hub_url(repo_id, name, revision=commit)
+                    download(url, headers, Path(aside, name), size, digest, progress)
+            checkpoint.inspect(Path(aside))
+        except CheckpointError as error:
+            why = str(error).removeprefix(f"{aside}: ").replace(aside, repo_id)
+            raise HubError(f"{repo_id} is not a model that dp can load: {why}") from None
+        folder = home / "snapshots" / commit
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in Path(aside).iterdir():
+            os.replace(path, folder / path.name)
+    return folder
+
+
+def _count(policy: DiffusionPolicy) -> int:
+    return sum(weight.numel() for weight in policy.model.state_dict().values())

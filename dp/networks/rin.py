@@ -1,0 +1,358 @@
+"""RIN, the Recurrent Interface Network. Jabri, Fleet & Chen 2022, arXiv 2212.11972.
+
+An image becomes many interface tokens. A few latent tokens read from them by cross-attention, think by self-attention
+among themselves, and write back by cross-attention, `depth` times over: most of the work is done on the few. The
+latents of one call warm-start those of the next.
+
+Two interfaces meet the same blocks. `conv_widths=()` is the paper's: square patches, linearly embedded. With widths,
+the picture is folded into channels (pixel unshuffle) and goes through a small U-shaped convolutional encoder and
+decoder, with the RIN blocks at its coarsest level; small pictures and small sets learn far faster this way.
+
+Letters: B images, C channels, H W pixels, N interface tokens of width D (`dim`), M latents of width L (`dim_latent`), T
+width of the time embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from dp.system.validation import quote
+
+# ----------------------------------------------------------------------------
+# The pieces of a block
+
+
+class Attention(nn.Module):
+    """Multi-head attention from x [B,n,dim] to context [B,m,dim_context] -> [B,n,dim]. Vaswani et al. 2017, arXiv
+    1706.03762, sec. 3.2.
+    """
+
+    def __init__(self, dim: int, dim_context: int, heads: int, dim_head: int):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
+        self.to_kv = nn.Linear(dim_context, 2 * heads * dim_head, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        return self.to_out(rearrange(attend(*self._heads(x, context)), "b h n d -> b n (h d)"))
+
+    def weights(self, x: Tensor, context: Tensor) -> Tensor:
+        """How much each of x attends to each of context: [B,heads,n,m], rows that sum to 1."""
+        q, k, _ = self._heads(x, context)
+        return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+
+    def _heads(self, x: Tensor, context: Tensor) -> tuple[Tensor, ...]:
+        k, v = self.to_kv(context).chunk(2, dim=-1)
+        return tuple(rearrange(part, "b n (h d) -> b h n d", h=self.heads) for part in (self.to_q(x), k, v))
+
+
+def small_noise(*shape: int) -> Tensor:
+    """Return normal random numbers with standard deviation 0.02. On the meta device nothing is drawn: there, torch
+    would first import its compiler, which takes seconds.
+    """
+    values = torch.empty(shape)
+    return values if values.is_meta else values.normal_() * 0.02
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention, [B,heads,n,d] each."""
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v)
+    # On a CPU the fused kernel's backward pass takes up to six times as long in bfloat16 as in float32.
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+
+
+def feed_forward(dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+
+class AdaptiveNorms(nn.Module):
+    """All adaptive layer norms of one block behind a single projection of the time. Peebles & Xie 2022, arXiv
+    2212.09748, sec. 3.2.
+
+    `for_time(time)` gives, in order, one function per width in `widths`: layer norm, then a scale and a shift that
+    depend on the time.
+    """
+
+    def __init__(self, widths: list[int], dim_time: int):
+        super().__init__()
+        self.widths = widths
+        self.project = nn.Linear(dim_time, 2 * sum(widths))
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def for_time(self, time: Tensor) -> Iterator:
+        for scale_shift in self.project(time)[:, None].split([2 * width for width in self.widths], dim=-1):  # [B,1,2w]
+            scale, shift = scale_shift.chunk(2, dim=-1)
+            yield lambda x, scale=scale, shift=shift: F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+
+
+class RINBlock(nn.Module):
+    """Read, think, write. Jabri et al. 2022, sec. 2.2 and figure 3."""
+
+    def __init__(self, dim: int, dim_latent: int, dim_time: int, self_attn_depth: int, heads: int, dim_head: int):
+        super().__init__()
+        d, m = dim, dim_latent
+        self.norms = AdaptiveNorms([m, d, m] + [m, m] * self_attn_depth + [d, m, d], dim_time)
+        self.read = Attention(m, d, heads, dim_head)
+        self.read_feed = feed_forward(m)
+        self.think = nn.ModuleList(
+            nn.ModuleList([Attention(m, m, heads, dim_head), feed_forward(m)]) for _ in range(self_attn_depth)
+        )
+        self.write = Attention(d, m, heads, dim_head)
+        self.write_feed = feed_forward(d)
+
+    def forward(
+        self, tokens: Tensor, latents: Tensor, time: Tensor, attention: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """tokens [B,N,D], latents [B,M,L], time [B,T] -> both, updated. Where `attention` is a list, the read weights
+        [B,heads,M,N] join it.
+        """
+        norm = self.norms.for_time(time)
+
+        query, context = next(norm)(latents), next(norm)(tokens)
+        if attention is not None:
+            attention.append(self.read.weights(query, context))
+        latents = latents + self.read(query, context)
+        latents = latents + self.read_feed(next(norm)(latents))
+
+        for attend, feed in self.think:
+            x = next(norm)(latents)
+            latents = latents + attend(x, x)
+            latents = latents + feed(next(norm)(latents))
+
+        tokens = tokens + self.write(next(norm)(tokens), next(norm)(latents))
+        tokens = tokens + self.write_feed(next(norm)(tokens))
+        return tokens, latents
+
+
+# ----------------------------------------------------------------------------
+# The two interfaces: image [B,2C,H,W] -> tokens [B,N,D], and back -> [B,C,H,W]
+
+
+class PatchInterface(nn.Module):
+    """Square patches, linearly embedded. Jabri et al. 2022, sec. 2.1."""
+
+    def __init__(self, channels_in: int, channels_out: int, dim: int, patch_size: int):
+        super().__init__()
+        p = self.patch_size = patch_size
+        self.embed = nn.Sequential(nn.Linear(channels_in * p * p, dim), nn.LayerNorm(dim))
+        self.norm = nn.LayerNorm(dim)
+        self.unembed = nn.Linear(dim, channels_out * p * p)
+        nn.init.zeros_(self.unembed.weight)
+        nn.init.zeros_(self.unembed.bias)
+
+    def encode(self, x: Tensor, time: Tensor) -> tuple[Tensor, None]:
+        p = self.patch_size
+        return self.embed(rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)), None
+
+    def decode(self, tokens: Tensor, skips: None, time: Tensor) -> Tensor:
+        p, side = self.patch_size, math.isqrt(tokens.shape[1])
+        with torch.autocast(tokens.device.type, enabled=False):  # the last layer makes the pixels: in full precision
+            patches = self.unembed(self.norm(tokens.to(self.norm.weight.dtype)))
+        return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=side, p=p, q=p)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, the second told the time by a scale and a shift. Dhariwal & Nichol 2021, arXiv 2105.05233,
+    sec. 3.1 (AdaGN).
+    """
+
+    def __init__(self, dim_in: int, dim: int, dim_time: int):
+        super().__init__()
+        self.first = nn.Sequential(group_norm(dim_in), nn.SiLU(), nn.Conv2d(dim_in, dim, 3, padding=1))
+        self.time = nn.Linear(dim_time, 2 * dim)
+        self.norm = group_norm(dim)
+        self.second = nn.Conv2d(dim, dim, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+        self.skip = nn.Conv2d(dim_in, dim, 1) if dim_in != dim else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        scale, shift = self.time(time)[..., None, None].chunk(2, dim=1)
+        h = self.norm(self.first(x)) * (1 + scale) + shift
+        return self.skip(x) + self.second(F.silu(h))
+
+
+class ConvInterface(nn.Module):
+    """A U-shaped convolutional encoder and decoder. The picture is first folded `fold` x `fold` into channels; each
+    width is one level of residual blocks, halved in size towards the tokens; the level of width `dim` holds the tokens.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        dim: int,
+        fold: int,
+        widths: tuple[int, ...],
+        blocks: int,
+        dim_time: int,
+    ):
+        super().__init__()
+        self.fold = fold
+        self.stem = nn.Conv2d(channels_in * fold * fold, widths[0], 3, padding=1)
+        self.down, self.shrink, self.up, self.grow = (nn.ModuleList() for _ in range(4))
+        for width, coarser in zip(widths, (*widths[1:], dim), strict=True):
+            self.down.append(nn.ModuleList(ResidualBlock(width, width, dim_time) for _ in range(blocks)))
+            self.shrink.append(nn.Conv2d(width, coarser, 3, stride=2, padding=1))
+            self.grow.append(nn.Conv2d(coarser, width, 3, padding=1))
+            self.up.append(
+                nn.ModuleList(ResidualBlock(2 * width if i == 0 else width, width, dim_time) for i in range(blocks))
+            )
+        self.before, self.after = ResidualBlock(dim, dim, dim_time), ResidualBlock(dim, dim, dim_time)
+        self.norm = group_norm(widths[0])
+        self.out = nn.Conv2d(widths[0], channels_out * fold * fold, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def encode(self, x: Tensor, time: Tensor) -> tuple[Tensor, list[Tensor]]:
+        x = self.stem(F.pixel_unshuffle(x, self.fold))
+        skips = []
+        for blocks, shrink in zip(self.down, self.shrink, strict=True):
+            for block in blocks:
+                x = block(x, time)
+            skips.append(x)
+            x = shrink(x)
+        return rearrange(self.before(x, time), "b d h w -> b (h w) d"), skips
+
+    def decode(self, tokens: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
+        x = self.after(rearrange(tokens, "b (h w) d -> b d h w", h=math.isqrt(tokens.shape[1])), time)
+        for blocks, grow, skip in reversed(list(zip(self.up, self.grow, skips, strict=True))):
+            x = torch.cat([grow(F.interpolate(x, scale_factor=2)), skip], dim=1)
+            for block in blocks:
+                x = block(x, time)
+        with torch.autocast(x.device.type, enabled=False):  # the last layer makes the pixels: in full precision
+            return F.pixel_shuffle(self.out(F.silu(self.norm(x.to(self.norm.weight.dtype)))), self.fold)
+
+
+def group_norm(dim: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(dim, 8), dim)
+
+
+# ----------------------------------------------------------------------------
+# The network
+
+
+class RIN(nn.Module):
+    """The network of `DiffusionPolicy`.
+
+    dim: width of the interface tokens. image_size: pixels on a side, a multiple of patch_size. patch_size: pixels on a
+    side that one token stands for. depth: RIN blocks, each with `latent_self_attn_depth` self-attentions. dim_latent:
+    width of the latents, `dim` by default. conv_widths: widths of the convolutional levels outside the tokens, finest
+    first, with `conv_blocks` residual blocks each; empty for patches. Each level halves the picture, so patch_size must
+    be a multiple of 2**len(conv_widths); what is left of it is folded into channels.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        image_size: int,
+        patch_size: int = 16,
+        channels: int = 3,
+        depth: int = 6,
+        latent_self_attn_depth: int = 2,
+        dim_latent: int | None = None,
+        num_latents: int = 256,
+        heads: int = 8,
+        dim_head: int = 64,
+        conv_widths: tuple[int, ...] = (),
+        conv_blocks: int = 2,
+    ):
+        super().__init__()
+        dim_latent = dim if dim_latent is None else dim_latent
+        fold, odd = divmod(patch_size, 2 ** len(conv_widths))
+        if patch_size < 1 or image_size % patch_size:
+            raise ValueError(
+                f"image_size must be a multiple of patch_size, got {quote(image_size)} and {quote(patch_size)}"
+            )
+        if odd or not fold:
+            raise ValueError(
+                f"patch_size must be a multiple of {2 ** len(conv_widths)}, because each of the {len(conv_widths)} "
+                f"convolutional levels halves the picture; got {patch_size}"
+            )
+        self.config = {
+            "dim": dim,
+            "image_size": image_size,
+            "patch_size": patch_size,
+            "channels": channels,
+            "depth": depth,
+            "latent_self_attn_depth": latent_self_attn_depth,
+            "dim_latent": dim_latent,
+            "num_latents": num_latents,
+            "heads": heads,
+            "dim_head": dim_head,
+            "conv_widths": list(conv_widths),
+            "conv_blocks": conv_blocks,
+        }
+        self.channels, self.image_size, self.dim_time = channels, image_size, 2 * dim
+        self.time = nn.Sequential(
+            nn.Linear(2 * dim, self.dim_time), nn.SiLU(), nn.Linear(self.dim_time, self.dim_time), nn.SiLU()
+        )
+
+        if conv_widths:
+            self.interface = ConvInterface(
+                2 * channels, channels, dim, fold, tuple(conv_widths), conv_blocks, self.dim_time
+            )
+        else:
+            self.interface = PatchInterface(2 * channels, channels, dim, patch_size)
+        self.positions = nn.Parameter(small_noise((image_size // patch_size) ** 2, dim))
+
+        self.latents = nn.Parameter(small_noise(num_latents, dim_latent))
+        # No bias anywhere on the carried path: zeros in must give exactly the learned initial latents.
+        self.carried = nn.Linear(dim_latent, dim_latent, bias=False)
+        nn.init.zeros_(self.carried.weight)
+        self.blocks = nn.ModuleList(
+            RINBlock(dim, dim_latent, self.dim_time, latent_self_attn_depth, heads, dim_head) for _ in range(depth)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        x_self_cond: Tensor | None = None,
+        latents: Tensor | None = None,
+        return_latents: bool = False,
+        return_attention: bool = False,
+    ):
+        """x [B,C,H,W], time [B] in [0, 1], x_self_cond [B,C,H,W], latents [B,M,L] -> prediction [B,C,H,W].
+
+        With `return_latents` or `return_attention`, a tuple that goes on with the latents [B,M,L] and each block's read
+        attention [B,heads,M,N]. A row of zeros in x_self_cond or latents means none.
+        """
+        if x_self_cond is None:
+            x_self_cond = torch.zeros_like(x)
+        if latents is None:  # zeros: the carried path stays in the graph, which distributed training needs
+            latents = x.new_zeros(len(x), *self.latents.shape)
+        time = self.time(embed_time(time, 2 * self.config["dim"]).to(self.positions.dtype))  # [B,T]
+
+        tokens, skips = self.interface.encode(torch.cat([x, x_self_cond], dim=1), time)  # [B,N,D]
+        tokens = tokens + self.positions
+        latents = self.latents + self.carried(F.layer_norm(latents, latents.shape[-1:]))  # [B,M,L]
+
+        attention: list[Tensor] | None = [] if return_attention else None
+        for block in self.blocks:
+            tokens, latents = block(tokens, latents, time, attention)
+        prediction = self.interface.decode(tokens, skips, time)
+        extras = ([latents] if return_latents else []) + ([attention] if return_attention else [])
+        return (prediction, *extras) if extras else prediction
+
+
+def embed_time(time: Tensor, dim: int) -> Tensor:
+    """time [B] in [0, 1] -> sines and cosines at geometric frequencies from 1000 down to 0.1 [B,dim]. Vaswani et al.
+    2017, sec. 3.5.
+    """
+    frequencies = 1000 * torch.exp(-math.log(10_000) * torch.arange(dim // 2, device=time.device) / (dim // 2))
+    angles = time.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"rin": RIN}  # every network that a checkpoint may name

@@ -1,0 +1,201 @@
+"""The trajectory player: a `gr.HTML` component that is fed one frame at a time and draws it on a canvas.
+
+The server sends small JSON values, never markup, and the newest frame only. What a value holds, all of it optional but
+`state`:
+
+    state     'idle', 'waiting', 'running', 'done', 'stopped' or 'failed'
+    index, timesteps, time, log_snr, moved   of the step that is shown, as in `Frame`
+    src, noisy   its x0 and x_t, `count` images each, as data URIs: JPEG while running, PNG at the end
+    curve     log-SNR at some steps of the run, with its first frame and its last
+    seed      the seed of the first image, when a run begins
+    run       its id; kept for this tab, so that a reload finds it again
+    walk      whether the images are a walk between two seeds
+    label     the name of an arm, and `until`, the step at which what it shows of its run ends
+    beat      any number, new each time, that says no more than that the run goes on
+    message   one sentence for the status line, as plain text
+
+A run begins with 'waiting', or with another `run`: of values that come close together the page may see only the last.
+Where one goes on but nothing has come for a while, the event `lost` is triggered. A value without `src` keeps the
+picture that is there: nothing blanks. After 'stopped', of a live run, only another run counts.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from dp.data.codec import encode_jpeg, encode_png, grid
+from dp.serving.engine import Engine
+from dp.serving.files import export
+from dp.serving.handle import Frame, Ticket, Trajectory
+from dp.system.validation import message_of
+
+HERE = Path(__file__).parent
+SCRIPTS = ("player.js", "attention.js", "walk.js", "variant.js")  # one scope
+CHUNK = 16  # frames in one answer to the player
+PATIENCE = 10  # seconds that a file waits for another's end
+SHEET_COLUMNS = 16  # of a sheet with one image's frames
+
+
+def text(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def html(name: str) -> str:
+    """A template, with the buttons and the slider that the player and the clock have in common."""
+    return text(name).replace("<!-- transport -->", text("transport.html"))
+
+
+class Player(gr.HTML):
+    """is_arm: one of several that are played by a `Clock`, hidden until a run begins. keeps_runs: has files to save."""
+
+    def __init__(self, engine: Engine, is_arm: bool = False, keeps_runs: bool = True, **kwargs: Any):
+        super().__init__(
+            arm=is_arm,
+            keeps_runs=keeps_runs,
+            server_functions=recall(engine),
+            value={"state": "idle"},
+            html_template=html("player.html"),
+            css_template=text("transport.css") + text("player.css"),
+            js_on_load="\n".join(map(text, SCRIPTS)),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        words = "the newest frame: state, index, timesteps, time, log_snr, src, seed, message"
+        return {"type": "object", "description": words}
+
+
+class Clock(gr.HTML):
+    """Plays all arms on the page together, and shows a table. value: rows, a list of texts for each arm; longest, the
+    name of the run that distances are measured to; began, a number of its own for each comparison; pairs, whether the
+    arms are pairs, one above the other; is_over, after the last word of a comparison.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            value={},
+            html_template=html("clock.html"),
+            css_template=text("transport.css") + text("clock.css"),
+            js_on_load=text("clock.js"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object", "description": "a line for each arm: name, network calls, seconds, distance"}
+
+
+def show(frame: Frame | None, state: str, message: str | None = None) -> dict[str, Any]:
+    """The player's value for a frame: lossless once the run has ended, light while it goes on."""
+    value: dict[str, Any] = {"state": state}
+    if message:
+        value["message"] = message
+    return value | pictured(frame, lossless=state != "running") if frame else value
+
+
+def pictured(frame: Frame, lossless: bool) -> dict[str, Any]:
+    uri = png if lossless else jpeg
+    value = {key: getattr(frame, key) for key in ("index", "timesteps", "time", "log_snr")}
+    value |= {"count": len(frame.x0), "moved": frame.moved.round(5).tolist()}
+    return value | {"src": uri(grid(frame.x0)), "noisy": uri(grid(frame.x_t))}
+
+
+def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
+    """What a player may ask of a run whose id it knows. Anybody may call these with anything."""
+    one_at_a_time = threading.Semaphore(1)  # a film takes memory and a core
+
+    def ticket_of(asked: Any) -> Ticket | None:
+        run = asked.get("run") if isinstance(asked, dict) else None
+        return engine.ticket(run) if isinstance(run, str) else None
+
+    def trajectory_of(asked: Any) -> Trajectory | None:
+        ticket = ticket_of(asked)
+        return ticket and ticket.trajectory
+
+    def number(asked: dict[str, Any], key: str, below: int) -> int | None:
+        value = asked.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below else None
+
+    def frames(asked: Any) -> dict[str, Any] | None:
+        """The kept frames from the one at `start`, a chunk of them, and how many there are in all."""
+        trajectory = trajectory_of(asked)
+        if trajectory is None or (start := number(asked, "start", len(trajectory.frames))) is None:
+            return None
+        chunk = [pictured(frame, lossless=False) for frame in trajectory.frames[start : start + CHUNK]]
+        for value in chunk:
+            value["x0"], value["x_t"] = value.pop("src"), value.pop("noisy")
+        return {"frames": chunk, "total": len(trajectory.frames)}
+
+    def closeup(asked: Any) -> dict[str, Any] | None:
+        """All kept frames of the image `row`, lossless: x_t and x0, each on one sheet, side by side."""
+        trajectory = trajectory_of(asked)
+        if trajectory is None or (row := number(asked, "row", trajectory.settings.batch_size)) is None:
+            return None
+        kept = list(trajectory.frames)
+        sheets = {
+            key: png(grid(np.stack([getattr(f, key)[row] for f in kept]), SHEET_COLUMNS)) for key in ("x_t", "x0")
+        }
+        return sheets | {"indices": [frame.index for frame in kept], "columns": SHEET_COLUMNS}
+
+    def inside(asked: Any) -> dict[str, Any] | None:
+        """What the latents read of the image `row` at step `index`: a sheet with a line for each block, on it all
+        latents together and then each one, every map's brightest patch white; and how many times an even share that is.
+        """
+        trajectory = trajectory_of(asked)
+        if trajectory is None or (row := number(asked, "row", trajectory.settings.batch_size)) is None:
+            return None
+        if (index := number(asked, "index", len(trajectory.log_snr) + 1)) is None:
+            return None
+        if not one_at_a_time.acquire(timeout=PATIENCE):
+            return {"problem": "others are looking just now: try again in a moment"}
+        try:
+            weights = engine.inside(asked["run"], row, index).numpy()  # [depth,M,N]
+        except ValueError as error:
+            return {"problem": message_of(error)}
+        finally:
+            one_at_a_time.release()
+        maps = np.concatenate([weights.mean(axis=1, keepdims=True), weights], axis=1)  # [depth,1+M,N]
+        peaks = maps.max(axis=2)
+        depth, columns, patches = maps.shape
+        side = math.isqrt(patches)
+        tiles = (maps / peaks[..., None] * 255).round().astype(np.uint8).reshape(depth * columns, side, side, 1)
+        found = {"sheet": png(grid(tiles, columns)), "depth": depth, "latents": columns - 1, "side": side}
+        return found | {"peaks": (peaks * patches).round(3).tolist()}
+
+    def save(asked: Any) -> dict[str, Any]:
+        """A file of the run, of the `kind` that `export` knows."""
+        ticket = ticket_of(asked)
+        if ticket is None:
+            return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
+        if not one_at_a_time.acquire(timeout=PATIENCE):
+            return {"problem": "others are saving just now: try again in a moment"}
+        try:
+            name, content = export(list(ticket.trajectory.frames), ticket.made_with, asked.get("kind"))
+        except ValueError as error:
+            return {"problem": message_of(error)}
+        finally:
+            one_at_a_time.release()
+        return {"name": name, "content": "data:application/octet-stream;base64," + base64.b64encode(content).decode()}
+
+    return [frames, closeup, inside, save]
+
+
+def jpeg(picture: np.ndarray) -> str:
+    return data_uri("jpeg", encode_jpeg(picture))
+
+
+def png(picture: np.ndarray) -> str:
+    return data_uri("png", encode_png(picture))
+
+
+def data_uri(kind: str, picture: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

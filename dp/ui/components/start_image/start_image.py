@@ -1,0 +1,87 @@
+"""A picture to start from, and what of it is to be kept: chosen, painted and noised in the browser.
+
+Its value is None, or `picture` and `mask` as data URIs of small square PNGs (where the mask is opaque, the picture is
+kept; None keeps nothing) and `strength`. Its props: `side`, the model's image size, and `levels`, rows of t, alpha,
+sigma and log-SNR of the schedule from t = 0 to 1, by which the browser shows where the run would start.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dp.data.codec import MODES, to_float
+from dp.data.formats.crop_resize import Look, small_square, to_mode
+from dp.diffusion.schedules import level, make_schedule
+
+HERE = Path(__file__).parent
+PREFIX = "data:image/png;base64,"
+MAX_BYTES, MAX_SIDE = 2 << 20, 1024  # ours are far smaller
+LEVELS = 101
+
+
+class StartPicture(gr.HTML):
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            value=None,
+            html_template=(HERE / "start_image.html").read_text(encoding="utf-8"),
+            css_template=(HERE / "start_image.css").read_text(encoding="utf-8"),
+            js_on_load=(HERE / "start_image.js").read_text(encoding="utf-8"),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object", "description": "picture and mask as data URIs of PNGs, strength"}
+
+
+def props_of(config: dict[str, Any], noise_schedule: str | None) -> dict[str, Any]:
+    """The props for a checkpoint's config and a schedule's name, None for the trained one."""
+    policy = config["policy"]
+    own = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs")
+    schedule = make_schedule(*((noise_schedule, None) if noise_schedule else own))
+    at = level(schedule, torch.linspace(0, 1, LEVELS, dtype=torch.float64), policy.get("scale", 1.0))
+    rows = torch.stack((at.t, at.alpha, at.sigma, at.log_snr), dim=1).tolist()
+    return {"side": config["network"]["image_size"], "levels": [[round(value, 5) for value in row] for row in rows]}
+
+
+def read(value: Any, image_size: int, channels: int) -> tuple[Tensor | None, Tensor | None, Any]:
+    """The component's value -> start [C,H,W] in [0, 1], mask [H,W] (True: kept) and the strength as it came; without a
+    picture None, None and 1. Raises ValueError for what the component could not have made.
+    """
+    if not value:
+        return None, None, 1.0
+    if not isinstance(value, dict):
+        raise ValueError("the picture to start from is not what the page sends")
+    with opened(value.get("picture")) as image:
+        pixels = np.asarray(to_mode(small_square(image, Look(), image_size, image.size), MODES[channels])).reshape(
+            1, image_size, image_size, -1
+        )
+    start, mask = to_float(torch.from_numpy(pixels.copy()))[0], None
+    if value.get("mask") is not None:
+        with opened(value["mask"]) as image:
+            opacity = np.asarray(small_square(image.convert("RGBA").getchannel("A"), Look(), image_size, image.size))
+        mask = torch.from_numpy(opacity >= 128)
+    return start, mask if mask is not None and mask.any() else None, value.get("strength")
+
+
+def opened(uri: Any) -> Image.Image:
+    if not isinstance(uri, str) or not uri.startswith(PREFIX) or len(uri) > MAX_BYTES:
+        raise ValueError("the picture to start from must be a small PNG, as the page makes it")
+    try:
+        image = Image.open(io.BytesIO(base64.b64decode(uri[len(PREFIX) :], validate=True)), formats=["PNG"])
+        if max(image.size) > MAX_SIDE:
+            raise ValueError(f"the picture to start from has more than {MAX_SIDE} x {MAX_SIDE} pixels: {image.size}")
+        image.load()
+        return image
+    except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError):
+        raise ValueError("the picture to start from is damaged") from None

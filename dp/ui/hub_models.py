@@ -1,0 +1,120 @@
+"""A model from the Hugging Face Hub, for everybody on the page: the field under Denoise's checkpoints, and the download
+behind it. The owner's browser uses this machine's login; all others use no token, so that only public models come to
+the page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, suppress
+from typing import Any
+
+import gradio as gr
+
+from dp.checkpoints.model_card import escape
+from dp.hub import downloads, models
+from dp.hub.client import HubError
+from dp.training.run_folder import home
+from dp.ui import words
+from dp.ui.auth import permission
+from dp.ui.sampling import page_values
+from dp.ui.sampling.panel import Panel
+
+MOST_AT_ONCE = 4  # downloads
+MOST_MODELS, MOST_BYTES = 6, 1 << 30  # at hand on a public Space, where anybody may load another one
+BEAT_S = 0.3  # between two looks at a download, at which a page that has gone is noticed
+
+
+class Gone(Exception):
+    """Nobody waits for this download any more."""
+
+
+class Loader:
+    """Adds a field for a model's name and its button to the page being built."""
+
+    def __init__(self):
+        with gr.Accordion("Load a model from the Hub", open=False, elem_id="hub-fold") as self.fold:
+            gr.Markdown(words.LOAD_IN_PUBLIC if permission.is_public() else words.LOAD, elem_classes="about")
+            with gr.Row(equal_height=True):
+                self.name = gr.Dropdown(
+                    label="Model", allow_custom_value=True, elem_id="hub-name", container=False, scale=3, min_width=160
+                )
+                page_values.unchecked(self.name)
+                self.load = gr.Button("Load", size="md", elem_id="hub-load", min_width=90)
+                self.cancel = gr.Button("Cancel", size="md", elem_id="hub-cancel", min_width=90, visible=False)
+            self.said = gr.Markdown(elem_id="hub-said", elem_classes="about")
+
+
+def wire(panels: Mapping[str, Panel]) -> None:
+    """What the Loader in the panel of Denoise does: the model is chosen there, and offered in the other panels."""
+    loader, under_way = panels["denoise"].folded, {}
+    ready, busy = ((gr.update(visible=idle), gr.update(visible=not idle)) for idle in (True, False))
+    unchanged = [gr.skip() for panel in panels.values() for _ in panel.chosen]
+
+    def look(request: gr.Request) -> tuple[Any, str]:
+        """What there is on the Hub; a name can be typed where it does not say."""
+        try:
+            return gr.update(choices=models.listed(token=token_for(request))), ""
+        except HubError as error:
+            return gr.skip(), f"⚠️ What there is on the Hub is not known: {escape(str(error))}"
+
+    async def load(request: gr.Request, name: Any) -> AsyncIterator[tuple[Any, ...]]:
+        name, session = name.strip() if isinstance(name, str) else "", request.session_hash
+        try:
+            if session in under_way.values() or len(under_way) >= MOST_AT_ONCE:
+                raise HubError("another model is still on its way: try again in a moment")
+            async with aclosing(fetched(name, request, under_way)) as news:
+                async for said in news:
+                    yield *busy, f"Fetching {escape(name)}: {said}", *unchanged
+        except (HubError, OSError) as error:
+            yield *ready, f"⚠️ {escape(str(error))}", *unchanged
+            return
+        shown = [panel.opened(name) if tab == "denoise" else panel.listing() for tab, panel in panels.items()]
+        yield *ready, f"{escape(name)} is there, and chosen.", *(update for of_panel in shown for update in of_panel)
+
+    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    chosen = [one for panel in panels.values() for one in panel.chosen]
+    outputs = [loader.load, loader.cancel, loader.said]
+    loader.fold.expand(look, None, [loader.name, loader.said], **quiet)
+    run = loader.load.click(load, loader.name, [*outputs, *chosen], **quiet)
+    cancelled = loader.cancel.click(None, cancels=[run], api_visibility="private")
+    cancelled.then(lambda: (*ready, ""), None, outputs, **quiet)  # after the last that the run has to say
+
+
+def token_for(request: gr.Request) -> bool | None:
+    return None if permission.is_owner(request) else False
+
+
+async def fetched(name: str, request: gr.Request, under_way: dict[Any, str | None]) -> AsyncIterator[str]:
+    """Fetch a model, and have it at hand here: how far that has come, until it has. The download ends with this,
+    however it ends, and until then it is among those `under_way`. Raises HubError, or OSError.
+    """
+    said, gone = ["asking the Hub…"], threading.Event()
+    is_public, token = permission.is_public(), token_for(request)
+
+    def progress(received: int, size: int) -> None:
+        if gone.is_set():
+            raise Gone
+        if is_public and size > MOST_BYTES:
+            raise HubError(f"{name} has {size:,} bytes, and this page takes no more than {MOST_BYTES:,}")
+        if size > 100_000:  # the weights; the other files are there at once
+            said[0] = f"{received / 1e6:,.1f} of {size / 1e6:,.1f} MB"
+
+    def work() -> None:
+        with suppress(Gone):
+            folder = models.pull(name, token=token, progress=progress)
+            downloads.put(home(), name, folder)
+            if is_public:
+                downloads.trim(home(), MOST_MODELS, MOST_BYTES)
+
+    task = asyncio.create_task(asyncio.to_thread(work))
+    under_way[task] = request.session_hash
+    task.add_done_callback(lambda done: (under_way.pop(done), done.cancelled() or done.exception()))
+    try:
+        while not (await asyncio.wait([task], timeout=BEAT_S))[0]:
+            yield said[0]
+    finally:
+        gone.set()
+    task.result()

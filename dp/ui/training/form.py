@@ -1,0 +1,81 @@
+"""The Train tab's form: the presets, and the controls behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import gradio as gr
+
+from dp.training.presets import PRESETS, SIZES, Settings
+from dp.ui.sampling import page_values
+
+LABELS = {"quick": "A quick look", "evening": "An evening", "overnight": "Overnight"}
+QUICK = PRESETS["quick"]
+
+
+class Form:
+    """Adds the controls to the page being built; `values` are those of `Settings`, in its order."""
+
+    def __init__(self):
+        first = next(iter(PRESETS))
+        self.preset = gr.Radio(
+            choices({}), value=first, label="How much time have you got?", elem_id="preset", elem_classes="presets"
+        )
+        with gr.Accordion("Advanced settings", open=False, elem_id="advanced"):
+            with gr.Row():
+                name = gr.Textbox(
+                    "",  # or a page on which the fold was never open would send None
+                    label="Name",
+                    elem_id="train-name",
+                    max_lines=1,
+                    info="Of the run; empty: that of the pictures.",
+                )
+                size = gr.Dropdown(
+                    [(f"{side} × {side}", side) for side in SIZES],
+                    value=QUICK.image_size,
+                    label="Image size",
+                    elem_id="train-size",
+                    info="Twice the side takes about four times as long.",
+                )
+            with gr.Row():
+                width = number("Network width", "width", "A multiple of 16. Wider draws better, and takes longer.")
+                depth = number("Network depth", "depth", "RIN blocks, one after another.")
+            with gr.Row():
+                batch = number("Batch", "batch", "Pictures in each step. More: steadier, slower.")
+                lr = gr.Number(
+                    QUICK.lr,
+                    label="Learning rate",
+                    elem_id="train-lr",
+                    info="If the loss jumps, halve it.",
+                    min_width=120,
+                )
+            with gr.Row():
+                steps = number("Steps", "steps", "Double them, and it takes twice as long.")
+                save_every = number("Save every", "save_every", "Steps from one row of samples to the next.")
+            with gr.Row():
+                seed = number("Seed", "seed", "Same seed, same run.")
+                flips = gr.Checkbox(
+                    QUICK.flips, label="Mirror at random", elem_id="train-flips", info="Not for letters.", min_width=120
+                )
+            measure = gr.Button("How long will this take?", size="sm", elem_id="measure")
+        self.name, self.size, self.measure = name, size, measure
+        self.values = [name, size, width, depth, batch, lr, steps, flips, save_every, seed]
+        for control in (size, width, depth, batch, lr, steps, save_every, seed):
+            page_values.unchecked(control)
+
+    def set(self, settings: Settings) -> list[Any]:
+        """Values for the controls but the name."""
+        return [getattr(settings, field.name) for field in fields(settings)[1:]]
+
+
+def number(label: str, key: str, info: str) -> gr.Number:
+    value, elem_id = getattr(QUICK, key), "train-" + key.replace("_", "-")
+    return gr.Number(value, precision=0, label=label, info=info, elem_id=elem_id, min_width=120)
+
+
+def choices(measured: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Those of the radio: what each preset trains, and how long that takes as far as it has been measured."""
+    said = {name: f"{p.image_size} × {p.image_size}, {p.steps:,} steps" for name, p in PRESETS.items()}
+    return [(f"{LABELS[name]} · {words} · {measured.get(name, 'not timed yet')}", name) for name, words in said.items()]

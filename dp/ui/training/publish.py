@@ -1,0 +1,75 @@
+"""A run's network, published on the Hugging Face Hub: what the form on the board asks of the server. Anybody may call
+these functions with anything.
+
+A token that is typed goes with the one call that it was typed for. It does not come by an event, whose values Gradio
+keeps in a queue, but by a function of the board's component, and nothing here keeps it or writes it down.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dp.checkpoints.model_card import plain
+from dp.data.report import Findings
+from dp.hub import models
+from dp.system.records import readable
+from dp.system.validation import message_of
+from dp.training.processes import slug
+from dp.training.run_folder import RunFolder
+from dp.ui.auth import permission
+from dp.ui.components.run_board.run_board import run_of
+
+
+def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
+    """What the form for publishing the run `run` begins with: `repo`, a name on the Hub without its `owner` where that
+    is not known, and whether there is a `login`.
+    """
+    if why_not := permission.refusal(request):
+        return {"problem": why_not}
+    try:
+        run = run_of(asked["run"])
+    except (KeyError, TypeError, ValueError):
+        return {"problem": "there is no such run any more"}
+    owner = permission.user_of(request) if permission.token_of(request) else None
+    return {"owner": owner, "repo": slug(run.name), "login": permission.has_login(request)} | permission.hint(request)
+
+
+def publish(asked: Any, request: gr.Request) -> dict[str, Any]:
+    """Publish the `milestone` of the run `run` as `repo`, `private` or not, with its `licence`: the `url`, or a
+    `problem`. token: that of the call, over the visitor's own sign-in, over this machine's login at home.
+    """
+    if why_not := permission.refusal(request):
+        return {"problem": why_not}
+    try:
+        run, milestone, repo = run_of(asked["run"]), int(asked["milestone"]), asked["repo"].strip()
+        token, licence = asked["token"].strip() or permission.token_of(request), plain(asked["licence"])
+        terms = {"private": bool(asked["private"])} | ({"license": licence} if licence else {})
+    except (KeyError, TypeError, AttributeError, OverflowError):
+        return {"problem": "this is not what the page sends"}
+    except ValueError as error:
+        return {"problem": message_of(error)}
+    folder = run.checkpoint(milestone)
+    try:
+        return {
+            "url": models.push(folder, repo, token=token, samples=samples(run, milestone), facts=facts(run), **terms)
+        }
+    except (ValueError, OSError) as error:
+        return {"problem": readable(message_of(error)).replace(readable(str(folder)), f"step {milestone:,}")}
+
+
+def samples(run: RunFolder, milestone: int) -> Path | None:
+    """The newest picture of samples that is not newer than the milestone."""
+    steps = [step for step in run.sampled() if step <= milestone]
+    return run.sample(steps[-1]) if steps else None
+
+
+def facts(run: RunFolder) -> dict[str, str]:
+    """What the card may say of the pictures: how many and how large, and none of their names."""
+    try:
+        *said, expect = Findings.load(run.dataset).sentences()
+    except (OSError, ValueError):  # no report, as in the run of a library's user
+        return {}
+    return {"pictures": " ".join(said), "what to expect": expect}

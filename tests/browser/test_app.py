@@ -1,0 +1,303 @@
+"""The real app, on the engine and on ZeroGPU: watched in Chromium, and asked over its API."""
+
+import re
+import time
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+import torch
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from launching import launched
+from pages import ROOT, canvas_pixels, decode, serve, set_run
+from PIL import Image
+from zerogpu import DeviceAPI
+
+from dp import DiffusionPolicy
+from dp.data.codec import grid, to_uint8
+
+DEFAULT = "faces-32"
+
+
+def policy():
+    return DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / DEFAULT)
+
+
+THREADS = "1"  # the same sums in the same order, here and in the app: pictures can then be compared to the bit
+
+
+RECORD = """() => {
+    const player = document.querySelector('.player');
+    window.seen = [];
+    new MutationObserver(() => window.seen.push([player.dataset.state, +(player.dataset.step || 0)]))
+        .observe(player, {attributes: true, attributeFilter: ['data-step', 'data-state']});
+}"""
+
+
+FORGET = """() => {
+    Object.assign(document.querySelector('.player').dataset, {step: '', state: 'idle'});
+    return new Promise((done) => setTimeout(() => done(window.seen = []))); // the observer has heard of that
+}"""
+
+
+@pytest.fixture(scope="module", params=["engine", "ZeroGPU"])
+def url(request):
+    if request.param == "engine":
+        with launched() as address:
+            yield address
+        return
+    if torch.version.cuda is None:
+        pytest.skip("the spaces package runs its ZeroGPU half only beside a CUDA build of PyTorch")
+    with DeviceAPI() as api, serve("tests/helpers/zerogpu.py", CPU_CORES=THREADS, **api.environment) as address:
+        yield address
+    assert api.log[0] == "/startup-report" and {"/schedule", "/allow", "/release"} <= set(api.log)
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    return Client(url, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def tab(browser, url):
+    """A page that records every status of its player, for all tests of a server; fails on any console error."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    trouble = []
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
+    page.goto(url)
+    page.wait_for_selector("#generate")
+    page.wait_for_selector(".player canvas")
+    page.evaluate(RECORD)
+    yield page
+    page.close()
+    assert trouble == []
+
+
+@pytest.fixture
+def page(tab):
+    """That page, which shows and has recorded nothing of the run before."""
+    tab.wait_for_selector("#generate", state="visible")
+    tab.evaluate(FORGET)
+    return tab
+
+
+def read(file):
+    """A picture on disk as pixels [H,W,C]."""
+    with Image.open(file) as image:
+        return np.asarray(image)
+
+
+def wait_for(page, condition, seconds=150):
+    """Until `condition`, in JavaScript, holds of the player `p` and the `step` that it shows."""
+    look = "const p = document.querySelector('.player'); const step = +(p.dataset.step || 0)"
+    page.wait_for_function(f"(() => {{ {look}; return {condition}; }})()", timeout=seconds * 1000)
+
+
+@pytest.mark.browser
+def test_generate_streams_to_the_very_picture_that_sample_makes(page):
+    set_run(page, timesteps=30, seed=7, images=2)
+    clicked = time.monotonic()
+    page.click("#generate")
+    wait_for(page, "step > 0", 30)  # two seconds is what a visitor may wait; the rest is for a busy machine
+    print(f"first frame after {time.monotonic() - clicked:.2f} s")
+    wait_for(page, "p.dataset.state === 'done'")
+    steps = [step for state, step in page.evaluate("window.seen") if state in ("running", "done") and step]
+    assert steps == sorted(steps) and steps[-1] == 30 and len(set(steps)) > 1
+    assert page.inner_text(".player .step") == "step 30/30 · done"
+    assert re.search(r"t 0\.033 · log-SNR -?\d", page.inner_text(".player .where"))
+    assert page.is_visible("#generate") and not page.is_visible("#stop")
+
+    images = policy().sample(2, timesteps=30, sampler="dpmpp_2m", seed=7)
+    np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8(images)))
+
+
+@pytest.mark.browser
+def test_stop_keeps_the_frame_and_says_where(page):
+    set_run(page, timesteps=1000, seed=1)
+    page.click("#generate")
+    wait_for(page, "step >= 5")
+    page.click("#stop")
+    wait_for(page, "p.dataset.state === 'stopped'")
+    index = int(re.fullmatch(r"stopped at (\d+)/1000", page.inner_text(".player .step"))[1])
+    assert 5 <= index < 1000
+    assert canvas_pixels(page).std() > 10  # a picture, not a blank
+    page.wait_for_selector("#generate", state="visible")
+    time.sleep(0.5)
+    assert page.inner_text(".player .step") == f"stopped at {index}/1000"  # and nothing comes after it
+
+
+@pytest.mark.browser
+def test_the_seed_is_written_back_before_the_run(page):
+    set_run(page, timesteps=1000, seed=0)
+    page.get_by_label("Random seed").check()
+    page.click("#generate")
+    page.wait_for_function("+document.querySelector('#seed input').value > 0")
+    wait_for(page, "step > 0 && p.dataset.state === 'running'")
+    page.click("#stop")
+    wait_for(page, "p.dataset.state === 'stopped'")
+
+
+@pytest.mark.browser
+def test_a_seed_typed_while_a_run_goes_on_stays(page):
+    set_run(page, timesteps=1000, seed=1)
+    page.click("#generate")
+    wait_for(page, "step > 0")
+    set_run(page, timesteps=1000, seed=23)
+    page.click("#stop")
+    wait_for(page, "p.dataset.state === 'stopped'")
+    page.wait_for_selector("#generate", state="visible")
+    assert page.input_value("#seed input") == "23"
+
+
+@pytest.mark.browser
+def test_a_double_click_starts_a_run_and_does_not_stop_it(page):
+    set_run(page, timesteps=40, seed=1)
+    page.dblclick("#generate")
+    wait_for(page, "p.dataset.state === 'done'")
+    assert {state for state, _ in page.evaluate("window.seen")} <= {"waiting", "running", "done"}
+
+
+@pytest.mark.browser
+def test_the_keyboard_starts_and_stops_a_run_without_losing_its_place(page):
+    set_run(page, timesteps=1000, seed=1)
+    page.focus("#generate")
+    page.keyboard.press("Enter")
+    wait_for(page, "step >= 3")
+    page.wait_for_function("document.activeElement.id === 'stop'")
+    page.keyboard.press("Enter")
+    wait_for(page, "p.dataset.state === 'stopped'")
+    page.wait_for_function("document.activeElement.id === 'generate'")
+    assert page.inner_text(".player .news") == page.inner_text(".player .step")
+
+
+GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5, 0.0]
+
+
+@pytest.mark.parametrize(
+    "position, value, words",
+    [
+        (0, "../secrets", "no checkpoint '../secrets'"),
+        (0, ["faces-32"], "no checkpoint ['faces-32']"),
+        (1, -1, "Images must be a whole number from 1 to 64, got -1"),
+        (1, 65, "Images"),
+        (2, 0, "Timesteps must be a whole number from 1 to 1000, got 0"),
+        (2, 2.5, "Timesteps"),
+        (2, "many", "Timesteps"),
+        (3, "euler", "unknown sampler 'euler'; choose one of: ddim, ddpm, dpmpp_2m, dpmpp_2m_sde"),
+        (4, "quadratic", "unknown noise schedule 'quadratic'"),
+        (5, 4, "Time difference must be a number from 0 to 3"),
+        (6, -3, "Seed"),
+        (6, "seven", "Seed"),
+        (7, 2, "eta must be a number from 0 to 1, got 2"),
+    ],
+)
+@pytest.mark.parametrize("endpoint", ["/sample", "/stream"])
+def test_a_bad_setting_gets_a_sentence(client, endpoint, position, value, words):
+    values = list(GOOD)
+    values[position] = value
+    with pytest.raises(AppError) as error:
+        client.predict(*values, api_name=endpoint)
+    assert words in str(error.value) and "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
+@pytest.mark.parametrize("schedule", ["trained", "linear", "cosine"])
+def test_every_sampler_and_schedule_gives_what_sample_gives(client, sampler, schedule):
+    file, made_with = client.predict(DEFAULT, 2, 6, sampler, schedule, 1.5, 3, api_name="/sample")
+    images = policy().sample(
+        2,
+        timesteps=6,
+        sampler=sampler,
+        noise_schedule=None if schedule == "trained" else schedule,
+        time_difference=1.5 / 6,
+        seed=3,
+    )
+    assert made_with["seed"] == 3 and made_with["state"] == "done" and made_with["timesteps"] == 6
+    np.testing.assert_array_equal(read(file), grid(to_uint8(images)))
+
+
+def test_the_stream_gives_the_steps_as_they_come_and_the_single_images_at_the_end(client):
+    job = client.submit(checkpoint=DEFAULT, images=2, timesteps=40, seed=8, api_name="/stream")
+    values = [value for value in job if "index" in value]
+    assert len(values) > 1 and [value["state"] for value in values[:-1]] == ["running"] * (len(values) - 1)
+    indices = [value["index"] for value in values]
+    assert indices == sorted(set(indices)) and indices[-1] == 40
+    last = values[-1]
+    assert last["state"] == "done" and last["seed"] == 8
+    images = to_uint8(policy().sample(2, timesteps=40, sampler="dpmpp_2m", seed=8))
+    for src, image in zip(last["images"], images, strict=True):
+        np.testing.assert_array_equal(decode(src), image)
+
+
+def test_a_program_needs_to_name_nothing(client):
+    file, made_with = client.predict(api_name="/sample")
+    assert read(file).shape == (32, 32, 3) and made_with["checkpoint"] == DEFAULT and made_with["batch_size"] == 1
+    again, _ = client.predict(seed=made_with["seed"], api_name="/sample")
+    np.testing.assert_array_equal(read(again), read(file))
+
+
+def test_the_readmes_program_runs(url, capsys):
+    _, code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    there = {}
+    exec(code.replace("http://127.0.0.1:7860", url), there)
+    assert read(there["picture"]).shape == (64, 64, 3) and there["made_with"]["seed"] == 7
+    assert capsys.readouterr().out.splitlines()[-1] == "done 50"
+
+
+def test_the_endpoints_and_their_parameters_are_documented_under_stable_names(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert endpoints.keys() == {"/sample", "/stream"}
+    for endpoint in endpoints.values():
+        parameters = {p["parameter_name"]: p["parameter_default"] for p in endpoint["parameters"]}
+        assert parameters == {
+            "checkpoint": DEFAULT,
+            "images": 1,
+            "timesteps": 20,
+            "sampler": "dpmpp_2m",
+            "noise_schedule": "trained",
+            "time_difference": 0.0,
+            "seed": None,
+            "eta": 0.0,
+        }
+
+
+def test_runs_side_by_side_do_not_wait_for_each_other(client, url):
+    other = Client(url, verbose=False)
+    slow = client.submit(DEFAULT, 1, 1000, "ddim", "trained", 0, 1, api_name="/stream")
+    _, quick = other.predict(*GOOD, api_name="/sample")
+    assert quick["state"] == "done" and not slow.done()
+    slow.cancel()
+
+
+def test_an_upload_past_the_limit_is_refused_and_one_within_it_taken(url):
+    body = b'--edge\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    for megabytes, status in ((17, 413), (15, 200)):
+        content = body + bytes(megabytes << 20) + b"\r\n--edge--\r\n"
+        request = Request(f"{url}/gradio_api/upload", content, {"content-type": "multipart/form-data; boundary=edge"})
+        try:
+            with urlopen(request) as answer:
+                assert answer.status == status
+        except HTTPError as error:
+            with error:
+                assert error.code == status
+        except URLError:  # refused before all of it was sent
+            assert status == 413
+
+
+@pytest.mark.browser
+def test_the_page_asks_nobody_but_its_server(browser, url):
+    page, asked = browser.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    page.wait_for_selector(".player canvas")
+    set_run(page, timesteps=3, seed=1)
+    page.click("#generate")
+    wait_for(page, "p.dataset.state === 'done'")
+    for tab in ("Compare", "Train"):
+        page.get_by_role("tab", name=tab).click()
+    page.wait_for_timeout(500)
+    page.close()
+    assert len(asked) > 10 and [where for where in asked if not where.startswith((url, "data:", "blob:"))] == []

@@ -1,0 +1,139 @@
+"""Looking inside: the read attention of a kept run."""
+
+import pytest
+import torch
+from pages import ROOT, click, set_run, until
+from torch import nn
+
+from dp import DiffusionPolicy, SampleSettings
+from dp.networks.attention import look, read_attention, replay
+from dp.serving.engine import Engine
+
+
+def reading_one_patch(network: nn.Module, patch: int) -> nn.Module:
+    """Every latent of it reads that patch: alone among the tokens it has a key that the latents look for."""
+    with torch.no_grad():
+        network.positions.zero_()
+        network.positions[patch, 0] = 1e4  # the layer norm makes every other feature small beside it
+        for block in network.blocks:
+            block.norms.project.weight.zero_(), block.norms.project.bias.zero_()
+            block.write.to_out.weight.zero_(), block.write.to_out.bias.zero_()
+            block.write_feed[2].weight.zero_(), block.write_feed[2].bias.zero_()
+            keys = len(block.read.to_kv.weight) // 2
+            block.read.to_kv.weight[:keys].zero_()
+            block.read.to_kv.weight[:keys, 0] = 10.0
+            block.read.to_q.weight.zero_()
+            block.read.to_q.weight[:, 0] = 10.0
+            network.latents[:, 0] = 1e4
+            for layer in (block.read.to_out, block.read_feed[2], *(f[2] for _, f in block.think)):
+                layer.weight.zero_(), layer.bias.zero_()
+            for attend, _ in block.think:
+                attend.to_out.weight.zero_(), attend.to_out.bias.zero_()
+    return network
+
+
+def test_a_row_of_attention_sums_to_1_for_every_latent_of_every_block(tiny_rin, conv_widths):
+    policy = DiffusionPolicy(tiny_rin(conv_widths=conv_widths))
+    weights = read_attention(policy, policy.init_state(SampleSettings(3, timesteps=4, seed=0)))
+    assert weights.shape == (3, 2, 5, 4)  # 2 blocks, 5 latents, 2 x 2 patches
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 2, 5))
+    assert weights.min() >= 0 and weights.std(dim=-1).max() > 1e-3  # not the same everywhere
+
+
+@pytest.mark.parametrize("patch", [0, 2, 3])
+def test_a_network_that_reads_one_patch_shows_that_patch(tiny_rin, patch):
+    policy = DiffusionPolicy(reading_one_patch(tiny_rin(), patch))
+    weights = look(policy, SampleSettings(2, timesteps=5, seed=1), row=1, index=3, start=None, mask=None)
+    assert (weights.argmax(dim=-1) == patch).all() and weights[..., patch].min() > 0.99
+
+
+def test_it_is_the_attention_of_the_very_call_that_made_the_step(tiny_rin):
+    """Image 2 of a batch, at step 4: the same as the network's own, asked with what the run had given it."""
+    policy = DiffusionPolicy(tiny_rin())
+    settings = SampleSettings(4, timesteps=6, sampler="ddpm", seed=5)
+    rows = replay(policy, policy.init_state(settings), 4)
+    step = list(policy.stream(4, timesteps=6, sampler="ddpm", seed=5))[3]
+    torch.testing.assert_close(rows.x_t, step.x_t)
+    time = torch.full((4,), step.time)
+    *_, blocks = policy.model(rows.x_t, time, rows.carry["x0"], rows.carry["latents"], return_attention=True)
+    expected = torch.stack([weights.mean(dim=1) for weights in blocks], dim=1)[2]
+    found = look(policy, settings, row=2, index=4, start=None, mask=None)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert not torch.allclose(found, look(policy, settings, row=2, index=3, start=None, mask=None), atol=1e-4)
+
+
+@pytest.fixture
+def engine(tiny_rin, tmp_path):
+    DiffusionPolicy(tiny_rin()).save_pretrained(tmp_path / "tiny")
+    return Engine(tmp_path, device="cpu")
+
+
+def test_the_engine_looks_into_a_run_that_it_can_find(engine, tiny_rin):
+    start = torch.rand(3, 8, 8)
+    settings = SampleSettings(3, timesteps=5, sampler="ddim", seed=2, walk_to=8, strength=0.5)
+    ticket = engine.submit(settings, "tiny", start=start)
+    list(ticket)
+    expected = look(DiffusionPolicy(tiny_rin()), settings, 1, 4, start, None)
+    torch.testing.assert_close(engine.inside(ticket.request_id, 1, 4), expected, atol=1e-4, rtol=0)
+    for row, index, message in ((3, 1, "no image 3 in a run of 3"), (0, 0, "no step 0"), (0, 6, "no step 6 in a run")):
+        with pytest.raises(ValueError, match=message):
+            engine.inside(ticket.request_id, row, index)
+    with pytest.raises(ValueError, match="no longer has this run"):
+        engine.inside("unknown", 0, 1)
+
+
+def test_a_run_without_a_seed_gets_one_and_can_be_looked_into(engine):
+    ticket = engine.submit(SampleSettings(1, timesteps=2), "tiny")
+    list(ticket)
+    assert isinstance(ticket.made_with["seed"], int)
+    assert engine.inside(ticket.request_id, 0, 2).shape == (2, 5, 4)
+
+
+def test_a_checkpoint_that_was_replaced_is_not_shown_for_the_old_one(engine, tiny_rin, tmp_path):
+    ticket = engine.submit(SampleSettings(1, timesteps=2), "tiny")
+    list(ticket)
+    DiffusionPolicy(tiny_rin(num_latents=6)).save_pretrained(tmp_path / "tiny")
+    with pytest.raises(ValueError, match="tiny has been replaced since this run"):
+        engine.inside(ticket.request_id, 0, 1)
+
+
+def test_a_network_without_latents_says_so():
+    class Plain(nn.Module):
+        channels, image_size = 3, 8
+
+        def forward(self, x, time, x_self_cond=None, latents=None, return_latents=False):
+            return (x, x.new_zeros(len(x), 0, 4)) if return_latents else x
+
+    with pytest.raises(ValueError, match="nothing to look into"):
+        look(DiffusionPolicy(Plain()), SampleSettings(1, timesteps=2, seed=0), 0, 1, None, None)
+
+
+@pytest.mark.browser
+def test_the_page_lights_what_the_chosen_latent_reads(page):
+    """As the library says it, for an image of a kept run: the patch that is read most is not darkened at all."""
+    set_run(page, timesteps=12, seed=5, images=4)
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 12")
+    click(page, ".guess canvas", 0.75, 0.25)  # the second
+    page.wait_for_selector(".strip:not([hidden])")
+    page.click(".peer")
+    until(page, "d.inside === '12/1/0'")
+    page.focus(".player")
+    page.keyboard.press("ArrowLeft")
+    until(page, "d.inside === '11/1/0'")
+    page.locator(".inside .block").fill("2")
+    page.locator(".inside .latent").fill("7")
+    until(page, "d.inside === '11/2/7'")
+    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
+    settings = SampleSettings(4, timesteps=12, sampler="dpmpp_2m", seed=5)
+    weights = look(policy, settings, row=1, index=11, start=None, mask=None)[1, 6]
+    dark = page.evaluate(
+        """Array.from(document.querySelector('.noisy .light').getContext('2d').getImageData(0, 0, 8, 8).data)
+        .filter((_, i) => i % 4 === 3)"""
+    )
+    expected = 0.85 * 255 * (1 - weights / weights.max())
+    assert (torch.tensor(dark) - expected).abs().max() < 3 and dark[weights.argmax()] == 0
+    assert f"{(weights.max() * 64).item():.1f} times as much" in page.inner_text(".reads")
+    page.keyboard.press("Escape")
+    until(page, "d.inside === undefined")
+    assert page.locator(".light").count() == 0 and not page.is_visible(".reads")

@@ -1,0 +1,318 @@
+"""Comparing: runs that differ in one thing start from the very same noise, and are played on one clock."""
+
+from functools import partial
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from pages import ROOT, awaited, decode, hearing_late, settle, type_numbers, unfold
+
+from dp import DiffusionPolicy
+from dp.data.codec import grid, to_uint8
+from dp.serving.engine import Engine
+from dp.ui.sampling.comparison import Tally, one_by_one, side_by_side
+from dp.ui.sampling.page_values import TRAINED
+from dp.ui.sampling.variants import MOST, SHORT_RUNS, make_arms
+from dp.ui.streaming import Viewers
+from dp.ui.tabs.compare import AXES, NUMBERS
+from dp.ui.zero_gpu import run_all
+
+SAMPLERS = ["dpmpp_2m", "ddim", "ddpm"]
+VALUES = {
+    "sampler": [*SAMPLERS, "dpmpp_2m_sde"],
+    "timesteps": ["3", "5", 8, "12"],
+    "schedule": [TRAINED, "linear", "cosine", "sigmoid"],
+    "difference": ["0", "0.5", "2"],
+    "eta": [0, "0.5", "1"],
+    "checkpoint": ["one", "two"],
+    SHORT_RUNS: ["2", "9", "5"],
+}
+
+
+@pytest.fixture
+def engine(tiny_rin, tmp_path):
+    for name, conv_widths in (("one", ()), ("two", (8,))):
+        DiffusionPolicy(tiny_rin(conv_widths=conv_widths)).save_pretrained(tmp_path / name)
+    return Engine(tmp_path, device="cpu")
+
+
+def page_values(timesteps=20, sampler="dpmpp_2m", eta=0, seed=7, random_seed=False):
+    return "one", 2, timesteps, sampler, TRAINED, 0, eta, seed, random_seed
+
+
+def run(engine, arms):
+    """All values of each arm, and the tally, from the engine."""
+    with gr.Blocks() as page:
+        viewers = Viewers(engine, page)
+    tally, told = Tally(arms), [[] for _ in arms]
+
+    async def watch():
+        async for news in side_by_side(viewers, "a session", arms, tally):
+            for i, value in news.items():
+                told[i].append(value)
+
+    page.queue()
+    awaited(watch())
+    return told, tally
+
+
+@pytest.mark.parametrize("axis", [value for _, value in AXES])
+def test_all_arms_start_from_the_same_noise_to_the_bit(engine, axis):
+    arms = make_arms(engine, axis, VALUES[axis], *page_values(random_seed=True))
+    assert len({arm.settings.seed for arm in arms}) == 1 and len({arm.label for arm in arms}) == len(arms)
+    first = [engine.policy(arm.checkpoint).init_state(arm.settings).x_t for arm in arms]
+    assert all(torch.equal(x_t, first[0]) for x_t in first)
+    # And so it is on the engine, where they share its network calls.
+    tickets = [engine.submit(arm.settings, arm.checkpoint) for arm in arms]
+    shown = []
+    for ticket in tickets:
+        for _ in ticket:
+            pass
+        assert ticket.state == "done"
+        shown.append(ticket.trajectory.frames[0].x_t)
+    assert all(np.array_equal(x_t, shown[0]) for x_t in shown)
+
+
+@pytest.mark.parametrize("axis", [value for _, value in AXES if value != SHORT_RUNS])
+def test_arms_differ_in_what_was_chosen_and_in_nothing_else(engine, axis):
+    field = {"sampler": "sampler", "timesteps": "timesteps", "schedule": "noise_schedule", "eta": "eta"}
+    field |= {"difference": "time_difference", "checkpoint": "batch_size"}
+    arms = make_arms(engine, axis, VALUES[axis], *page_values())
+    rests = [vars(arm.settings) | {field[axis]: None} for arm in arms]
+    assert all(rest == rests[0] for rest in rests)
+    apart = {(arm.checkpoint, getattr(arm.settings, field[axis])) for arm in arms}
+    assert len(apart) == len(arms) == len(VALUES[axis])
+
+
+def test_each_arm_ends_in_what_the_library_makes_alone(engine):
+    arms = make_arms(engine, "timesteps", ["3", "8", "12"], *page_values())
+    told, tally = run(engine, arms)
+    policy = engine.policy("one")
+    ends = [to_uint8(policy.sample(2, timesteps=n, sampler="dpmpp_2m", seed=7)) for n in (3, 8, 12)]
+    for arm, values, images in zip(arms, told, ends):
+        assert values[0]["state"] == "waiting" and values[-1]["state"] == "done"
+        assert {value["label"] for value in values} == {arm.label}
+        np.testing.assert_allclose(decode(values[-1]["src"]), grid(images), atol=1)
+    table = tally.table()
+    assert table["longest"] == "12 steps"
+    assert [row[:2] for row in table["rows"]] == [["3 steps", "3"], ["8 steps", "8"], ["12 steps", "12"]]
+    for row, images in zip(table["rows"], ends):
+        far = np.sqrt(np.mean(((images.astype(float) - ends[-1]) / 255) ** 2))
+        assert abs(float(row[3]) - far) < 2e-3 and float(row[2]) > 0
+
+
+def test_step_k_of_n_stands_above_the_end_of_a_k_step_run(engine):
+    arms = make_arms(engine, SHORT_RUNS, ["9", "2"], *page_values(timesteps=60))
+    assert [arm.label for arm in arms] == [
+        "step 2 of 60",
+        "end of a 2-step run",
+        "step 9 of 60",
+        "end of a 9-step run",
+    ]
+    told, tally = run(engine, arms)
+    policy = engine.policy("one")
+    steps = list(policy.stream(2, timesteps=60, sampler="dpmpp_2m", seed=7))
+    for i, k in enumerate((2, 9)):
+        cut, short = told[2 * i][-1], told[2 * i + 1][-1]
+        assert (cut["index"], cut["timesteps"], cut["state"], cut["until"]) == (k, 60, "done", k)
+        np.testing.assert_allclose(decode(cut["src"]), grid(to_uint8((steps[k - 1].x0 + 1) / 2)), atol=1)
+        alone = policy.sample(2, timesteps=k, sampler="dpmpp_2m", seed=7)
+        np.testing.assert_allclose(decode(short["src"]), grid(to_uint8(alone)), atol=1)
+    assert tally.table()["longest"] == "the 60-step run"
+    assert all(float(far) > 0 for *_, far in tally.table()["rows"])
+
+
+def test_one_after_the_other_they_end_in_the_same_pictures(engine):
+    for axis in ("sampler", SHORT_RUNS):
+        arms = make_arms(engine, axis, VALUES[axis], *page_values())
+        _, together = run(engine, arms)
+        alone, last = Tally(arms), {}
+        for news in one_by_one(partial(run_all, engine), arms, alone):
+            last |= news
+        assert [last[i]["state"] for i in range(len(arms))] == ["done"] * len(arms)
+        for row, other in zip(together.table()["rows"], alone.table()["rows"]):
+            assert (row[0], row[1]) == (other[0], other[1])
+            assert abs(float(row[3]) - float(other[3])) < 2e-3
+
+
+def test_stop_ends_the_comparison_and_leaves_the_other_tab_alone(engine):
+    with gr.Blocks() as page:
+        viewers = Viewers(engine, page)
+    page.queue()
+    arms = make_arms(engine, "sampler", SAMPLERS, *page_values(timesteps=1000))
+
+    async def watch():
+        mine = viewers.start("a session", "one", make_arms(engine, "sampler", ["ddim"], *page_values(1000))[0].settings)
+        await anext(mine)
+        last = {}
+        async for news in side_by_side(viewers, "a session", arms, Tally(arms)):
+            last |= news
+            if all(value.get("index", 0) > 2 for value in last.values()) and len(last) == len(arms):
+                viewers.stop("a session", tab="compare")
+        states = {value["state"] for value in last.values()}
+        after = await anext(mine)
+        viewers.leave("a session")
+        await mine.aclose()
+        return states, after["state"]
+
+    assert awaited(watch()) == ({"stopped"}, "running")
+
+
+def test_what_cannot_be_compared_is_told(engine):
+    for axis, chosen, words in (
+        ("timesteps", [], "choose 1 to 6 values to compare, got 0"),
+        ("timesteps", None, "choose 1 to 6 values"),
+        ("timesteps", [str(n) for n in range(1, 8)], "choose 1 to 6 values to compare, got 7"),
+        (SHORT_RUNS, ["1", "2", "3", "4"], "choose 1 to 3 values"),
+        (SHORT_RUNS, ["20"], "Each step to look at must be a whole number from 1 to 19"),
+        ("timesteps", ["many"], "Timesteps must be a whole number from 1 to 1000, got 'many'"),
+        ("timesteps", ["2.5"], "Timesteps must be a whole number"),
+        ("eta", ["2"], "eta must be a number from 0 to 1"),
+        ("sampler", ["euler"], "sampler"),
+        ("checkpoint", ["three"], "there is no checkpoint 'three'"),
+        ("weather", ["fine"], "no such thing to compare as 'weather'"),
+        (["sampler"], ["ddim"], "no such thing to compare as"),
+        ("sampler", {"ddim": 1}, "choose 1 to 6 values"),
+        ("sampler", [["ddim"]], "sampler"),
+        ("timesteps", [[5]], "Timesteps must be a whole number"),
+        (SHORT_RUNS, [{}], "Each step to look at must be a whole number"),
+    ):
+        with pytest.raises(gr.Error, match=words.replace("(", r"\(")):
+            make_arms(engine, axis, chosen, *page_values())
+
+
+def test_the_first_choices_can_be_compared(engine):
+    for axis, (offered, first) in NUMBERS.items():
+        assert set(first) <= set(offered) and make_arms(engine, axis, first, *page_values(timesteps=40))
+
+
+# ----------------------------------------------------------------------------
+# In the browser
+
+ARMS = "[...document.querySelectorAll('.player.arm')].filter(p => !p.hidden)"
+
+
+def until_arms(page, condition, seconds=150):
+    page.wait_for_function(f"(() => {{ const arms = {ARMS}; return {condition}; }})()", timeout=seconds * 1000)
+
+
+def compare(page, axis=None, values=(), seed=5, **numbers):
+    """Open the tab, and start a comparison along `axis` and of `values`, where they differ from what is chosen there;
+    `numbers`: of its controls, as in `type_numbers`.
+    """
+    unfold(page.get_by_role("tab", name="Compare"))
+    page.locator("#compare-random input").uncheck()
+    if axis:
+        before = page.inner_text("#values")
+        page.locator("#axis input").click()
+        page.get_by_role("option", name=axis).click()
+        page.wait_for_function("before => document.querySelector('#values').innerText !== before", arg=before)
+        settle(page)
+    if values:
+        page.click("#values .remove-all")
+        for value in values:
+            page.locator("#values input").fill(value)
+            page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+    type_numbers(page, "compare-", seed=seed, **numbers)
+    page.click("#compare")
+
+
+def shown(page):
+    """What each arm shows, and of which step."""
+    canvas = "p.querySelector('.guess canvas').toDataURL('image/png')"
+    pairs = page.evaluate(f"{ARMS}.map(p => [+p.dataset.step, {canvas}])")
+    return [step for step, _ in pairs], [decode(picture) for _, picture in pairs]
+
+
+@pytest.mark.browser
+def test_six_arms_on_one_clock_show_what_the_library_makes(page):
+    counts = [int(number) for number in NUMBERS["timesteps"][1]]
+    compare(page, "Timesteps", images=2)
+    until_arms(page, f"arms.length === {MOST} && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
+    runs = [list(policy.stream(2, timesteps=n, sampler="dpmpp_2m", seed=5)) for n in counts]
+    steps, pictures = shown(page)
+    assert steps == counts
+    for picture, made in zip(pictures, runs):
+        np.testing.assert_allclose(picture, grid(to_uint8((made[-1].x0 + 1) / 2)), atol=1)
+    assert page.locator("#clock tbody tr").count() == MOST
+    assert page.inner_text("#clock tbody tr:last-child").split()[:3] == ["100", "steps", "100"]
+
+    # Half of each run, by its steps; and then wherever there is as much picture in the noise.
+    asked = []
+    page.on("request", lambda request: request.url.startswith("data:") or asked.append(request.url))
+    page.locator("#clock .scrub").fill("50")
+    half = [max(n // 2, 1) for n in counts]
+    until_arms(page, f"String(arms.map(p => +p.dataset.step)) === '{','.join(map(str, half))}'")
+    page.select_option("#clock .by", "log_snr")
+    page.locator("#clock .scrub").fill("60")
+    lows, highs = [made[0].log_snr for made in runs], [made[-1].log_snr for made in runs]
+    level = min(lows) + 0.6 * (max(highs) - min(lows))
+    there = [max([step.index for step in made if step.log_snr <= level], default=1) for made in runs]
+    until_arms(page, f"String(arms.map(p => +p.dataset.step)) === '{','.join(map(str, there))}'")
+    assert [url for url in asked if "heartbeat" not in url] == []
+
+    page.focus("#clock .clock")
+    page.keyboard.press("Home")
+    until_arms(page, "arms.every(p => +p.dataset.step === 1)")
+    page.select_option("#clock .pane", "noisy")
+    pictures = page.evaluate(f"{ARMS}.map(p => p.querySelector('.noisy canvas').toDataURL('image/png'))")
+    noisy = [decode(src) for src in pictures]
+    assert all(np.array_equal(picture, noisy[0]) for picture in noisy)  # the same noise for all
+    page.keyboard.press("End")
+    until_arms(page, f"String(arms.map(p => +p.dataset.step)) === '{','.join(map(str, counts))}'")
+
+    page.select_option("#clock .pane", "guess")
+    third = page.locator(".player.arm .guess canvas").nth(2)
+    box = third.bounding_box()
+    third.click(position={"x": box["width"] / 4, "y": box["height"] / 2})  # the first of two images
+    until_arms(page, "arms.every(p => p.dataset.image === '0')")
+    page.focus("#clock .clock")
+    page.keyboard.press("Escape")
+    until_arms(page, "arms.every(p => p.dataset.image === undefined)")
+    page.keyboard.press("Space")
+    until_arms(page, "+arms[5].dataset.step > 5 && +arms[5].dataset.step < 95")
+    page.keyboard.press("Space")
+
+
+@pytest.mark.browser
+def test_a_comparison_whose_words_reach_the_page_together_comes_to_its_end(page):
+    with hearing_late(page, beside="Denoise"):
+        compare(page, images=1)
+        until_arms(page, "arms.length === 3 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+        page.wait_for_selector("#compare", state="visible")
+        assert page.locator("#clock tbody tr").count() == 3 and not page.is_visible("#compare-stop")
+        compare(page, "Step k of a long run")
+        until_arms(page, "arms.length === 6 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+        assert page.locator(".arms.pairs").count() == 1
+    compare(page, values=("5", "900"), timesteps=1000, images=4)
+    until_arms(page, "arms.length === 4 && +arms[2].dataset.step > 0 && arms[2].dataset.state === 'running'")
+    page.focus("#compare-stop")
+    page.keyboard.press("Enter")
+    until_arms(page, "arms[2].dataset.state === 'stopped'")
+    page.wait_for_function("document.activeElement.id === 'compare'")
+
+
+@pytest.mark.browser
+def test_the_pairs_show_their_steps_and_another_tab_keeps_its_run(page):
+    type_numbers(page, timesteps=5)
+    page.click("#generate")
+    page.wait_for_function("document.querySelector('#player .player').dataset.kept")
+    mine = page.evaluate("sessionStorage.getItem('dp-run')")
+    compare(page, "Step k of a long run", images=2)
+    until_arms(page, "arms.length === 6 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
+    made = list(policy.stream(2, timesteps=40, sampler="dpmpp_2m", seed=5))
+    steps, pictures = shown(page)
+    assert steps == [5, 5, 10, 10, 20, 20]
+    for i, k in enumerate((5, 10, 20)):
+        np.testing.assert_allclose(pictures[2 * i], grid(to_uint8((made[k - 1].x0 + 1) / 2)), atol=1)
+        alone = policy.sample(2, timesteps=k, sampler="dpmpp_2m", seed=5)
+        np.testing.assert_allclose(pictures[2 * i + 1], grid(to_uint8(alone)), atol=1)
+    tops = page.evaluate(f"{ARMS}.map(p => p.getBoundingClientRect().top)")
+    assert tops[0] == tops[2] == tops[4] < tops[1] == tops[3] == tops[5]
+    assert page.evaluate("sessionStorage.getItem('dp-run')") == mine
+    page.get_by_role("tab", name="Denoise").click()
+    assert page.get_attribute("#player .player", "data-state") == "done"

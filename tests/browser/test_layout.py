@@ -1,0 +1,100 @@
+"""The layout of each tab in both windows: everything fits into the width, and what a person needs can be reached."""
+
+import pytest
+from conftest import LEFT_EARLY, WINDOWS
+from launching import launched
+from pages import click, set_run, settle, unfold, until, window
+from test_compare import ARMS, compare, until_arms
+
+pytestmark = pytest.mark.browser
+
+DESKTOP, PHONE = (param.values[0] for param in WINDOWS)
+DENOISE = "#generate, #player .guess canvas, #player .noisy canvas, #player .play, #player .scrub, #player .live"
+DENOISE += ", #player .speed, #player .save, #player .charts, #checkpoint, #images, #timesteps, #seed, #link, #load"
+COMPARE = "#compare, #axis, #values, #compare-images, #compare-timesteps, #compare-seed"
+COMPARE += ", #clock .scrub, #clock .by, #clock .pane, #clock table"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with launched(tmp_path_factory.mktemp("home")) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser, url):
+    """Opened on a phone; the tests go on to a desktop."""
+    with window(browser, url, forgiven=LEFT_EARLY, **PHONE) as page:
+        yield page
+
+
+def resized(page):
+    """Yield the name of each window, and the page is in it."""
+    for name, options in (("phone", PHONE), ("desktop", DESKTOP)):
+        page.set_viewport_size(options["viewport"])
+        page.emulate_media(color_scheme=options["color_scheme"])
+        settle(page)
+        yield name
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+
+
+def check_reachable(page, selectors):
+    """Each control is visible, within the width of the window, and nothing lies on top of it."""
+    for selector in selectors.split(", "):
+        control = page.locator(f"{selector}:visible")
+        control.wait_for()
+        control.scroll_into_view_if_needed()
+        box = control.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= page.viewport_size["width"], selector
+        middle = [box["x"] + box["width"] / 2, box["y"] + min(box["height"], 20) / 2]
+        on_top = "([selector, [x, y]]) => Boolean(document.elementFromPoint(x, y)?.closest(selector))"
+        assert page.evaluate(on_top, [selector, middle]), selector
+
+
+def test_the_denoise_tab_fits_into_both_windows(page):
+    assert page.evaluate("document.body.classList.contains('dark')")
+    set_run(page, timesteps=5, seed=3)
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 5 && step === 5")
+    for name in resized(page):
+        check_reachable(page, DENOISE)
+        click(page, ".guess canvas", 0.75, 0.25)
+        until(page, "d.image === '1'")
+        check_reachable(page, "#player .strip canvas, #player .peer")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+        page.keyboard.press("Escape")
+        until(page, "d.image === undefined")
+        page.click("#player .save")
+        check_reachable(page, "#player .kinds [data-kind=png], #player .kinds [data-kind=mp4]")
+        page.click("#player .save")
+        for chart in (".curve", ".moved"):
+            click(page, f".chart {chart}", 0.5, 0.5)
+            until(page, "step === 3")
+            page.focus("#player .player")
+            page.keyboard.press("End")
+            until(page, "step === 5")
+
+
+def tops_and_lefts(page):
+    boxes = page.evaluate(f"{ARMS}.map(p => [p.getBoundingClientRect().top, p.getBoundingClientRect().left])")
+    return [len(set(values)) for values in zip(*boxes)]
+
+
+def test_the_compare_tab_fits_into_both_windows(page):
+    compare(page, "Step k of a long run", timesteps=21, images=1)
+    until_arms(page, "arms.length === 6 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+    for _ in resized(page):
+        check_reachable(page, COMPARE)
+        assert tops_and_lefts(page) == [2, 3]  # each short run below its long one
+    compare(page, "Time difference", images=1, timesteps=2)
+    until_arms(page, "arms.length === 3 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+    for name in resized(page):
+        check_reachable(page, COMPARE)
+        assert tops_and_lefts(page) == ([2, 2] if name == "phone" else [1, 3])
+
+
+def test_the_train_tab_fits_into_both_windows(page):
+    unfold(page.get_by_role("tab", name="Train"))
+    page.wait_for_selector(".intake")
+    for _ in resized(page):
+        check_reachable(page, "#intake .intake, #start-training")

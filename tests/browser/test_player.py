@@ -1,0 +1,370 @@
+"""The player: the whole run stays in the page, and can be stepped, scrubbed, played and looked into there."""
+
+import hashlib
+import io
+import json
+import time
+import zipfile
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import LEFT_EARLY, WINDOWS
+from pages import ROOT, canvas_pixels, click, copied_link, hearing_late, set_run, until, window
+from PIL import Image
+
+from dp import DiffusionPolicy
+from dp.data.codec import encode_png, grid, png_text, to_uint8
+from dp.diffusion.settings import SampleSettings
+from dp.serving.engine import Engine
+from dp.ui.components.player.player import recall
+
+NAME, STEPS, SEED = "faces-32", 40, 3
+
+
+@pytest.fixture(scope="module")
+def steps():
+    """What the run of the tests looks like, from the library."""
+    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / NAME)
+    return list(policy.stream(4, timesteps=STEPS, sampler="dpmpp_2m", seed=SEED))
+
+
+def start(page, timesteps=STEPS, images=4):
+    set_run(page, timesteps=timesteps, seed=SEED, images=images)
+    page.click("#generate")
+
+
+def finished(page):
+    """A whole run, recalled from the server."""
+    start(page)
+    until(page, f"d.state === 'done' && +d.kept === {STEPS} && step === {STEPS}")
+
+
+@pytest.fixture(scope="module")
+def whole(browser, url):
+    """A page that keeps the whole run, for all tests that only look at it."""
+    with window(browser, url, forgiven=LEFT_EARLY, **WINDOWS[0].values[0]) as page:
+        finished(page)
+        yield page
+
+
+@pytest.fixture
+def kept(whole):
+    """That page as it is when the run has ended, wherever the test before has left it."""
+    whole.focus(".player")
+    if whole.evaluate("document.querySelector('.player').classList.contains('playing')"):
+        whole.keyboard.press("Space")
+    whole.keyboard.press("Escape")
+    whole.keyboard.press("End")
+    until(whole, f"d.image === undefined && step === {STEPS}")
+    return whole
+
+
+def distance(shown, images):
+    """In grey levels: live and recalled frames are JPEG."""
+    return np.abs(shown.astype(int) - grid(to_uint8((images + 1) / 2)).astype(int)).mean()
+
+
+@pytest.mark.browser
+def test_arrow_keys_step_through_every_step_of_the_run_and_both_panes_move_together(kept, steps):
+    kept.focus(".player")
+    for back in range(1, 4):
+        kept.keyboard.press("ArrowLeft")
+        until(kept, f"step === {STEPS - back}")
+    step = steps[STEPS - 4]
+    assert step.index == STEPS - 3
+    assert kept.inner_text(".player .step") == f"step {STEPS - 3}/{STEPS}"
+    assert f"t {step.time:.3f} · log-SNR {step.log_snr:.2f}" in kept.inner_text(".player .where")
+    assert distance(canvas_pixels(kept, ".guess"), step.x0) < 10
+    noisy = canvas_pixels(kept, ".noisy")
+    assert min(steps, key=lambda other: distance(noisy, other.x_t)) is step
+    kept.keyboard.press("Home")
+    until(kept, "step === 1")
+    kept.keyboard.press("ArrowLeft")  # no further
+    kept.keyboard.press("ArrowRight")
+    until(kept, "step === 2")
+    kept.keyboard.press("End")
+    until(kept, f"step === {STEPS}")
+    np.testing.assert_array_equal(canvas_pixels(kept), grid(to_uint8((steps[-1].x0 + 1) / 2)))
+
+
+@pytest.mark.browser
+def test_a_page_that_draws_slower_than_the_run_comes_ends_at_its_last_picture(page, steps):
+    page.evaluate("window.requestAnimationFrame = (draw) => setTimeout(() => draw?.(performance.now()), 1500)")
+    finished(page)
+    np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8((steps[-1].x0 + 1) / 2)))
+
+
+@pytest.mark.browser
+def test_a_run_whose_first_words_reach_the_page_together_is_a_run_of_its_own(page, steps):
+    with hearing_late(page):
+        page.get_by_role("tab", name="Denoise").click()
+        finished(page)
+        np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8((steps[-1].x0 + 1) / 2)))
+        start(page, timesteps=12, images=2)
+        until(page, "d.state === 'done' && +d.kept === 12 && step === 12")
+        assert page.inner_text(".player .step") == "step 12/12 · done"
+        start(page, timesteps=1000)
+        page.click("#stop")
+        until(page, "d.state === 'stopped'")
+        page.wait_for_selector("#generate", state="visible")
+
+
+@pytest.mark.browser
+def test_scrubbing_asks_the_server_for_nothing(kept):
+    asked = []
+    kept.on("request", lambda request: request.url.startswith("data:") or asked.append(request.url))
+    for value in range(STEPS - 1, 0, -3):
+        kept.locator(".scrub").fill(str(value))
+        until(kept, f"step === {value + 1}")
+    assert [url for url in asked if "heartbeat" not in url] == []
+
+
+@pytest.mark.browser
+def test_the_page_follows_the_run_until_someone_scrubs_back_and_again_when_they_return(page):
+    start(page, timesteps=1000)
+    until(page, "step > 20")
+    there = int(page.get_attribute(".player", "data-step"))
+    until(page, f"step > {there}")
+    assert page.get_attribute(".live", "aria-pressed") == "true"
+    page.focus(".player")
+    page.keyboard.press("Home")
+    until(page, f"d.follow === 'false' && step <= {there}")  # the first that has come: of which step, the page decides
+    held = page.get_attribute(".player", "data-step")
+    page.wait_for_function("/live at \\d+/.test(document.querySelector('.player .step').innerText)")
+    time.sleep(0.5)
+    assert page.get_attribute(".player", "data-step") == held
+    page.click(".live")
+    until(page, f"d.follow === 'true' && step > {there}")
+    page.click("#stop")
+    until(page, "d.state === 'stopped'")
+
+
+@pytest.mark.browser
+def test_play_runs_from_the_beginning_to_the_end_and_space_pauses_it(kept):
+    kept.select_option(".speed", "2")
+    kept.evaluate(
+        """() => { window.seen = []; const p = document.querySelector('.player');
+        new MutationObserver(() => window.seen.push(+p.dataset.step)).observe(p, {attributes: true}); }"""
+    )
+    kept.click(".play")
+    until(kept, f"step === {STEPS} && !p.classList.contains('playing')")
+    seen = kept.evaluate("window.seen.filter((step, i, all) => step !== all[i - 1])")
+    seen = seen[seen[0] == STEPS :]  # where it stood before
+    assert seen == sorted(seen) and seen[0] < 5 and len(seen) > 10
+    kept.select_option(".speed", "0.5")
+    kept.focus(".player")
+    kept.keyboard.press("Space")
+    until(kept, "p.classList.contains('playing') && step > 2 && step < 20")
+    kept.keyboard.press("Space")
+    until(kept, "!p.classList.contains('playing')")
+    assert 2 < int(kept.get_attribute(".player", "data-step")) < STEPS
+
+
+@pytest.mark.browser
+def test_a_tile_becomes_a_large_lossless_view_with_its_own_strip(kept, steps):
+    click(kept, ".guess canvas", 0.75, 0.25)  # the second of four
+    until(kept, "d.image === '1'")
+    kept.wait_for_selector(".strip:not([hidden])")
+    kept.focus(".player")
+    kept.keyboard.press("ArrowLeft")
+    until(kept, f"step === {STEPS - 1}")
+    step = steps[STEPS - 2]
+    np.testing.assert_array_equal(canvas_pixels(kept, ".guess"), to_uint8((step.x0 + 1) / 2)[1])
+    np.testing.assert_array_equal(canvas_pixels(kept, ".noisy"), to_uint8((step.x_t + 1) / 2)[1])
+    assert "(image 2)" in kept.inner_text(".charts")
+    click(kept, ".strip canvas", 0.01, 0.5)
+    until(kept, "step === 1")
+    kept.keyboard.press("Escape")
+    until(kept, "d.image === undefined && p.querySelector('.guess canvas').width === 64")
+    assert not kept.is_visible(".strip")
+
+
+@pytest.mark.browser
+def test_a_click_on_a_chart_goes_to_that_step(kept):
+    for chart in (".curve", ".moved"):
+        click(kept, f".chart {chart}", 0.5, 0.5)
+        until(kept, f"Math.abs(step - {STEPS / 2}) < 2")
+        kept.focus(".player")
+        kept.keyboard.press("End")
+        until(kept, f"step === {STEPS}")
+
+
+# ----------------------------------------------------------------------------
+# Files, settings and links
+
+
+def saved(page, kind):
+    """The file that the player's menu gives, as bytes."""
+    with page.expect_download(timeout=60_000) as download:
+        page.click(".save")
+        page.click(f".kinds [data-kind={kind}]")
+    page.wait_for_function("document.querySelector('.player .step').innerText.startsWith('saved ')")
+    return Path(download.value.path()).read_bytes()
+
+
+def pngs(archive):
+    """The pictures of a ZIP, by name."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        names = [name for name in file.namelist() if name.endswith(".png")]
+        return {name: np.asarray(Image.open(io.BytesIO(file.read(name)))) for name in names}
+
+
+@pytest.mark.browser
+def test_every_export_holds_the_frames_of_the_run(kept, steps):
+    x0 = [to_uint8((step.x0 + 1) / 2) for step in steps]
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(saved(kept, "png")))), grid(x0[-1]))
+
+    singles = pngs(saved(kept, "images"))
+    assert list(singles) == [f"{NAME}-{SEED + i}.png" for i in range(4)]
+    np.testing.assert_array_equal(np.stack(list(singles.values())), x0[-1])
+
+    every = pngs(saved(kept, "zip"))
+    assert len(every) == 2 * STEPS
+    for step, images in zip(steps, x0):
+        np.testing.assert_array_equal(every[f"x0/{step.index:06d}.png"], grid(images))
+        np.testing.assert_array_equal(every[f"x_t/{step.index:06d}.png"], grid(to_uint8((step.x_t + 1) / 2)))
+
+    strip = np.asarray(Image.open(io.BytesIO(saved(kept, "strip"))))
+    assert strip.shape[0] == 128 and strip.shape[1] == 10 * 130 - 2
+    np.testing.assert_array_equal(strip[::4, -128::4], x0[-1][0])
+    np.testing.assert_array_equal(strip[::4, :128:4], x0[0][0])
+
+    with Image.open(io.BytesIO(saved(kept, "gif"))) as gif:
+        assert gif.n_frames == STEPS
+        for i in (0, STEPS // 2, STEPS - 1):
+            gif.seek(i)
+            shown = np.asarray(gif.convert("RGB"))
+            factor = shown.shape[0] // 64
+            assert np.abs(shown[::factor, -64 * factor :: factor].astype(int) - grid(x0[i]).astype(int)).mean() < 8
+
+    with av.open(io.BytesIO(saved(kept, "mp4"))) as film:
+        shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(shown) == STEPS
+    for frame, images in zip(shown, x0):
+        factor = frame.shape[0] // 64
+        assert np.abs(frame[::factor, -64 * factor :: factor].astype(int) - grid(images).astype(int)).mean() < 8
+
+
+def upload(page, path):
+    with page.expect_file_chooser() as chooser:
+        page.click("#load")
+    chooser.value.set_files(path)
+
+
+def controls_of(page):
+    """What the page's controls say."""
+    values = {key: page.input_value(f"#{key} input[type=number]") for key in ("images", "timesteps", "seed")}
+    if page.is_visible("#eta"):
+        values["eta"] = page.input_value("#eta input[type=number]")
+    values["random"] = page.get_by_label("Random seed").is_checked()
+    for group in ("sampler", "schedule"):
+        values[group] = page.locator(f"#{group} input:checked").input_value()
+    return values
+
+
+def choose_others(page):
+    set_run(page, timesteps=12, seed=SEED, images=2)
+    page.get_by_label("DDIM").check()
+    page.get_by_label("cosine", exact=True).check()
+    for control, value in (("difference", "1.5"), ("eta", "0.4")):
+        box = page.locator(f"#{control} input[type=number]")
+        box.fill(value)
+        box.press("Tab")
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 12 && step === 12")
+    return controls_of(page)
+
+
+def set_to(page, chosen):
+    """Wait for the controls to have these values: Gradio sets one after the other."""
+    deadline = time.monotonic() + 60
+    while controls_of(page) != chosen:
+        assert time.monotonic() < deadline, (controls_of(page), chosen)
+        time.sleep(0.1)
+
+
+@pytest.mark.browser
+def test_the_settings_in_a_png_and_in_a_link_bring_back_the_controls_and_the_pixels(page, url, tmp_path):
+    chosen, picture = choose_others(page), canvas_pixels(page)
+    png = saved(page, "png")
+    made_with = json.loads(png_text(png)["dp"])
+    assert [made_with[key] for key in ("sampler", "noise_schedule", "timesteps", "eta")] == ["ddim", "cosine", 12, 0.4]
+    assert (
+        made_with["sha256"]
+        == hashlib.sha256((ROOT / "checkpoints" / NAME / "model.safetensors").read_bytes()).hexdigest()
+    )
+    assert png_text(png)["parameters"].startswith(f"{NAME} ({made_with['sha256'][:12]}), 2 images from seed {SEED}")
+
+    (tmp_path / "mine.png").write_bytes(png)
+    page.goto(url)
+    page.wait_for_selector("#generate")
+    assert controls_of(page) != chosen
+    upload(page, tmp_path / "mine.png")
+    set_to(page, chosen)
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 12")
+    np.testing.assert_array_equal(canvas_pixels(page), picture)
+
+    page.goto(copied_link(page))
+    page.wait_for_selector("#generate")
+    set_to(page, chosen)
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 12")
+    np.testing.assert_array_equal(canvas_pixels(page), picture)
+
+
+@pytest.mark.browser
+def test_a_bad_link_and_a_strangers_png_get_a_sentence_and_change_nothing(page, url, tmp_path):
+    page.goto(f"{url}/?timesteps=99999&sampler=<b>x")
+    page.get_by_text("The page ignores a part of its link: timesteps (Timesteps must be").wait_for()
+    before = controls_of(page)
+    assert before["timesteps"] == "20"
+    page.goto(f"{url}/?timesteps=7&difference={'9' * 400}&seed=5")
+    page.get_by_text("The page ignores a part of its link: difference (Time difference must be").wait_for()
+    page.wait_for_function("document.querySelector('#timesteps input[type=number]').value === '7'")
+    before = controls_of(page)
+    assert (before["timesteps"], before["seed"]) == ("7", "5")
+    (tmp_path / "other.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    upload(page, tmp_path / "other.png")
+    page.get_by_text("this PNG carries no settings").wait_for()
+    assert controls_of(page) == before
+
+
+# ----------------------------------------------------------------------------
+# What the player may ask of the server
+
+
+@pytest.fixture(scope="module")
+def ended():
+    engine = Engine(ROOT / "checkpoints", device="cpu")
+    ticket = engine.submit(SampleSettings(3, timesteps=20, seed=0), NAME)
+    list(ticket)
+    return engine, ticket
+
+
+def test_the_kept_frames_come_in_chunks(ended):
+    engine, ticket = ended
+    frames, *_ = recall(engine)
+    first = frames({"run": ticket.request_id, "start": 0})
+    second = frames({"run": ticket.request_id, "start": len(first["frames"])})
+    assert first["total"] == 20
+    assert [frame["index"] for frame in first["frames"] + second["frames"]] == list(range(1, 21))
+    assert first["frames"][0]["moved"] == [0, 0, 0] and min(first["frames"][1]["moved"]) > 0
+
+
+def test_anybody_may_ask_for_anything(ended):
+    engine, ticket = ended
+    frames, closeup, inside, save = recall(engine)
+    run = ticket.request_id
+    for asked in (None, [], "x", {}, {"run": run}, {"run": "x", "start": 0, "row": 0}, {"run": [run], "start": 0}):
+        assert frames(asked) is None and closeup(asked) is None and inside(asked) is None
+        assert "problem" in save(asked)
+    for wrong in (-1, 20, 1.5, "0", None, True, 10**30):
+        assert frames({"run": run, "start": wrong}) is None
+    for wrong in (-1, 3, 1.5, "0", None, True):
+        assert closeup({"run": run, "row": wrong}) is None
+        assert inside({"run": run, "row": wrong, "index": 1}) is None
+        assert inside({"run": run, "row": 0, "index": 21 if wrong == 3 else wrong}) is None
+    assert "problem" in inside({"run": run, "row": 0, "index": 0})

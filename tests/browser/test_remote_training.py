@@ -1,0 +1,376 @@
+"""A run sent to a rented machine from the page: through a Hub on this machine, whose Jobs are real processes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import WINDOWS
+from fakehub import refuses
+from pages import owners, window
+from test_prepare import png, write
+from test_publish import environment, everything_below, served, signed_in  # noqa: F401 (a fixture)
+from test_remote import gone, hub, shown  # noqa: F401 (a fixture)
+from test_train_tab import asking, home, in_state, open_train_tab, sooner_or_later  # noqa: F401 (a fixture)
+from tiny_runs import make_run, shorten, state
+
+from dp.training.remote import job
+from dp.training.run_folder import runs_in
+from dp.ui.auth import permission
+from dp.ui.training import remote_training
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+WRITER, BOB = "hf_alice", "hf_bob"
+
+
+@pytest.fixture(autouse=True)
+def bob(hub):  # noqa: F811
+    """Somebody else on this Hub."""
+    hub.users[BOB] = ("bob", True)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """An app that exchanges news, and whose Jobs report, several times a second."""
+    monkeypatch.setattr(remote_training, "EXCHANGE_S", 0.3)
+    monkeypatch.setattr(remote_training, "REPORT_S", 0.2)
+
+
+def says(page, part, words, seconds=150):
+    page.wait_for_function(
+        "([part, words]) => document.querySelector(`#board ${part}`).innerText.includes(words)",
+        arg=[part, words],
+        timeout=seconds * 1000,
+    )
+
+
+def priced(page):
+    page.wait_for_selector("#board .rent .main:enabled")
+
+
+def press(page, verb, answer=None):
+    page.click(f"#board [data-verb={verb}]")
+    if answer:
+        page.click(f"#board .asks .{answer}")
+
+
+def start(page, token=""):
+    if token:
+        page.fill("#board .rent .token", token)
+    page.click("#board .rent .main")
+
+
+# ----------------------------------------------------------------------------
+# The page
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("options", WINDOWS[:1])
+def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
+    browser,
+    hub,  # noqa: F811
+    environment,  # noqa: F811
+    hasty,
+    tmp_path,
+    options,
+    capfd,
+):
+    run = make_run(tmp_path, train_num_steps=1_000_000, save_and_sample_every=40)
+    answers, hub.has_machines = [], False
+    with served(environment) as url, window(browser, url, **options) as page:
+        page.on("response", lambda answer: answers.append(answer) if "component_server" in answer.url else None)
+        open_train_tab(page)
+        press(page, "rent")
+        priced(page)
+        assert page.input_value("#board .rent .machine") == "a10g-small"
+        says(page, ".price", "a10g-small (1 × A10G, 24 GB) costs $1.00 an hour, $2.00 at most. It pauses after 2 hours")
+        page.fill("#board .rent .timeout", "90m")
+        says(page, ".price", "$1.50 at most. It pauses after 90 minutes")
+        page.select_option("#board .rent .machine", "cpu-basic")
+        says(page, ".price", "cpu-basic (2 vCPU, 16 GB) costs $0.01 an hour, $0.02 at most")
+        page.fill("#board .rent .timeout", "soon")
+        says(page, ".price", "A time limit is written as 30m, 2h or 1d")
+        assert page.is_disabled("#board .rent .main")
+        page.fill("#board .rent .timeout", "1h")
+        priced(page)
+        for token, said in (("", "this needs a token"), (WRITER + "x", "does not accept this token")):
+            start(page, token)
+            says(page, ".rent .outcome", said)
+            assert page.input_value("#board .rent .token") == ""
+        assert hub.jobs == {} and state(run) == "new"
+
+        start(page, WRITER)
+        in_state(page, "queued")
+        says(page, ".message", "Waits for a machine (cpu-basic).")
+        says(page, ".job .where", "On a rented machine (cpu-basic) since")
+        assert page.get_attribute("#board .job a", "href") == f"{hub.url}/jobs/alice/job0"
+        assert not page.is_visible("#board .rent") and not page.is_visible("#board [data-verb=rent]")
+        (job,) = hub.jobs.values()
+        assert job["spec"]["flavor"] == "cpu-basic" and job["spec"]["timeoutSeconds"] == 3600
+        hub.is_forked = False
+        hub.run(job)
+        hub.is_forked = True
+        in_state(page, "preparing")
+        in_state(page, "running")
+        page.wait_for_function("+document.querySelector('#board .chart').dataset.points >= 3", timeout=150_000)
+        page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=150_000)
+        assert runs_in(run.path.parent)[0].is_away() and run.status()["pid"] is None
+        press(page, "pause")
+        in_state(page, "paused")
+        says(page, ".message", "nothing costs money now")
+        assert run.status()["step"] > 0 and not page.is_visible("#board .job")
+        total = run.status()["step"] + 20
+        shorten(run, total)
+
+        press(page, "rent")
+        priced(page)
+        assert not page.is_visible("#board .rent .token")  # typed once in this page's life
+        start(page)
+        in_state(page, "queued")
+        hub.trouble["inspect"] = refuses(503)
+        says(page, ".job .trouble", "The Hub has trouble of its own (error 503)")
+        assert page.locator("#board .milestones canvas:visible").count() >= 1
+        hub.trouble.clear()
+        says(page, ".job .heard", "Looked for news at")
+        hub.run(hub.jobs["job1"])
+        in_state(page, "finished")  # it may have few steps left, so that nobody sees it running
+        assert run.status()["step"] == total == run.milestones()[-1] and len(hub.repos) == 1
+        press(page, "delete")
+        says(page, ".asks", f"Its repository {run.status()['remote']['repo']} on Hugging Face stays")
+        page.click("#board .asks .no")
+        press(page, "forget", "yes")
+        page.wait_for_selector("#board [data-verb=forget]", state="hidden")
+        assert hub.repos == {} and run.milestones()[-1] == total
+        said = "".join(answer.text() for answer in answers) + page.content()
+        stored = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+        assert page.evaluate("[...document.querySelectorAll('input')].every(box => !box.value.includes('hf_'))")
+    said += "".join(capfd.readouterr())
+    assert WRITER not in said + stored and WRITER.encode() not in everything_below(tmp_path)
+
+
+@pytest.mark.browser
+def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
+    browser,
+    hub,  # noqa: F811
+    environment,  # noqa: F811
+    hasty,
+    tmp_path,
+):
+    run = make_run(tmp_path, train_num_steps=1_000_000, save_and_sample_every=100_000)
+    job.start(run, "a10g-small", "1h", WRITER, every=0.2)
+    with served(environment) as url, window(browser, url) as page:
+        open_train_tab(page)
+        page.wait_for_selector("#board .sign .token")
+        in_state(page, "queued")  # nobody has asked the Hub
+        for token, said in ((WRITER + "x", "does not accept this token"), (BOB, "This Job is alice's")):
+            page.fill("#board .sign .token", token)
+            page.click("#board .sign .main")
+            says(page, ".sign .outcome", said)
+        assert run.is_away()  # a stranger's token does not see its Job, which goes on
+        page.fill("#board .sign .token", WRITER)
+        page.click("#board .sign .main")
+        in_state(page, "running")
+        assert not page.is_visible("#board .sign")
+        press(page, "save")
+        sooner_or_later(lambda: run.milestones())
+        press(page, "sample")
+        page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=150_000)
+        press(page, "end", "no")
+        with window(browser, url) as other:  # a second page does not do it all again
+            open_train_tab(other)
+            in_state(other, "running")
+            other.wait_for_selector("#board .sign .token")
+        press(page, "end", "yes")
+        in_state(page, "stopped")
+        says(page, ".message", "Its Job was cancelled; Resume goes on from step")
+        assert hub.jobs["job0"]["stage"] == "CANCELED"
+        page.reload()
+        open_train_tab(page)
+        press(page, "forget", "yes")
+        page.click("#board .sign .cancel")
+        press(page, "forget", "yes")
+        page.fill("#board .sign .token", WRITER)
+        page.click("#board .sign .main")
+        page.wait_for_selector("#board [data-verb=forget]", state="hidden")
+        assert hub.repos == {} and not page.is_visible("#board .sign")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("options", WINDOWS[1:])  # where the form is far from the button
+def test_beside_start_a_new_run_is_brought_to_the_form(browser, hub, environment, home, tmp_path, options):  # noqa: F811
+    pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
+    with (
+        served(environment | {"HF_TOKEN": WRITER}) as url,
+        window(browser, owners(url, home), **options) as page,
+    ):
+        open_train_tab(page)
+        assert page.is_disabled("#rent-training")
+        page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
+        page.wait_for_selector("#intake .intake[data-state=checked]")
+        page.click("#rent-training")
+        in_state(page, "new")
+        priced(page)
+        page.wait_for_function(
+            """() => {
+                const box = document.querySelector('#board .rent .machine').getBoundingClientRect();
+                return box.top >= 0 && box.bottom <= innerHeight;
+            }"""
+        )
+        (run,) = runs_in(home)
+        assert run.config()["name"] == "pictures" and not run.is_alive() and not list((home / ".drafts").iterdir())
+        assert not page.is_visible("#board .rent .token")  # there is a login
+        hub.has_machines = False
+        start(page)
+        in_state(page, "queued")
+        assert hub.jobs["job0"]["spec"]["secrets"] == {"HF_TOKEN": WRITER}
+        press(page, "stop")
+        in_state(page, "stopped")
+        assert hub.jobs["job0"]["stage"] == "CANCELED"
+
+
+# ----------------------------------------------------------------------------
+# What the page asks of the server
+
+
+def asks(run, token="", **more):
+    return {"run": run.id, "token": token} | more
+
+
+def to_rent(run, token="", flavor="a10g-small", timeout="1h"):
+    return asks(run, token, flavor=flavor, timeout=timeout)
+
+
+@pytest.fixture
+def run(hub, home, tmp_path):  # noqa: F811
+    """One that is new, on a Hub without a machine to spare."""
+    hub.has_machines = False
+    return make_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place, typed, request_of, sent",
+    [
+        ("home", WRITER, asking(is_owner=True), WRITER),
+        ("home", "", asking(is_owner=True), "hf_owner"),
+        ("home", "", asking(), None),  # from another machine
+        ("home", f" {WRITER}\n", asking(), WRITER),
+        ("space", "", signed_in(WRITER, 7200), WRITER),
+        ("space", BOB, signed_in(WRITER), BOB),
+        ("space", "", asking(is_owner=True), None),
+        ("space", "", signed_in(WRITER, -1), None),
+    ],
+)
+def test_whose_token_rents(run, hub, monkeypatch, place, typed, request_of, sent):  # noqa: F811
+    hub.users["hf_owner"] = ("owner", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_owner")
+    if place == "space":
+        monkeypatch.setenv("SPACE_ID", "owner/space")
+        monkeypatch.setenv("DP_ALLOW_TRAINING", "1")
+    told = remote_training.machines({}, request_of)
+    assert (told["flavor"], told["timeout"]) == ("a10g-small", "2h")
+    assert told["machines"][0] == ["cpu-basic", "cpu-basic · $0.01 an hour · 2 vCPU, 16 GB"]
+    assert told["machines"][2] == ["tpu", "tpu · 1 × A10G, 24 GB"]
+    assert told["login"] is bool(sent and not typed) or typed
+    answer = remote_training.rent(to_rent(run, typed), request_of)
+    assert {token for *_, token in hub.requests} - {""} == ({sent} if sent else set())
+    if sent is None:
+        assert answer == {"problem": "this needs a token", "asks": True} and state(run) == "new"
+    else:
+        assert answer == {} and state(run) == "queued"
+        assert hub.jobs["job0"]["spec"]["secrets"] == {"HF_TOKEN": sent}
+        assert remote_training.exchange(asks(run, typed), request_of) == {}
+        assert remote_training.exchange(asks(run), asking()) == {"problem": "this needs a token", "asks": True}
+        assert remote_training.end(asks(run, typed), request_of) == {} and state(run) == "stopped"
+        assert remote_training.forget(asks(run, typed), request_of) == {} and hub.repos == {}
+
+
+def test_a_sign_in_that_ends_before_the_job_does_not_start_it(run, hub, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("SPACE_ID", "owner/space")
+    monkeypatch.setenv("DP_ALLOW_TRAINING", "1")
+    answer = remote_training.rent(to_rent(run, timeout="3h"), signed_in(WRITER, 7201))
+    assert answer["asks"] and answer["problem"].startswith("your sign-in on this page ends in 2 hours, and the Job")
+    assert hub.jobs == {} and state(run) == "new"
+    assert remote_training.rent(to_rent(run, timeout="2h"), signed_in(WRITER, 7201)) == {}
+
+
+@pytest.mark.parametrize(
+    "kind, status, words, needs_another",
+    [
+        ("job", 402, "no credit for Jobs: add some at", False),
+        ("job", 403, "make one that may run Jobs and write at", True),
+        ("job", 404, "offers no Jobs to this account", False),
+        ("whoami", 401, "mistyped or has expired", True),
+        ("whoami", 500, "trouble of its own", False),
+    ],
+)
+def test_what_the_hub_refuses_is_told(run, hub, kind, status, words, needs_another):  # noqa: F811
+    hub.trouble[kind] = refuses(status, X_Error_Message="Invalid credentials in Authorization header")
+    answer = remote_training.rent(to_rent(run, WRITER), asking())
+    assert words in answer["problem"] and answer.get("asks", False) is needs_another
+    assert WRITER not in json.dumps(answer) and state(run) == "new"
+
+
+def test_without_an_answer_nothing_changes_and_it_is_told(run, hub):  # noqa: F811
+    assert remote_training.rent(to_rent(run, WRITER), asking()) == {}
+    gone(hub)
+    before = run.status()
+    for function in (remote_training.exchange, remote_training.end):
+        answer = function(asks(run, WRITER), asking())
+        assert "cannot be reached: is this machine online?" in answer["problem"] and "asks" not in answer
+    assert run.status() == before
+    assert "cannot be reached" in remote_training.machines(None, asking())["problem"]
+    assert "is not known, since" in remote_training.price({"flavor": "a10g-small", "timeout": "1h"}, asking())["words"]
+
+
+def test_a_stranger_neither_ends_a_job_nor_makes_it_look_ended(run, hub):  # noqa: F811
+    assert remote_training.rent(to_rent(run, WRITER), asking()) == {}
+    for function in (remote_training.exchange, remote_training.end):
+        answer = function(asks(run, BOB), asking())
+        assert answer == {"problem": "this Job is alice's, and this token is not", "asks": True}
+    assert run.is_away() and hub.jobs["job0"]["stage"] == "SCHEDULING"
+    assert "going on as a Job" in remote_training.forget(asks(run, WRITER), asking())["problem"]
+    assert "already going on" in remote_training.rent(to_rent(run, WRITER), asking())["problem"]
+
+
+def test_odd_requests_are_told(run, hub):  # noqa: F811
+    fine = to_rent(run, WRITER)
+    for wrong in ([], None, {}, fine | {"token": 3}, fine | {"flavor": None}, fine | {"timeout": 7}):
+        assert remote_training.rent(wrong, asking()) == remote_training.ODD
+    for function in (remote_training.exchange, remote_training.end, remote_training.forget):
+        for wrong in ([], None, {}, fine | {"token": 3}):
+            assert function(wrong, asking()) == remote_training.ODD
+        assert "no such run" in function(fine | {"run": "x"}, asking())["problem"]
+    for wrong in ([], None, {}, {"flavor": "x"}, {"flavor": "x", "timeout": 3}):
+        assert remote_training.price(wrong, asking()) == remote_training.ODD
+    for change, words in (
+        ({"run": ["x"]}, "there is no such run any more"),
+        ({"flavor": "h900"}, "there is no machine 'h900'; there are: cpu-basic"),
+        ({"timeout": "2 weeks"}, "a time limit is written as"),
+        ({"token": "two words"}, "that is not a token"),
+    ):
+        assert words in remote_training.rent(fine | change, asking())["problem"]
+    for flavor, timeout, words in (("h900", "1h", "no machine 'h900'"), ("a10g-small", "0", "a time limit is")):
+        assert words in remote_training.price({"flavor": flavor, "timeout": timeout}, asking())["problem"]
+    assert "not going on as a Job" in remote_training.end(asks(run, WRITER), asking())["problem"]
+    assert (
+        remote_training.exchange(asks(run, WRITER), asking())
+        == remote_training.forget(asks(run, WRITER), asking())
+        == {}
+    )
+    assert hub.jobs == {} and state(run) == "new"
+
+
+def test_who_may_not_train_may_not_rent(run, hub, monkeypatch):  # noqa: F811
+    fine = to_rent(run, WRITER)
+    functions = (
+        remote_training.machines,
+        remote_training.price,
+        remote_training.rent,
+        remote_training.exchange,
+        remote_training.end,
+        remote_training.forget,
+    )
+    for name, why_not in (("SPACE_ID", permission.OFF), ("SPACES_ZERO_GPU", permission.ON_ZERO_GPU)):
+        monkeypatch.setenv(name, "1")
+        assert [function(fine, signed_in(WRITER)) for function in functions] == [{"problem": why_not}] * 6
+    assert hub.requests == []

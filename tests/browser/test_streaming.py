@@ -1,0 +1,344 @@
+"""Many readers of one engine: pages that leave and come back, programs that are killed, and what all of them leave
+behind. The app is served from this process, so that its engine can be looked into.
+"""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import uuid
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from gradio_client import Client
+from pages import ROOT, behind_proxy, canvas_pixels, set_run
+
+from dp.data.codec import grid, to_uint8
+from dp.diffusion.policy import DiffusionPolicy
+from dp.serving.engine import Engine
+from dp.ui import streaming
+from dp.ui.app import build_app
+from dp.ui.streaming import REPLAYED, some
+
+# The server runs in this process, where a warning made an error would be raised inside Gradio's threads.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+NAME = "faces-32"
+SOON = 60.0  # seconds: the rows of a reader that has gone may stay for two; the rest is for a busy machine
+
+
+class App:
+    """The real app around an engine that can be seen."""
+
+    def __init__(self):
+        self.engine = Engine(ROOT / "checkpoints", device="cpu")
+        self.demo = build_app(self.engine)
+        _, self.url, _ = self.demo.launch(prevent_thread_lock=True, quiet=True)
+        (self.generate,) = [i for i, fn in self.demo.fns.items() if fn.name == "from_engine"]
+
+    @property
+    def tickets(self):
+        return [request.ticket for request in list(self.engine._requests.values())]
+
+    def at_work(self):
+        return [ticket for ticket in self.tickets if ticket.state in ("waiting", "running")]
+
+    def wait_until_idle(self):
+        start = time.monotonic()
+        while self.at_work():
+            assert time.monotonic() - start < SOON, f"{self.at_work()} still hold rows"
+            time.sleep(0.005)
+        return time.monotonic() - start
+
+
+@pytest.fixture(scope="module")
+def app():
+    app = App()
+    yield app
+    app.demo.close()
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left(app):
+    yield
+    for ticket in app.tickets:
+        ticket.cancel()
+    app.wait_until_idle()
+
+
+@pytest.fixture
+def context(browser):
+    with browser.new_context() as context:
+        yield context
+
+
+def alone(images, timesteps, seed):
+    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / NAME)
+    return grid(to_uint8(policy.sample(images, timesteps=timesteps, sampler="dpmpp_2m", seed=seed)))
+
+
+def opened(context, url):
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_selector("#generate")
+    page.wait_for_selector(".player canvas")
+    return page
+
+
+def begin(page, app, timesteps, images=2, seed=5):
+    set_run(page, timesteps=timesteps, seed=seed, images=images)
+    page.click("#generate")
+    page.wait_for_function("+(document.querySelector('.player').dataset.step || 0) > 2", timeout=150_000)
+    return app.tickets[-1]
+
+
+class Reader:
+    """A page's run over plain HTTP, read or not: what a browser sends, without the browser."""
+
+    def __init__(self, app, images=2, timesteps=1000):
+        self.session = uuid.uuid4().hex
+        values = [NAME, images, timesteps, "ddim", "trained", 0, 0, 1, False, None, None]  # no walk, no picture
+        body = {"data": values, "fn_index": app.generate, "session_hash": self.session}
+        request = urllib.request.Request(
+            f"{app.url}gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        urllib.request.urlopen(request, timeout=30).close()
+        self.stream = urllib.request.urlopen(f"{app.url}gradio_api/queue/data?session_hash={self.session}", timeout=30)
+
+    def messages(self):
+        for line in self.stream:
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
+
+    def frames(self):
+        """Steps shown, as they come."""
+        for message in self.messages():
+            for part in message.get("output", {}).get("data", [])[:1]:
+                if "index" in json.dumps(part):
+                    yield message
+
+    def vanish(self):
+        self.stream.close()
+
+
+# ----------------------------------------------------------------------------
+# A page leaves, and comes back
+
+
+@pytest.mark.browser
+def test_a_page_that_is_closed_frees_its_rows(app, context):
+    page = opened(context, app.url)
+    ticket = begin(page, app, 1000)
+    page.close()
+    print(f"rows free after {app.wait_until_idle():.2f} s")
+    assert ticket.state == "parked"
+
+
+@pytest.mark.browser
+def test_a_reloaded_page_sees_its_run_from_the_beginning_and_it_goes_on_to_the_same_picture(app, context):
+    page = opened(context, app.url)
+    ticket = begin(page, app, 120)
+    page.wait_for_function("+document.querySelector('.player').dataset.step > 30", timeout=150_000)
+    page.add_init_script(
+        """window.seen = [];
+        setInterval(() => {
+            const player = document.querySelector('.player');
+            if (player && player.dataset.step) window.seen.push(+player.dataset.step);
+        }, 10);"""
+    )
+    page.reload()
+    page.wait_for_function("document.querySelector('.player')?.dataset.state === 'done'", timeout=150_000)
+    assert ticket.state == "done" and len(app.tickets) == len({t.request_id for t in app.tickets})
+    page.wait_for_function("window.seen.at(-1) === 120")  # it looks every ten milliseconds
+    seen = [step for step in page.evaluate("window.seen") if step]
+    assert seen[0] < 30 and seen == sorted(seen) and seen[-1] == 120
+    np.testing.assert_array_equal(canvas_pixels(page), alone(2, 120, 5))
+    assert page.is_visible("#generate") and not page.is_visible("#stop")
+
+
+@pytest.mark.browser
+def test_a_run_can_be_stopped_after_a_reload_and_a_new_tab_does_not_see_it(app, context):
+    page = opened(context, app.url)
+    ticket = begin(page, app, 1000, images=1)
+    page.reload()
+    page.wait_for_selector("#stop", state="visible")
+    other = opened(context, app.url)
+    time.sleep(0.5)
+    assert other.get_attribute(".player", "data-state") == "idle"
+    page.click("#stop")
+    page.wait_for_function("document.querySelector('.player').dataset.state === 'stopped'", timeout=150_000)
+    assert ticket.state == "stopped"
+
+
+@pytest.mark.browser
+def test_a_page_that_lost_its_connection_takes_its_run_up_again(app, context):
+    with behind_proxy(urlsplit(app.url).port) as proxy:
+        page = opened(context, proxy.url)
+        ticket = begin(page, app, 150)
+        proxy.cut()
+        app.wait_until_idle()
+        assert ticket.state == "parked"
+        proxy.limit = 1_000_000
+        with page.expect_request(lambda request: ticket.request_id in (request.post_data or ""), timeout=150_000):
+            page.evaluate("let ahead = 0; performance.now = () => (ahead += 10_000)")  # every silence is a long one
+        page.evaluate("delete performance.now")
+        page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=150_000)
+        assert ticket.state == "done"
+        np.testing.assert_array_equal(canvas_pixels(page), alone(2, 150, 5))
+
+
+@pytest.mark.browser
+def test_stop_before_the_first_frame_does_not_speak_of_the_run_before(app, context, monkeypatch):
+    page = opened(context, app.url)
+    set_run(page, timesteps=5, seed=5)
+    page.click("#generate")
+    page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=150_000)
+    page.wait_for_selector("#generate", state="visible")
+    gate, get = threading.Event(), app.engine._residents.get
+    monkeypatch.setattr(app.engine._residents, "get", lambda name: gate.wait(60) and get(name))  # as a cold one would
+    page.click("#generate")
+    page.click("#stop")
+    page.wait_for_function("document.querySelector('.player').dataset.state === 'stopped'", timeout=150_000)
+    gate.set()
+    assert page.inner_text(".player .step") == "stopped before the first step"
+    assert page.inner_text(".player .where") == "" and page.get_attribute(".player .bar", "aria-valuenow") == "0.000"
+
+
+def test_twelve_streams_of_one_program_all_come(app):
+    program = Client(app.url, verbose=False)
+    jobs = [program.submit(images=1, timesteps=10, seed=i, api_name="/stream") for i in range(12)]
+    assert [job.result(timeout=120)["state"] for job in jobs] == ["done"] * 12
+
+
+def test_past_the_limit_of_runs_under_way_the_next_one_is_asked_to_wait(app, monkeypatch):
+    monkeypatch.setattr(streaming, "MAX_RUNS", 2)
+    readers = [Reader(app, timesteps=1000) for _ in range(2)]
+    for reader in readers:
+        next(reader.frames())
+    late = Reader(app, timesteps=1000)
+    last = next(message for message in late.messages() if message["msg"] == "process_completed")
+    assert "2 runs are under way here, which is the limit: try again in a moment" in last["output"]["error"]
+    for reader in [*readers, late]:
+        reader.vanish()
+    app.wait_until_idle()
+
+
+def test_an_even_choice_of_the_past():
+    assert some([]) == []
+    assert some(list(range(5))) == list(range(5))
+    assert len(some(list(range(128)))) <= REPLAYED
+
+
+# ----------------------------------------------------------------------------
+# Readers that vanish, and what they leave behind
+
+
+def test_a_reader_whose_connection_breaks_frees_its_rows(app):
+    reader = Reader(app)
+    next(reader.frames())
+    reader.vanish()
+    app.wait_until_idle()
+    assert app.tickets[-1].state == "parked"
+
+
+PROGRAM = """
+import sys
+from gradio_client import Client
+job = Client(sys.argv[1], verbose=False).submit(images=2, timesteps=1000, api_name=sys.argv[2])
+for value in job:
+    print(value, flush=True)
+"""
+
+
+@pytest.mark.parametrize("endpoint", ["/stream", "/sample"])
+def test_a_program_that_is_killed_frees_its_rows(app, endpoint):
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, app.url, endpoint], stdout=subprocess.PIPE) as program:
+        program.stdout.readline()
+        assert len(app.at_work()) == 1
+        program.send_signal(signal.SIGKILL)
+    print(f"rows free after {app.wait_until_idle():.2f} s")
+    assert app.tickets[-1].state == "stopped"  # nobody can come back for it
+
+
+def test_a_program_that_cancels_frees_its_rows(app):
+    job = Client(app.url, verbose=False).submit(images=2, timesteps=1000, api_name="/stream")
+    while not job.outputs():
+        time.sleep(0.01)
+    job.cancel()
+    app.wait_until_idle()
+    assert app.tickets[-1].state == "stopped"
+
+
+def resources():
+    """Resident megabytes, threads, open files of this process."""
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return resident, threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+
+def abort(app, i):
+    """One viewer who leaves in the middle, in one of three ways."""
+    reader = Reader(app, images=4, timesteps=200)
+    frames = reader.frames()
+    next(frames)
+    if i % 3 == 1:
+        app.at_work()[0].cancel()
+        for _ in frames:
+            pass
+    reader.vanish()
+    app.wait_until_idle()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads its own memory where Linux shows it")
+@pytest.mark.parametrize("viewers, settled", [(24, 12), pytest.param(200, 20, marks=pytest.mark.soak)])
+def test_viewers_who_leave_in_the_middle_leave_nothing_behind(viewers, settled):
+    app = App()
+    app.engine.keep_for = 0.2  # what is kept for those who may come back is meant to stay: here not for long
+    for i in range(viewers):
+        abort(app, i)
+        if i == settled - 1:
+            time.sleep(1)
+            before = resources()
+    time.sleep(1)
+    after = resources()
+    app.demo.close()
+    print(f"MB, threads, files: {before} after {settled}, {after} after {viewers}")
+    assert not app.engine._requests
+    assert after[0] < before[0] + 30 and after[1] <= before[1] + 3 and after[2] <= before[2] + 3
+
+
+def test_a_page_that_reads_one_frame_a_second_slows_nobody_and_piles_nothing_up(app):
+    slow, quick = Reader(app, images=1, timesteps=80), Reader(app, images=1, timesteps=80)
+    taken = []
+
+    def read_slowly():
+        for message in slow.messages():
+            taken.append(message)
+            time.sleep(1)
+
+    threading.Thread(target=read_slowly, daemon=True).start()
+    for message in quick.messages():
+        if message["msg"] == "process_completed":
+            break
+    app.wait_until_idle()  # the slow one's run has ended, too, though its reader is far behind
+    waiting = app.demo._queue.pending_messages_per_session.get(slow.session)
+    assert waiting is None or waiting.qsize() <= 4
+    slow.vanish()
+    quick.vanish()
+
+
+def test_a_session_that_had_to_make_room_still_sees_its_run_to_the_end(app):
+    readers = [Reader(app, timesteps=30) for _ in range(2)]
+    app.demo.state_holder.session_data.clear()  # as Gradio does with those used longest ago
+    for reader in readers:
+        last = next(message for message in reader.messages() if message["msg"] == "process_completed")
+        assert last["success"]
+        reader.vanish()
+    assert [ticket.state for ticket in app.tickets[-2:]] == ["done", "done"]

@@ -1,0 +1,630 @@
+"""The Train tab: pictures in, a run that outlives page and app, its checkpoint in Denoise; and who may see it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+import urllib.request
+import zipfile
+from contextlib import contextmanager, suppress
+
+import gradio as gr
+import numpy as np
+import pytest
+from forks import forking
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from launching import launched
+from pages import awaited, canvas_pixels, hearing_late, serve, set_run, unfold, until, window
+from PIL import Image
+from starlette.requests import Request
+from test_dataset import BAD, GOOD, encode
+from test_prepare import JUNK, png, write
+from tiny_runs import shorten
+
+from dp import DiffusionPolicy
+from dp.data.codec import grid, to_uint8
+from dp.data.dataset import IMAGES
+from dp.data.prepare import prepare
+from dp.serving.engine import Engine
+from dp.training import processes as jobs
+from dp.training.presets import Settings
+from dp.training.run_folder import runs_in
+from dp.training.trainer import Trainer
+from dp.ui.auth import permission
+from dp.ui.auth.gateway import OWNER
+from dp.ui.components.run_board import run_board
+from dp.ui.components.upload import upload
+from dp.ui.tabs.train import called
+from dp.ui.training import uploads
+from dp.ui.training.time_estimate import PICTURES, duration, measured, reckoned, resized
+from dp.ui.training.uploads import Draft
+
+HIDDEN = {name for name in BAD | JUNK if any(part.startswith((".", "__")) for part in name.split("/"))}
+BROKEN = {name: content for name, (content, *_) in BAD.items() if name not in HIDDEN}
+BROKEN |= {
+    "head.bmp": b"BM" + bytes(60),
+    "static.gif": bytes(range(256)),
+    "half.webp": GOOD["lossy.webp"][0][:60],
+    "damaged.zip": b"PK\3\4" + bytes(40),
+    "poster.png": encode(Image.new("L", (4000, 1001)), "PNG"),
+    "<img src=x onerror=alert(1)>.jpg": b"<html>",
+}
+FINE = {name: content for name, (content, *_) in GOOD.items()}
+FINE |= {f"more/{number}.png": png(number, 20, 24) for number in range(180 - len(FINE))}
+TINY = {"train-width": 16, "train-depth": 1, "train-batch": 8, "train-steps": 1_000_000, "train-save-every": 20}
+
+
+CANCEL = """() => {
+    const root = document.querySelector('#intake .intake');
+    new MutationObserver((_, observer) => {
+        if (root.dataset.state !== 'checking') return;
+        observer.disconnect();
+        document.querySelector('#intake .cancel').click();
+    }).observe(root, {attributes: true});
+}"""
+
+
+def open_train_tab(page):
+    unfold(page.get_by_role("tab", name="Train"))
+    page.wait_for_selector("#intake .intake")
+
+
+def sooner_or_later(condition, seconds=150):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def in_state(page, state, seconds=150):
+    page.wait_for_selector(f"#board .run[data-state={state}]", timeout=seconds * 1000)
+
+
+def shown(page, what):
+    """A number that the board keeps for such questions: step, samples."""
+    return int(page.get_attribute("#board .run", f"data-{what}") or 0)
+
+
+@contextmanager
+def page_of(browser, url):
+    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        page, trouble = context.new_page(), []
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
+        page.goto(url)
+        page.wait_for_selector("#generate")
+        open_train_tab(page)
+        yield page
+        assert trouble == []
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """DP_HOME; training processes are forked, and whatever still trains there at the end is killed."""
+    folder = tmp_path / "home"
+    for name, value in {"DP_HOME": str(folder), "DP_DEVICE": "cpu", "CPU_CORES": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with forking():
+        yield folder
+    for run in runs_in(folder):
+        if run.is_alive():
+            with suppress(ProcessLookupError, TypeError):
+                os.kill(run.status()["pid"], signal.SIGKILL)
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(900)
+def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(browser, home, tmp_path):
+    folder = write(tmp_path / "holiday", FINE | BROKEN | JUNK)
+    assert len(FINE) + len(BROKEN) == 201 and len(BROKEN) == 21
+
+    limits = {"DP_MAX_FILES": "1000", "DP_MAX_PIXELS": "4000321"}  # of whoever hosts
+    with serve("app.py", DP_HOME=str(home), CPU_CORES="1", **limits) as url, page_of(browser, url) as page:
+        begun, _ = call(url, "begin", {"files": 1001, "bytes": 1})
+        assert "1001 files, more than 1,000; bring fewer, or a zip" in begun["problem"]
+        unfold(page.get_by_role("button", name="Advanced settings"))
+        for name, value in TINY.items():
+            page.locator(f"#{name} input").fill(str(value))
+            page.locator(f"#{name} input").press("Tab")
+        page.locator("#train-size input").click()
+        page.get_by_role("option", name="16 × 16").click()
+        page.locator("#intake .folder").set_input_files(folder)
+        page.wait_for_selector("#intake .intake[data-state=checked]", timeout=150_000)
+        said = page.inner_text("#intake .sentences")
+        assert "21 not used, each for its reason." in said and re.search(r"\d hidden or system files left aside", said)
+        names = page.eval_on_selector_all("#intake .aside td:first-child", "cells => cells.map(c => c.textContent)")
+        assert {f"holiday/{name}" for name in BROKEN} <= set(names)
+        assert "more than 4,000,321" in page.text_content("#intake .aside")
+        page.wait_for_function("document.querySelector('#intake .sheet').naturalWidth === 6 * 16")
+
+        page.click("#start-training")
+        in_state(page, "running")
+        page.wait_for_function("+document.querySelector('#board .chart').dataset.points >= 3", timeout=150_000)
+        page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=150_000)
+        assert page.locator("#board .milestones canvas:visible").count() >= 1
+        (run,) = runs_in(home)
+        assert not list((home / ".drafts").iterdir())  # what was uploaded is gone, the checked pictures are the run's
+        before = shown(page, "step")
+
+    assert run.is_alive() and run.status()["state"] == "running"  # with neither page nor app
+    with launched(home) as url, page_of(browser, url) as page:
+        in_state(page, "running")
+        page.wait_for_function(f"+document.querySelector('#board .run').dataset.step > {before}")
+        assert page.inner_text("#board .run .name") == "holiday"
+        page.click("#board [data-verb=pause]")
+        in_state(page, "paused")
+        assert not run.is_alive()
+
+        newest = run.milestones()[-1]
+        page.locator(f"#board li[data-step='{newest}']").get_by_label("Open in Denoise").click()
+        page.wait_for_selector("#generate", state="visible")
+        page.wait_for_function(f"document.querySelector('#checkpoint input').value === 'holiday/{newest:06d}'")
+        set_run(page, timesteps=5, seed=3)
+        page.click("#generate")
+        until(page, "d.state === 'done' && +d.kept === 5 && step === 5")
+        policy = DiffusionPolicy.from_pretrained(run.checkpoint(newest))
+        images = to_uint8(policy.sample(4, timesteps=5, sampler="dpmpp_2m", seed=3))
+        np.testing.assert_allclose(canvas_pixels(page), grid(images), atol=1)
+
+        open_train_tab(page)
+        page.click("#board [data-verb=resume]")
+        in_state(page, "running")
+        page.wait_for_function(f"+document.querySelector('#board .run').dataset.step > {newest}", timeout=150_000)
+        page.click("#board [data-verb=stop]")
+        in_state(page, "stopped")
+        assert not run.is_alive() and run.status()["step"] > newest
+        total = run.status()["step"] + 20
+        shorten(run, total)
+        page.click("#board [data-verb=resume]")
+        in_state(page, "finished")
+        assert run.status()["step"] == total == run.milestones()[-1]
+        records, _ = run.metrics()
+        assert sum("event" in record for record in records) == 2  # it went on twice
+
+        with page.expect_download() as download:
+            page.click("#board [data-verb=download]")
+        with zipfile.ZipFile(download.value.path()) as archive:
+            assert sorted(archive.namelist()) == [
+                f"holiday-{total:06d}/{name}" for name in ("README.md", "config.json", "model.safetensors")
+            ]
+        page.click("#board [data-verb=duplicate]")
+        page.get_by_text("The pictures of holiday, again. Change what you like, and start.").wait_for()
+        unfold(page.get_by_role("button", name="Advanced settings"))
+        assert page.input_value("#train-steps input") == str(total) and page.input_value("#train-width input") == "16"
+        page.locator("#train-steps input").fill("20")
+        page.locator("#train-steps input").press("Tab")
+        page.click("#start-training")
+        page.wait_for_function("document.querySelector('#board .run .name').textContent === 'holiday 2'")
+        in_state(page, "finished")
+        again = runs_in(home)[0]
+        assert again.status()["step"] == 20 and again.config()["trainer"]["train_num_steps"] == 20
+        assert (again.dataset / IMAGES).samefile(run.dataset / IMAGES)
+
+        page.click("#board [data-verb=delete]")
+        page.click("#board .asks .no")
+        assert again.path.exists()
+        page.click("#board [data-verb=delete]")
+        page.click("#board .asks .yes")
+        page.wait_for_function("document.querySelector('#board .run .name').textContent === 'holiday'")
+        assert [left.id for left in runs_in(home)] == [run.id]
+
+
+@pytest.mark.browser
+def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_starts(browser, home, tmp_path):
+    with launched(home) as url, page_of(browser, url) as page:
+        page.locator("#intake .files").set_input_files([write(tmp_path, {"notes.png": b"no picture"}) / "notes.png"])
+        page.wait_for_function("document.querySelector('#intake .problem').textContent.includes('no usable picture')")
+        assert page.is_disabled("#start-training")
+
+        large = encode(Image.new("RGB", (2000, 2000), "teal"), "PNG")  # few bytes, and some while to decode
+        folder = write(tmp_path / "many", {f"{number}.png": large for number in range(100)})
+        for is_at_once in (False, True):
+            if is_at_once:  # before Gradio knows that there is a check to be cancelled
+                page.evaluate(CANCEL)
+            page.locator("#intake .folder").set_input_files(folder)
+            if not is_at_once:
+                page.wait_for_selector("#intake .intake[data-state=checking]")
+                page.click("#intake .cancel")
+            page.wait_for_selector("#intake .intake[data-state=empty]")
+            sooner_or_later(lambda: len(list((home / ".drafts").iterdir())) == 1)  # that of notes.png
+            page.wait_for_timeout(1500)
+            assert page.is_visible("#intake .drop") and page.is_disabled("#start-training")
+
+        pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
+        page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
+        page.wait_for_selector("#intake .intake[data-state=checked]")
+        unfold(page.get_by_role("button", name="Advanced settings"))
+        page.locator("#train-width input").fill("17")
+        page.locator("#train-width input").press("Tab")
+        page.click("#start-training")
+        page.get_by_text("Network width must be a multiple of 16, got 17").wait_for()
+        assert runs_in(home) == []
+        page.click("#measure")
+        page.get_by_text("Network width must be a multiple of 16, got 17").nth(1).wait_for()
+
+
+@pytest.mark.browser
+def test_the_same_complaint_is_said_again(browser, home, tmp_path):
+    with launched(home) as url, page_of(browser, url) as page, hearing_late(page):
+        open_train_tab(page)
+        for _ in range(2):
+            page.locator("#intake .files").set_input_files([write(tmp_path, {"x.png": b"no picture"}) / "x.png"])
+            page.wait_for_selector("#intake .intake[data-state=checking]")
+            page.wait_for_selector("#intake .intake[data-state=empty]")
+            assert "no usable picture" in page.inner_text("#intake .problem")
+
+
+@pytest.mark.browser
+def test_a_preset_starts_as_it_stands_and_sampling_goes_on_beside_it(browser, home, tmp_path):
+    with launched(home) as url, page_of(browser, url) as page:
+        pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
+        page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
+        page.wait_for_selector("#intake .intake[data-state=checked]")
+        page.click("#start-training")  # nothing else was touched, and Advanced settings never opened
+        in_state(page, "running")
+        (run,) = runs_in(home)
+        assert run.config()["name"] == "pictures" and run.config()["trainer"]["train_num_steps"] == 2000
+
+        page.get_by_role("tab", name="Denoise").click()
+        before = run.status()["step"]
+        set_run(page, timesteps=120, seed=1, images=4)
+        page.click("#generate")
+        until(page, "d.state === 'running' && step > 0")
+        page.wait_for_function("/[1-9][0-9.]* steps\\/s/.test(document.querySelector('.player .where').innerText)")
+        until(page, "d.state === 'done' && step === 120")
+        sooner_or_later(lambda: run.status()["step"] > before)
+        assert run.status()["state"] == "running" and run.status()["images_per_s"] > 0
+
+        open_train_tab(page)
+        page.click("#board button[data-verb=stop]")
+        in_state(page, "stopped")
+
+
+def finished_run(home, tmp_path, **settings):
+    """A run of two pictures that this process has trained."""
+    list(prepare(write(tmp_path / "pictures", {"1.png": png(1), "2.png": png(2)}), tmp_path / "dataset", 16))
+    settings = Settings(name="cats", image_size=16, width=16, depth=1, batch=2, **settings)
+    run = jobs.create(home, settings.config("pictures", 2, time.time()), tmp_path / "dataset")
+    assert Trainer.of(run.path).train() == "finished"
+    return run
+
+
+@pytest.mark.browser
+def test_a_finished_run_is_trained_longer_beside_one_that_is_damaged(browser, home, tmp_path):
+    run = finished_run(home, tmp_path, steps=30, save_every=10)
+    run.sample(10).write_bytes(b"no picture")
+    (home / "broken").mkdir()
+    (home / "broken" / "config.json").write_text('{"name": 7}')
+    with launched(home) as url, window(browser, url) as page:
+        open_train_tab(page)
+        page.locator("#board .runs button", has_text="broken").click()
+        page.get_by_text("'name' must be text, got 7").wait_for()
+        page.locator("#board .runs button", has_text="cats").click()
+        in_state(page, "finished")
+        page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 2")
+        field = page.locator("#board .longer .steps")
+        page.click("#board [data-verb=longer]")
+        assert (int(field.input_value()), int(field.get_attribute("min"))) == (60, 31)
+        field.fill("45")
+        page.click("#board .longer .main")
+        page.wait_for_function("document.querySelector('#board .step').textContent.includes('of 45')")
+        in_state(page, "finished")
+        assert not page.is_visible("#board .longer") and run.status()["step"] == 45 == run.milestones()[-1]
+        page.set_viewport_size({"width": 390, "height": 844})  # at which `window` looks whether it is too wide
+        page.emulate_media(color_scheme="dark")
+        page.click("#board [data-verb=longer]")
+        assert (int(field.input_value()), int(field.get_attribute("min"))) == (90, 46)
+    said = run_board.act({"run": run.id, "verb": "extend", "steps": 45}, asking())
+    assert said == {"problem": "Steps must be a whole number from 46 to 10000000, got 45"}
+
+
+@pytest.mark.soak
+@pytest.mark.browser
+@pytest.mark.timeout(1200)
+def test_however_often_the_app_is_killed_there_is_one_training_process_and_after_stop_none(browser, home, tmp_path):
+    write(tmp_path / "pictures", {f"{number}.png": png(number) for number in range(8)})
+    list(prepare(tmp_path / "pictures", tmp_path / "dataset", 32))
+    settings = Settings(name="long", width=16, depth=1, batch=4, steps=1_000_000)
+    run = jobs.create(home, settings.config("pictures", 8, time.time()), tmp_path / "dataset")
+
+    def processes():
+        listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
+        return sum("-m dp train" in line and run.id in line for line in listed.splitlines())
+
+    with forking(False):
+        jobs.start(run)
+    for _ in range(20):
+        with serve("app.py", DP_HOME=str(home), CPU_CORES="1") as url:
+            with page_of(browser, url) as page:
+                in_state(page, "running")
+                with pytest.raises(ValueError, match="already going on"):
+                    jobs.start(run)
+                assert processes() == 1
+            port = url.rsplit(":", 1)[1]
+            subprocess.run(["pkill", "-KILL", "-f", f"app.py --port {port}"], check=True)
+    assert processes() == 1
+    step = run.status()["step"]
+    sooner_or_later(lambda: run.status()["step"] > step)
+    jobs.stop(run)
+    sooner_or_later(lambda: run.status()["state"] == "stopped" and processes() == 0)
+
+
+@pytest.mark.browser
+def test_a_page_that_has_gone_measures_no_more(browser, home, tmp_path):
+    trials = lambda: list((home / ".drafts").glob("trial-*"))  # noqa: E731
+    with forking(False), launched(home) as url:  # it is to be measured for a while
+        with page_of(browser, url) as page:
+            pictures = write(tmp_path, {"1.png": png(1), "2.png": png(2)})
+            page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
+            page.get_by_text("2,000 steps · measuring…").wait_for()
+            assert len(trials()) == 1
+        sooner_or_later(lambda: trials() == [])
+
+
+# ----------------------------------------------------------------------------
+# Who may
+
+
+def asking(name=None, expires_at=None, is_owner=False):
+    """A request as Gradio passes it to a handler, from a visitor who signed in as `name`. The peer address is that of
+    this machine, as behind a proxy: it proves nothing.
+    """
+    session = {"oauth_info": {"userinfo": {"preferred_username": name}, "expires_at": expires_at}} if name else {}
+    scope = {"type": "http", "session": session, "client": ("127.0.0.1", 50000), OWNER: is_owner}
+    return gr.Request(request=Request(scope))
+
+
+@pytest.mark.parametrize(
+    "environment, name, why_not",
+    [
+        ({}, None, None),
+        ({"DP_TRAINERS": "ann"}, None, None),  # a machine of one's own has no sign-in
+        ({"SPACE_ID": "ann/space"}, "ann", permission.OFF),
+        ({"SPACE_ID": "ann/space", "DP_ALLOW_TRAINING": "0"}, "ann", permission.OFF),
+        ({"SPACE_ID": "ann/space", "DP_ALLOW_TRAINING": "1"}, None, None),
+        ({"SPACE_ID": "ann/space", "DP_ALLOW_TRAINING": "1", "DP_TRAINERS": "Ann, bob"}, "ann", None),
+        ({"SPACE_ID": "ann/space", "DP_ALLOW_TRAINING": "1", "DP_TRAINERS": "ann,bob"}, None, permission.SIGN_IN),
+        (
+            {"SPACE_ID": "ann/space", "DP_ALLOW_TRAINING": "1", "DP_TRAINERS": "ann"},
+            "eve",
+            permission.NOT_YOU.format(name="eve"),
+        ),
+        ({"SPACES_ZERO_GPU": "true", "SPACE_ID": "a/b", "DP_ALLOW_TRAINING": "1"}, "ann", permission.ON_ZERO_GPU),
+    ],
+)
+def test_who_may_train_and_why_not(monkeypatch, environment, name, why_not):
+    for key in ("SPACE_ID", "DP_ALLOW_TRAINING", "DP_TRAINERS", "SPACES_ZERO_GPU"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert permission.refusal(asking(name)) == why_not
+    raw = asking(name).request  # as a component's own functions are given it
+    assert permission.refusal(raw) == why_not
+
+
+def test_an_expired_sign_in_is_none():
+    assert permission.user_of(asking("ann", time.time() + 60)) == "ann"
+    assert permission.user_of(asking("ann", time.time() - 1)) is None
+    assert permission.user_of(None) is None
+
+
+def make_run(home, network, name="Secret", milestones=(2,), dataset=None):
+    """A run that has come to some milestones; its dataset is of four pictures."""
+    if dataset is None:
+        dataset = home.parent / f"{name} pictures"
+        pictures = write(home.parent / f"{name} files", {f"{number}.png": png(number) for number in range(4)})
+        *_, _ = prepare(pictures, dataset, 16)
+    run = jobs.create(home, Settings(image_size=16, width=16).config("pictures", 4, time.time()), dataset, name)
+    for milestone in milestones:
+        DiffusionPolicy(network).save_pretrained(run.checkpoint(milestone))
+        run.samples.mkdir(exist_ok=True)
+        run.sample(milestone).write_bytes(png(milestone, 32, 32))
+    run.log({"step": 1, "loss": 0.5})
+    run.report(state="paused", step=2, total=10)
+    return run
+
+
+def call(url, name, asked):
+    """A component's function on the server, as anybody may call it."""
+    with urllib.request.urlopen(f"{url}/config") as answer:
+        config = json.load(answer)
+    component = next(c["id"] for c in config["components"] if name in c["props"].get("server_fns", ()))
+    body = {"session_hash": "x", "component_id": component, "fn_name": name, "data": asked}
+    request = urllib.request.Request(
+        f"{url}/gradio_api/component_server", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer), json.dumps(config)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("allowed", [True, False], ids=["at home", "on a public Space"])
+def test_a_stranger_sees_nothing_of_the_runs(home, tiny_rin, monkeypatch, allowed):
+    run = make_run(home, tiny_rin())
+    (home / os.fsdecode(b"caf\xe9")).mkdir()
+    (home / os.fsdecode(b"caf\xe9") / "config.json").write_text('{"name": "\\ud800", "created": 1}')
+    if not allowed:
+        monkeypatch.setenv("SPACE_ID", "ann/space")
+    with launched(home) as url:
+        looked, config = call(url, "look", {"run": run.id})
+        unfit, _ = call(url, "act", {"run": run.id, "verb": "rename", "name": "Mine\ud800"})
+        acted, _ = call(url, "act", {"run": run.id, "verb": "rename", "name": "Mine"})
+        begun, _ = call(url, "begin", {"files": 1, "bytes": 1})
+        client = Client(url, verbose=False)
+        sample = {"checkpoint": "Secret/000002" if not allowed else "Mine/000002", "images": 1, "timesteps": 2}
+        if allowed:
+            assert looked["facts"]["checkpoints"] == [2] and looked["samples"][0][0] == 2
+            assert looked["records"] == [{"step": 1, "loss": 0.5}]
+            assert [line["name"] for line in looked["runs"]] == ["Secret", "\ufffd"]
+            assert "must be text that UTF-8 can encode, got 'Mine\\ud800'" in unfit["problem"]
+            assert acted == {} and run.config()["name"] == "Mine" and "draft" in begun
+            picture, _ = client.predict(**sample, seed=1, api_name="/sample")
+            with Image.open(picture) as image:
+                assert image.size == (8, 8)
+        else:
+            assert looked == unfit == acted == begun == {"problem": permission.OFF}
+            assert run.config()["name"] == "Secret" and "Secret" not in config
+            with pytest.raises(AppError, match="there is no checkpoint 'Secret/000002'; there are: faces-32"):
+                client.predict(**sample, api_name="/sample")
+
+
+# ----------------------------------------------------------------------------
+# The parts
+
+
+def test_the_milestones_of_runs_are_listed_newest_first_and_each_by_a_name_of_its_own(home, tmp_path, tiny_rin):
+    dataset = make_run(home, tiny_rin(), "old", (2, 10)).dataset
+    first = make_run(home, tiny_rin(), "twin")
+    time.sleep(0.01)
+    second = make_run(home, tiny_rin(), "twin2")
+    jobs.rename(second, "twin")
+    engine = Engine(tmp_path / "bundled", device="cpu", runs=home)
+    names = [entry.name for entry in engine.checkpoints()]
+    assert names == [f"{second.id}/000002", "twin/000002", "old/000010", "old/000002"]
+    assert engine.policy("twin/000002").image_size == 8
+    assert run_board.free_name("twin") == "twin 2" and run_board.free_name("new") == "new"
+    assert run_board.run_of(first.id).id == first.id and dataset.is_dir()
+    for other in ("../home", first.id + "/..", "", None, 3, ["x"]):
+        with pytest.raises(ValueError, match="no such run"):
+            run_board.run_of(other)
+
+
+def piece(file, offset, data, **name):
+    return {"file": file, "offset": offset, "data": base64.b64encode(data).decode(), **name}
+
+
+def test_the_names_of_files_come_with_their_pieces(home):
+    draft = Draft(upload.begin({"files": 4, "bytes": 4}, asking())["draft"])
+    names = {0: "a/one.png", 1: "é.png", 3: "x" * 5000 + ".png"}
+    pieces = [piece(i, 0, b"x", name=name) for i, name in names.items()]
+    for _ in range(2):  # once more, as after a lost answer
+        assert upload.receive({"draft": draft.id, "pieces": pieces}, asking()) == {}
+    assert draft.names(4) == ["a/one.png", "é.png", "file 3", "x" * 996 + ".png"]
+    lone = upload.receive(
+        {"draft": draft.id, "pieces": [piece(2, 0, b"x", name="lone \ud800 surrogate.png")]}, asking()
+    )
+    assert "must be text that UTF-8 can encode" in lone["problem"]
+    for count in (0, -1, 10**6, True, 1.0, "1", None):
+        with pytest.raises(ValueError, match="not what the page sends"):
+            draft.names(count)
+
+
+def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
+    pictures = {"a/one.png": png(1), "two.png": png(2), "empty.jpg": b""}
+    begun = upload.begin({"files": 3, "bytes": 10}, asking())
+    send = lambda *pieces: upload.receive({"draft": begun["draft"], "pieces": list(pieces)}, asking())  # noqa: E731
+    assert send(piece(0, 0, pictures["a/one.png"][:100])) == {}
+    assert send(piece(0, 100, pictures["a/one.png"][100:]), piece(1, 0, pictures["two.png"]), piece(2, 0, b"")) == {}
+    assert send(piece(0, 100, pictures["a/one.png"][100:])) == {}  # once more, as after a lost answer
+    draft = Draft(begun["draft"])
+    *_, last = prepare(draft.sources(list(pictures)), draft.dataset, 16, names=list(pictures))
+    assert last.report.used == ["a/one.png", "two.png"] and last.report.refused == [("empty.jpg", "the file is empty")]
+    value = upload.checked(last.report, draft.dataset)
+    assert value["refused"] == [("empty.jpg", "the file is empty")] and value["more"] == 0
+
+    for bad, words in (
+        ([piece(0, 10**6, b"x")], "does not fit on the one before"),
+        ([piece(0, -1, b"x")], "does not fit on the one before"),
+        ([piece(10**6, 0, b"x")], "more than 100,000 files"),
+        ([piece("../../x", 0, b"x")], "more than 100,000 files"),
+        ([{"file": 0, "offset": 0, "data": "%%"}], "not what the page sends"),
+        ([{}], "not what the page sends"),
+        ([7], "not what the page sends"),
+        (7, "not what the page sends"),
+    ):
+        assert words in upload.receive({"draft": begun["draft"], "pieces": bad}, asking())["problem"]
+    for name in ("..", "", None, 7, "0" * 32, begun["draft"] + "/.."):
+        assert "bring them again" in upload.receive({"draft": name, "pieces": []}, asking())["problem"]
+    assert "100,000" in upload.begin({"files": 10**6, "bytes": 1}, asking())["problem"]
+    assert "bytes in all" in upload.begin({"files": 1, "bytes": 10**15}, asking())["problem"]
+    assert "not what the page sends" in upload.begin([], asking())["problem"]
+    assert sorted(path.name for path in draft.upload.iterdir()) == ["000000", "000001", "000002"]
+
+
+def test_a_draft_that_nobody_has_touched_for_a_day_is_swept(home):
+    old, young = Draft.begin(), Draft.begin()
+    os.utime(old.path, (time.time() - uploads.KEPT_S - 60,) * 2)
+    Draft.begin()
+    assert not old.path.exists() and young.path.exists()
+
+
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_no_draft_is_swept_because_the_clock_was_set(home, monkeypatch, hours):
+    before, clock = Draft.begin(), time.time
+    monkeypatch.setattr("time.time", lambda: clock() + hours * 3600)
+    after = Draft.begin()
+    os.utime(after.path, (time.time(), time.time()))
+    Draft.begin()
+    assert before.path.exists() and after.path.exists()
+
+
+def test_the_day_of_a_draft_from_the_future_begins_now(home):
+    draft, later = Draft.begin(), time.time() + 10**7
+    os.utime(draft.path, (later, later))
+    Draft.begin()
+    assert abs(draft.path.stat().st_mtime - time.time()) < 60
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Of seventy pictures, at 16 x 16."""
+    pictures = write(tmp_path / "pictures", {f"{number}.png": png(number) for number in range(70)})
+    *_, _ = prepare(pictures, tmp_path / "dataset", 16)
+    return tmp_path / "dataset"
+
+
+def test_a_trial_trains_on_a_few_of_the_pictures_at_its_own_size(dataset, tmp_path):
+    resized(dataset, tmp_path / "small", 32)
+    assert np.load(tmp_path / "small" / IMAGES).shape == (PICTURES, 32, 32, 3)
+
+
+def test_a_trial_says_how_long_training_would_take(home, dataset):
+    async def all_of_it():
+        return [found async for found in measured(dataset, Settings(image_size=16, width=16, depth=1, steps=1000))]
+
+    *beats, found = awaited(all_of_it())
+    assert set(beats) == {None} and 0.5 < found.seconds < 5000 and found.words == duration(found.seconds)
+    assert not list((home / ".drafts").iterdir())
+
+
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        ('noise\n{"seconds_per_step": 0.01, "seconds_per_save": 2, "device": "cpu"}', "about 8 min"),
+        ('{"error": "out of <memory>"}', "not measured: out of <memory>"),
+        ("", "not measured: the trial came to nothing"),
+        ("Killed", "not measured: the trial came to nothing"),
+    ],
+)
+def test_what_a_trial_says_is_told(said, words):
+    assert reckoned(said, Settings(steps=30_000, save_every=300)).words == words
+
+
+@pytest.mark.parametrize(
+    "seconds, words", [(0.2, "1 s"), (89, "89 s"), (100, "2 min"), (5000, "83 min"), (9000, "2.5 h")]
+)
+def test_durations_are_told_as_people_tell_them(seconds, words):
+    assert duration(seconds) == f"about {words}"
+
+
+@pytest.mark.parametrize(
+    "names, name",
+    [
+        (["cats.ZIP"], "cats"),
+        (["my.cats.TAR.gz"], "my.cats"),
+        (["cats.txz"], "cats"),
+        ([".zip"], "pictures"),
+        (["cats/a/1.png", "cats/2.png"], "cats"),
+        (["1.png", "2.png"], "pictures"),
+        (["..\\..\\x\\1.png"], ".."),
+        ([], "pictures"),
+    ],
+)
+def test_what_was_brought_has_a_name(names, name):
+    assert called(names) == name

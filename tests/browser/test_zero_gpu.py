@@ -1,0 +1,318 @@
+"""The app on ZeroGPU: when it is lent a GPU, when it is not, and when the GPU is taken away. What it shares with the
+engine's app is in test_app, which runs on both.
+"""
+
+import base64
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from pages import ROOT, canvas_pixels, copied_link, serve, set_run, type_numbers, unfold, until
+from test_compare import ARMS, compare, shown, until_arms
+from test_player import upload
+from test_start_image import choose, given
+from zerogpu import ANSWERS, DeviceAPI
+
+from dp import DiffusionPolicy, SampleSettings
+from dp.data.codec import grid, to_uint8
+from dp.serving.engine import Engine
+from dp.serving.files import export
+from dp.ui.auth.permission import ON_ZERO_GPU
+from dp.ui.sampling.page_values import MAX_IMAGES, MAX_TIMESTEPS, SAMPLERS
+from dp.ui.sampling.variants import MOST
+from dp.ui.zero_gpu import ANONYMOUS_S, Asked, seconds_needed, waiting_for
+
+# How the platform tells visitors from each other; without it, all of them share what the app has.
+PARTS = ({"alg": "HS256"}, {"user": "ann"}, {})
+VISITOR = {"X-IP-Token": ".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).decode().rstrip("=") for p in PARTS)}
+SAID = {
+    "quota": "You have exceeded your ZeroGPU quota (10s requested vs. 5s left). Try again in 1:02:00.",
+    "too long": "The requested GPU duration (10s) is larger than the maximum allowed",
+    "too many runs": "You have exceeded your ZeroGPU runs limit.",
+    "no GPU": "No GPU was available",
+    "expired": "this page has been open for too long to be lent a GPU: reload it",
+    "trouble": "no GPU could be had: RuntimeError: ZeroGPU API /schedule error: 500 (Internal Server Error)",
+    "queue in vain": "No GPU was available after 60s. "
+    "Create a free account to get a higher priority in ZeroGPU queues.",
+}
+CLOSE_TOASTS = "document.querySelectorAll('.toast-close').forEach(cross => cross.click())"
+LONG_SECOND = ("3", "1000", "5")  # timesteps of a comparison whose second run goes on for as long as a test needs
+TAKEN_AWAY = "the GPU was taken away before the run had ended: try again, or with fewer images or timesteps"
+
+
+@pytest.fixture(scope="module")
+def api():
+    if torch.version.cuda is None:
+        pytest.skip("the spaces package runs its ZeroGPU half only beside a CUDA build of PyTorch")
+    with DeviceAPI() as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def url(api):
+    with serve("tests/helpers/zerogpu.py", CPU_CORES="1", **api.environment) as address:
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def lends(request):
+    """Whatever the test before has left."""
+    if "url" in request.fixturenames:
+        request.getfixturevalue("api").answer = "lent"
+
+
+@pytest.fixture
+def page(page):
+    page.set_extra_http_headers(VISITOR)
+    return page
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
+
+
+def until_said(page, words, player="#player"):
+    page.wait_for_function(
+        "([at, words]) => document.querySelector(at + ' .step').textContent === words", arg=[player, words]
+    )
+
+
+def until_released(api, since, seconds=150):
+    """Every GPU that has been lent since that many requests is back, and its worker is done."""
+    deadline = time.monotonic() + seconds
+    while api.log[since:].count("/release") < max(api.log[since:].count("/schedule"), 1):
+        assert time.monotonic() < deadline, api.log[since:]
+        time.sleep(0.05)
+
+
+def test_answers_of_the_platform_are_all_seen():
+    assert SAID.keys() == ANSWERS.keys() - {"lent", "queue", "long queue"}
+
+
+# ----------------------------------------------------------------------------
+# No GPU
+
+
+@pytest.mark.browser
+def test_a_refusal_is_said_in_the_players_own_line_and_the_next_run_works(page, api, policy):
+    set_run(page, timesteps=10, seed=3, images=1)
+    page.click("#generate")
+    until(page, "d.state === 'done' && step === 10")
+    before = canvas_pixels(page)
+    for answer, words in SAID.items():
+        api.answer = answer
+        page.click("#generate")
+        until_said(page, words)
+        page.wait_for_selector("#generate", state="visible")
+        assert page.get_attribute("#player .player", "data-state") == "failed"
+        assert page.get_attribute("#player .player", "aria-busy") == "false" and not page.is_visible("#stop")
+        toast = page.locator(".toast-body").filter(has_text=words).first
+        toast.wait_for()
+        assert toast.locator("a").count() == 0  # no markup but ours
+        page.evaluate(CLOSE_TOASTS)
+        page.wait_for_timeout(300)
+        assert page.inner_text("#player .step") == words  # and nothing takes its place
+        np.testing.assert_array_equal(canvas_pixels(page), before)
+    assert {asked["token"] for asked in api.asked[-len(SAID) :]} == {VISITOR["X-IP-Token"]}
+    for answer, steps in (("queue", 12), ("lent", 11)):
+        api.answer = answer
+        set_run(page, timesteps=steps, seed=4, images=1)
+        page.click("#generate")
+        until(page, f"d.state === 'done' && step === {steps}")
+        images = policy.sample(1, timesteps=steps, sampler="dpmpp_2m", seed=4)
+        np.testing.assert_allclose(canvas_pixels(page), grid(to_uint8(images)), atol=1)
+
+
+@pytest.mark.browser
+def test_a_refused_comparison_says_why_and_the_next_one_works(page, api, policy):
+    lines = f"{ARMS}.map(p => p.querySelector('.step').textContent)"
+    for answer, words in SAID.items():
+        api.answer = answer
+        if answer == next(iter(SAID)):
+            compare(page, timesteps=10, images=2)
+        else:
+            page.click("#compare")
+        there = [words, *["not run to its end"] * 2]
+        page.wait_for_function(f"words => String({lines}) === String(words)", arg=there)
+        until_arms(page, "arms.every(p => p.dataset.state === 'failed' && p.getAttribute('aria-busy') === 'false')")
+        page.wait_for_selector("#compare", state="visible")
+        assert not page.is_visible("#compare-stop")
+        page.evaluate(CLOSE_TOASTS)
+    api.answer = "lent"
+    type_numbers(page, "compare-", seed=6)
+    page.click("#compare")
+    until_arms(page, "arms.length === 3 && arms.every(p => p.dataset.state === 'done')")
+    for (_, sampler), picture in zip(SAMPLERS[:3], shown(page)[1], strict=True):
+        images = policy.sample(2, timesteps=10, sampler=sampler, seed=6)
+        np.testing.assert_allclose(picture, grid(to_uint8(images)), atol=1)
+    assert page.locator("#clock tbody tr").count() == 3
+
+
+@pytest.mark.parametrize("endpoint", ["/sample", "/stream"])
+def test_a_program_gets_the_same_sentences(url, api, endpoint):
+    client = Client(url, verbose=False, headers=VISITOR)
+    for answer, words in SAID.items():
+        api.answer = answer
+        with pytest.raises(AppError) as error:
+            client.predict(images=1, timesteps=2, api_name=endpoint)
+        assert words.split(" Try again")[0] in str(error.value) and "<" not in str(error.value)
+    api.answer = "lent"
+    result = client.predict(images=1, timesteps=2, api_name=endpoint)
+    assert (result if endpoint == "/stream" else result[1])["state"] == "done"
+
+
+# ----------------------------------------------------------------------------
+# The GPU is taken away, or given back
+
+
+@pytest.mark.browser
+def test_a_gpu_that_is_taken_away_ends_the_run_with_a_sentence_and_its_frames_stay(page, api):
+    set_run(page, timesteps=1000, seed=1)
+    page.click("#generate")
+    until(page, "step >= 20 && d.state === 'running'")
+    os.kill(api.workers[-1], signal.SIGKILL)
+    until_said(page, TAKEN_AWAY)
+    page.wait_for_selector("#generate", state="visible")
+    page.focus("#player .player")
+    page.keyboard.press("Home")
+    until(page, "step === 1")
+
+    compare(page, "Timesteps", values=LONG_SECOND, seed=2)
+    until_arms(page, "arms.length === 3 && +arms[1].dataset.step >= 5 && arms[1].dataset.state === 'running'")
+    os.kill(api.workers[-1], signal.SIGKILL)
+    until_arms(page, "String(arms.map(p => p.dataset.state)) === 'done,failed,failed'")
+    lines = page.evaluate(f"{ARMS}.map(p => p.querySelector('.step').textContent)")
+    assert lines[1:] == [TAKEN_AWAY, "not run to its end"]
+    page.wait_for_selector("#compare", state="visible")
+
+
+@pytest.mark.browser
+def test_stop_gives_the_gpu_back(page, api):
+    set_run(page, timesteps=1000, seed=1)
+    since = len(api.log)
+    page.click("#generate")
+    until(page, "step >= 5 && d.state === 'running'")
+    page.click("#stop")
+    until_released(api, since)
+    until(page, "d.state === 'stopped'")
+    page.wait_for_selector("#generate", state="visible")
+
+    since = len(api.log)
+    compare(page, "Timesteps", values=LONG_SECOND)
+    until_arms(page, "arms.length === 3 && +arms[1].dataset.step >= 5 && arms[1].dataset.state === 'running'")
+    page.click("#compare-stop")
+    until_released(api, since)
+    until_arms(page, "String(arms.map(p => p.dataset.state)) === 'done,stopped,stopped'")
+    lines = page.evaluate(f"{ARMS}.map(p => p.querySelector('.step').textContent)")
+    assert lines[1].startswith("stopped at ") and lines[2] == "stopped before the first step"
+    page.wait_for_selector("#compare", state="visible")
+
+
+@pytest.mark.browser
+def test_stop_while_waiting_for_a_gpu_gives_it_back_as_soon_as_it_comes(page, api):
+    api.answer = "long queue"
+    since = len(api.log)
+    set_run(page, timesteps=1000, seed=1)
+    page.click("#generate")
+    page.click("#stop")
+    until_said(page, "stopped before the first step")
+    page.wait_for_selector("#generate", state="visible")
+    assert "/release" not in api.log[since:]
+    api.served.set()
+    until_released(api, since)
+
+
+@pytest.mark.browser
+def test_whoever_leaves_gives_the_gpu_back(page, url, api):
+    since = len(api.log)
+    set_run(page, timesteps=1000, seed=1)
+    page.click("#generate")
+    until(page, "step >= 5 && d.state === 'running'")
+    page.goto("about:blank")
+    until_released(api, since)
+
+    since = len(api.log)
+    job = Client(url, verbose=False).submit(images=4, timesteps=1000, seed=1, api_name="/stream")
+    next(iter(job))
+    job.cancel()
+    until_released(api, since)
+
+
+# ----------------------------------------------------------------------------
+# What is asked for
+
+
+def test_the_largest_run_is_one_that_anybody_may_ask_for():
+    largest = Asked("faces-32", SampleSettings(MAX_IMAGES, timesteps=MAX_TIMESTEPS))
+    assert seconds_needed([largest]) <= ANONYMOUS_S and "signed in" not in waiting_for([largest])
+    assert seconds_needed([Asked("faces-32", SampleSettings(4, timesteps=20))]) == 10
+    assert waiting_for([largest] * MOST).startswith(
+        f"waiting for a GPU, for {seconds_needed([largest] * MOST)} seconds"
+    )
+    assert f"more than the {ANONYMOUS_S} that visitors get who have not signed in" in waiting_for([largest] * MOST)
+
+
+@pytest.mark.browser
+def test_the_seconds_are_said_before_they_are_asked_for(page, api):
+    api.answer = "queue in vain"
+    compare(page, timesteps=1000, images=64)
+    run = Asked("faces-32", SampleSettings(64, timesteps=1000))
+    until_said(page, waiting_for([run] * 3), ".player.arm")
+    until_said(page, SAID["queue in vain"], ".player.arm")
+    assert api.asked[-1]["durationSeconds"] == str(seconds_needed([run] * 3))
+
+
+# ----------------------------------------------------------------------------
+# The rest of the app
+
+
+@pytest.mark.browser
+def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page, policy, tmp_path):
+    run = SampleSettings(4, timesteps=6, sampler="ddim", seed=11)
+    ticket = Engine(ROOT / "checkpoints", device="cpu").submit(run, "faces-32")  # somebody's, elsewhere
+    frame = list(ticket)[-1]
+    _, png = export([frame], ticket.made_with, "png")
+    (tmp_path / "faces.png").write_bytes(png)
+    upload(page, tmp_path / "faces.png")
+    page.wait_for_function("document.querySelector('#seed input').value === '11'")
+    page.click("#generate")
+    until_said(page, "step 6/6 · done")
+    until(page, "d.state === 'done' && step === 6")
+    np.testing.assert_allclose(canvas_pixels(page), grid(frame.x0), atol=1)
+    page.focus("#player .player")
+    page.keyboard.press("Enter")
+    until(page, "d.image === '0'")
+    assert not page.is_visible("#player .save") and not page.is_visible("#player .peer")
+    page.keyboard.press("Escape")
+
+    choose(page, tmp_path)
+    page.locator("#start .strength").fill("0.5")
+    unfold(page.get_by_text("Walk between two seeds", exact=True))
+    page.locator("#walk input").fill("9")
+    page.locator("#walk input").press("Tab")
+    page.evaluate("document.querySelector('#player .step').textContent = ''")
+    page.click("#generate")
+    until_said(page, "step 6/6 · done")
+    until(page, "d.state === 'done' && step === 6")
+    start, *_ = given(page)
+    images = policy.sample(4, timesteps=6, sampler="ddim", seed=11, walk_to=9, start=start, strength=0.5)
+    np.testing.assert_allclose(canvas_pixels(page), grid(to_uint8(images)), atol=1)
+    page.wait_for_function("document.querySelector('.path canvas').width === 128")
+    link = copied_link(page)
+    assert "walk=9" in link and "seed=11" in link
+    page.goto(link)
+    page.wait_for_function("document.querySelector('#seed input')?.value === '11'")
+
+
+@pytest.mark.browser
+def test_the_train_tab_says_what_does_not_work_and_offers_nothing(page):
+    page.get_by_role("tab", name="Train").click()
+    assert ON_ZERO_GPU.replace("**", "") in page.inner_text("#refused")
+    assert not page.is_visible("#train") and not page.is_visible("#start-training")

@@ -1,0 +1,380 @@
+"""dp.checkpoints.folder: one folder, one model; whatever else stands in a folder is refused with what is wrong with
+it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dp.checkpoints import folder as checkpoint
+from dp.checkpoints.folder import CheckpointError
+from dp.diffusion.policy import DiffusionPolicy
+from dp.networks.rin import NETWORKS, RIN
+
+TINY = dict(dim=8, image_size=8, patch_size=4, depth=1, latent_self_attn_depth=1)
+TINY |= dict(num_latents=4, heads=1, dim_head=8, conv_blocks=1)
+
+
+def make_policy(network: dict | None = None, **settings) -> DiffusionPolicy:
+    torch.manual_seed(0)
+    policy = DiffusionPolicy(RIN(**TINY | (network or {})), **settings)
+    for parameter in policy.parameters():  # some start at zero, where a mix-up would not be seen
+        nn.init.normal_(parameter, std=0.1)
+    return policy
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A whole checkpoint."""
+    checkpoint.save(make_policy(), tmp_path / "mine", step=7)
+    return tmp_path / "mine"
+
+
+def change(folder: Path, edit: Callable[[dict], object]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    edit(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+# ----------------------------------------------------------------------------
+# There and back
+
+
+@pytest.mark.parametrize(
+    "network, settings",
+    [
+        ({}, {}),
+        ({"conv_widths": (8,), "channels": 1, "dim_latent": 16}, {"objective": "x0", "use_ddim": False}),
+        (
+            {"channels": 4},
+            {
+                "timesteps": 7,
+                "noise_schedule": "cosine",
+                "schedule_kwargs": {"start": 0.2, "tau": 2},
+                "objective": "eps",
+                "time_difference": 0.1,
+                "min_snr_loss_weight": False,
+                "min_snr_gamma": 2.5,
+                "train_prob_self_cond": 0.0,
+                "scale": 0.5,
+            },
+        ),
+    ],
+    ids=["defaults", "convolutional", "every option"],
+)
+def test_what_was_saved_comes_back_to_the_bit(tmp_path, network, settings):
+    policy = make_policy(network, **settings)
+    policy.save_pretrained(tmp_path / "it")
+    back = DiffusionPolicy.from_pretrained(str(tmp_path / "it"))
+    assert back.config == policy.config and back.model.config == policy.model.config
+    ours, theirs = policy.state_dict(), back.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert torch.equal(policy.sample(2, timesteps=3, seed=5), back.sample(2, timesteps=3, seed=5))
+
+
+def test_a_loaded_model_can_be_trained(folder):
+    policy = checkpoint.load(folder)
+    policy(torch.rand(2, 3, 8, 8), self_condition=True).backward()
+    assert all(p.requires_grad and p.device.type == "cpu" and p.grad is not None for p in policy.parameters())
+
+
+def test_a_loaded_model_no_longer_depends_on_its_file(folder):
+    policy = checkpoint.load(folder)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    with (folder / "model.safetensors").open("r+b") as file:  # written over in place, as a careless tool would
+        file.write(b"\x7f" * (folder / "model.safetensors").stat().st_size)
+    assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
+
+
+def test_numpys_numbers_are_saved_as_plain_ones(tmp_path):
+    make_policy(
+        timesteps=np.int64(50), scale=np.float32(0.5), schedule_kwargs={"tau": np.float32(0.75)}
+    ).save_pretrained(tmp_path)
+    back = checkpoint.load(tmp_path).config
+    assert (back["timesteps"], back["scale"], back["schedule_kwargs"]) == (50, 0.5, {"tau": 0.75})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_on_disk_is_float32_in_memory(tmp_path, dtype):
+    policy = make_policy()
+    checkpoint.save(policy, tmp_path / "half", dtype=dtype)
+    assert {value.dtype for value in load_file(tmp_path / "half" / "model.safetensors").values()} == {dtype}
+    loaded = checkpoint.load(tmp_path / "half").state_dict()
+    for name, value in policy.state_dict().items():
+        assert loaded[name].dtype == torch.float32
+        assert torch.equal(loaded[name], value.to(dtype).float())
+
+
+def test_saving_over_a_checkpoint_replaces_the_model_and_keeps_its_card(folder):
+    (folder / "README.md").write_text("# My own words")
+    other = make_policy({"depth": 2})
+    other.save_pretrained(folder)
+    assert checkpoint.load(folder).model.config["depth"] == 2
+    assert (folder / "README.md").read_text() == "# My own words"
+
+
+def test_a_folder_without_a_card_gets_one(tmp_path):
+    policy = make_policy()
+    checkpoint.save(policy, tmp_path / "it", step=1234, dataset="cats", license="cc0-1.0")
+    card = (tmp_path / "it" / "README.md").read_text()
+    count = sum(p.numel() for p in policy.parameters())
+    for words in ("8x8", f"{count:,} parameters", "objective v", "sigmoid", "1,234 training steps", "license: cc0-1.0"):
+        assert words in card
+    config = checkpoint.read_config(tmp_path / "it")
+    assert (config["step"], config["dataset"], config["license"]) == (1234, "cats", "cc0-1.0")
+
+
+# ----------------------------------------------------------------------------
+# What cannot be saved
+
+
+class Elsewhere(RIN):
+    """A network of somebody's own: even one much like ours cannot be rebuilt from a name."""
+
+
+def test_a_network_that_no_checkpoint_may_name_is_not_saved(tmp_path):
+    policy = DiffusionPolicy(Elsewhere(**TINY))
+    with pytest.raises(CheckpointError, match=r"Elsewhere.*rin"):
+        policy.save_pretrained(tmp_path / "it")
+    assert not (tmp_path / "it").exists()
+
+
+@pytest.mark.parametrize("card", [{"step": -1}, {"step": 1.5}, {"dataset": 3}, {"colour": "red"}])
+def test_a_card_that_could_not_be_read_back_is_not_written(folder, card):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(CheckpointError, match=next(iter(card))):
+        checkpoint.save(make_policy({"depth": 2}), folder, **card)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    with pytest.raises(CheckpointError):
+        checkpoint.save(make_policy(), folder.parent / "new", **card)
+    assert not (folder.parent / "new").exists()
+
+
+# ----------------------------------------------------------------------------
+# What cannot be loaded: an edit of a whole checkpoint, and what the message must say
+
+
+def _set(part: str, **values) -> Callable[[dict], object]:
+    return lambda config: config[part].update(values)
+
+
+CONFIGS: dict[str, tuple[Callable[[dict], object], str]] = {
+    "unknown field": (lambda c: c.update(pickle="x"), "unknown field 'pickle'"),
+    "unknown network option": (_set("network", flavour=1), "unknown field 'flavour' in network"),
+    "unknown policy option": (_set("policy", flavour=1), "unknown field 'flavour' in policy"),
+    "no network": (lambda c: c.pop("network"), "lacks the field 'network'"),
+    "no policy": (lambda c: c.pop("policy"), "lacks the field 'policy'"),
+    "no type": (lambda c: c["network"].pop("type"), "unknown network None"),
+    "a network option missing": (lambda c: c["network"].pop("depth"), "lacks the field 'depth'"),
+    "unknown type": (_set("network", type="unet"), "unknown network 'unet'.*rin"),
+    "type is no text": (_set("network", type=["rin"]), "unknown network"),
+    "network is no object": (lambda c: c.update(network=[1]), "'network'.*an object"),
+    "policy is no object": (lambda c: c.update(policy="x"), "'policy'.*an object"),
+    "a truth for a number": (_set("network", depth=True), "'depth'.*whole number.*True"),
+    "text for a number": (_set("network", dim="8"), "'dim'.*whole number.*'8'"),
+    "a fraction for a whole number": (_set("network", dim=8.0), "'dim'.*whole number.*8.0"),
+    "null for a number": (_set("network", dim_latent=None), "'dim_latent'.*None"),
+    "a number for a truth": (_set("policy", use_ddim=1), "'use_ddim'.*true or false.*1"),
+    "a number for text": (_set("policy", objective=1), "'objective'.*text"),
+    "a list for keywords": (_set("policy", schedule_kwargs=[1]), "'schedule_kwargs'.*an object"),
+    "too small": (_set("network", dim=4), "'dim'.*8 to 4096.*4"),
+    "too large": (_set("network", depth=65), "'depth'.*1 to 64.*65"),
+    "negative": (_set("network", patch_size=-4), "'patch_size'.*-4"),
+    "a huge number": (_set("network", num_latents=10**400), "'num_latents'"),
+    "not a number": (_set("policy", scale=float("nan")), "'scale'.*nan"),
+    "infinite": (_set("policy", min_snr_gamma=float("inf")), "'min_snr_gamma'.*inf"),
+    "scale above 1": (_set("policy", scale=1.5), "'scale'.*1.5"),
+    "scale 0": (_set("policy", scale=0), "scale.*0"),
+    "no timesteps": (_set("policy", timesteps=0), "'timesteps'.*0"),
+    "a truth for timesteps": (_set("policy", timesteps=True), "'timesteps'.*True"),
+    "step is text": (lambda c: c.update(step="7"), "'step'.*'7'"),
+    "too many widths": (_set("network", conv_widths=[8] * 7), "'conv_widths'.*at most 6"),
+    "a truth for a width": (_set("network", conv_widths=[True]), "'conv_widths'.*True"),
+    "widths are no list": (_set("network", conv_widths=8), "'conv_widths'.*list"),
+    "unknown objective": (_set("policy", objective="score"), "objective 'score'"),
+    "unknown schedule": (_set("policy", noise_schedule="quadratic"), "quadratic.*sigmoid"),
+    "unknown schedule keyword": (_set("policy", schedule_kwargs={"slope": 1}), "slope"),
+    "a schedule keyword out of bounds": (_set("policy", schedule_kwargs={"tau": -1}), "tau.*-1"),
+    "a schedule keyword of text": (_set("policy", schedule_kwargs={"tau": "1"}), "tau"),
+    "a schedule keyword without end": (_set("policy", schedule_kwargs={"tau": 10**400}), "tau|too (big|large)"),
+    "patches that do not fill the image": (_set("network", image_size=10), "multiple of patch_size.*10"),
+    "patches that cannot be halved": (_set("network", conv_widths=[8, 8, 8]), "multiple of 8"),
+    "another shape": (_set("network", dim=16), "do not fit.*the file holds.*the config asks for"),
+    "more blocks": (_set("network", depth=2), "do not fit; first blocks.1.*the file holds none"),
+}
+
+# config.json as text that is not even that.
+TEXTS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "config.json is not JSON"),
+    "cut short": (b'{"network": {"ty', "config.json is not JSON"),
+    "not text": (b"\xff\xfe\0", "config.json is not JSON"),
+    "a list": (b"[]", "config.json must be an object, got list"),
+    "nested without end": (b"[" * 100_000, "config.json"),
+    "a number without end": (b"9" * 10_000, "config.json"),
+}
+
+
+def _edit_weights(edit: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        weights = load_file(path)
+        edit(weights)
+        save_file(weights, path)
+
+    return change
+
+
+def _header_only(path: Path) -> None:
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    path.write_bytes(path.read_bytes()[: 8 + size])
+
+
+WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.unlink, "model.safetensors is missing"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot be read"),
+    "a header that promises more than there is": (_header_only, "cannot be read"),
+    "a pickle": (lambda path: torch.save({"latents": torch.zeros(4, 8)}, path), "cannot be read"),
+    "another shape": (_edit_weights(lambda w: w.update(latents=torch.zeros(4, 9))), r"latents.*\(4, 9\).*\(4, 8\)"),
+    "another rank": (_edit_weights(lambda w: w.update(latents=torch.zeros(32))), r"latents.*\(32,\).*\(4, 8\)"),
+    "one too many": (_edit_weights(lambda w: w.update(extra=torch.zeros(1))), "extra.*the config knows no such tensor"),
+    "one too few": (_edit_weights(lambda w: w.pop("latents")), "latents.*the file holds none"),
+}
+
+
+def break_folder(folder: Path, kind: str, name: str) -> str:
+    """Do the damage of that name, and give what the message must say."""
+    if kind == "config":
+        edit, says = CONFIGS[name]
+        change(folder, edit)
+    elif kind == "text":
+        content, says = TEXTS[name]
+        (folder / "config.json").write_bytes(content)
+    else:
+        damage, says = WEIGHTS[name]
+        damage(folder / "model.safetensors")
+    return says
+
+
+BROKEN = pytest.mark.parametrize(
+    "kind, name",
+    [(kind, name) for kind, cases in (("config", CONFIGS), ("text", TEXTS), ("weights", WEIGHTS)) for name in cases],
+)
+
+
+@BROKEN
+def test_a_broken_folder_is_refused_with_its_name_and_what_is_wrong(folder, kind, name):
+    says = break_folder(folder, kind, name)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        checkpoint.load(folder)
+    assert str(folder) in str(caught.value)
+    assert len(str(caught.value)) < 600  # whatever the file said
+
+
+@BROKEN
+def test_a_broken_folder_is_listed_with_what_is_wrong(folder, kind, name):
+    says = break_folder(folder, kind, name)
+    [entry] = checkpoint.list_checkpoints(folder.parent)
+    assert entry.name == "mine" and entry.config is None
+    assert re.search(says, entry.problem)
+
+
+@pytest.mark.parametrize("make", ["nothing", "file", "empty folder"])
+def test_a_path_that_is_no_checkpoint_folder_is_refused_by_name(tmp_path, make):
+    path = tmp_path / "gone"
+    if make == "file":
+        path.write_text("")
+    elif make == "empty folder":
+        path.mkdir()
+    with pytest.raises(CheckpointError, match="gone"):
+        DiffusionPolicy.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    "network, says",
+    [
+        ({"dim": 4096, "dim_latent": 4096}, "do not fit"),  # about a billion parameters, which the bound allows
+        ({"dim": 4096, "depth": 64}, "more than 2,000,000,000 parameters"),
+        ({"dim": 4096, "image_size": 2048, "patch_size": 1}, "more than 2,000,000,000 parameters"),
+    ],
+)
+def test_a_config_that_asks_for_a_giant_is_refused_before_anything_is_allocated(folder, network, says):
+    resource = pytest.importorskip("resource")
+    change(folder, _set("network", **network))
+    peak, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(CheckpointError, match=says):
+        checkpoint.load(folder)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
+    assert grown * (1 if sys.platform == "darwin" else 1024) < 250e6  # the giants would be gigabytes
+    assert time.monotonic() - start < 20
+
+
+# ----------------------------------------------------------------------------
+# Lists
+
+
+def test_a_list_holds_every_folder_with_a_model_by_name_and_nothing_else(tmp_path):
+    for root, name in (("bundled", "b"), ("bundled", "a"), ("runs", "c")):
+        checkpoint.save(make_policy(), tmp_path / root / name, step=3)
+    (tmp_path / "bundled" / "notes").mkdir()
+    (tmp_path / "bundled" / "make.py").write_text("")
+    (tmp_path / "bundled" / "b" / "config.json").write_text("{}")
+    entries = checkpoint.list_checkpoints(tmp_path / "bundled", str(tmp_path / "runs"), tmp_path / "nowhere")
+    assert [entry.name for entry in entries] == ["a", "b", "c"]
+    assert [entry.problem is None for entry in entries] == [True, False, True]
+    assert [entry.config and entry.config["step"] for entry in entries] == [3, None, 3]
+
+
+def test_a_folder_with_a_config_and_no_weights_is_listed_as_such(folder):
+    (folder / "model.safetensors").unlink()
+    [entry] = checkpoint.list_checkpoints(folder.parent)
+    assert "model.safetensors is missing" in entry.problem
+
+
+def test_one_odd_folder_does_not_hide_the_others(folder):
+    odd = folder.parent / "odd"
+    odd.mkdir()
+    try:
+        (odd / "config.json").symlink_to(odd / "nowhere")
+    except OSError:
+        pytest.skip("this system makes no links for plain users")
+    entries = checkpoint.list_checkpoints(folder.parent)
+    assert [(entry.name, entry.problem is None) for entry in entries] == [("mine", True), ("odd", False)]
+    assert "config.json is missing" in entries[1].problem
+
+
+def test_a_half_written_folder_is_not_listed(folder):
+    # What a killed training process leaves beside the whole ones (see dp.system.atomic_files.replacing).
+    folder.rename(folder.with_name(".000004.123.tmp"))
+    assert checkpoint.list_checkpoints(folder.parent) == []
+
+
+# ----------------------------------------------------------------------------
+# A new option cannot be forgotten
+
+
+def test_every_network_that_may_be_named_has_its_fields():
+    assert NETWORKS.keys() == checkpoint.NETWORK_FIELDS.keys()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_checked_fields_of_a_network_are_exactly_its_options(name):
+    network = NETWORKS[name](**TINY)
+    options = inspect.signature(NETWORKS[name]).parameters.keys()
+    assert set(network.config) == set(options) == set(checkpoint.NETWORK_FIELDS[name])
+
+
+def test_the_checked_fields_of_a_policy_are_exactly_its_options():
+    options = inspect.signature(DiffusionPolicy).parameters.keys() - {"model"}
+    assert set(make_policy().config) == options == set(checkpoint.POLICY_FIELDS)

@@ -1,0 +1,83 @@
+"""Trajectories as files, each decoded again."""
+
+import io
+import json
+import zipfile
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from dp.data.animation import encode_gif, encode_mp4, enlarged, film_strip, zipped
+from dp.data.codec import encode_png, png_text
+
+
+@pytest.fixture
+def frames():
+    """Nine pictures of 16 by 16 in few colours, each different."""
+    random = np.random.default_rng(0)
+    palette = random.integers(0, 256, (40, 3), np.uint8)
+    return palette[random.integers(0, 40, (9, 16, 16))]
+
+
+def test_enlarged_pixels_are_squares_of_an_even_side(frames):
+    large = enlarged(frames, 100)
+    assert large.shape == (9, 96, 96, 3)
+    np.testing.assert_array_equal(large[:, ::6, ::6], frames)
+    np.testing.assert_array_equal(large[:, 5::6, 5::6], frames)
+    assert enlarged(frames, 1).shape == (9, 32, 32, 3)  # never smaller
+
+
+def test_a_strip_holds_the_frames_side_by_side(frames):
+    strip = film_strip(frames, gap=3)
+    assert strip.shape == (16, 9 * 19 - 3, 3)
+    np.testing.assert_array_equal(strip[:, 19:35], frames[1])
+    assert (strip[:, 16:19] == 255).all()
+
+
+def test_a_gif_of_few_colours_is_exact_and_waits_at_the_end(frames):
+    with Image.open(io.BytesIO(encode_gif(frames, 9, 0.05, "made here"))) as gif:
+        assert gif.n_frames == 9 and gif.info["loop"] == 0 and gif.info["comment"] == b"made here"
+        durations = []
+        for i, frame in enumerate(frames):
+            gif.seek(i)
+            np.testing.assert_array_equal(np.asarray(gif.convert("RGB")), frame)
+            durations.append(gif.info["duration"])
+    assert durations == [50] * 8 + [2000]
+
+
+def test_an_mp4_shows_every_frame_nearly_as_it_was(frames):
+    large = enlarged(frames, 128)
+    with av.open(io.BytesIO(encode_mp4(large, 20, "made here"))) as container:
+        assert container.metadata["comment"] == "made here"
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert container.streams.video[0].average_rate == 20
+    assert len(shown) == 9
+    for frame, exact in zip(shown, large):
+        assert np.abs(frame.astype(int) - exact.astype(int)).mean() < 6
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_grey_and_transparent_pictures_can_be_filmed(channels):
+    frames = np.full((3, 16, 16, channels), 200, np.uint8)
+    frames[1:, 0], frames[2, 1] = 90, 30  # equal neighbours would be one
+    assert Image.open(io.BytesIO(encode_gif(frames, 3, 0.1))).n_frames == 3
+    assert encode_mp4(enlarged(frames, 32), 10)
+
+
+def test_a_zip_holds_what_was_put_in():
+    with zipfile.ZipFile(io.BytesIO(zipped({"a/1.png": b"one", "b": b"two"}))) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == {"a/1.png": b"one", "b": b"two"}
+
+
+def test_a_png_carries_text_beside_its_pixels(frames):
+    data = encode_png(frames[0], {"dp": json.dumps({"seed": 1}), "parameters": "äöü"})
+    assert png_text(data) == {"dp": '{"seed": 1}', "parameters": "äöü"}
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), frames[0])
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 30])
+def test_what_is_no_png_is_said_to_be_none(data):
+    with pytest.raises(ValueError, match="not a PNG that can be read"):
+        png_text(data)

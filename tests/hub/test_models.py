@@ -1,0 +1,528 @@
+"""dp.hub.models and dp.hub.client against a Hub on this machine: there and back, and every way in which it can go
+wrong.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import huggingface_hub
+import nowhere
+import numpy as np
+import pytest
+import torch
+from conftest import randomise
+from fakehub import breaks_off, connected, refuses, says, sleeps, trickles
+from gradio_client import Client
+from huggingface_hub import ModelCard, constants
+from pages import ROOT, serve
+from PIL import Image
+
+from dp import RIN, DiffusionPolicy
+from dp.checkpoints import folder as checkpoint
+from dp.data.codec import encode_png
+from dp.hub import client, models
+from dp.hub.client import HubError
+
+TINY = dict(dim=8, image_size=8, patch_size=4, depth=1, latent_self_attn_depth=1)
+TINY |= dict(num_latents=4, heads=1, dim_head=8, conv_blocks=1)
+WRITER, READER = "hf_alice", "hf_reader"
+# How the Hub's client hands a file to the package below it.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def fake(request, monkeypatch, tmp_path):
+    """With little patience where an answer never comes, and elsewhere enough of it for a busy machine."""
+    comes_never = any(words in request.node.name for words in ("silence", "byte by byte", "trickles"))
+    for module in (client, models):
+        monkeypatch.setattr(module, "PATIENCE", 0.4 if comes_never else 10)
+        monkeypatch.setattr(module, "SLOWEST", 1e6)
+    with connected(monkeypatch, tmp_path) as fake:
+        yield fake
+
+
+@pytest.fixture
+def policy():
+    return DiffusionPolicy(randomise(RIN(**TINY)), timesteps=7, noise_schedule="cosine")
+
+
+@pytest.fixture
+def folder(policy, tmp_path):
+    checkpoint.save(policy, tmp_path / "mine", step=1234, dataset="cats")
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def faces(fake, folder):
+    """A public model that is on the Hub."""
+    fake.repos["alice/faces"] = {"files": {path.name: path.read_bytes() for path in folder.iterdir()}, "private": False}
+    return "alice/faces"
+
+
+def same(ours: DiffusionPolicy, theirs: DiffusionPolicy) -> bool:
+    a, b = ours.state_dict(), theirs.state_dict()
+    return ours.config == theirs.config and a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def cached(path) -> list[str]:
+    """The files that lie in the cache, but for the notes of which commit a branch was."""
+    return sorted(p.name for p in path.rglob("*") if p.is_file() and "refs" not in p.parts)
+
+
+def error_of(call, *arguments, token=None, **keywords) -> str:
+    """What the HubError of a call says: at once, in one line, and without the token wherever one could look."""
+    start = time.monotonic()
+    with pytest.raises(HubError) as caught:
+        call(*arguments, token=token, **keywords)
+    assert time.monotonic() - start < 20  # the Hub of these tests is silent for 30
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 400
+    if isinstance(token, str) and token.strip():
+        assert token not in "".join(traceback.format_exception(caught.value))
+    return text
+
+
+# ----------------------------------------------------------------------------
+# There and back
+
+
+def test_what_was_published_comes_back_to_the_bit(fake, policy, tmp_path):
+    picture = encode_png(np.zeros((16, 16, 3), np.uint8))
+    facts = {"pictures": "112 used, 3 left out"}
+    url = policy.push_to_hub("alice/faces", token=WRITER, samples=picture, facts=facts, step=99, license="cc0-1.0")
+    assert url == f"{fake.url}/alice/faces"
+    files = fake.repos["alice/faces"]["files"]
+    assert files.keys() == {"config.json", "model.safetensors", "README.md", "samples.png"}
+    assert files["samples.png"] == picture
+    assert json.loads(files["config.json"])["step"] == 99
+    assert {token for _, _, token in fake.requests} <= {WRITER, ""}  # storage is asked without it
+
+    back = DiffusionPolicy.from_pretrained("alice/faces", token=False)
+    assert same(policy, back)
+    assert torch.equal(policy.sample(2, timesteps=3, seed=5), back.sample(2, timesteps=3, seed=5))
+    assert cached(tmp_path / "cache") == ["README.md", "config.json", "model.safetensors"]  # and no picture
+    fake.requests.clear()
+    assert same(policy, DiffusionPolicy.from_pretrained("alice/faces", token=False))
+    assert fake.kinds() == ["info"]  # nothing is fetched twice
+
+
+def test_the_card_says_what_it_is_and_how_to_use_it(fake, policy):
+    facts = {"pictures": "112 used, 3 left out"}
+    picture = encode_png(np.zeros((16, 16, 3), np.uint8))
+    policy.push_to_hub("alice/faces", token=WRITER, samples=picture, facts=facts, step=4321, license="cc0-1.0")
+    text = fake.repos["alice/faces"]["files"]["README.md"].decode()
+    card = ModelCard(text).data
+    assert (card.license, card.library_name, card.pipeline_tag) == ("cc0-1.0", "dp", "unconditional-image-generation")
+    for words in ('from_pretrained("alice/faces")', "![Samples](samples.png)", "4,321 training steps", "cosine",
+                  "| pictures | 112 used, 3 left out |"):  # fmt: skip
+        assert words in text
+    code = text.split("```python\n")[1].split("```")[0].replace("16, timesteps=50", "2, timesteps=2")
+    names = {}
+    exec(code, names)
+    assert names["images"].shape == (2, 3, 8, 8)
+
+
+def test_what_was_published_is_listed_for_everybody_or_of_one_owner(fake, policy):
+    fake.users["hf_bob"] = ("bob", True)
+    fake.repos["ann/llm"] = {"files": {"README.md": b"---\nlibrary_name: other\n---\n"}, "private": False}
+    assert models.listed() == []
+    for name, token, private in (
+        ("alice/faces", WRITER, False),
+        ("alice/secret", WRITER, True),
+        ("bob/cats", "hf_bob", False),
+    ):
+        policy.push_to_hub(name, token=token, private=private)
+    assert models.listed() == ["bob/cats", "alice/faces"] and models.listed("alice", token=READER) == ["alice/faces"]
+    assert fake.requests[-1][2] == READER
+
+
+def test_a_folder_is_published_as_it_stands_and_again_when_it_has_changed(fake, policy, folder):
+    models.push(folder, "alice/faces", token=WRITER)
+    assert same(policy, DiffusionPolicy.from_pretrained("alice/faces", token=False))
+    assert json.loads(fake.repos["alice/faces"]["files"]["config.json"]) == checkpoint.read_config(folder)
+    other = DiffusionPolicy(randomise(RIN(**TINY), seed=1))
+    other.save_pretrained(folder)
+    models.push(folder, "alice/faces", token=WRITER, license="mit")
+    assert same(other, DiffusionPolicy.from_pretrained("alice/faces", token=False))
+    assert json.loads(fake.repos["alice/faces"]["files"]["config.json"])["license"] == "mit"
+    assert "license" not in checkpoint.read_config(folder)  # the folder is left as it is
+
+
+def test_a_local_folder_wins_over_the_hub(fake, policy, faces, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = DiffusionPolicy(randomise(RIN(**TINY), seed=1))
+    other.save_pretrained("alice/faces")
+    assert same(other, DiffusionPolicy.from_pretrained("alice/faces"))
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("source", ["mine", "/no/where", "a/b/c", "./faces", "alice/", "~/x", Path("alice/faces")])
+def test_what_is_no_name_of_a_model_is_a_folder(fake, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError):
+        DiffusionPolicy.from_pretrained(source)
+    assert fake.requests == []
+
+
+def test_a_revision_is_fetched_and_stays_what_it_was(fake, policy, folder):
+    models.push(folder, "alice/faces", token=WRITER)
+    assert same(policy, DiffusionPolicy.from_pretrained("alice/faces", token=False, revision=fake.commit))
+    assert "no such revision" in error_of(models.pull, "alice/faces", token=False, revision="v2")
+    for odd in ("../main", "a b", "", "/etc"):
+        assert "is no revision" in error_of(models.pull, "alice/faces", token=False, revision=odd)
+
+
+def test_a_private_model_is_for_those_who_may_see_it(fake, policy):
+    policy.push_to_hub("alice/secret", token=WRITER, private=True)
+    assert fake.repos["alice/secret"]["private"]
+    assert "or it is private" in error_of(models.pull, "alice/secret", token=False)
+    assert same(policy, DiffusionPolicy.from_pretrained("alice/secret", token=READER))
+    policy.push_to_hub("alice/secret", token=WRITER, private=True)  # again
+
+
+def test_what_should_be_private_is_not_put_where_everybody_sees_it(fake, faces, folder):
+    assert "everybody can see it" in error_of(models.push, folder, faces, token=WRITER, private=True)
+    assert "commit" not in fake.kinds()
+
+
+def test_several_may_fetch_the_same_at_once(fake, faces, policy, tmp_path):
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(models.pull(faces, token=False))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and len(set(found)) == 1
+    assert same(policy, checkpoint.load(found[0]))
+    assert cached(tmp_path / "cache") == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_without_an_answer_what_was_fetched_before_will_do(fake, faces, policy):
+    DiffusionPolicy.from_pretrained(faces)
+    fake.close()
+    huggingface_hub.close_session()  # and its open connection
+    assert same(policy, DiffusionPolicy.from_pretrained(faces))
+    # A visitor's call never finds what somebody else's token has fetched.
+    assert "is this machine online?" in error_of(models.pull, faces, token=READER)
+    assert "is this machine online?" in error_of(models.pull, "alice/other")
+
+
+# ----------------------------------------------------------------------------
+# Whose token
+
+
+def test_the_machines_own_login_is_used_only_where_nothing_was_said(fake, faces, folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    models.pull(faces)
+    models.pull(faces, token="")
+    models.pull(faces, token=False)
+    assert fake.requests[0][2] == WRITER
+    assert {token for kind, _, token in fake.requests[-2:]} == {""}
+    fake.requests.clear()
+    for none in ("", False, "  "):
+        assert "needs a token" in error_of(models.push, folder, "alice/new", token=none)
+    assert fake.requests == []
+    models.push(folder, "alice/new")
+    assert "alice/new" in fake.repos
+
+
+@pytest.mark.parametrize("token", ["mock-oauth-token-for-local-dev", "hf_spoofed", "hf_alice_but_expired"])
+def test_a_token_that_is_no_login_is_told(fake, faces, folder, token):
+    for call, arguments in ((models.pull, [faces]), (models.push, [folder, faces])):
+        assert "does not accept this token" in error_of(call, *arguments, token=token)
+
+
+@pytest.mark.parametrize("token", ["hf_a\r\nX-Evil: 1", "two words", "hf_ümlaut", "\0", "hf_" + "x" * 5000])
+def test_what_is_not_even_a_token_is_never_sent(fake, faces, token):
+    assert "is not a token" in error_of(models.pull, faces, token=token)
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("kind", ["info", "file", "create", "preupload", "batch", "store", "commit"])
+def test_no_token_is_ever_logged_or_kept(fake, faces, folder, kind, caplog, capfd, tmp_path):
+    caplog.set_level("INFO")
+    caplog.set_level("DEBUG", "huggingface_hub")
+    answer = {"error": f"bad token {WRITER}"}
+    fake.trouble[kind] = lambda handler: handler.answer(418, answer, {"X-Error-Message": f"bad {WRITER}"})
+    call = (models.pull, faces) if kind in ("info", "file") else (models.push, folder, faces)
+    assert "error 418" in error_of(*call, token=WRITER)
+    assert WRITER not in caplog.text + "".join(capfd.readouterr())
+    assert not any(WRITER.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+# ----------------------------------------------------------------------------
+# What can go wrong on the way: what the Hub does, and what is said
+
+TROUBLE = {
+    "an expired token": (refuses(401, X_Error_Message="Invalid credentials in Authorization header"), "has expired"),
+    "forbidden": (refuses(403), "may not do that"),
+    "gated": (refuses(403, X_Error_Code="GatedRepo"), "open to some only: ask at"),
+    "missing": (refuses(404, X_Error_Code="RepoNotFound"), "there is no model alice/faces"),
+    "too many requests": (refuses(429, Retry_After="3600"), "to wait 3600 seconds"),
+    "too many, by the Hub's own count": (refuses(429, ratelimit='"api";r=0;t=55'), "to wait 55 seconds"),
+    "too many, until a date": (refuses(429, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT"), "to wait a few minutes"),
+    "too many, in no hurry to say": (refuses(429), "to wait a few minutes"),
+    "the Hub is broken": (refuses(500), r"trouble of its own \(error 500\)"),
+    "the Hub is away": (refuses(503, Retry_After="1"), "error 503"),
+    "some other refusal": (refuses(418), r"refuses this \(error 418\): refused"),
+    "silence": (sleeps, "did not answer in time"),
+    "broken off": (breaks_off, "broke off"),
+}
+ODD = {
+    "no JSON": (says(b"{"), "does not answer as the Hub does"),
+    "a list": (says(b"[]"), "does not answer as the Hub does"),
+    "nothing": (says(b""), "does not answer as the Hub does"),
+    "an empty object": (says(b"{}"), "does not answer as the Hub does"),
+    "a login page": (says(b"<html>Welcome to the hotel"), "does not answer as the Hub does"),
+    "nested without end": (says(b"[" * 100_000), "does not answer as the Hub does"),
+    "byte by byte": (trickles, "did not answer in time"),
+}
+
+
+def check(fake, says, call, *arguments, **keywords):
+    assert re.search(says, error_of(call, *arguments, token=READER if call is models.pull else WRITER, **keywords))
+
+
+@pytest.mark.parametrize("name", [*TROUBLE, *ODD])
+def test_an_error_of_asking_for_a_model_is_a_sentence(fake, faces, name, tmp_path):
+    fake.trouble["info"], says = (TROUBLE | ODD)[name]
+    check(fake, says, models.pull, faces)
+    assert cached(tmp_path) and cached(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("name", sorted({*TROUBLE, *ODD} - {"missing", "a list", "an empty object"}))
+def test_an_error_of_asking_for_the_list_is_a_sentence(fake, name):
+    fake.trouble["list"], says = (TROUBLE | ODD)[name]
+    assert re.search(says, error_of(models.listed, token=WRITER))
+
+
+@pytest.mark.parametrize("name", TROUBLE)
+def test_an_error_in_the_middle_of_fetching_is_a_sentence_and_leaves_nothing(fake, faces, name, tmp_path, policy):
+    trouble, says = TROUBLE[name]
+    asked = fake.file
+
+    def weights_only(handler):  # the last of the three files
+        return trouble(handler) if "safetensors" in handler.path else asked(handler, b"", *_parts(handler.path))
+
+    fake.trouble["file"] = weights_only
+    check(fake, says, models.pull, faces)
+    assert cached(tmp_path / "cache") == []
+    fake.trouble.clear()
+    assert same(policy, DiffusionPolicy.from_pretrained(faces))  # and the next time it is well again
+
+
+def _parts(path):
+    user, name, _, revision, file = path.strip("/").split("/")
+    return f"{user}/{name}", revision, file
+
+
+DAMAGE = {
+    "cut short": (lambda raw: raw[:-1], "did not arrive as it was sent"),
+    "too long": (lambda raw: raw + b"\0" * 10_000_000, "did not arrive as it was sent"),
+    "other bytes": (lambda raw: raw[:-1] + b"\x55", "did not arrive as it was sent"),
+    "nothing": (lambda raw: b"", "did not arrive as it was sent"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_weights_that_arrive_damaged_are_not_kept(fake, faces, name, tmp_path):
+    damage, says = DAMAGE[name]
+    whole = fake.repos[faces]["files"]["model.safetensors"]
+    asked = fake.file
+
+    def change(handler):
+        if "safetensors" not in handler.path:
+            return asked(handler, b"", *_parts(handler.path))
+        handler.answer(200, raw=damage(whole))
+
+    fake.trouble["file"] = change
+    check(fake, says, models.pull, faces)
+    assert cached(tmp_path / "cache") == []
+
+
+def test_a_file_that_trickles_is_given_up(fake, faces):
+    fake.trouble["file"] = trickles
+    listed = [{"rfilename": "config.json", "size": 90_000}, {"rfilename": "model.safetensors", "size": 10}]
+    fake.listing[faces] = {"siblings": listed}
+    assert "did not answer in time" in error_of(models.pull, faces, token=False)
+
+
+@pytest.mark.parametrize("name", TROUBLE)
+@pytest.mark.parametrize("kind", ["create", "preupload", "batch", "commit"])
+def test_an_error_of_publishing_is_a_sentence(fake, folder, kind, name):
+    fake.trouble[kind], says = TROUBLE[name]
+    if kind == "create" and name in ("an expired token", "forbidden"):
+        fake.trouble["info"] = fake.trouble[kind]  # where the Hub's client looks whether it is there already
+    check(fake, says, models.push, folder, "alice/faces")
+
+
+@pytest.mark.parametrize("name", ["the Hub is broken", "silence", "broken off", "too many requests"])
+def test_an_upload_that_fails_is_a_sentence(fake, folder, name):
+    fake.trouble["store"], says = TROUBLE[name]
+    check(fake, says, models.push, folder, "alice/faces")
+    assert "commit" not in fake.kinds()
+
+
+@pytest.mark.parametrize("raw", [b"{", b"[]", b"<html>", b"{}"])
+@pytest.mark.parametrize("kind", ["preupload", "commit"])
+def test_an_odd_answer_to_publishing_is_a_sentence(fake, folder, kind, raw):
+    fake.trouble[kind] = says(raw)
+    check(fake, "does not answer as the Hub does", models.push, folder, "alice/faces")
+
+
+def test_a_card_that_the_hub_refuses_is_told_in_its_words(fake, folder):
+    errors = {"errors": [{"message": '"license" must be one of [mit, ...]'}]}
+    fake.trouble["card"] = lambda handler: handler.answer(400, errors)
+    check(fake, 'error 400.*"license" must be one of', models.push, folder, "alice/faces", license="my-own")
+
+
+def test_another_account_is_not_written_to(fake, folder):
+    check(fake, "may not do that with bob/faces", models.push, folder, "bob/faces")
+    assert "may not do that" in error_of(models.push, folder, "alice/faces", token=READER)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://no-such-host.invalid", "http://[bad", "nonsense"])
+def test_no_network_is_a_sentence(fake, folder, address, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    for call, arguments in ((models.pull, ["alice/faces"]), (models.push, [folder, "alice/faces"])):
+        text = error_of(call, *arguments, token=WRITER)
+        assert address in text and ("cannot be reached" in text or "in time" in text)
+
+
+def test_a_machine_that_is_told_to_stay_offline_does(fake, faces, policy, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in error_of(models.pull, faces, token=READER)
+    assert fake.requests == []
+
+
+def test_a_name_that_is_neither_here_nor_there_says_so(fake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = error_of(DiffusionPolicy.from_pretrained, "runs/mine")
+    assert "no folder 'runs/mine' here" in text and "there is no model runs/mine" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["faces", "a/b/c", "../faces", "alice/..", "alice/a b", "", "alice/fa\nces", "-/-", "x/" * 90]
+)
+def test_a_name_that_cannot_be_is_never_asked_for(fake, folder, name):
+    assert "write it as user/name" in error_of(models.pull, name, token=False)
+    assert "write it as user/name" in error_of(models.push, folder, name, token=WRITER)
+    assert fake.requests == []
+
+
+def test_a_full_disk_is_told(fake, faces, tmp_path):
+    (tmp_path / "cache").write_text("a file where the cache should be")
+    assert "cannot be kept" in error_of(models.pull, faces, token=False)
+
+
+@pytest.mark.parametrize("picture", [b"GIF89a", b""])
+def test_the_picture_of_a_card_is_a_png(fake, folder, picture):
+    assert "must be a PNG" in error_of(models.push, folder, "alice/faces", token=WRITER, samples=picture)
+
+
+def test_the_picture_of_a_card_may_be_a_file(fake, folder, tmp_path):
+    with io.BytesIO() as file:
+        Image.new("RGB", (4, 4)).save(file, "PNG")
+        (tmp_path / "samples.png").write_bytes(file.getvalue())
+    models.push(folder, "alice/faces", token=WRITER, samples=tmp_path / "samples.png")
+    assert fake.repos["alice/faces"]["files"]["samples.png"] == (tmp_path / "samples.png").read_bytes()
+
+
+# ----------------------------------------------------------------------------
+# Models that mean harm
+
+
+def _config(change):
+    def edit(files):
+        config = json.loads(files["config.json"])
+        change(config)
+        files["config.json"] = json.dumps(config).encode()
+
+    return edit
+
+
+HOSTILE = {
+    "pickles only": (
+        lambda files: [files.pop("model.safetensors"), files.update({"pytorch_model.bin": b"\x80"})],
+        "no model.safetensors; it has only pickles",
+    ),
+    "no config": (lambda files: files.pop("config.json"), "it has no config.json"),
+    "empty": (dict.clear, "it has no config.json"),
+    "another library's": (
+        lambda files: files.update({"config.json": b'{"architectures": ["BertModel"], "auto_map": {}}'}),
+        "unknown field 'architectures'",
+    ),
+    "a link for a config": (lambda files: files.update({"config.json": b"../../../etc/passwd"}), "not JSON"),
+    "unknown keys": (_config(lambda c: c.update(code="import os")), "unknown field 'code'"),
+    "wrong shapes": (_config(lambda c: c["network"].update(dim=16)), "do not fit"),
+    "a giant": (_config(lambda c: c["network"].update(dim=4096, depth=64)), "more than 2,000,000,000"),
+    "weights that are a pickle": (lambda files: files.update({"model.safetensors": b"\x80\x04."}), "cannot be read"),
+    "a large config": (lambda files: files.update({"config.json": b" " * 200_000}), "of 100,000 allowed"),
+    "a large card": (lambda files: files.update({"README.md": b" " * 2_000_000}), "of 1,000,000 allowed"),
+    "weights that the config does not account for": (
+        lambda files: files.update({"model.safetensors": files["model.safetensors"] + b"\0" * 2_000_000}),
+        "is refused: its model.safetensors has",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_model_that_is_none_is_refused_and_leaves_nothing(fake, faces, name, tmp_path):
+    edit, says = HOSTILE[name]
+    files = fake.repos[faces]["files"]
+    files |= {"evil.py": b"boom", "pytorch_model.bin": b"\x80", "../../up.json": b"{}", "/abs": b"", "a\nb": b""}
+    edit(files)
+    check(fake, says, models.pull, faces)
+    assert cached(tmp_path / "cache") == []
+    asked = {path.rsplit("/", 1)[1] for kind, path, _ in fake.requests if kind == "file"}
+    assert asked <= {"config.json", "model.safetensors", "README.md"}
+
+
+@pytest.mark.parametrize("size", [None, -1, "7", 10**18, 1.5])
+def test_sizes_are_looked_at_before_anything_is_fetched(fake, faces, size):
+    fake.listing[faces] = {"siblings": [{"rfilename": name, "size": size} for name in models.FILES]}
+    check(fake, "is refused: its config.json has", models.pull, faces)
+    assert "file" not in fake.kinds()
+
+
+@pytest.mark.parametrize("commit", [None, "", "main", "../../../up", "A" * 40, 7])
+def test_a_commit_that_is_none_is_no_path(fake, faces, commit, tmp_path):
+    fake.listing[faces] = {"sha": commit}
+    check(fake, "does not answer as the Hub does", models.pull, faces)
+    assert cached(tmp_path / "cache") == []
+
+
+# ----------------------------------------------------------------------------
+# The app does without
+
+
+def test_the_app_starts_and_samples_without_a_network(tmp_path):
+    # As a visitor has it: nothing told not to call out, and nothing in a cache.
+    home, log, start = {"HF_HOME": str(tmp_path), "GRADIO_ANALYTICS_ENABLED": "True"}, [], time.monotonic()
+    with serve("tests/helpers/nowhere.py", CPU_CORES="1", log=log, **home) as address:
+        client = Client(address, verbose=False)
+        picture, _ = client.predict(images=1, timesteps=2, seed=0, api_name="/sample")
+        client.close()
+    assert picture and [line for line in log if line.startswith("called")] == []
+    assert time.monotonic() - start < nowhere.SILENCE_S  # for which one call alone would wait
+
+
+def test_a_call_out_would_have_been_seen():
+    script = (
+        "import sys, nowhere, urllib.request; nowhere.SILENCE_S = 0; sys.addaudithook(nowhere.blackhole);"
+        "urllib.request.urlopen(sys.argv[1])"
+    )
+    for url, host in (("http://huggingface.co/api", "huggingface.co"), ("http://192.0.2.1:80/", "192.0.2.1")):
+        done = subprocess.run(
+            [sys.executable, "-c", script, url], cwd=ROOT / "tests" / "helpers", capture_output=True, text=True
+        )
+        assert done.stdout == f"called {host}\n" and f"{host} cannot be reached" in done.stderr

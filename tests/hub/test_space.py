@@ -1,0 +1,151 @@
+"""`python -m dp publish-space`, against a Hub on this machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import fakehub
+import pytest
+from fakehub import connected, refuses
+from huggingface_hub import constants
+from pages import exit_code
+
+from dp.hub import space
+
+ROOT = Path(__file__).resolve().parents[2]
+WRITER, READER = "hf_alice", "hf_reader"
+SPACE = "alice/diffusion"
+# How the Hub's client hands a file to the package below it.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """With Spaces instead of models."""
+    places = (("/api/models/", "/api/spaces/"), ("POST /(?P<repo>", "POST /spaces/(?P<repo>"))
+    for kind, rule in list(fakehub.KINDS.items()):
+        for models, of_spaces in places:
+            rule = rule.replace(models, of_spaces)
+        monkeypatch.setitem(fakehub.KINDS, kind, rule)
+    with connected(monkeypatch, tmp_path) as hub:
+        yield hub
+
+
+@pytest.fixture
+def clone(monkeypatch, tmp_path):
+    """A small clone of the repository, with things in it that are nobody else's."""
+    folder = tmp_path / "clone"
+    for name in ("app.py", "README.md", "requirements.txt", "dp/serving/cli.py", "checkpoints/faces-32/config.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    private = (
+        ".venv/bin/python",
+        ".git/config",
+        "runs/mine/dataset/images.npy",
+        "pictures/me.jpg",
+        "token.txt",
+        ".env",
+    )
+    private += ("dp/__pycache__/sample.pyc", "dp/ui/components/player/player.pyi", "checkpoints/.DS_Store", ".cache/x")
+    for name in private:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("nobody else's")
+    monkeypatch.setattr(space, "ROOT", folder)
+    return folder
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """A function that runs the command, with a token or none, and gives its exit code, what it said and complained."""
+
+    def run(*arguments: str, token: str | None = WRITER) -> tuple[int, str, str]:
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        return exit_code(monkeypatch, space, *arguments), *capfd.readouterr()
+
+    return run
+
+
+def test_the_whole_repository_goes_up_and_nothing_else(hub, command):
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode or not listed.stdout:
+        pytest.skip("this is no clone")
+    code, said, _ = command(SPACE, "--private", "--hardware", "zero-a10g")
+    assert code == 0 and f"{hub.url}/spaces/{SPACE}" in said
+    there = hub.repos[SPACE]
+    assert there["private"]
+    tracked = {name for name in listed.stdout.split() if (ROOT / name).is_file()}
+    assert tracked <= there["files"].keys()
+    assert all((ROOT / name).read_bytes() == content for name, content in there["files"].items())
+    assert {token for kind, _, token in hub.requests if kind != "store"} == {WRITER}
+    code, *_ = command(SPACE)  # once more: it is there already
+    assert code == 0 and hub.kinds().count("commit") == 2
+
+
+def test_what_lies_beside_it_stays_here(hub, clone, command):
+    assert command(SPACE)[0] == 0
+    there = {"app.py", "README.md", "requirements.txt", "dp/serving/cli.py", "checkpoints/faces-32/config.json"}
+    assert hub.repos[SPACE]["files"].keys() == there
+    code, said, _ = command(SPACE, "--dry-run")
+    *lines, total = said.splitlines()
+    sizes = {name: int(size.replace(",", "")) for size, name in map(str.split, lines)}
+    assert code == 0 and sizes == {name: (clone / name).stat().st_size for name in there}
+    assert re.fullmatch(rf" *{sum(sizes.values()):,}  bytes in 5 files would go up to the Space {SPACE}", total)
+
+
+def test_a_dry_run_asks_nobody(hub, clone, command):
+    assert command(SPACE, "--dry-run", token=None)[0] == 0
+    assert hub.requests == []
+
+
+def dislikes_the_card(handler):
+    handler.answer(400, {"errors": [{"message": "short_description is too long"}]})
+
+
+@pytest.mark.parametrize(
+    "trouble, words",
+    [
+        ({}, None),
+        ({"create": refuses(402)}, "error 402"),
+        ({"create": refuses(403)}, "this token may not do that"),
+        ({"create": refuses(429)}, "too many requests"),
+        ({"create": refuses(500)}, "trouble of its own"),
+        ({"card": dislikes_the_card}, "short_description is too long"),
+        ({"commit": refuses(500)}, "trouble of its own"),
+    ],
+)
+def test_trouble_on_the_hub_is_one_sentence(hub, clone, command, trouble, words):
+    hub.trouble = trouble
+    code, _, complaint = command(SPACE)
+    if words is None:
+        assert code == 0
+    else:
+        assert code == 2 and words in complaint.splitlines()[-1] and "Traceback" not in complaint
+        assert WRITER not in complaint
+
+
+@pytest.mark.parametrize(
+    "space, token, words",
+    [
+        (SPACE, None, "log in first with `hf auth login`, or set HF_TOKEN"),
+        (SPACE, "hf_expired", "does not accept this token"),
+        (SPACE, READER, "this token may not do that"),
+        ("bob/diffusion", WRITER, "this token may not do that"),
+        ("diffusion", WRITER, "'diffusion' is no name on the Hub: write it as user/name"),
+        ("../x/y", WRITER, "is no name on the Hub"),
+    ],
+)
+def test_who_may_not_is_told_what_to_do(hub, clone, command, space, token, words):
+    code, _, complaint = command(space, token=token)
+    assert code == 2 and words in complaint and "Traceback" not in complaint
+    assert not token or token not in complaint
+    assert hub.repos == {}
+
+
+def test_a_hub_that_cannot_be_reached_is_told(hub, clone, command, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    code, _, complaint = command(SPACE)
+    assert code == 2 and "cannot be reached: is this machine online?" in complaint and complaint.count("\n") == 1

@@ -1,0 +1,184 @@
+"""RIN: shapes, gradients, and above all that a row's zeros mean none and that rows do not mix."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from dp.networks.rin import NETWORKS, RIN, attend, embed_time
+
+B, M, L = 3, 5, 12  # rows, and the latents of `tiny_rin`
+CLOSE = {"rtol": 0, "atol": 1e-5}  # float32 sums of some hundred terms of order 1, in another order for another batch
+
+
+@pytest.fixture
+def rin(tiny_rin, conv_widths):
+    return tiny_rin(conv_widths=conv_widths)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def inputs(rin: RIN, b: int = B) -> dict[str, Tensor]:
+    image = (b, rin.channels, rin.image_size, rin.image_size)
+    return {
+        "x": normal(*image, seed=1),
+        "time": torch.linspace(0, 1, b),
+        "x_self_cond": normal(*image, seed=2),
+        "latents": normal(b, M, L, seed=3),
+    }
+
+
+@pytest.mark.parametrize("channels, image_size", [(1, 8), (3, 16)])
+def test_shapes(tiny_rin, conv_widths, channels, image_size):
+    rin = tiny_rin(conv_widths=conv_widths, channels=channels, image_size=image_size)
+    given = inputs(rin)
+    prediction, latents = rin(**given, return_latents=True)
+    assert (rin.channels, rin.image_size) == (channels, image_size)
+    assert prediction.shape == given["x"].shape and latents.shape == given["latents"].shape == (B, M, L)
+    assert torch.isfinite(prediction).all() and prediction.std() > 0.1
+
+
+def test_two_convolutional_levels_fold_what_is_left_of_the_patch(tiny_rin):
+    rin = tiny_rin(image_size=16, patch_size=8, conv_widths=(4, 6), conv_blocks=2)
+    assert rin.interface.fold == 2 and rin.positions.shape == (4, 8)
+    assert rin(**inputs(rin)).shape == (B, 3, 16, 16)
+
+
+def test_what_is_asked_for_is_returned_and_nothing_else(rin):
+    given = inputs(rin)
+    plain = rin(**given)
+    with_latents, latents = rin(**given, return_latents=True)
+    with_attention, attention = rin(**given, return_attention=True)
+    with_both, both_latents, both_attention = rin(**given, return_latents=True, return_attention=True)
+    assert all(torch.equal(plain, other) for other in (with_latents, with_attention, with_both))
+    assert torch.equal(latents, both_latents) and all(map(torch.equal, attention, both_attention))
+
+
+def test_the_read_attention_shares_out_each_latents_look_at_the_patches(rin):
+    _, attention = rin(**inputs(rin), return_attention=True)
+    assert len(attention) == 2  # one for each block
+    for weights in attention:
+        assert weights.shape == (B, 2, M, (8 // 4) ** 2)
+        assert (weights >= 0).all()
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(B, 2, M))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_attention_is_the_papers_formula_in_every_dtype(dtype):
+    q, k, v = torch.randn(3, 2, 4, 6, 8, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_().unbind()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found = attend(q, k, v)
+    q64, k64, v64 = (x.double() for x in (q, k, v))
+    expected = (q64 @ k64.transpose(-1, -2) / 8**0.5).softmax(dim=-1) @ v64
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=4 * torch.finfo(dtype).eps)
+
+
+def test_the_read_attention_is_the_one_that_is_used(tiny_rin):
+    # Weights times values, through the output layer, is what the block's fused attention gives.
+    attend = tiny_rin().blocks[0].read
+    x, context = normal(B, M, L), normal(B, 4, 8, seed=1)
+    values = attend.to_kv(context).chunk(2, dim=-1)[1].unflatten(-1, (2, 3)).transpose(1, 2)
+    by_hand = attend.to_out((attend.weights(x, context) @ values).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attend(x, context), by_hand, **CLOSE)
+
+
+def test_gradients_reach_every_number_of_every_parameter(tiny_rin, conv_widths):
+    # Two channels in each group: a bias before the norm of a single channel changes nothing.
+    rin = tiny_rin(conv_widths=conv_widths and (16,))
+    rin(**inputs(rin)).square().sum().backward()
+    without = [name for name, p in rin.named_parameters() if p.grad is None or not p.grad.all()]
+    assert not without
+
+
+def test_the_carried_path_stays_in_the_graph_when_nothing_is_carried(rin):
+    # Distributed training waits for the gradient of every parameter; the one of the carried path is zero, but there.
+    given = inputs(rin) | {"latents": None}
+    rin(**given).sum().backward()
+    assert rin.carried.weight.grad is not None and not rin.carried.weight.grad.any()
+
+
+@pytest.mark.parametrize("key", ["x_self_cond", "latents"])
+def test_zeros_mean_none(rin, key):
+    given = inputs(rin)
+    none, zeros = (rin(**given | {key: value}, return_latents=True) for value in (None, torch.zeros_like(given[key])))
+    assert all(map(torch.equal, none, zeros))
+
+
+@pytest.mark.parametrize("key", ["x", "time", "x_self_cond", "latents"])
+def test_every_input_counts(rin, key):
+    given = inputs(rin)
+    other = given | {key: given[key].flip(0)}
+    assert (rin(**given) - rin(**other))[[0, -1]].abs().amax(dim=(1, 2, 3)).min() > 1e-3
+
+
+def test_without_latents_the_network_starts_from_its_learned_ones(rin):
+    seen = []
+    rin.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    rin(**inputs(rin) | {"latents": None})
+    assert torch.equal(seen[0], rin.latents.expand(B, M, L))
+
+
+def test_a_new_network_takes_no_notice_of_carried_latents_yet(conv_widths):
+    rin = RIN(dim=8, image_size=8, patch_size=4, num_latents=M, dim_latent=L, depth=1, heads=2, conv_widths=conv_widths)
+    given = inputs(rin)
+    with_carry, without = (rin(**given | {"latents": z}, return_latents=True)[1] for z in (given["latents"], None))
+    assert torch.equal(with_carry, without)
+
+
+def test_a_row_that_carries_and_a_row_that_does_not_are_each_as_alone(rin):
+    given = inputs(rin)
+    given["latents"][1] = 0
+    given["x_self_cond"][1] = 0
+    together = rin(**given, return_latents=True)
+    for i in range(B):
+        alone = rin(**{key: value[i : i + 1] for key, value in given.items()}, return_latents=True)
+        for mine, ours in zip(alone, together, strict=True):
+            torch.testing.assert_close(mine, ours[i : i + 1], **CLOSE)
+    first = rin(given["x"][1:2], given["time"][1:2], return_latents=True)
+    torch.testing.assert_close(first[0], together[0][1:2], **CLOSE)
+
+
+def test_a_row_does_not_feel_its_neighbours(rin):
+    given = {key: value.requires_grad_() for key, value in inputs(rin).items()}
+    rin(**given)[0].sum().backward()
+    for key, value in given.items():
+        assert value.grad[0].any() and not value.grad[1:].any(), key
+
+
+@pytest.mark.parametrize("dim", [2, 16])
+def test_the_time_embedding_is_sines_and_cosines_that_tell_all_times_apart(dim):
+    embedding = embed_time(torch.linspace(0, 1, 1001, dtype=torch.float64), dim)
+    assert embedding.shape == (1001, dim) and embedding.dtype == torch.float32
+    torch.testing.assert_close(embedding.square().sum(dim=-1), torch.full((1001,), dim / 2))
+    assert len(embedding.unique(dim=0)) == 1001
+
+
+def test_the_config_rebuilds_the_network(rin):
+    again = NETWORKS["rin"](**rin.config)
+    again.load_state_dict(rin.state_dict())
+    given = inputs(rin)
+    assert again.config == rin.config and torch.equal(again(**given), rin(**given))
+
+
+def test_the_latents_are_as_wide_as_the_tokens_by_default():
+    assert RIN(dim=8, image_size=8, patch_size=4, num_latents=2, depth=1).latents.shape == (2, 8)
+
+
+@pytest.mark.parametrize(
+    "sizes, named",
+    [
+        ({"image_size": 10}, "10 and 4"),
+        ({"image_size": 8, "patch_size": 16}, "8 and 16"),
+        ({"conv_widths": (4, 4, 4)}, "multiple of 8"),
+        ({"image_size": 12, "patch_size": 6, "conv_widths": (4, 4)}, "multiple of 4"),
+        ({"patch_size": 0}, "0"),
+    ],
+    ids=str,
+)
+def test_sizes_that_do_not_fit_are_refused_with_their_values(tiny_rin, sizes, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        tiny_rin(**sizes)

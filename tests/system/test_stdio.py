@@ -1,0 +1,77 @@
+"""dp.system.stdio: no print may end a command or a run."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_runs import make_pictures
+
+from dp.system import stdio
+from dp.system.stdio import SafeStream
+from dp.training.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--image-size", "16", "--width", "16", "--depth", "1", "--batch", "4", "--steps", "3"]
+
+
+def trained(place: Path, *arguments: str, **streams) -> subprocess.Popen:
+    """A training command whose terminal knows nothing but ASCII."""
+    quiet = {"DP_DEVICE": "cpu", "CPU_CORES": "1", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    command = [sys.executable, "-m", "dp", "train", *arguments]
+    return subprocess.Popen(command, cwd=place, env=os.environ | quiet, **streams)
+
+
+def test_names_that_the_terminal_cannot_show_and_a_closed_one_end_no_run(tmp_path):
+    pictures = make_pictures(tmp_path / "cats 😀")
+    (pictures / "ü\udcff😀.png").write_text("no image")
+    arguments = [pictures.name, "--out", "runs/😀", *TINY]
+    with trained(tmp_path, *arguments, "--prepare", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        said, complaint = process.communicate(timeout=60)
+    assert (process.returncode, complaint) == (0, b"") and rb"\U0001f600.png" in said
+
+    read, write = os.pipe()
+    os.close(read)  # as in `... | head -0`
+    with trained(tmp_path, *arguments, stdout=write, stderr=write) as process:
+        os.close(write)
+        assert process.wait(60) == 0
+    status = RunFolder(tmp_path / "runs" / "😀").status()
+    assert (status["state"], status["step"], status["error"]) == ("finished", 3, None)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="another way to have a full disk")
+def test_a_full_disk_ends_no_print():
+    with open("/dev/full", "wb", buffering=0) as file:
+        stream = SafeStream(file, "ascii", "backslashreplace", line_buffering=True)
+        for _ in range(3):
+            print("x" * 10_000, "😀", file=stream, flush=True)
+        stream.detach()
+
+
+def test_each_line_comes_out_at_once_and_what_cannot_be_shown_is_escaped(tmp_path):
+    script = "import os; from dp.system import stdio as streams; streams.protect(); print('ä 😀'); os.write(1, b'end')"
+    with open(tmp_path / "out", "wb") as out:
+        asked = os.environ | {"PYTHONIOENCODING": "latin-1"}
+        subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=asked, stdout=out, check=True)
+    assert (tmp_path / "out").read_bytes() == b"\xe4 \\U0001f600\nend"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="descriptors are closed in a shell")
+def test_descriptors_that_are_closed_are_no_obstacle():
+    script = (
+        "from dp.system import stdio as streams; streams.protect(); import sys; print('x'); print('y', file=sys.stderr)"
+    )
+    closed = subprocess.run(["sh", "-c", f'exec "{sys.executable}" -c "{script}" >&- 2>&-'], cwd=ROOT)
+    assert closed.returncode == 0
+
+
+def test_a_stream_that_a_test_has_put_there_keeps_its_place(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    stdio.protect()
+    print("ä")
+    assert sys.stdout is stream and stream.detach().getvalue() == b"\\xe4\n"

@@ -1,0 +1,369 @@
+"""Training as a Job: through a Hub on this machine, whose Jobs are real processes that really train."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from fakehub import connected, refuses, says
+from fakejobs import FakeJobs
+from forks import forking
+from pages import exit_code
+from tiny_runs import contents, ended, make_run, no_process_left_behind, shorten, state, undisturbed, until
+
+from dp.hub.client import HubError
+from dp.training import processes, worker
+from dp.training.remote import hardware, job
+from dp.training.run_folder import Busy, RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKEN, READER = "hf_alice", "hf_reader"
+ENDLESS = dict(train_num_steps=1_000_000, save_and_sample_every=1000)
+EVERY = 0.2
+# How the Hub's client hands a file to the package below it.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The Hub that this process talks to. Training processes, there and here, are forked and use one thread."""
+    monkeypatch.setenv("DP_DEVICE", "cpu")
+    monkeypatch.setenv("CPU_CORES", "1")
+    jobs_hub = FakeJobs(tmp_path / "machines")
+    jobs_hub.is_forked = True
+    with forking(), no_process_left_behind(tmp_path / "home"), connected(monkeypatch, tmp_path, jobs_hub) as fake:
+        yield fake
+
+
+def begin(run: RunFolder, timeout: str = "1h") -> None:
+    job.start(run, "a10g-small", timeout, TOKEN, every=EVERY)
+    assert state(run) == "queued" and run.is_alive()
+
+
+def shown(run: RunFolder, condition, seconds: float = 150) -> None:
+    """Refresh as a page would, until `condition` holds; the run must not end before."""
+
+    def holds() -> bool:
+        assert run.is_alive(), run.status()
+        job.refresh(run, TOKEN)
+        return condition()
+
+    until(holds, seconds, EVERY)  # each look is several requests, which take time from the training
+
+
+def over(run: RunFolder) -> str:
+    shown(run, lambda: not run.is_alive())
+    return state(run)
+
+
+def gone(hub) -> None:
+    hub.close()
+    huggingface_hub.close_session()  # or its connections would be used again
+
+
+def repo_of(run: RunFolder) -> str:
+    return run.status()["remote"]["repo"]
+
+
+# ----------------------------------------------------------------------------
+# There and back
+
+
+def test_killed_paused_and_resumed_there_and_here_it_is_the_undisturbed_run(hub, tmp_path):
+    run = make_run(tmp_path, train_num_steps=1_000_000, save_and_sample_every=40)
+    begin(run)
+    shown(run, lambda: len(run.milestones()) > 1)
+    hub.end("job0", "ERROR", "Job timeout")
+    assert over(run) == "lost"
+    message = run.status()["message"]
+    assert re.search(r"its Job came to the end of its 60 minutes; Resume goes on from step \d+0", message)
+
+    begin(run)
+    known = run.milestones()
+    shown(run, lambda: run.milestones() != known)
+    for call in (processes.start, processes.delete, job.forget, lambda run: job.start(run, "cpu-basic", "1h", TOKEN)):
+        with pytest.raises(ValueError, match="going on"):
+            call(run)
+    with pytest.raises(Busy, match="as a Job"), run.held():
+        pass
+    processes.pause(run)
+    assert state(run) == "pausing"
+    assert over(run) == "paused"
+    assert not run.asked("pause") and job.refresh(run) == run.status()  # which asks nobody
+
+    processes.start(run)  # on this machine
+    until(lambda: run.status()["state"] == "running" or not run.is_alive())
+    processes.pause(run)
+    assert ended(run) == "paused"
+
+    total = run.status()["step"] + 20
+    shorten(run, total)
+    begin(run)
+    assert over(run) == "finished"
+    assert contents(run.checkpoint(total)) == contents(undisturbed(run, tmp_path / "other"))
+    assert {record["step"] for record in run.metrics()[0] if "loss" in record} == set(range(10, total + 1, 10))
+    assert {f"{m:06d}.png" for m in range(40, total + 1, 40)} <= {path.name for path in run.samples.iterdir()}
+    assert run.status()["step"] == run.status()["total"] == total and run.status()["device"] == "cpu"
+    assert f"finished at step {total}" in run.tail()
+    assert hub.repos[repo_of(run)]["private"] and len(hub.repos) == 1
+    job.forget(run, TOKEN)
+    assert hub.repos == {} and state(run) == "finished" and run.status()["remote"] is None
+
+
+def test_a_job_pauses_before_its_time_is_over(hub, tmp_path):
+    run = make_run(tmp_path, **ENDLESS)
+    begin(run, timeout="5s")
+    assert over(run) == "paused"
+    assert "the Job's time is over: paused" in run.status()["message"]
+    assert hub.jobs["job0"]["process"].wait() == 0
+    assert hub.jobs["job0"]["spec"]["timeoutSeconds"] == 5
+
+
+def test_save_sample_and_stop_reach_the_job_and_its_token_nothing_else(hub, tmp_path, caplog):
+    caplog.set_level("DEBUG")
+    hub.is_forked = False  # the environment of a process is that of its start
+    run = make_run(tmp_path, **ENDLESS)
+    begin(run)
+    shown(run, lambda: state(run) == "running")
+    spec = hub.jobs["job0"]["spec"]
+    assert spec["secrets"] == {"HF_TOKEN": TOKEN}
+    assert TOKEN not in json.dumps(spec | {"secrets": None})
+    training = next((tmp_path / "machines").glob("*/*/run/status.json"))
+    process = Path(f"/proc/{json.loads(training.read_text())['pid']}/environ")
+    if process.exists():
+        assert b"DP_DEVICE=cpu" in process.read_bytes() and TOKEN.encode() not in process.read_bytes()
+
+    processes.save_now(run)
+    processes.sample_now(run)
+    shown(run, lambda: not run.asked("save") and not run.asked("sample"))
+    shown(run, lambda: run.milestones() and run.samples.exists())
+    assert run.status()["is_responding"]
+    processes.stop(run)
+    assert state(run) == "stopping"
+    assert over(run) == "stopped"
+    assert not any(name.startswith("asked/") for name in hub.repos[repo_of(run)]["files"])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+    assert not any(TOKEN.encode() in content for content in hub.repos[repo_of(run)]["files"].values())
+    assert TOKEN not in "".join(record.getMessage() for record in caplog.records if record.name.startswith("dp"))
+
+
+def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path, monkeypatch, capsys):
+    run = make_run(tmp_path)
+    page = (ROOT / "docs" / "several-machines.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^.venv/bin/python (.* --on hf-jobs .*)$", page, re.M)
+    options = line.replace("runs/mine", str(run.path)).split()
+    assert options[:3] == ["-m", "dp", "train"]
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("os.nice", lambda more: None)
+    assert "no machine 'h900'; there are: cpu-basic" in exit_code(monkeypatch, worker, *options[3:], "--flavor", "h900")
+    assert not hub.jobs
+
+    hub.is_forked = False
+    here = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+    streams = {"capture_output": True, "text": True, "timeout": 150}
+    done = subprocess.run([sys.executable, *options], cwd=ROOT, env=os.environ | here, **streams)
+    assert done.returncode == 0, done.stderr
+    price, where, *_, last = done.stdout.splitlines()
+    assert "costs $1.00 an hour, $2.00 at most. It pauses after 2 hours" in price
+    assert where.startswith(f"{hub.url}/jobs/alice/job0: ") and last == f"{run.id}: finished at step 8 of 8"
+    assert state(run) == "finished" and run.milestones() == [4, 8]
+
+    hub.is_forked = True
+    monkeypatch.setattr("dp.training.remote.cli.POLL_S", EVERY)
+    capsys.readouterr()
+    assert exit_code(monkeypatch, worker, *options[3:], "--steps", "9") == 0  # config.json is as long as before
+    assert capsys.readouterr().out.endswith(f"{run.id}: finished at step 9 of 9\n")
+    assert run.milestones() == [4, 8, 9]
+
+
+# ----------------------------------------------------------------------------
+# What it costs
+
+
+def test_the_price_is_said_before(hub):
+    words = hardware.describe("a10g-small", "90m", TOKEN)
+    assert words.startswith(
+        "a10g-small (1 × A10G, 24 GB) costs $1.00 an hour, $1.50 at most. It pauses after 90 minutes"
+    )
+    assert "cpu-basic (2 vCPU, 16 GB) costs $0.01 an hour" in hardware.describe("cpu-basic", "2h")
+    assert "costs is not known: see" in hardware.describe("tpu", 60)
+    with pytest.raises(HubError, match="no machine 'h900'; there are: cpu-basic, a10g-small, tpu"):
+        hardware.describe("h900", "2h")
+    gone(hub)
+    assert "a10g-small costs is not known, since" in hardware.describe("a10g-small", "2h")
+
+
+@pytest.mark.parametrize("timeout", ["", "2 weeks", "-1h", "0", "nan", "1e9", "31d", 0, None])
+def test_a_time_limit_is_a_time(timeout):
+    with pytest.raises(ValueError, match="30m, 2h or 1d"):
+        hardware.seconds_of(timeout)
+
+
+def test_times_in_words_and_numbers():
+    assert [hardware.seconds_of(text) for text in ("90", "90s", "1.5m", "2h", "1d", 60)] == [
+        90,
+        90,
+        90,
+        7200,
+        86400,
+        60,
+    ]
+    said = [hardware.words_of(seconds) for seconds in (5, 90, 1800, 5400, 7200, 86400, 200_000)]
+    assert said == ["5 seconds", "90 seconds", "30 minutes", "90 minutes", "2 hours", "24 hours", "2.31 days"]
+
+
+# ----------------------------------------------------------------------------
+# What can go wrong, and what is said
+
+AT_THE_START = {
+    "expired": ("whoami", refuses(401, X_Error_Message="Invalid credentials in Authorization header"), "has expired"),
+    "no login page": ("whoami", says(b"<html>"), "does not answer as the Hub does"),
+    "may not write": ("create", refuses(403), "make one that may run Jobs and write at"),
+    "no room": ("commit", refuses(403), "make one that may run Jobs and write at"),
+    "no credit": ("job", refuses(402), "no credit for Jobs: add some at"),
+    "no Jobs": ("job", refuses(403), "may run Jobs"),
+    "no such thing": ("job", refuses(404), "offers no Jobs"),
+    "odd flavor": ("job", refuses(400, X_Error_Message="flavor is sold out"), "flavor is sold out"),
+    "too many": ("job", refuses(429, Retry_After="60"), "to wait 60 seconds"),
+    "trouble": ("job", refuses(500), "trouble of its own"),
+}
+
+
+@pytest.mark.parametrize("kind, trouble, words", AT_THE_START.values(), ids=AT_THE_START)
+def test_a_start_that_comes_to_nothing_changes_nothing(hub, tmp_path, kind, trouble, words):
+    run = make_run(tmp_path)
+    hub.trouble[kind] = trouble
+    with pytest.raises(HubError, match=words):
+        job.start(run, "cpu-basic", "1h", TOKEN)
+    assert state(run) == "new" and not run.is_alive() and hub.jobs == {}
+    hub.trouble.clear()
+    hub.has_machines = False
+    begin(run)
+    assert len(hub.repos) == 1  # what went up is not left lying there
+
+
+def test_who_is_not_logged_in_or_offline_is_told(hub, tmp_path):
+    run = make_run(tmp_path)
+    for token in (None, "", False):
+        with pytest.raises(HubError, match="a Job needs a token"):
+            job.start(run, "cpu-basic", "1h", token)
+    with pytest.raises(HubError, match="no machine 'h900'"):
+        job.start(run, "h900", "1h", TOKEN)
+    with pytest.raises(HubError, match="may run Jobs and write"):
+        job.start(run, "cpu-basic", "1h", READER)
+    gone(hub)
+    with pytest.raises(HubError, match="is this machine online"):
+        job.start(run, "cpu-basic", "1h", TOKEN)
+    assert state(run) == "new"
+
+
+@pytest.mark.parametrize("verb, end", [("stop", "stopped"), ("pause", "paused")])
+def test_a_job_that_waits_for_a_machine_is_given_up_at_once(hub, tmp_path, verb, end):
+    run, hub.has_machines = make_run(tmp_path), False
+    begin(run)
+    shown(run, lambda: "waits for a machine (a10g-small)" in run.status()["message"])
+    getattr(processes, verb)(run)
+    assert over(run) == end and hub.jobs["job0"]["stage"] == "CANCELED" and not run.asked(verb)
+
+
+WHILE_IT_GOES_ON = {
+    "expired": ("inspect", refuses(401, X_Error_Message="Invalid credentials in Authorization header"), "has expired"),
+    "forbidden": ("inspect", refuses(403), "may run Jobs"),
+    "too many": ("info", refuses(429), "too many requests"),
+    "trouble": ("info", refuses(503), "error 503"),
+    "odd": ("info", says(b"{}"), "does not answer as the Hub does"),
+    "no repository": ("info", refuses(404, X_Error_Code="RepoNotFound"), "is not there, or this token may not read it"),
+}
+
+
+@pytest.mark.parametrize("kind, trouble, words", WHILE_IT_GOES_ON.values(), ids=WHILE_IT_GOES_ON)
+def test_a_refresh_that_comes_to_nothing_changes_nothing(hub, tmp_path, kind, trouble, words):
+    run, hub.has_machines = make_run(tmp_path), False
+    begin(run)
+    before = run.status()
+    hub.trouble[kind] = trouble
+    with pytest.raises(HubError, match=words):
+        job.refresh(run, TOKEN)
+    assert run.status() == before
+    hub.trouble.clear()
+    assert job.refresh(run, TOKEN)["state"] == "queued"
+
+
+def test_a_job_that_has_vanished_is_over(hub, tmp_path):
+    run, hub.has_machines = make_run(tmp_path), False
+    begin(run)
+    hub.jobs.clear()
+    assert over(run) == "lost" and "does not know its Job any more; Resume begins anew" in run.status()["message"]
+
+
+def test_a_job_whose_repository_has_vanished_is_over_and_can_be_started_again(hub, tmp_path):
+    run, hub.has_machines = make_run(tmp_path), False
+    begin(run)
+    hub.repos.clear()
+    job.cancel(run, TOKEN)
+    assert state(run) == "lost" and "is not there any more" in run.status()["message"]
+    begin(run)
+    assert len(hub.repos) == 1
+    job.cancel(run, TOKEN)
+    assert state(run) == "stopped" and "was cancelled" in run.status()["message"]
+    with pytest.raises(ValueError, match="not going on"):
+        job.cancel(run, TOKEN)
+
+
+def test_a_machine_that_cannot_install_says_why(hub, tmp_path):
+    run = make_run(tmp_path)
+    hub.is_forked, hub.uv = False, "#!/bin/sh\necho no room for torch >&2\nexit 1\n"
+    begin(run)
+    assert over(run) == "lost" and "its Job broke off: no room for torch; Resume" in run.status()["message"]
+    assert run.tail(1) == "no room for torch"
+
+
+def test_a_run_that_cannot_train_has_failed(hub, tmp_path):
+    run = make_run(tmp_path, train_batch_size=-1)
+    begin(run)
+    assert over(run) == "failed" and "train_batch_size" in run.status()["message"]
+    assert hub.jobs["job0"]["process"].wait() == 1
+
+
+# ----------------------------------------------------------------------------
+# What lies in the repository is not trusted further than a run's files
+
+
+def odd_repository(hub, run: RunFolder, **files: bytes) -> None:
+    """The repository says that its Job is running, and has more in it."""
+    facts = run.status()["remote"]
+    said = {
+        "state": "running",
+        "step": 7,
+        "loss": "high",
+        "message": 5,
+        "remote": {"launch": facts["launch"], "silent_s": 0},
+    }
+    said |= {"pid": 1, "total": True, "lr": 3}
+    hub.repos[repo_of(run)]["files"] |= {"status.json": json.dumps(said).encode()} | files
+    hub.history.clear()
+
+
+def test_only_what_a_run_may_hold_comes_back(hub, tmp_path):
+    run, hub.has_machines = make_run(tmp_path), False
+    begin(run)
+    before = contents(run.path)
+    names = ["../../evil", "config.json", "dataset/images.npy", "lock", "control/stop", "samples/x.png", "x.py"]
+    names += ["samples/../../000001.png", "checkpoints/../000001/model.safetensors", "checkpoints/000001/evil.pt"]
+    odd_repository(hub, run, **{name: b"evil" for name in names})
+    idle = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    hub.jobs["job0"] |= {"stage": "RUNNING", "process": idle}
+    status = job.refresh(run, TOKEN)
+    assert (status["state"], status["step"], status["loss"], status["total"]) == ("running", 7, None, None)
+    assert "lr" not in status and status["pid"] is None
+    after = contents(run.path)
+    assert after.keys() - before.keys() <= {"exchange.lock"} and not list(tmp_path.rglob("*evil*"))
+    assert {name: after[name] for name in before if name != "status.json"} == {
+        name: content for name, content in before.items() if name != "status.json"
+    }

@@ -1,0 +1,511 @@
+"""dp.training.run_folder: what a run says of itself, to whoever reads its folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from dp.system.atomic_files import is_disk_full, replacing, tidy
+from dp.training import processes
+from dp.training.run_folder import LEAVING_S, STATES, Busy, NoLocks, RunFolder, home, runs_in
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def process_holding(run: RunFolder):
+    """Another process that holds the run's lock, and is killed at the end."""
+    script = f"from dp.training.run_folder import RunFolder; run = RunFolder({str(run.path)!r})\n"
+    script += "with run.held(): print('held', flush=True); input()"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_milestone_is_the_step_in_six_digits(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.checkpoint(500) == tmp_path / "checkpoints" / "000500"
+    assert run.sample(500) == tmp_path / "samples" / "000500.png"
+
+
+def test_milestones_are_whole_checkpoints_in_the_order_of_their_steps(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.milestones() == []  # before anything was written
+    # A million comes after 900,000 although it sorts before it as text.
+    for name in ("1000000", "000008", "900000", ".000004.123.tmp", ".000004.123.old", "notes"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert run.milestones() == [8, 900_000, 1_000_000]
+
+
+def test_a_half_written_checkpoint_is_no_milestone_while_it_is_being_written(tmp_path):
+    run = RunFolder(tmp_path)
+    with replacing(run.checkpoint(4)) as aside:
+        aside.mkdir()
+        assert run.milestones() == []
+    assert run.milestones() == [4]
+
+
+def test_a_run_folder_is_made_only_when_something_is_written(tmp_path):
+    run = RunFolder(tmp_path / "runs" / "mine")
+    run.milestones()
+    assert not run.path.exists()
+    run.log({"step": 1})
+    assert run.path.is_dir()
+
+
+def test_the_log_takes_one_json_object_a_line_and_keeps_the_lines_before(tmp_path):
+    records = [{"step": 10, "loss": 0.25}, {"step": 20, "note": "zwei\nZeilen — ü"}]
+    for record in records:
+        RunFolder(tmp_path).log(record)  # a fresh one each time: a resumed run goes on in the same file
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == records
+
+
+def test_the_log_goes_on_after_a_line_torn_by_a_crash(tmp_path):
+    run = RunFolder(tmp_path)
+    run.log({"step": 10})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "lo')  # power cut
+    run.log({"step": 30})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1]) == {"step": 30}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.mark.parametrize("reported", ["queued", "preparing", "running"])
+def test_a_run_is_alive_as_long_as_its_lock_is_held_and_then_lost(run, reported):
+    run.report(state=reported, step=7, heartbeat=time.time())
+    with process_holding(run) as process:
+        status = run.status()
+        assert (status["state"], status["is_responding"], status["step"]) == (reported, True, 7)
+        run.ask("pause")
+        assert run.status()["state"] == "pausing"
+        run.ask("stop")
+        assert run.status()["state"] == "stopping"
+        process.kill()
+        process.wait()
+        assert run.status()["state"] == "lost"
+    assert run.status()["is_responding"] is False
+
+
+@pytest.mark.parametrize("reported", ["paused", "stopped", "finished", "failed"])
+def test_an_ended_run_stays_what_it_was(run, reported):
+    run.report(state=reported)
+    run.ask("stop")  # too late
+    assert run.status()["state"] == reported
+
+
+def test_a_run_that_nobody_started_is_new_and_every_fact_has_its_key(run):
+    status = run.status()
+    assert status["state"] == "new"
+    keys = {"step", "total", "loss", "images_per_s", "heartbeat", "started", "message", "error", "is_responding", "pid"}
+    assert status.keys() >= keys
+    assert {"new", "queued", "lost", "pausing"} < set(STATES)
+
+
+def test_a_silent_process_is_said_not_to_respond_and_is_alive_all_the_same(run):
+    run.report(state="running", heartbeat=time.time() - 3600)
+    with process_holding(run):
+        status = run.status()
+    assert (status["state"], status["is_responding"]) == ("running", False)
+
+
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_a_clock_that_is_set_makes_no_run_silent_or_alive(run, monkeypatch, hours):
+    set_by, waited, wall, monotonic = 0, 0, time.time, time.monotonic
+    monkeypatch.setattr("time.time", lambda: wall() + waited + set_by)
+    monkeypatch.setattr("time.monotonic", lambda: monotonic() + waited)
+    run.report(state="running", heartbeat=time.time())
+    with process_holding(run):
+        assert run.status()["is_responding"]
+        set_by = hours * 3600
+        assert run.status()["is_responding"]
+        waited = 59
+        assert run.status()["is_responding"]
+        waited = 61
+        assert not run.status()["is_responding"]
+        run.report(heartbeat=time.time())
+        assert run.status()["is_responding"]
+        run.report(heartbeat=time.time() - hours * 3600)  # of a machine whose clock differs, on a shared disk
+        assert run.status()["is_responding"]
+        waited = 130
+        assert not run.status()["is_responding"]
+
+
+def test_a_heartbeat_from_the_future_counts_as_one_of_now(run, monkeypatch):
+    run.report(state="running", heartbeat=time.time() + 3600)
+    monotonic = time.monotonic
+    with process_holding(run):
+        assert run.status()["is_responding"]
+        monkeypatch.setattr("time.monotonic", lambda: monotonic() + 61)
+        assert not run.status()["is_responding"]
+
+
+# ----------------------------------------------------------------------------
+# The lock
+
+
+@contextmanager
+def looking(run: RunFolder, seconds: float):
+    """Another app that looks whether the run is alive, for as long as no look takes."""
+    script = f"import fcntl, time; file = open({str(run.path / 'lock')!r}); fcntl.flock(file, fcntl.LOCK_SH)\n"
+    script += f"print('looking', flush=True); time.sleep({seconds})"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "looking\n"
+        yield
+        process.kill()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks cannot be shared there")
+def test_a_look_of_another_app_is_not_taken_for_the_trainers_lock(run):
+    run.report(state="running")
+    with run.held():
+        pass
+    with looking(run, 60):
+        assert not run.is_alive() and run.status()["state"] == "lost"
+    with looking(run, LEAVING_S / 10):
+        processes.stop(run)  # takes the lock for a moment
+        assert run.status()["state"] == "stopped"
+    with looking(run, LEAVING_S / 10), run.held():
+        assert run.is_alive()
+
+
+def test_looks_of_two_apps_and_of_threads_do_not_disturb_each_other(run):
+    run.report(state="running")
+    with run.held():
+        pass
+    script = f"from dp.training.run_folder import RunFolder; run = RunFolder({str(run.path)!r})\n"
+    script += "print('looking', flush=True)\n"
+    script += "print(sum(run.is_alive() for _ in range(20_000)))"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "looking\n"
+        with ThreadPoolExecutor(4) as threads:
+            mine = [found.result() for found in [threads.submit(run.is_alive) for _ in range(2000)]]
+        assert not any(mine) and other.stdout.read() == "0\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other calls")
+@pytest.mark.parametrize("code", ["ENOTSUP", "ENOLCK", "EIO", "EPERM", "EINVAL"])
+def test_a_disk_without_locks_is_told_and_other_runs_go_on(tmp_path, monkeypatch, code):
+    """As some network drives answer. The run on it was begun elsewhere, and moved."""
+    there, here = RunFolder(tmp_path / "drive" / "there"), RunFolder(tmp_path / "here")
+    for run in (there, here):
+        run.report(state="running")
+        (run.path / "lock").touch()
+    flock = fcntl.flock
+
+    def fail_there(descriptor, operation):
+        inodes = {path.stat().st_ino for path in (tmp_path / "drive").rglob("*")}
+        if os.fstat(descriptor if isinstance(descriptor, int) else descriptor.fileno()).st_ino in inodes:
+            raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+        return flock(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", fail_there)
+    assert [run.id for run in runs_in(tmp_path / "drive")] == ["there"] and there.status()["state"] == "lost"
+    places = rf"cannot lock files in '{there.path}'.*{os.strerror(getattr(errno, code))}.*DP_HOME"
+    with pytest.raises(NoLocks, match=places), there.held():
+        pass
+    assert there.status()["state"] == "lost" and there.status()["message"] is None
+    for act in (processes.delete, processes.stop):
+        with pytest.raises(NoLocks, match=places):
+            act(there)
+    with here.held():
+        assert here.is_alive() and not there.is_alive()
+
+
+def test_holding_a_path_that_is_no_folder_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    run = RunFolder(tmp_path / "file" / "run")
+    with pytest.raises(NoLocks, match=r"cannot lock files in '.*file/run'"), run.held():
+        pass
+
+
+def test_a_damaged_status_is_no_obstacle(run):
+    run.report(state="running")
+    run.status_file.write_text('{"state": "runn')
+    assert run.status()["state"] == "lost"
+    with process_holding(run):
+        assert run.status()["state"] == "preparing"
+    run.report(step=3)
+    assert run.status()["step"] == 3
+
+
+def test_a_report_keeps_what_it_does_not_name(run):
+    run.report(state="running", step=1)
+    run.report(step=2)
+    assert json.loads(run.status_file.read_text()) == {"state": "running", "step": 2}
+
+
+def test_only_one_process_holds_a_run(run, monkeypatch):
+    monkeypatch.setattr("dp.training.run_folder.LEAVING_S", 0.1)
+    with process_holding(run), pytest.raises(Busy, match="'run'"), run.held():
+        pass
+    with run.held(), RunFolder(run.path).held():  # further in, it is the same one
+        assert run.is_alive()
+    assert not run.is_alive()
+
+
+def test_a_new_holder_forgets_what_was_asked_and_clears_what_lies_about(run):
+    run.report(state="lost")
+    for verb in ("stop", "pause", "save", "sample"):
+        run.ask(verb)
+    (run.path / "checkpoints" / ".000004.123.tmp").mkdir(parents=True)
+    with run.held():
+        assert not any(run.asked(verb) for verb in ("stop", "pause", "save", "sample"))
+        assert list((run.path / "checkpoints").iterdir()) == []
+
+
+def test_an_error_is_reported_with_its_last_words(run):
+    with pytest.raises(ValueError, match="no such schedule"), run.held():
+        raise ValueError("no such schedule")
+    status = run.status()
+    assert (status["state"], status["message"]) == ("failed", "no such schedule")
+    assert status["error"].startswith("Traceback") and "test_run_folder.py" in status["error"]
+
+
+def test_a_run_cannot_be_asked_for_anything_else(run):
+    with pytest.raises(ValueError, match=r"stop.*'\.\./config'"):
+        run.ask("../config")
+
+
+def test_metrics_are_read_on_from_where_the_last_look_ended(run):
+    assert run.metrics() == ([], 0)
+    run.log({"step": 10})
+    records, offset = run.metrics()
+    assert records == [{"step": 10}]
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 20, "lo')
+        file.flush()
+        assert run.metrics(offset) == ([], offset)  # still being written
+        file.write('ss": 1}\n{"st')
+    records, offset = run.metrics(offset)
+    assert records == [{"step": 20, "loss": 1}]
+    run.log({"step": 30})  # after the crash that tore that last line
+    assert run.metrics(offset)[0] == [{"step": 30}]
+
+
+def test_a_damaged_config_is_told_by_name_and_none_is_empty(run):
+    assert run.config() == {}
+    run.path.mkdir()
+    for text in ("{", "[1]", "3"):
+        run.config_file.write_text(text)
+        with pytest.raises(ValueError, match=r"config.json.*'run'"):
+            run.config()
+
+
+def test_the_runs_of_a_folder_come_newest_first_and_the_damaged_among_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("DP_HOME", str(tmp_path))
+    assert home() == tmp_path and runs_in(tmp_path / "nowhere") == []
+    for name, created in (("b", 1.0), ("a", 3.0), ("c", 2.0), (".a.deleted", 9.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"created": created}))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    (tmp_path / "holiday pictures").mkdir()
+    assert [run.id for run in runs_in(tmp_path)] == ["broken", "a", "c", "b"]
+
+
+# ----------------------------------------------------------------------------
+# Files that are whole or not there
+
+
+class Interrupted(Exception):
+    pass
+
+
+def put(path: Path, content: str | dict[str, str]) -> None:
+    """A file with that text, or a folder with those files."""
+    if isinstance(content, dict):
+        path.mkdir()
+        for name, text in content.items():
+            (path / name).write_text(text)
+    else:
+        path.write_text(content)
+
+
+def content(path: Path) -> str | dict[str, str] | None:
+    """What stands at `path`, in the form that `put` takes."""
+    if path.is_dir():
+        return {child.name: child.read_text() for child in path.iterdir()}
+    return path.read_text() if path.exists() else None
+
+
+FILES = pytest.mark.parametrize(
+    "old, new",
+    [
+        (None, "new"),
+        ("old", "new"),
+        (None, {"a": "new"}),
+        ({}, {"a": "new"}),
+        ({"a": "old", "b": "old"}, {"a": "new"}),
+    ],
+    ids=["file", "file-over-file", "folder", "folder-over-empty", "folder-over-full"],
+)
+
+
+@FILES
+def test_what_was_written_takes_the_place_and_nothing_is_left_over(tmp_path, old, new):
+    target = tmp_path / "deep" / "000004"
+    if old is not None:
+        target.parent.mkdir()
+        put(target, old)
+    with replacing(target) as aside:
+        assert aside != target and aside.parent == target.parent  # a rename is atomic only on the same file system
+        put(aside, new)
+        assert content(target) == old  # until the end, whoever reads sees the old one
+    assert content(target) == new
+    assert list(target.parent.iterdir()) == [target]
+
+
+@FILES
+def test_a_failure_while_writing_leaves_the_old_one_untouched_and_nothing_else(tmp_path, old, new):
+    target = tmp_path / "000004"
+    if old is not None:
+        put(target, old)
+    with pytest.raises(Interrupted), replacing(target) as aside:
+        put(aside, new)
+        raise Interrupted
+    assert content(target) == old
+    assert list(tmp_path.iterdir()) == ([target] if old is not None else [])
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path):
+    # The plainest cause: the block wrote nothing. On Windows, a file held open by somebody else fails the same way.
+    target = tmp_path / "000004"
+    put(target, {"a": "old"})
+    with pytest.raises(OSError), replacing(target):
+        pass
+    assert content(target) == {"a": "old"}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_that_somebody_reads_just_now_is_replaced_a_moment_later(tmp_path, monkeypatch):
+    # Windows refuses the rename as long as the file is open.
+    rename, refusals = os.replace, iter(range(3))
+
+    def refuse_at_first(source, target):
+        if next(refusals, None) is not None:
+            raise PermissionError("in use")
+        rename(source, target)
+
+    monkeypatch.setattr("os.replace", refuse_at_first)
+    target = tmp_path / "status.json"
+    put(target, "old")
+    with replacing(target) as aside:
+        put(aside, "new")
+    assert content(target) == "new"
+
+
+@pytest.mark.parametrize("leftover", ["aside", "old"])
+def test_leftovers_of_a_killed_process_with_the_same_pid_are_no_obstacle(tmp_path, leftover):
+    # In a container, pids repeat: each start of the training process may well have the same one.
+    target = tmp_path / "000004"
+    put(target, {"a": "old"})
+    with replacing(target) as aside:
+        put(aside, {"a": "newer"})
+        name = aside.name
+    stale = tmp_path / (name if leftover == "aside" else name.removesuffix(".tmp") + ".old")
+    put(stale, {"half": "written"})
+    with replacing(target) as aside:
+        aside.mkdir()
+        (aside / "a").write_text("newest")
+    assert content(target) == {"a": "newest"}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    target, seen, done = tmp_path / "status.json", set(), threading.Event()
+    texts = [json.dumps({"step": step, "filler": "x" * 50_000}) for step in range(2)]
+    target.write_text(texts[0])
+
+    def read():
+        while not done.is_set():
+            seen.add(target.read_text())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for i in range(100):
+            with replacing(target) as aside:
+                aside.write_text(texts[i % 2])
+    finally:
+        done.set()
+        reader.join()
+    assert seen <= set(texts)
+
+
+@pytest.mark.parametrize("target_stands", [True, False])
+def test_tidying_clears_what_killed_processes_left_and_loses_nothing(tmp_path, target_stands):
+    # A kill between the two renames of a folder leaves the old one aside, and nothing in its place.
+    put(tmp_path / ".000004.123.old", {"a": "old"})
+    put(tmp_path / ".000004.123.tmp", {"a": "half"})
+    put(tmp_path / ".000008.77.tmp", {"a": "half"})
+    put(tmp_path / ".mine", "not one of ours")
+    if target_stands:
+        put(tmp_path / "000004", {"a": "new"})
+    tidy(tmp_path)
+    assert content(tmp_path / "000004") == {"a": "new" if target_stands else "old"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine", "000004"]
+
+
+def test_the_tail_is_the_last_lines_of_however_long_a_file(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.tail() == ""
+    run.log_file.write_bytes(b"\xff broken\n" + b"x" * 100_000 + b"\none\ntwo\n")
+    assert run.tail(2) == "one\ntwo"
+    assert len(run.tail(100)) < 70_000
+
+
+def test_a_full_disk_is_known_by_its_number_or_by_the_words_of_safetensors():
+    assert is_disk_full(OSError(errno.ENOSPC, "No space left on device"))
+    assert is_disk_full(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
+    assert not is_disk_full(ValueError("28"))
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="this system has no permissions of this kind")
+def test_a_folder_that_this_user_may_not_see_hides_no_run():
+    """As lost+found, at the top of a disk."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        place, user = Path(name), os.geteuid()
+        run = RunFolder(place / "seen")
+        run.report(state="finished")
+        (run.path / "checkpoints" / "000002").mkdir(parents=True)
+        (place / "lost+found").mkdir()
+        closed = place / "lost+found", run.path / "checkpoints"
+        place.chmod(0o755)
+        for folder in closed:
+            folder.chmod(0)
+        try:
+            if user == 0:  # whom no permission keeps away
+                os.seteuid(65534)
+            assert [found.id for found in runs_in(place)] == ["seen"]
+            assert run.milestones() == [] and run.status()["state"] == "finished"
+        finally:
+            os.seteuid(user)
+            for folder in closed:
+                folder.chmod(0o755)

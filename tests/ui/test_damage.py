@@ -1,0 +1,322 @@
+"""One damaged run, checkpoint or folder never takes down the page or the list of the others: every field of every JSON
+file in a run folder and in a checkpoint folder, and every file as a whole, damaged one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import orjson
+import pytest
+from tiny_runs import make_run
+
+from dp.checkpoints.folder import CheckpointError
+from dp.serving.engine import Engine
+from dp.training import processes, state
+from dp.training.presets import Settings
+from dp.training.run_folder import RunFolder
+from dp.training.trainer import Trainer
+from dp.ui.components.run_board import run_board
+from dp.ui.components.upload.upload import brought_by, images_of
+from dp.ui.sampling import page_values
+from dp.ui.training import publish, remote_training
+from dp.ui.training.uploads import Draft
+
+REMOTE = {"repo": "ann/dp-x", "flavor": "a10g-small", "timeout": 7200, "launch": "ab", "is_going_on": True}
+REMOTE |= {"asked": ["pause"], "job": "12", "url": "https://huggingface.co/jobs/ann/12"}
+DEEP: Any = 0
+for _ in range(300):
+    DEEP = [DEEP]
+VALUES = [None, True, "", "\ud800", "x" * 2000, 0, -1, 0.5, 1e308, 2**64, 10**400, math.nan, [], {}, DEEP]
+VALUES += [{"\udce9": ["\ud83d", None]}]
+GONE = object()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """DP_HOME with a run that has been trained and an older one beside it, and a folder with two checkpoints."""
+    place = tmp_path_factory.mktemp("damage")
+    run = make_run(place, "Whole", train_num_steps=20, save_and_sample_every=10)
+    with run.held():
+        run.report(state="running", pid=1, launch="", started=1.0)
+        Trainer.of(run.path).train()
+    processes.duplicate(run, place / "home", name="Other")
+    run.report(remote=REMOTE)
+    shutil.copytree(run.checkpoint(20), place / "bundled" / "other")
+    shutil.rmtree(place / "bundled" / "other" / "training-state")
+    for folder in ("home", "bundled"):
+        shutil.copytree(place / folder, place / f"{folder} before", symlinks=True)
+    return place
+
+
+@pytest.fixture
+def place(made, monkeypatch):
+    monkeypatch.setenv("DP_HOME", str(made / "home"))
+    yield made
+    for folder in ("home", "bundled"):
+        shutil.rmtree(made / folder)
+        shutil.copytree(made / f"{folder} before", made / folder, symlinks=True)
+
+
+def victim(place: Path) -> RunFolder:
+    return next(RunFolder(path) for path in (place / "home").glob("whole-*"))
+
+
+def encoded(value: Any) -> Any:
+    """`value`, once both JSON and what Gradio sends with have taken it."""
+    orjson.dumps(value)
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    return value
+
+
+def everything(place: Path, engine: Engine) -> dict[str, Any]:
+    """All that the page asks for in lists and details -> what it says of what is not damaged."""
+    other = next(path.name for path in (place / "home").glob("other-*"))
+    looked = encoded(run_board.look({"run": other}, None))
+    [line] = [line for line in looked.pop("runs") if line["id"] == other]
+    entries = page_values.entries(engine)
+    encoded([[entry.name, entry.problem] for entry in entries])
+    names = [entry.name for entry in entries if not entry.problem]
+    for name in [name for name in names if name in ("other", "Whole/000020")]:
+        encoded([page_values.describe(engine, name), page_values.schedule_choices(engine, name)])
+    del looked["seen"]
+    return looked | {"line": line, "config": page_values.config_of(engine, "other")}
+
+
+def details(run: RunFolder) -> None:
+    """Ask for everything about the damaged run; errors must be those that the page can show."""
+    looked = encoded(run_board.look({"run": run.id}, None))
+    if any(line["id"] == run.id for line in looked["runs"]):
+        assert looked["facts"]["id"] == run.id and looked["facts"]["made"]
+        encoded([publish.offer({"run": run.id}, None), publish.facts(run), run_board.free_name("Whole")])
+    publish.samples(run, 20)
+    try:
+        shown, settings = brought_by(run)
+        encoded([shown, {**images_of(run), "path": None}, vars(settings)])
+    except (ValueError, OSError) as error:
+        encoded(str(page_values.complaint(error)))
+
+
+def resumed(run: RunFolder) -> None:
+    for milestone in state.resumable(run):
+        try:
+            state.read_state(run, milestone)
+        except CheckpointError as error:
+            encoded(str(error))
+
+
+def fields(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """The path to each value in a JSON value, the whole first."""
+    yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from fields(child, (*path, key))
+
+
+def with_(value: Any, path: tuple, new: Any) -> Any:
+    """A copy of `value` with `new` at `path`, or without what was there."""
+    if not path:
+        return {} if new is GONE else new
+    copy = value.copy()
+    if new is GONE and len(path) == 1:
+        copy.pop(path[0])
+    else:
+        copy[path[0]] = with_(value[path[0]], path[1:], new)
+    return copy
+
+
+FILES = ["config.json", "status.json", "dataset/report.json", "checkpoints/000020/config.json", "metrics.jsonl"]
+FILES += ["checkpoints/000020/training-state/state.json"]
+ASKED = {"training-state": resumed, "000020": lambda run: None}  # beside what the lists say
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_value_of_any_field_harms_nothing_else(place, name):
+    engine = Engine(place / "bundled", device="cpu", runs=place / "home")
+    before = everything(place, engine)
+    file, ask = victim(place).path / name, ASKED.get(Path(name).parent.name, details)
+    first, *rest = file.read_text(encoding="utf-8").split("\n") if name == "metrics.jsonl" else [file.read_text()]
+    whole, cases = json.loads(first), 0
+    for path in fields(whole):
+        for new in (*VALUES, GONE):
+            file.write_text("\n".join([json.dumps(with_(whole, path, new)), *rest]))
+            os.utime(file, ns=(cases, cases))  # listed anew, however fast this goes
+            try:
+                assert everything(place, engine) == before
+                ask(victim(place))
+            except Exception as error:
+                raise AssertionError(f"{'.'.join(map(str, path))} = {new!r:.60}") from error
+            cases += 1
+    assert cases > 100
+
+
+# ----------------------------------------------------------------------------
+# Whole files and folders
+
+TEXTS = [b"", b"\x00\xff\xfe\x80" * 40, b"{", b"[]", b"null", b'"text"', b"3", b"[" * 100_000, b"9" * 5000]
+TEXTS += [b"\xef\xbb\xbf{}", b'{"a": 1}', b"\x93NUMPY\x01\x00v\x00{'descr': '|u1', 'shape': (" + b"9" * 99 + b",)}"]
+
+
+def folder_instead(path: Path) -> None:
+    remove(path)
+    (path / "inside").mkdir(parents=True)
+
+
+def loop_instead(path: Path) -> None:
+    remove(path)
+    path.symlink_to(path.name)
+
+
+def file_instead(path: Path) -> None:
+    remove(path)
+    path.write_bytes(b"a file")
+
+
+def pipe_instead(path: Path) -> None:
+    remove(path)
+    os.mkfifo(path)
+
+
+def device_instead(path: Path) -> None:
+    remove(path)
+    path.symlink_to("/dev/zero")
+
+
+def terabyte(path: Path) -> None:
+    if path.is_file():
+        os.truncate(path, 2**40)
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def everywhere(run: RunFolder) -> list[Path]:
+    """Every file and folder of the run, those of the checkpoint that is not the newest apart."""
+    found = [path.relative_to(run.path) for path in sorted(run.path.rglob("*"))]
+    return [path for path in found if "000010" not in path.name and "000010" not in path.parts]
+
+
+REPLACED = [folder_instead, loop_instead, file_instead, pipe_instead, device_instead, terabyte, remove]
+REPLACED += [lambda path, text=text: path.is_file() and path.write_bytes(text) for text in TEXTS]
+
+
+@pytest.mark.parametrize("damage", REPLACED, ids=[getattr(d, "__name__", "") for d in REPLACED])
+def test_any_file_or_folder_may_be_something_else(place, damage, monkeypatch):
+    engine = Engine(place / "bundled", device="cpu", runs=place / "home")
+    before, kept = everything(place, engine), place / "kept"
+    run = victim(place)
+    (run.path / "control").mkdir()
+    run.report(remote=None)
+    for name in everywhere(run):
+        path = run.path / name
+        os.rename(path, kept)
+        shutil.copytree(kept, path) if kept.is_dir() else shutil.copy2(kept, path)
+        try:
+            damage(path)
+            assert everything(place, engine) == before
+            details(run)
+            resumed(run)
+            encoded([run_board.act({"run": run.id, "verb": verb}, None) for verb in ("pause", "sample")])
+        except Exception as error:
+            raise AssertionError(f"{name}") from error
+        finally:
+            remove(path)
+            os.rename(kept, path)
+    assert everything(place, engine) == before
+
+
+def test_a_training_process_tells_what_is_wrong_with_its_config(place):
+    run = victim(place)
+    run.report(remote=None)
+    config = run.config()
+    config["trainer"] |= {"betas": [0.9, 0.99], "convert_image_to": "RGB", "amp": False, "seed": 0, "weight_decay": 0.0}
+    for path in fields(config["trainer"]):
+        for new in VALUES:
+            run.config_file.write_text(json.dumps(with_(config, ("trainer", *path), new)))
+            with suppress(ValueError):
+                Trainer.of(run.path)
+
+
+# ----------------------------------------------------------------------------
+# Names that cannot be encoded
+
+
+def renamed(path: Path, name: bytes) -> Path:
+    return path.rename(path.parent / os.fsdecode(name))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there all names are UTF-16")
+def test_folders_whose_names_are_not_utf8_are_shown_and_break_nothing(place):
+    run = victim(place)
+    run.report(remote=None)
+    processes.rename(run, "Café")
+    twin = place / "home" / os.fsdecode(b"caf\xe8")
+    shutil.copytree(run.path, twin)
+    (twin / "config.json").unlink()  # its name is then its folder's
+    run = RunFolder(renamed(run.path, b"caf\xe9"))
+    shutil.copytree(place / "bundled" / "other", place / "bundled" / os.fsdecode(b"mod\xe8l"))
+    renamed(shutil.copytree(run.checkpoint(20), run.path / "checkpoints" / "copy"), b"copi\xe9")
+    engine = Engine(place / "bundled", device="cpu", runs=place / "home")
+
+    lines = {line["id"]: line["name"] for line in encoded(run_board.look({}, None))["runs"]}
+    assert len(lines) == 3 and lines[run.id] == "Café" and run.id.startswith("caf\ufffd")
+    [other] = [name for name in lines.values() if name.startswith("caf\ufffd")]
+    assert other != run.id
+    names = encoded([entry.name for entry in page_values.entries(engine)])
+    assert len(set(names)) == len(names) == 7 and sum("\ufffd" in name for name in names) == 4
+    assert encoded(page_values.usable_names(engine)) == ["other"]  # safetensors opens no path that is not UTF-8
+    assert all("not valid UTF-8" in entry.problem for entry in page_values.entries(engine) if entry.name != "other")
+    encoded(page_values.describe(engine, "other"))
+    everything(place, engine)
+    details(run)
+
+    assert run_board.act({"run": run.id, "verb": "rename", "name": "Thé"}, None) == {}
+    assert run_board.run_of(run.id).name == "Thé" and run_board.run_of(run.id).path == run.path
+    said = encoded(run_board.act({"run": run.id, "verb": "resume"}, None))
+    assert "the path of a run's folder must be text that UTF-8 can encode" in said["problem"]
+    assert run_board.act({"run": run.id, "verb": "delete"}, None) == {}
+    assert twin.is_dir() and not run.path.exists()
+
+
+HALF = "cat\ud800"
+
+
+def test_half_a_surrogate_pair_is_refused_on_the_way_in(place, monkeypatch):
+    engine, run = Engine(place / "bundled", device="cpu", runs=place / "home"), victim(place)
+    before = everything(place, engine)
+    said = encoded(run_board.act({"run": run.id, "verb": "rename", "name": HALF}, None))
+    assert said["problem"] == r"a run's name must be text that UTF-8 can encode, got 'cat\ud800': choose another name"
+    for name in (None, 3, ["x"], {}):
+        assert "must be text" in run_board.act({"run": run.id, "verb": "rename", "name": name}, None)["problem"]
+    for what in (
+        lambda: processes.duplicate(run, place / "home", name=HALF),
+        lambda: Settings(name=HALF),
+        lambda: Draft.begin().take([{"file": 0, "offset": 0, "data": "", "name": HALF}]),
+        lambda: page_values.read(engine, HALF, 1, 1, "ddim", "trained", 0, 0, 0, False),
+        lambda: page_values.read(engine, "other", 1, 1, HALF, "trained", 0, 0, 0, False),
+        lambda: page_values.read(engine, "other", 1, 1, "ddim", HALF, 0, 0, 0, False),
+        lambda: page_values.read(engine, "other", 1, 1, "ddim", "trained", 0, 0, 0, False, walk_to=HALF),
+        lambda: page_values.restored(engine, {"checkpoint": HALF}),
+        lambda: page_values.restored(engine, {"noise_schedule": HALF, "schedule_kwargs": {HALF: HALF}}),
+    ):
+        with pytest.raises((ValueError, gr.Error)) as caught:
+            what()
+        encoded(str(caught.value))
+    asked = {"run": run.id, "milestone": 20, "repo": "ann/cats", "private": False, "licence": "", "token": "hf_x"}
+    for key in ("run", "milestone", "repo", "token"):
+        assert encoded(publish.publish(asked | {key: HALF}, None))["problem"]
+    rented = {"run": run.id, "flavor": "x", "timeout": "1h", "token": "hf_x"}
+    for key in ("run", "timeout", "token"):
+        assert encoded(remote_training.rent(rented | {key: HALF}, None))["problem"]
+    for asked in ({"seen": HALF, "run": HALF, "known": HALF}, {"run": run.id, "offset": 10**400, "have": 10**400}):
+        encoded(run_board.look(asked, None))
+    assert everything(place, engine) == before

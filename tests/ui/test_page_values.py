@@ -1,0 +1,155 @@
+"""The page's other half: its values, and the handler for a GPU that exists only inside a call."""
+
+import base64
+import io
+import re
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from dp.checkpoints import folder as checkpoint
+from dp.data.codec import encode_png, grid
+from dp.diffusion.policy import DiffusionPolicy
+from dp.serving.engine import Engine
+from dp.serving.files import settings_in
+from dp.serving.handle import Frame
+from dp.ui.app import build_app
+from dp.ui.components.player.player import show
+from dp.ui.sampling import page_values
+from dp.ui.sampling.links import NAMES
+
+
+@pytest.fixture
+def engine(tiny_rin, tmp_path):
+    DiffusionPolicy(tiny_rin(), noise_schedule="cosine", schedule_kwargs={"tau": 0.8}).save_pretrained(
+        tmp_path / "tiny"
+    )
+    return Engine(tmp_path, device="cpu")
+
+
+def decode(src):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(src.split(",")[1]))))
+
+
+def test_live_frames_are_light_and_the_last_is_lossless():
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    frame = Frame(index=3, timesteps=9, time=0.7, log_snr=-1.0, x_t=images[::-1], x0=images, moved=np.zeros(4))
+    running, stopped = show(frame, "running"), show(frame, "stopped")
+    assert running["src"].startswith("data:image/jpeg;base64,") and stopped["src"].startswith("data:image/png;base64,")
+    np.testing.assert_array_equal(decode(stopped["src"]), grid(images))
+    assert (stopped["index"], stopped["timesteps"], stopped["time"], stopped["log_snr"]) == (3, 9, 0.7, -1.0)
+    assert show(None, "failed", "no luck") == {"state": "failed", "message": "no luck"}
+
+
+def test_the_trained_schedule_comes_first_and_says_so(engine):
+    choices = page_values.schedule_choices(engine, "tiny")
+    assert choices[0] == ("cosine, tau 0.8 (trained)", page_values.TRAINED)
+    # Trained with its own tau, so the plain cosine is another schedule and can be chosen too.
+    assert [value for _, value in choices[1:]] == ["linear", "cosine", "sigmoid"]
+
+
+LINK = {
+    "checkpoint": "tiny",
+    "images": "3",
+    "timesteps": "10",
+    "sampler": "ddim",
+    "schedule": "linear",
+    "difference": "2",
+    "eta": "0.5",
+    "seed": "7",
+    "walk": "8",
+}
+USED = {
+    "checkpoint": "tiny",
+    "batch_size": 3,
+    "timesteps": 10,
+    "sampler": "ddim",
+    "noise_schedule": "linear",
+    "time_difference": 0.2,
+    "eta": 0.5,
+    "seed": 7,
+    "walk_to": 8,
+}
+
+
+def test_a_link_holds_every_setting(engine):
+    assert page_values.of_link(engine, LINK | {"__theme": "dark"}) == (USED, "")
+    assert page_values.of_link(engine, {}) == ({}, "")
+
+
+@pytest.mark.parametrize(
+    "bad", ["9" * 400, "-" + "9" * 400, "9" * 5000, "1e999", "nan", "-inf", "", "<b>x", "\ud800\0"]
+)
+@pytest.mark.parametrize("key", LINK)
+def test_a_bad_setting_in_a_link_is_ignored_with_a_sentence_and_the_others_apply(engine, key, bad):
+    if (key, bad) == ("walk", ""):
+        return  # no walk, as the page has it
+    usable, sentence = page_values.of_link(engine, LINK | {key: bad})
+    lost = {NAMES[key]} | ({"eta"} if key == "sampler" else set())  # the page's own sampler has no eta
+    if key == "timesteps":  # of the page's own number of steps, 2 are another share
+        lost.add("time_difference")
+        assert usable.pop("time_difference") == 2 / page_values.TIMESTEPS
+    assert usable == {name: value for name, value in USED.items() if name not in lost}
+    assert sentence.startswith("The page ignores a part of its link: ") and f"{key} (" in sentence
+    assert len(sentence) < 700 and "<b>" not in sentence and sentence.isprintable()
+    page_values.restored(engine, usable)
+
+
+NUMBERS_OF_A_PNG = ["batch_size", "timesteps", "time_difference", "eta", "seed", "walk_to", "strength"]
+
+
+@pytest.mark.parametrize("bad", ["9" * 400, "9" * 5000, "1e999", "NaN", "-Infinity", '"x"', "[]", "{}", "true"])
+@pytest.mark.parametrize("key", [*NUMBERS_OF_A_PNG, "noise_schedule", "schedule_kwargs", "sampler", "checkpoint"])
+def test_a_bad_setting_in_a_png_is_an_error_that_can_be_shown(engine, key, bad):
+    if bad in ("[]", "{}") and key == "schedule_kwargs":
+        return  # none
+    text = f'{{"checkpoint": "tiny", "noise_schedule": "linear", "{key}": {bad}}}'
+    with pytest.raises((ValueError, gr.Error)) as error:
+        page_values.restored(engine, settings_in(encode_png(np.zeros((8, 8, 3), np.uint8), {"dp": text})))
+    assert len(str(error.value)) < 700
+
+
+def test_time_difference_is_counted_in_steps(engine):
+    _, settings = page_values.read(engine, "tiny", 2, 40, "ddim", "linear", 1.5, 0.5, 9, False)
+    assert settings.time_difference == 1.5 / 40 and settings.noise_schedule == "linear"
+    assert settings.eta == 0.5 and settings.seed == 9
+    _, settings = page_values.read(engine, "tiny", 2, 1, "ddim", page_values.TRAINED, 3, 0, 9, False)
+    assert settings.time_difference == 1 and settings.noise_schedule is None
+
+
+def test_what_a_stranger_sends_never_becomes_markup(engine, tmp_path):
+    with pytest.raises(gr.Error) as error:
+        page_values.read(engine, "tiny", 2, 40, "<img src=x onerror=alert(1)>", "linear", 0, 0, 9, False)
+    assert "<img" not in error.value.message and "&lt;img" in error.value.message
+    (tmp_path / "<b>bad").mkdir()
+    (tmp_path / "<b>bad" / "config.json").write_text("{}")
+    assert "<b>" not in page_values.problems(engine) and str(tmp_path) not in page_values.problems(engine)
+
+
+def test_what_a_checkpoint_says_of_itself_is_no_markdown(tiny_rin, tmp_path):
+    checkpoint.save(DiffusionPolicy(tiny_rin()), tmp_path / "tiny", dataset="![](http://host/x) <b> [a](http://b)")
+    shown = page_values.describe(Engine(tmp_path, device="cpu"), "tiny")
+    assert not re.search(r"(?<!\\)[\[<]", shown) and "8×8 pixels" in shown
+
+
+def test_a_page_without_any_checkpoint_says_what_to_do(tmp_path):
+    build_app(Engine(tmp_path))
+    assert page_values.describe(Engine(tmp_path), None).startswith("No checkpoint yet: put a checkpoint folder into")
+
+
+@pytest.mark.parametrize("typed, walk", [(None, None), ("", None), (" ", None), ("0", 0), (" 12 ", 12), (7, 7)])
+def test_a_walk_is_what_was_typed_and_none_where_nothing_was(engine, typed, walk):
+    assert page_values.read(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, 1, False, typed)[1].walk_to == walk
+
+
+@pytest.mark.parametrize("typed", ["far", "1.5", "-1", "1e99", True, [3]])
+def test_a_walk_to_what_is_no_seed_is_told(engine, typed):
+    with pytest.raises(gr.Error, match="Walk to seed must be a whole number from 0 to"):
+        page_values.read(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, 1, False, typed)
+
+
+def test_an_empty_seed_without_a_random_one_is_asked_for(engine):
+    with pytest.raises(gr.Error, match="Seed is empty: type a whole number, or tick Random seed"):
+        page_values.read(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, None, False)
