@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-HOMES = {"sample": "dp.serving.cli", "train": "dp.training.worker", "publish-space": "dp.hub.space"}
+HOMES = {"sample": "dp.serving.cli", "train": "dp.training.cli", "publish-space": "dp.hub.space"}
 USAGE = """usage: python -m dp COMMAND [options]
 
   sample         draw images with a model

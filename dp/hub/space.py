@@ -70,7 +70,3 @@ def publish(space: str, headers: Mapping[str, str], private: bool, hardware: str
         api.create_repo(space, private=private or None, exist_ok=True, **kind)
         api.upload_folder(repo_id=space, folder_path=ROOT, repo_type="space", **patterns)
     print(f"{api.endpoint}/spaces/{space} is being built, which takes some minutes")
-
-
-if __name__ == "__main__":
-    main()

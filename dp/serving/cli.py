@@ -117,7 +117,3 @@ def drawn(folder: Path, settings: SampleSettings) -> Ticket:
     if ticket.state == "failed":
         raise ValueError(ticket.error)
     return ticket
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,21 @@
-"""A training run from the command line: a new one of somebody's pictures, or the one that is there. Loads no torch by
-itself; the pictures are prepared by a process of its own, whose memory is free again while the run waits for its turn.
+"""`python -m dp train RUN` trains the run in a folder, as one process or, under torchrun or `accelerate launch`, as one
+of several. `python -m dp train PICTURES --out RUN` begins that run first. `--trial` trains for ten steps instead and
+prints how long they took; `--on hf-jobs` trains on a rented machine.
+
+Loads no torch by itself. Images are prepared by a process of its own, whose memory is free again while the run waits
+for the device.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +23,17 @@ from tqdm import tqdm
 
 import dp
 from dp.data.archives import archive_kinds
+from dp.system import environment, stdio
 from dp.system.atomic_files import replacing, write_json
 from dp.system.records import readable
-from dp.system.validation import check_encodable, quote
-from dp.training import processes
+from dp.system.validation import check_encodable, message_of, quote
+from dp.training import processes, worker
 from dp.training.presets import NAME_LENGTH, PRESETS, SIZES, Settings
+from dp.training.remote import cli as remote_cli
 from dp.training.run_folder import RunFolder
 
 SHOWN = 10  # pictures that are not used, and why
+INTERRUPTED = b"\nsaving, then leaving: the same command goes on from there. Ctrl-C again leaves at once.\n"
 HELP = {  # of the settings, named as in dp.training.presets.Settings
     "name": "of the run (that of the pictures)",
     "image_size": f"side in pixels at which the pictures are trained on: {', '.join(map(str, SIZES))}",
@@ -35,6 +45,55 @@ HELP = {  # of the settings, named as in dp.training.presets.Settings
     "save_every": "steps from one checkpoint, with samples, to the next",
     "seed": "the same seed trains the same model (0)",
 }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m dp train",
+        usage="%(prog)s RUN\n       %(prog)s PICTURES... --out RUN [settings]",
+        description="Train a model on pictures. Ctrl-C saves and pauses; the same command goes on from there.",
+        epilog="example: python -m dp train my/pictures --out runs/mine --steps 5000",
+    )
+    add_options(parser)
+    remote_cli.add_options(parser)
+    parser.add_argument("--trial", action="store_true", help="try ten steps, and write how long they took as JSON")
+    stdio.protect()
+    args = parser.parse_args()
+    try:
+        cores, device = environment.cores(), environment.device() or "device"
+        run = run_of(args)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{message_of(error)}\n")
+    except KeyboardInterrupt:
+        sys.exit(130)  # as shells count it
+    if args.prepare:
+        return
+    if cores:  # as in dp.system.device; torch reads it when it is loaded
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // worker.PROCESSES))
+    if hasattr(os, "nice"):
+        os.nice(10)  # whoever samples on the same processor comes first
+    try:
+        if args.on:
+            remote_cli.begin(run, args)
+            pause_on_interrupt(run)
+            remote_cli.watch(run)
+        elif args.trial:
+            print(json.dumps(worker.trial(run)))
+        elif worker.RANK == 0:
+            with run.held():
+                pause_on_interrupt(run)
+                worker.follow(run, device)
+        elif worker.wait_for_the_first(run):
+            worker.train(run)
+    except (ValueError, OSError, MemoryError) as error:  # for people; status.json has the rest
+        sys.exit(message_of(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if worker.PROCESSES > 1:
+        # Threads of torch's still let go of tensors, and abort a process in which Python has ended.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -124,3 +183,15 @@ def prepare(run: RunFolder, settings: Settings, sources: list[str]) -> None:
     refused = [f"  {name}: {reason}" for name, reason in seen.report.refused]
     more = [f"  and {len(refused) - SHOWN:,} more"] if len(refused) > SHOWN else []
     print("\n".join([*seen.report.sentences(), *refused[:SHOWN], *more]), flush=True)
+
+
+def pause_on_interrupt(run: RunFolder) -> None:
+    """Ctrl-C asks the run to pause; once more, and this process ends at once."""
+
+    def ask(*_) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run.ask("pause")
+        with suppress(OSError):  # the terminal is gone
+            os.write(2, INTERRUPTED)  # print might just be in the middle of a line of its own
+
+    signal.signal(signal.SIGINT, ask)

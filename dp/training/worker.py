@@ -1,98 +1,25 @@
-"""`python -m dp train RUN`: the process that trains the run in a folder, as one process or, under torchrun or
-`accelerate launch`, as one of many. `python -m dp train PICTURES --out RUN` begins that run first. `--trial` tries ten
-steps instead, and says on standard output how long they took; `--on hf-jobs` trains elsewhere: see
-dp.training.remote.cli.
+"""The process that trains a run: it waits for the device, then trains, alone or as one of several processes that
+torchrun or `accelerate launch` started.
 
-It holds the run's lock from the first moment, then waits for the device's, and only then loads torch: by dp's public
-names, which are handed out when they are asked for.
-
-Over budget: the trial has to be a process that loads torch and ends, too.
+Only `train` and `trial` load torch, by dp's public names, which are imported when they are first used: the process
+holds the run's lock from the first moment, and may wait for the device for hours.
 """
 
-import argparse
-import json
 import os
-import signal
-import sys
 import tempfile
 import time
-from contextlib import suppress
 
 from filelock import FileLock, Timeout
 
 import dp
-from dp.system import environment, stdio
 from dp.system.validation import message_of
-from dp.training import cli
-from dp.training.remote import cli as remote_cli
 from dp.training.run_folder import RunFolder, acquired
 
 POLL_S = 1.0
 WARM_UP_STEPS, TRIAL_STEPS, TRIAL_SAMPLE_STEPS = 2, 10, 2
 RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 WAITS = "waits until the run before it leaves the device"
-INTERRUPTED = b"\nsaving, then leaving: the same command goes on from there. Ctrl-C again leaves at once.\n"
 LAUNCH = ":".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m dp train",
-        usage="%(prog)s RUN\n       %(prog)s PICTURES... --out RUN [settings]",
-        description="Train a model on pictures. Ctrl-C saves and pauses; the same command goes on from there.",
-        epilog="example: python -m dp train my/pictures --out runs/mine --steps 5000",
-    )
-    cli.add_options(parser)
-    remote_cli.add_options(parser)
-    parser.add_argument("--trial", action="store_true", help="try ten steps, and write how long they took as JSON")
-    stdio.protect()
-    args = parser.parse_args()
-    try:
-        cores, device = environment.cores(), environment.device() or "device"
-        run = cli.run_of(args)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{message_of(error)}\n")
-    except KeyboardInterrupt:
-        sys.exit(130)  # as shells count it
-    if args.prepare:
-        return
-    if cores:  # as in dp.system.device; torch reads it when it is loaded
-        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // PROCESSES))
-    if hasattr(os, "nice"):
-        os.nice(10)  # whoever samples on the same processor comes first
-    try:
-        if args.on:
-            remote_cli.begin(run, args)
-            pause_on_interrupt(run)
-            remote_cli.watch(run)
-        elif args.trial:
-            print(json.dumps(trial(run)))
-        elif RANK == 0:
-            with run.held():
-                pause_on_interrupt(run)
-                follow(run, device)
-        elif wait_for_the_first(run):
-            train(run)
-    except (ValueError, OSError, MemoryError) as error:  # for people; status.json has the rest
-        sys.exit(message_of(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    if PROCESSES > 1:  # threads of torch's still let go of tensors, and abort a process in which Python has ended
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-
-
-def pause_on_interrupt(run: RunFolder) -> None:
-    """Ctrl-C asks the run to pause; once more, and this process ends at once."""
-
-    def ask(*_) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        run.ask("pause")
-        with suppress(OSError):  # the terminal is gone
-            os.write(2, INTERRUPTED)  # print might just be in the middle of a line of its own
-
-    signal.signal(signal.SIGINT, ask)
 
 
 def follow(run: RunFolder, name: str) -> None:
@@ -150,7 +77,3 @@ def trial(run: RunFolder) -> dict:
         return {"error": message_of(error)}
     device = str(trainer.accelerator.device)
     return {"seconds_per_step": seconds_per_step, "seconds_per_save": saving + sampling, "device": device}
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ from pages import exit_code
 from tiny_runs import contents, ended, make_run, no_process_left_behind, shorten, state, undisturbed, until
 
 from dp.hub.client import HubError
-from dp.training import processes, worker
+from dp.training import cli, processes
 from dp.training.remote import hardware, job
 from dp.training.run_folder import Busy, RunFolder
 
@@ -161,7 +161,7 @@ def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path,
     assert options[:3] == ["-m", "dp", "train"]
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr("os.nice", lambda more: None)
-    assert "no machine 'h900'; there are: cpu-basic" in exit_code(monkeypatch, worker, *options[3:], "--flavor", "h900")
+    assert "no machine 'h900'; there are: cpu-basic" in exit_code(monkeypatch, cli, *options[3:], "--flavor", "h900")
     assert not hub.jobs
 
     hub.is_forked = False
@@ -177,7 +177,7 @@ def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path,
     hub.is_forked = True
     monkeypatch.setattr("dp.training.remote.cli.POLL_S", EVERY)
     capsys.readouterr()
-    assert exit_code(monkeypatch, worker, *options[3:], "--steps", "9") == 0  # config.json is as long as before
+    assert exit_code(monkeypatch, cli, *options[3:], "--steps", "9") == 0  # config.json is as long as before
     assert capsys.readouterr().out.endswith(f"{run.id}: finished at step 9 of 9\n")
     assert run.milestones() == [4, 8, 9]
 

@@ -18,7 +18,7 @@ from pages import exit_code
 from tiny_runs import contents, make_pictures, undisturbed, until
 
 from dp.data.report import Findings
-from dp.training import cli, worker
+from dp.training import cli
 from dp.training.presets import PRESETS, Settings
 from dp.training.run_folder import RunFolder
 
@@ -49,11 +49,11 @@ def ran(monkeypatch, capfd):
     def run(*arguments: str) -> tuple[int, str, str]:
         with monkeypatch.context() as patch:
             patch.setattr("os.nice", lambda more: None)
-            patch.setattr("dp.training.worker.pause_on_interrupt", lambda run: None)
+            patch.setattr("dp.training.cli.pause_on_interrupt", lambda run: None)
             for stream in ("stdout", "stderr"):  # the command replaces them
                 patch.setattr(sys, stream, getattr(sys, stream))
             capfd.readouterr()
-            code = exit_code(patch, worker, *arguments)
+            code = exit_code(patch, cli, *arguments)
             sys.stdout.flush()
         said, complaint = capfd.readouterr()
         return (1, said, f"{complaint}{code}\n") if isinstance(code, str) else (code, said, complaint)
