@@ -10,6 +10,7 @@ import pytest
 
 from dp import RIN, DiffusionPolicy, ImageDataset, SampleSettings
 from dp.checkpoints import folder as checkpoint
+from dp.checkpoints import schema
 from dp.data import prepare
 from dp.data.codec import encode_png
 from dp.data.sources import Limits
@@ -70,7 +71,7 @@ def config_with(**changed):
 
 
 def built(config):
-    checkpoint.check_config(config, "here")
+    schema.check_config(config, "here")
     checkpoint.build(config, "here", device="meta")
 
 
@@ -116,7 +117,7 @@ ENTRIES = {  # each is called with the engine, the home and a value that is too 
     "a value to compare": lambda engine, home, bad: make_arms(engine, "timesteps", [bad], *settings()),
     "a start image": lambda engine, home, bad: read({"picture": bad}, 8, 3),
     "a draft": lambda engine, home, bad: Draft(bad),
-    "an unknown field": lambda engine, home, bad: checkpoint.check_config(config_with() | {str(bad): 1}, "here"),
+    "an unknown field": lambda engine, home, bad: schema.check_config(config_with() | {str(bad): 1}, "here"),
     "settings in a PNG": lambda engine, home, bad: page_values.restored(
         engine, files.settings_in(encode_png(np.zeros((4, 4, 3), np.uint8), {"dp": json.dumps({"sampler": bad})}))
     ),

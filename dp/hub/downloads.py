@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from dp.checkpoints.folder import Entry, look_at
+from dp.checkpoints.catalog import Entry, look_at
 from dp.hub import models
 from dp.system.atomic_files import replacing
 from dp.system.records import name_of

@@ -19,8 +19,9 @@ from huggingface_hub import CommitOperationAdd, constants, hf_hub_url
 from huggingface_hub import try_to_load_from_cache as find_cached
 
 from dp.checkpoints import folder as checkpoint
-from dp.checkpoints.folder import CheckpointError
+from dp.checkpoints import schema
 from dp.checkpoints.model_card import LIBRARY, TASK, model_card
+from dp.checkpoints.schema import CheckpointError
 from dp.diffusion.policy import DiffusionPolicy
 from dp.hub.client import (
     PATIENCE,
@@ -132,7 +133,7 @@ def push(
             checkpoint.save(model, aside, **card)
         folder = Path(aside if isinstance(model, DiffusionPolicy) else model)
         config, policy = checkpoint.inspect(folder)
-        checkpoint.check_config(config := config | card, str(folder))
+        schema.check_config(config := config | card, str(folder))
         text = model_card(config, _count(policy), repo_id, facts, "samples.png" if picture else "")
         contents = {"README.md": text.encode(), "config.json": (json.dumps(config, indent=2) + "\n").encode()}
         contents |= {"model.safetensors": folder / "model.safetensors"} | ({"samples.png": picture} if picture else {})

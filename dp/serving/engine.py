@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dp.checkpoints.folder import Entry
+from dp.checkpoints.catalog import Entry
 from dp.data.codec import quantise
 from dp.diffusion.policy import DiffusionPolicy
 from dp.diffusion.settings import SampleSettings

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from dp.checkpoints.folder import Entry, list_checkpoints, load
+from dp.checkpoints.catalog import Entry, list_checkpoints
+from dp.checkpoints.folder import load
 from dp.diffusion.policy import DiffusionPolicy
 from dp.hub import downloads
 from dp.system.validation import quote

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dp.checkpoints.folder import CheckpointError
+from dp.checkpoints.schema import CheckpointError
 from dp.system.records import NUMBER, WHOLE, check_fields, read
 from dp.training.run_folder import RunFolder
 

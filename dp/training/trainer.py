@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dp.checkpoints import folder as checkpoint
+from dp.checkpoints import schema
 from dp.data.codec import MODES, encode_png, grid, to_float, to_uint8
 from dp.data.dataset import ImageDataset
 from dp.diffusion.policy import DiffusionPolicy
@@ -176,7 +177,7 @@ class Trainer:
         config, where = run.config(), f"config.json of the run {quote(run.id)}"
         settings = config.get("trainer", {})
         model = {key: config[key] for key in ("network", "policy") if key in config}
-        checkpoint.check_config(model, where)
+        schema.check_config(model, where)
         if unknown := settings.keys() - cls.__init__.__kwdefaults__.keys() | settings.keys() & {"results_folder"}:
             raise ValueError(f"{where}: unknown field {quote(min(unknown))} in trainer")
         if "amp" not in settings and best_device().type == "cuda" and torch.cuda.is_bf16_supported():
@@ -338,7 +339,7 @@ class Trainer:
             try:
                 checkpoint.inspect(self.run.checkpoint(milestone))
                 self.load(milestone)
-            except checkpoint.CheckpointError as error:
+            except schema.CheckpointError as error:
                 problem = problem or error
             else:
                 self.passed_over = f"passed over, since it is damaged: {problem}" if problem else ""

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dp.checkpoints import catalog, schema
 from dp.checkpoints import folder as checkpoint
-from dp.checkpoints.folder import CheckpointError
+from dp.checkpoints.schema import CheckpointError
 from dp.diffusion.policy import DiffusionPolicy
 from dp.networks.rin import NETWORKS, RIN
 
@@ -285,7 +286,7 @@ def test_a_broken_folder_is_refused_with_its_name_and_what_is_wrong(folder, kind
 @BROKEN
 def test_a_broken_folder_is_listed_with_what_is_wrong(folder, kind, name):
     says = break_folder(folder, kind, name)
-    [entry] = checkpoint.list_checkpoints(folder.parent)
+    [entry] = catalog.list_checkpoints(folder.parent)
     assert entry.name == "mine" and entry.config is None
     assert re.search(says, entry.problem)
 
@@ -330,7 +331,7 @@ def test_a_list_holds_every_folder_with_a_model_by_name_and_nothing_else(tmp_pat
     (tmp_path / "bundled" / "notes").mkdir()
     (tmp_path / "bundled" / "make.py").write_text("")
     (tmp_path / "bundled" / "b" / "config.json").write_text("{}")
-    entries = checkpoint.list_checkpoints(tmp_path / "bundled", str(tmp_path / "runs"), tmp_path / "nowhere")
+    entries = catalog.list_checkpoints(tmp_path / "bundled", str(tmp_path / "runs"), tmp_path / "nowhere")
     assert [entry.name for entry in entries] == ["a", "b", "c"]
     assert [entry.problem is None for entry in entries] == [True, False, True]
     assert [entry.config and entry.config["step"] for entry in entries] == [3, None, 3]
@@ -338,7 +339,7 @@ def test_a_list_holds_every_folder_with_a_model_by_name_and_nothing_else(tmp_pat
 
 def test_a_folder_with_a_config_and_no_weights_is_listed_as_such(folder):
     (folder / "model.safetensors").unlink()
-    [entry] = checkpoint.list_checkpoints(folder.parent)
+    [entry] = catalog.list_checkpoints(folder.parent)
     assert "model.safetensors is missing" in entry.problem
 
 
@@ -349,7 +350,7 @@ def test_one_odd_folder_does_not_hide_the_others(folder):
         (odd / "config.json").symlink_to(odd / "nowhere")
     except OSError:
         pytest.skip("this system makes no links for plain users")
-    entries = checkpoint.list_checkpoints(folder.parent)
+    entries = catalog.list_checkpoints(folder.parent)
     assert [(entry.name, entry.problem is None) for entry in entries] == [("mine", True), ("odd", False)]
     assert "config.json is missing" in entries[1].problem
 
@@ -357,7 +358,7 @@ def test_one_odd_folder_does_not_hide_the_others(folder):
 def test_a_half_written_folder_is_not_listed(folder):
     # What a killed training process leaves beside the whole ones (see dp.system.atomic_files.replacing).
     folder.rename(folder.with_name(".000004.123.tmp"))
-    assert checkpoint.list_checkpoints(folder.parent) == []
+    assert catalog.list_checkpoints(folder.parent) == []
 
 
 # ----------------------------------------------------------------------------
@@ -365,16 +366,16 @@ def test_a_half_written_folder_is_not_listed(folder):
 
 
 def test_every_network_that_may_be_named_has_its_fields():
-    assert NETWORKS.keys() == checkpoint.NETWORK_FIELDS.keys()
+    assert NETWORKS.keys() == schema.NETWORK_FIELDS.keys()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_checked_fields_of_a_network_are_exactly_its_options(name):
     network = NETWORKS[name](**TINY)
     options = inspect.signature(NETWORKS[name]).parameters.keys()
-    assert set(network.config) == set(options) == set(checkpoint.NETWORK_FIELDS[name])
+    assert set(network.config) == set(options) == set(schema.NETWORK_FIELDS[name])
 
 
 def test_the_checked_fields_of_a_policy_are_exactly_its_options():
     options = inspect.signature(DiffusionPolicy).parameters.keys() - {"model"}
-    assert set(make_policy().config) == options == set(checkpoint.POLICY_FIELDS)
+    assert set(make_policy().config) == options == set(schema.POLICY_FIELDS)

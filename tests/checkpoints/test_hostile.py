@@ -19,8 +19,9 @@ from conftest import randomise
 from safetensors.torch import load_file, save_file
 
 from dp import RIN, DiffusionPolicy
+from dp.checkpoints import catalog
 from dp.checkpoints import folder as checkpoint
-from dp.checkpoints.folder import CheckpointError
+from dp.checkpoints.schema import CheckpointError
 
 resource = pytest.importorskip("resource", reason="this system does not tell how much memory was used")
 
@@ -200,7 +201,7 @@ def test_a_hostile_folder_is_refused_runs_nothing_and_takes_no_memory(folder, ki
     seen.clear()
     with pytest.raises(CheckpointError, match=says) as caught:
         DiffusionPolicy.from_pretrained(folder)
-    [entry] = checkpoint.list_checkpoints(folder.parent)
+    [entry] = catalog.list_checkpoints(folder.parent)
     assert entry.config is None and entry.problem == str(caught.value)
     assert len(str(caught.value)) < 600 and "root:" not in str(caught.value)
     assert peak() - before < LARGEST

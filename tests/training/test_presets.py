@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from dp.checkpoints.folder import check_config
+from dp.checkpoints.schema import check_config
 from dp.networks.rin import RIN
 from dp.training.presets import PRESETS, SIZES, Settings
 

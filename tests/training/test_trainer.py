@@ -21,7 +21,7 @@ from PIL import Image
 from tiny_runs import make_pictures, make_run
 
 from dp.checkpoints import folder as checkpoint
-from dp.checkpoints.folder import CheckpointError
+from dp.checkpoints.schema import CheckpointError
 from dp.diffusion.policy import DiffusionPolicy
 from dp.networks.rin import RIN
 from dp.system.atomic_files import write_json

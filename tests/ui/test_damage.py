@@ -18,7 +18,7 @@ import orjson
 import pytest
 from tiny_runs import make_run
 
-from dp.checkpoints.folder import CheckpointError
+from dp.checkpoints.schema import CheckpointError
 from dp.serving.engine import Engine
 from dp.training import processes, state
 from dp.training.presets import Settings

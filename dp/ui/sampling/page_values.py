@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from dp.checkpoints.folder import Entry
+from dp.checkpoints.catalog import Entry
 from dp.checkpoints.model_card import escape
 from dp.diffusion.schedules import SCHEDULES
 from dp.diffusion.settings import IMAGES, SAMPLER, TIMESTEPS, SampleSettings

@@ -1,0 +1,93 @@
+"""What config.json may say. Each field must be known, of its type and within its bounds; CheckpointError says why not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dp.networks.rin import NETWORKS
+from dp.system.records import readable
+from dp.system.validation import quote
+
+# What config.json may say, and within which bounds: a number's (type, low, high), a list's (element, longest), or a
+# plain type.
+POLICY_FIELDS: dict[str, Any] = {
+    "timesteps": (int, 1, 100_000),
+    "use_ddim": bool,
+    "noise_schedule": str,
+    "schedule_kwargs": dict,
+    "objective": str,
+    "time_difference": (float, 0, 1),
+    "min_snr_loss_weight": bool,
+    "min_snr_gamma": (float, 0, 1e6),
+    "train_prob_self_cond": (float, 0, 1),
+    "scale": (float, 0, 1),
+}
+NETWORK_FIELDS: dict[str, dict[str, Any]] = {
+    "rin": {
+        "dim": (int, 8, 4096),
+        "image_size": (int, 1, 2048),
+        "patch_size": (int, 1, 256),
+        "channels": (int, 1, 4),
+        "depth": (int, 1, 64),
+        "latent_self_attn_depth": (int, 0, 32),
+        "dim_latent": (int, 8, 4096),
+        "num_latents": (int, 1, 8192),
+        "heads": (int, 1, 64),
+        "dim_head": (int, 1, 512),
+        "conv_widths": [(int, 8, 4096), 6],
+        "conv_blocks": (int, 1, 16),
+    }
+}
+CARD_FIELDS: dict[str, Any] = {"step": (int, 0, 2**53), "dataset": str, "license": str}
+
+
+class CheckpointError(ValueError):
+    """A folder that is not a usable checkpoint; the message names the folder and says what is wrong with it."""
+
+    def __init__(self, message: str):
+        super().__init__(readable(message))  # it names a folder, and a folder's name may be anything
+
+
+def check_config(config: Any, where: str) -> None:
+    """Raises CheckpointError, which begins with `where`, unless every field is known, of its type and in its bounds."""
+    try:
+        _check_fields(
+            config, {"network": dict, "policy": dict, **CARD_FIELDS}, "config.json", required=("network", "policy")
+        )
+        kind = config["network"].get("type")
+        if not isinstance(kind, str) or kind not in NETWORKS:
+            raise CheckpointError(f"unknown network {quote(kind)}; this version knows: {', '.join(NETWORKS)}")
+        fields = NETWORK_FIELDS[kind]
+        _check_fields(config["network"], {"type": str, **fields}, "network", required=("type", *fields))
+        _check_fields(config["policy"], POLICY_FIELDS, "policy", required=())
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+
+
+def _check_fields(values: Any, fields: dict[str, Any], where: str, required: tuple[str, ...]) -> None:
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{where} must be an object, got {type(values).__name__}")
+    if unknown := values.keys() - fields.keys():
+        raise CheckpointError(f"unknown field {quote(min(unknown))} in {where}")
+    if missing := [name for name in required if name not in values]:
+        raise CheckpointError(f"{where} lacks the field {quote(missing[0])}")
+    for name, value in values.items():
+        _check_value(f"{quote(name)} in {where}", value, fields[name])
+
+
+def _check_value(what: str, value: Any, rule: Any) -> None:
+    if isinstance(rule, list):
+        element, longest = rule
+        if not isinstance(value, list) or len(value) > longest:
+            raise CheckpointError(f"{what} must be a list of at most {longest}, got {quote(value)}")
+        for item in value:
+            _check_value(what, item, element)
+    elif isinstance(rule, tuple):
+        kind, low, high = rule
+        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
+            raise CheckpointError(
+                f"{what} must be {'a whole' if kind is int else 'a'} number from {low} to {high}, got {quote(value)}"
+            )
+    elif not isinstance(value, rule):
+        kind = {bool: "true or false", str: "text", dict: "an object"}[rule]
+        raise CheckpointError(f"{what} must be {kind}, got {quote(value)}")
