@@ -122,7 +122,8 @@ def bundle(name: str, pictures: Path, run: Path, device: str) -> None:
     dataset = ImageDataset(pictures, config["network"]["image_size"])
     title = {"step": config["step"], "dataset": f"{pictures.name} of Noto Color Emoji", "license": "ofl-1.1"}
     with replacing(HERE / name) as folder:
-        checkpoint.save(DiffusionPolicy.from_pretrained(newest), folder, dtype=torch.float16, **title)
+        network, config = checkpoint.load(newest)
+        checkpoint.save(folder, network, config | title, dtype=torch.float16)
         policy = DiffusionPolicy.from_pretrained(folder)
         samples = to_uint8(policy.sample(SAMPLES, timesteps=25, sampler="ddim", seed=0))
         save_enlarged(samples, folder / "samples.png", columns=8)

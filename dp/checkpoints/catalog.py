@@ -52,6 +52,6 @@ def look_at(path: Path) -> Entry | None:
 def entry_of(path: Path, files: frozenset[tuple[str, int]]) -> Entry:
     """The entry of one folder, looked at again only when one of its files has another time."""
     try:
-        return Entry(path, inspect(path)[0])
+        return Entry(path, inspect(path)[1])
     except CheckpointError as error:
         return Entry(path, problem=str(error))

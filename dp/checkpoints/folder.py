@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from dp.checkpoints.model_card import model_card
 from dp.checkpoints.schema import CheckpointError, check_config
-from dp.diffusion.policy import DiffusionPolicy
 from dp.networks.rin import NETWORKS
 from dp.system.records import parse
 from dp.system.validation import quote
@@ -29,14 +30,17 @@ MAX_CONFIG = 100_000  # bytes of config.json
 FLOATS = ("F64", "F32", "F16", "BF16")  # what weights may be on disk, as safetensors names it
 
 
-def save(policy: DiffusionPolicy, folder: str | Path, *, dtype: torch.dtype | None = None, **card: Any) -> None:
-    """Write `policy` as a checkpoint folder, over one that may stand there. dtype: of the weights on disk, the model's
-    own by default. card: step, dataset, license. A README.md that stands in the folder is kept.
+def save(
+    folder: str | Path, network: nn.Module, config: Mapping[str, Any], *, dtype: torch.dtype | None = None
+) -> None:
+    """Write a checkpoint folder, over one that may stand there. config: "policy", and optionally "step", "dataset" and
+    "license"; the network describes itself. dtype: of the weights on disk, the network's own by default. A README.md
+    that stands in the folder is kept.
     """
     folder = Path(folder)
-    config = config_of(policy, **card)
+    config = config_of(network, config)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in policy.model.state_dict().items()}
+    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if not (folder / "README.md").exists():
@@ -44,55 +48,60 @@ def save(policy: DiffusionPolicy, folder: str | Path, *, dtype: torch.dtype | No
         (folder / "README.md").write_text(model_card(config, count, "path/to/this/folder"), encoding="utf-8")
 
 
-def config_of(policy: DiffusionPolicy, **card: Any) -> dict[str, Any]:
-    """What config.json says of `policy`. Raises CheckpointError where it could not be read back."""
-    kind = next((name for name, network in NETWORKS.items() if type(policy.model) is network), None)
+def config_of(network: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the whole of config.json: `config`, as in `save`, and the network's own. Raises CheckpointError where it
+    could not be read back.
+    """
+    kind = next((name for name, known in NETWORKS.items() if type(network) is known), None)
     if kind is None:
         raise CheckpointError(
-            f"cannot save a {type(policy.model).__name__}: a checkpoint may name only {', '.join(NETWORKS)}"
+            f"cannot save a {type(network).__name__}: a checkpoint may name only {', '.join(NETWORKS)}"
         )
-    config = {"network": {"type": kind, **policy.model.config}, "policy": policy.config, **card}
+    whole = {"network": {"type": kind, **network.config}} | {key: config[key] for key in config if key != "network"}
     try:
-        config = json.loads(json.dumps(config, default=lambda number: number.item()))  # NumPy's numbers as plain ones
+        whole = json.loads(json.dumps(whole, default=lambda number: number.item()))  # NumPy's numbers as plain ones
     except (TypeError, AttributeError) as error:
         raise CheckpointError(f"this model cannot be saved: its config is not JSON ({error})") from None
-    check_config(config, "this model cannot be saved")
-    return config
+    check_config(whole, "this model cannot be saved")
+    return whole
 
 
-def load(folder: str | Path) -> DiffusionPolicy:
-    """The model of a checkpoint folder, on the CPU in float32. Raises CheckpointError with what is wrong."""
+def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the network of a checkpoint folder, on the CPU in float32, and its checked config, of which
+    `DiffusionPolicy(network, **config["policy"])` makes the model. Raises CheckpointError with what is wrong.
+    """
     folder = Path(folder)
     if not os.path.isdir(folder):
         raise CheckpointError(f"{quote(str(folder))}: there is no such folder")
-    _, policy = inspect(folder)
+    network, config = inspect(folder)
     with safe_open(folder / "model.safetensors", "pt") as file:
         # Copies: what `get_tensor` gives may lie in the file itself, which someone may write over.
         weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}  # noqa: SIM118
-    policy.model.load_state_dict(weights, assign=True)
-    return policy
+    network.load_state_dict(weights, assign=True)
+    return network, config
 
 
-def build(config: dict[str, Any], where: str, device: str = "cpu") -> DiffusionPolicy:
-    """A new model of a config that has been checked; its weights come from torch's global generator. Raises
+def build(config: dict[str, Any], where: str, device: str = "cpu") -> nn.Module:
+    """Return a new network for a config that has been checked; its weights come from torch's global generator. Raises
     CheckpointError, which begins with `where`.
     """
-    network = dict(config["network"])
+    options = dict(config["network"])
     try:
         with torch.device(device):
-            model = NETWORKS[network.pop("type")](**network)
-        return DiffusionPolicy(model, **config["policy"])
+            return NETWORKS[options.pop("type")](**options)
     except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{where}: {error}") from None
 
 
-def inspect(folder: Path) -> tuple[dict[str, Any], DiffusionPolicy]:
-    """The config of a checkpoint folder and its model without weights, after all but their values has been checked."""
+def inspect(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the network of a checkpoint folder without its weights, and its config, after checking all but the values
+    of the weights.
+    """
     config = read_config(folder)
-    policy = build(config, str(folder), device="meta")  # nothing is allocated before the file shows that it holds it
-    weights = policy.model.state_dict()
+    network = build(config, str(folder), device="meta")  # nothing is allocated before the file shows that it holds it
+    weights = network.state_dict()
     check_weights(folder / "model.safetensors", {name: tuple(value.shape) for name, value in weights.items()})
-    return config, policy
+    return network, config
 
 
 def read_config(folder: Path) -> dict[str, Any]:

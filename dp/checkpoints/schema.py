@@ -1,13 +1,15 @@
-"""What config.json may say. Each field must be known, of its type and within its bounds; CheckpointError says why not."""
+"""What config.json may say: known fields, of their type and within their bounds. CheckpointError says what is wrong."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from dp.diffusion.schedules import checked, make_schedule
 from dp.networks.rin import NETWORKS
 from dp.system.records import readable
 from dp.system.validation import quote
 
+OBJECTIVES = ("x0", "eps", "v")  # what a network may predict, as in dp.diffusion.policy
 # What config.json may say, and within which bounds: a number's (type, low, high), a list's (element, longest), or a
 # plain type.
 POLICY_FIELDS: dict[str, Any] = {
@@ -60,8 +62,27 @@ def check_config(config: Any, where: str) -> None:
         fields = NETWORK_FIELDS[kind]
         _check_fields(config["network"], {"type": str, **fields}, "network", required=("type", *fields))
         _check_fields(config["policy"], POLICY_FIELDS, "policy", required=())
-    except CheckpointError as error:
+        _check_policy(**config["policy"])
+    except (ValueError, TypeError, OverflowError) as error:  # CheckpointError among them
         raise CheckpointError(f"{where}: {error}") from None
+
+
+def _check_policy(
+    objective: str = "v",
+    noise_schedule: str = "sigmoid",
+    schedule_kwargs: dict[str, Any] | None = None,
+    scale: float = 1,
+    min_snr_gamma: float = 5,
+    **_: Any,
+) -> None:
+    """Check what the types and bounds of the policy's fields leave open. The defaults are DiffusionPolicy's."""
+    if objective not in OBJECTIVES:
+        raise CheckpointError(f"unknown objective {quote(objective)}; choose one of: {', '.join(OBJECTIVES)}")
+    if scale <= 0:
+        raise CheckpointError(f"scale must lie in (0, 1], got {quote(scale)}")
+    if min_snr_gamma <= 0:
+        raise CheckpointError(f"min_snr_gamma must be positive, got {quote(min_snr_gamma)}")
+    checked(make_schedule(noise_schedule, schedule_kwargs), scale)
 
 
 def _check_fields(values: Any, fields: dict[str, Any], where: str, required: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
@@ -251,20 +252,23 @@ class DiffusionPolicy(nn.Module):
     @classmethod
     def from_pretrained(cls, source: str | Path, *, token=None, revision: str | None = None) -> DiffusionPolicy:
         """The model of a checkpoint folder, or of "user/name" on the Hugging Face Hub where there is none, on the CPU
-        in float32. token, revision: as in `hub.pull`. Raises CheckpointError or HubError with what is wrong."""
+        in float32. token, revision: as in `hub.models.pull`. Raises CheckpointError or HubError with what is wrong."""
         from dp.checkpoints import folder as checkpoint
-        from dp.hub import models as hub
+        from dp.hub import models
 
-        return checkpoint.load(hub.find(source, token=token, revision=revision))
+        network, config = checkpoint.load(models.find(source, token=token, revision=revision))
+        return cls(network, **config["policy"])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a checkpoint folder (config.json, model.safetensors, README.md) that `from_pretrained` reads."""
         from dp.checkpoints import folder as checkpoint
 
-        checkpoint.save(self, folder)
+        checkpoint.save(folder, self.model, {"policy": self.config})
 
     def push_to_hub(self, repo_id: str, **options) -> str:
-        """Publish as "user/name" on the Hugging Face Hub -> its address. Keywords and errors as in `hub.push`."""
-        from dp.hub import models as hub
+        """Publish as "user/name" on the Hugging Face Hub -> its address. Keywords, errors: as in `hub.models.push`."""
+        from dp.hub import models
 
-        return hub.push(self, repo_id, **options)
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            self.save_pretrained(folder)
+            return models.push(folder, repo_id, **options)

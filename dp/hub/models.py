@@ -17,12 +17,12 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, constants, hf_hub_url
 from huggingface_hub import try_to_load_from_cache as find_cached
+from torch import nn
 
 from dp.checkpoints import folder as checkpoint
 from dp.checkpoints import schema
 from dp.checkpoints.model_card import LIBRARY, TASK, model_card
 from dp.checkpoints.schema import CheckpointError
-from dp.diffusion.policy import DiffusionPolicy
 from dp.hub.client import (
     PATIENCE,
     SLOWEST,
@@ -106,7 +106,7 @@ def forget(repo_id: str) -> None:
 
 
 def push(
-    model: DiffusionPolicy | str | Path,
+    folder: str | Path,
     repo_id: str,
     *,
     token: str | bool | None = None,
@@ -115,7 +115,7 @@ def push(
     facts: Mapping[str, str] | None = None,
     **card: Any,
 ) -> str:
-    """Publish a model or a checkpoint folder as "user/name", in one commit -> its address.
+    """Publish a checkpoint folder as "user/name", in one commit -> its address.
 
     token: as in `pull`, and it must be one that may write. private: seen by its owner only. samples: a PNG for the
     card, or its path. facts: more rows of the card's table. card: step, dataset, license, over what the folder says. A
@@ -128,24 +128,21 @@ def push(
     picture = Path(samples).read_bytes() if isinstance(samples, (str, Path)) else samples
     if picture is not None and not picture.startswith(b"\x89PNG\r\n\x1a\n"):
         raise HubError("the picture of samples must be a PNG")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as aside:
-        if isinstance(model, DiffusionPolicy):
-            checkpoint.save(model, aside, **card)
-        folder = Path(aside if isinstance(model, DiffusionPolicy) else model)
-        config, policy = checkpoint.inspect(folder)
-        schema.check_config(config := config | card, str(folder))
-        text = model_card(config, _count(policy), repo_id, facts, "samples.png" if picture else "")
-        contents = {"README.md": text.encode(), "config.json": (json.dumps(config, indent=2) + "\n").encode()}
-        contents |= {"model.safetensors": folder / "model.safetensors"} | ({"samples.png": picture} if picture else {})
-        size = (folder / "model.safetensors").stat().st_size
-        with in_words(repo_id, headers):
-            api = api_for(headers)
-            within(2 * PATIENCE, lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-            if private and not within(PATIENCE, lambda: api.model_info(repo_id, timeout=PATIENCE)).private:
-                raise HubError(f"{repo_id} is there already and everybody can see it: choose another name")
-            additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
-            send = {"operations": additions, "commit_message": f"A model of {config.get('step', 0):,} steps"}
-            within(6 * PATIENCE + size / SLOWEST, lambda: api.create_commit(repo_id, **send))
+    folder = Path(folder)
+    network, config = checkpoint.inspect(folder)
+    schema.check_config(config := config | card, str(folder))
+    text = model_card(config, _count(network), repo_id, facts, "samples.png" if picture else "")
+    contents = {"README.md": text.encode(), "config.json": (json.dumps(config, indent=2) + "\n").encode()}
+    contents |= {"model.safetensors": folder / "model.safetensors"} | ({"samples.png": picture} if picture else {})
+    size = (folder / "model.safetensors").stat().st_size
+    with in_words(repo_id, headers):
+        api = api_for(headers)
+        within(2 * PATIENCE, lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        if private and not within(PATIENCE, lambda: api.model_info(repo_id, timeout=PATIENCE)).private:
+            raise HubError(f"{repo_id} is there already and everybody can see it: choose another name")
+        additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        send = {"operations": additions, "commit_message": f"A model of {config.get('step', 0):,} steps"}
+        within(6 * PATIENCE + size / SLOWEST, lambda: api.create_commit(repo_id, **send))
     return f"{constants.ENDPOINT}/{repo_id}"
 
 
@@ -195,5 +192,5 @@ def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[st
     return folder
 
 
-def _count(policy: DiffusionPolicy) -> int:
-    return sum(weight.numel() for weight in policy.model.state_dict().values())
+def _count(network: nn.Module) -> int:
+    return sum(weight.numel() for weight in network.state_dict().values())

@@ -65,7 +65,8 @@ class Residents:
         with loading:  # one load of each at a time, and nobody else waits for it
             known = self._residents.get(checkpoint)
             if known is None or known.stamp != stamp:
-                policy = load(path).to(self.device).eval()
+                network, config = load(path)
+                policy = DiffusionPolicy(network, **config["policy"]).to(self.device).eval()
                 known = Resident(stamp, hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest(), policy)
         with self._lock:
             self._residents.pop(checkpoint, None)

@@ -119,7 +119,8 @@ class Trainer:
                 raise ValueError(f"{name} must lie in [0, {high}], got {quote(value)}")
         if math.isqrt(num_samples) ** 2 != num_samples:
             raise ValueError(f"num_samples must be a square (1, 4, 9, ...) to fill a grid, got {quote(num_samples)}")
-        checkpoint.config_of(diffusion_model)  # a model that could not be saved is told now, not at the first milestone
+        # A model that could not be saved is told now, not at the first milestone.
+        checkpoint.config_of(diffusion_model.model, {"policy": diffusion_model.config})
 
         best = best_device()
         if best.type == "cuda" and best.index is not None:  # named by DP_DEVICE; accelerate takes the current one
@@ -184,7 +185,8 @@ class Trainer:
             settings = settings | {"amp": True, "mixed_precision_type": "bf16"}
         try:
             torch.manual_seed(settings.get("seed", 0))  # so that a run that begins again is the same run, too
-            trainer = cls(checkpoint.build(model, where), run.dataset, **settings, results_folder=run.path)
+            policy = DiffusionPolicy(checkpoint.build(model, where), **model["policy"])
+            trainer = cls(policy, run.dataset, **settings, results_folder=run.path)
         except (TypeError, LookupError, OverflowError, AttributeError) as error:  # text for a number, and the like
             raise ValueError(f"{where}: a field of trainer has a value of the wrong kind ({error})") from error
         card = {"dataset": config.get("dataset", {}).get("name"), "license": config.get("licence")}
@@ -325,7 +327,9 @@ class Trainer:
             self.setbacks = 0
         if self.journal.is_main:
             with self.run.replacing(self.run.checkpoint(milestone)) as folder:
-                checkpoint.save(self.ema.ema_model, folder, step=self.step, **self.card)
+                average = self.ema.ema_model
+                config = {"policy": average.config, "step": self.step, **self.card}
+                checkpoint.save(folder, average.model, config)
                 write_state(folder, *self._state(), is_milestone)
             prune(self.run, milestone)
         self.saved, self._start = milestone, None

@@ -20,13 +20,13 @@ from huggingface_hub import ModelCard
 from launching import launched
 from pages import canvas_pixels, owners_cookie, serve, set_run, unfold, until, window
 from PIL import Image
+from saving import save_policy
 from starlette.requests import Request
 from test_models import TINY, fake  # noqa: F401 (a fixture)
 from test_train_tab import asking, call, home, make_run, open_train_tab, sooner_or_later  # noqa: F401 (home, too)
 from zerogpu import DeviceAPI
 
 from dp import RIN, DiffusionPolicy
-from dp.checkpoints import folder as checkpoint
 from dp.data.codec import grid, to_uint8
 from dp.data.report import Findings
 from dp.hub import downloads
@@ -48,7 +48,7 @@ def hub(monkeypatch, tmp_path):
 def put(hub, name, seed=0, private=False, **card):
     """A tiny model on the Hub."""
     policy = DiffusionPolicy(randomise(RIN(**TINY), seed=seed))
-    checkpoint.save(policy, hub.folder / name, **card)
+    save_policy(policy, hub.folder / name, **card)
     files = {file.name: file.read_bytes() for file in (hub.folder / name).iterdir()}
     hub.repos[name] = {"files": files, "private": private}
     return policy

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from saving import save_policy
 from torch import nn
 
 from dp.checkpoints import catalog, schema
 from dp.checkpoints import folder as checkpoint
 from dp.checkpoints.schema import CheckpointError
-from dp.diffusion.policy import DiffusionPolicy
+from dp.diffusion.policy import OBJECTIVES, DiffusionPolicy
 from dp.networks.rin import NETWORKS, RIN
 
 TINY = dict(dim=8, image_size=8, patch_size=4, depth=1, latent_self_attn_depth=1)
@@ -39,7 +40,7 @@ def make_policy(network: dict | None = None, **settings) -> DiffusionPolicy:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A whole checkpoint."""
-    checkpoint.save(make_policy(), tmp_path / "mine", step=7)
+    save_policy(make_policy(), tmp_path / "mine", step=7)
     return tmp_path / "mine"
 
 
@@ -86,13 +87,13 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path, network, settings):
 
 
 def test_a_loaded_model_can_be_trained(folder):
-    policy = checkpoint.load(folder)
+    policy = DiffusionPolicy.from_pretrained(folder)
     policy(torch.rand(2, 3, 8, 8), self_condition=True).backward()
     assert all(p.requires_grad and p.device.type == "cpu" and p.grad is not None for p in policy.parameters())
 
 
 def test_a_loaded_model_no_longer_depends_on_its_file(folder):
-    policy = checkpoint.load(folder)
+    policy = DiffusionPolicy.from_pretrained(folder)
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     with (folder / "model.safetensors").open("r+b") as file:  # written over in place, as a careless tool would
         file.write(b"\x7f" * (folder / "model.safetensors").stat().st_size)
@@ -103,16 +104,16 @@ def test_numpys_numbers_are_saved_as_plain_ones(tmp_path):
     make_policy(
         timesteps=np.int64(50), scale=np.float32(0.5), schedule_kwargs={"tau": np.float32(0.75)}
     ).save_pretrained(tmp_path)
-    back = checkpoint.load(tmp_path).config
+    back = DiffusionPolicy.from_pretrained(tmp_path).config
     assert (back["timesteps"], back["scale"], back["schedule_kwargs"]) == (50, 0.5, {"tau": 0.75})
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_on_disk_is_float32_in_memory(tmp_path, dtype):
     policy = make_policy()
-    checkpoint.save(policy, tmp_path / "half", dtype=dtype)
+    save_policy(policy, tmp_path / "half", dtype=dtype)
     assert {value.dtype for value in load_file(tmp_path / "half" / "model.safetensors").values()} == {dtype}
-    loaded = checkpoint.load(tmp_path / "half").state_dict()
+    loaded = DiffusionPolicy.from_pretrained(tmp_path / "half").state_dict()
     for name, value in policy.state_dict().items():
         assert loaded[name].dtype == torch.float32
         assert torch.equal(loaded[name], value.to(dtype).float())
@@ -122,13 +123,13 @@ def test_saving_over_a_checkpoint_replaces_the_model_and_keeps_its_card(folder):
     (folder / "README.md").write_text("# My own words")
     other = make_policy({"depth": 2})
     other.save_pretrained(folder)
-    assert checkpoint.load(folder).model.config["depth"] == 2
+    assert DiffusionPolicy.from_pretrained(folder).model.config["depth"] == 2
     assert (folder / "README.md").read_text() == "# My own words"
 
 
 def test_a_folder_without_a_card_gets_one(tmp_path):
     policy = make_policy()
-    checkpoint.save(policy, tmp_path / "it", step=1234, dataset="cats", license="cc0-1.0")
+    save_policy(policy, tmp_path / "it", step=1234, dataset="cats", license="cc0-1.0")
     card = (tmp_path / "it" / "README.md").read_text()
     count = sum(p.numel() for p in policy.parameters())
     for words in ("8x8", f"{count:,} parameters", "objective v", "sigmoid", "1,234 training steps", "license: cc0-1.0"):
@@ -156,10 +157,10 @@ def test_a_network_that_no_checkpoint_may_name_is_not_saved(tmp_path):
 def test_a_card_that_could_not_be_read_back_is_not_written(folder, card):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(CheckpointError, match=next(iter(card))):
-        checkpoint.save(make_policy({"depth": 2}), folder, **card)
+        save_policy(make_policy({"depth": 2}), folder, **card)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     with pytest.raises(CheckpointError):
-        checkpoint.save(make_policy(), folder.parent / "new", **card)
+        save_policy(make_policy(), folder.parent / "new", **card)
     assert not (folder.parent / "new").exists()
 
 
@@ -278,7 +279,7 @@ BROKEN = pytest.mark.parametrize(
 def test_a_broken_folder_is_refused_with_its_name_and_what_is_wrong(folder, kind, name):
     says = break_folder(folder, kind, name)
     with pytest.raises(CheckpointError, match=says) as caught:
-        checkpoint.load(folder)
+        DiffusionPolicy.from_pretrained(folder)
     assert str(folder) in str(caught.value)
     assert len(str(caught.value)) < 600  # whatever the file said
 
@@ -315,7 +316,7 @@ def test_a_config_that_asks_for_a_giant_is_refused_before_anything_is_allocated(
     change(folder, _set("network", **network))
     peak, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(CheckpointError, match=says):
-        checkpoint.load(folder)
+        DiffusionPolicy.from_pretrained(folder)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
     assert grown * (1 if sys.platform == "darwin" else 1024) < 250e6  # the giants would be gigabytes
     assert time.monotonic() - start < 20
@@ -327,7 +328,7 @@ def test_a_config_that_asks_for_a_giant_is_refused_before_anything_is_allocated(
 
 def test_a_list_holds_every_folder_with_a_model_by_name_and_nothing_else(tmp_path):
     for root, name in (("bundled", "b"), ("bundled", "a"), ("runs", "c")):
-        checkpoint.save(make_policy(), tmp_path / root / name, step=3)
+        save_policy(make_policy(), tmp_path / root / name, step=3)
     (tmp_path / "bundled" / "notes").mkdir()
     (tmp_path / "bundled" / "make.py").write_text("")
     (tmp_path / "bundled" / "b" / "config.json").write_text("{}")
@@ -379,3 +380,7 @@ def test_the_checked_fields_of_a_network_are_exactly_its_options(name):
 def test_the_checked_fields_of_a_policy_are_exactly_its_options():
     options = inspect.signature(DiffusionPolicy).parameters.keys() - {"model"}
     assert set(make_policy().config) == options == set(schema.POLICY_FIELDS)
+    defaults = inspect.signature(DiffusionPolicy).parameters
+    for name, checked in inspect.signature(schema._check_policy).parameters.items():
+        assert name == "_" or checked.default == defaults[name].default
+    assert schema.OBJECTIVES == OBJECTIVES

@@ -17,10 +17,10 @@ import pytest
 import torch
 from conftest import randomise
 from safetensors.torch import load_file, save_file
+from saving import save_policy
 
 from dp import RIN, DiffusionPolicy
 from dp.checkpoints import catalog
-from dp.checkpoints import folder as checkpoint
 from dp.checkpoints.schema import CheckpointError
 
 resource = pytest.importorskip("resource", reason="this system does not tell how much memory was used")
@@ -176,7 +176,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    checkpoint.save(DiffusionPolicy(randomise(RIN(**TINY))), tmp_path / "mine")
+    save_policy(DiffusionPolicy(randomise(RIN(**TINY))), tmp_path / "mine")
     DiffusionPolicy.from_pretrained(tmp_path / "mine")  # it is whole, and what loading brings into memory is there
     return tmp_path / "mine"
 

@@ -25,6 +25,7 @@ from gradio_client import Client
 from huggingface_hub import ModelCard, constants
 from pages import ROOT, serve
 from PIL import Image
+from saving import save_policy
 
 from dp import RIN, DiffusionPolicy
 from dp.checkpoints import folder as checkpoint
@@ -57,7 +58,7 @@ def policy():
 
 @pytest.fixture
 def folder(policy, tmp_path):
-    checkpoint.save(policy, tmp_path / "mine", step=1234, dataset="cats")
+    save_policy(policy, tmp_path / "mine", step=1234, dataset="cats")
     return tmp_path / "mine"
 
 
@@ -202,7 +203,7 @@ def test_several_may_fetch_the_same_at_once(fake, faces, policy, tmp_path):
     for thread in threads:
         thread.join()
     assert len(found) == 4 and len(set(found)) == 1
-    assert same(policy, checkpoint.load(found[0]))
+    assert same(policy, DiffusionPolicy.from_pretrained(found[0]))
     assert cached(tmp_path / "cache") == ["README.md", "config.json", "model.safetensors"]
 
 

@@ -35,7 +35,7 @@ from tiny_runs import (
     until,
 )
 
-from dp.checkpoints import folder as checkpoint
+from dp import DiffusionPolicy
 from dp.training import processes
 from dp.training.run_folder import ALIVE, RunFolder
 from dp.training.trainer import Trainer
@@ -117,7 +117,7 @@ def extended(run: RunFolder, steps: int) -> dict[str, torch.Tensor]:
     trainer = Trainer.of(run.path)
     trainer.resume()
     assert 0 < trainer.step < steps and trainer.train() == "finished"
-    return checkpoint.load(run.checkpoint(steps)).state_dict()
+    return DiffusionPolicy.from_pretrained(run.checkpoint(steps)).state_dict()
 
 
 def test_a_finished_run_goes_on_beyond_its_horizon_and_is_the_same_run_before_it(tmp_home):
@@ -126,7 +126,7 @@ def test_a_finished_run_goes_on_beyond_its_horizon_and_is_the_same_run_before_it
     before = contents(undisturbed(run, tmp_home / "other"))["model.safetensors"]
     straight = undisturbed(longer, tmp_home / "straight")
     run = RunFolder(next((tmp_home / "other").iterdir()))
-    weights = checkpoint.load(run.checkpoint(20)).state_dict()
+    weights = DiffusionPolicy.from_pretrained(run.checkpoint(20)).state_dict()
 
     later = extended(run, 30)
     assert not any(torch.equal(later[name], value) for name, value in weights.items() if value.ndim > 1)
@@ -223,7 +223,7 @@ def killed_and_resumed(tmp_home, moments) -> int:
         kill(run)
         assert state(run) == "lost"
         for milestone in run.milestones()[-1:]:
-            checkpoint.load(run.checkpoint(milestone))
+            DiffusionPolicy.from_pretrained(run.checkpoint(milestone))
         torn += bool(list((run.path / "checkpoints").glob(".*")))
     total = (run.milestones() or [0])[-1] + 20
     shorten(run, total)
@@ -233,7 +233,7 @@ def killed_and_resumed(tmp_home, moments) -> int:
     assert not list((run.path / "checkpoints").glob(".*"))  # all of it was cleared away
     assert [m for m in run.milestones() if m % 20 == 0] == list(range(20, total + 1, 20))
     for milestone in run.milestones():
-        checkpoint.load(run.checkpoint(milestone))
+        DiffusionPolicy.from_pretrained(run.checkpoint(milestone))
     return torn
 
 
@@ -371,7 +371,8 @@ def test_two_processes_leave_together_and_go_on(tmp_home, ask):
     processes.start(run)
     assert ended(run) == "finished", run.tail()
     weights = [
-        checkpoint.load(folder).state_dict() for folder in (run.checkpoint(400), undisturbed(run, tmp_home / "o"))
+        DiffusionPolicy.from_pretrained(folder).state_dict()
+        for folder in (run.checkpoint(400), undisturbed(run, tmp_home / "o"))
     ]
     for name, value in weights[0].items():
         np.testing.assert_allclose(weights[1][name], value, rtol=1e-2, atol=1e-4)
@@ -388,7 +389,7 @@ def test_two_processes_train_what_one_does(tmp_home):
     for ours, theirs in zip(two.metrics()[0], one.metrics()[0], strict=True):
         assert ours["step"] == theirs["step"] and ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
         assert ours["buckets"] == pytest.approx(theirs["buckets"], rel=1e-4)
-    weights = [checkpoint.load(run.checkpoint(20)).state_dict() for run in (one, two)]
+    weights = [DiffusionPolicy.from_pretrained(run.checkpoint(20)).state_dict() for run in (one, two)]
     for name, value in weights[0].items():
         np.testing.assert_allclose(weights[1][name], value, rtol=1e-3, atol=1e-5)
     assert two.milestones() == [10, 20]

@@ -355,7 +355,7 @@ def test_the_average_moves_every_few_steps_and_is_what_samples_and_checkpoints_s
     assert not same(trainer.policy.state_dict(), averages[-1])
 
     trainer.save(5)
-    assert same(checkpoint.load(trainer.run.checkpoint(5)).state_dict(), averages[-1])
+    assert same(DiffusionPolicy.from_pretrained(trainer.run.checkpoint(5)).state_dict(), averages[-1])
 
 
 # ----------------------------------------------------------------------------
@@ -445,7 +445,7 @@ def test_only_the_last_three_can_be_resumed_and_the_rest_stay_models(make_traine
     assert trainer.run.milestones() == [1, 2, 3, 10, 20]
     kept = [m for m in (1, 2, 3, 10, 20) if (trainer.run.checkpoint(m) / "training-state").exists()]
     assert kept == [3, 10, 20]
-    assert isinstance(checkpoint.load(trainer.run.checkpoint(1)), DiffusionPolicy)
+    assert isinstance(DiffusionPolicy.from_pretrained(trainer.run.checkpoint(1)), DiffusionPolicy)
     with pytest.raises(CheckpointError, match=r"step 2\b.*last 3.*3, 10, 20") as caught:
         trainer.load(2)
     assert str(trainer.run.path) in str(caught.value)
@@ -668,7 +668,7 @@ def poison(trainer: Trainer) -> None:
 
 
 def is_finite(folder: Path) -> bool:
-    return all(value.isfinite().all() for value in checkpoint.load(folder).state_dict().values())
+    return all(value.isfinite().all() for value in DiffusionPolicy.from_pretrained(folder).state_dict().values())
 
 
 def events(trainer: Trainer) -> list[dict]:
@@ -898,7 +898,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(make_trainer, small_disk, mo
     status, last = trainer.run.status(), {"sample": 8, "log": 8}.get(when, 4)
     assert status["state"] == ends and trainer.run.milestones() == list(range(4, last + 1, 4))
     assert ends == "lost" or "free some space" in status["message"]
-    checkpoint.load(trainer.run.checkpoint(last))
+    DiffusionPolicy.from_pretrained(trainer.run.checkpoint(last))
     assert not list(trainer.run.path.rglob(".*.tmp"))
 
     (small_disk / "ballast").unlink()

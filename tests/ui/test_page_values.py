@@ -8,8 +8,8 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
+from saving import save_policy
 
-from dp.checkpoints import folder as checkpoint
 from dp.data.codec import encode_png, grid
 from dp.diffusion.policy import DiffusionPolicy
 from dp.serving.engine import Engine
@@ -129,7 +129,7 @@ def test_what_a_stranger_sends_never_becomes_markup(engine, tmp_path):
 
 
 def test_what_a_checkpoint_says_of_itself_is_no_markdown(tiny_rin, tmp_path):
-    checkpoint.save(DiffusionPolicy(tiny_rin()), tmp_path / "tiny", dataset="![](http://host/x) <b> [a](http://b)")
+    save_policy(DiffusionPolicy(tiny_rin()), tmp_path / "tiny", dataset="![](http://host/x) <b> [a](http://b)")
     shown = page_values.describe(Engine(tmp_path, device="cpu"), "tiny")
     assert not re.search(r"(?<!\\)[\[<]", shown) and "8×8 pixels" in shown
 
