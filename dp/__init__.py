@@ -6,6 +6,7 @@ from importlib import import_module
 
 _HOMES = {
     "DiffusionPolicy": "diffusion.policy",
+    "Engine": "serving.engine",
     "ImageDataset": "data.dataset",
     "RIN": "networks.rin",
     "SampleSettings": "diffusion.settings",

@@ -11,7 +11,7 @@ from PIL import features
 
 import dp
 
-PUBLIC = {"DiffusionPolicy", "RIN", "Trainer", "ImageDataset", "SampleSettings", "Step", "prepare"}
+PUBLIC = {"DiffusionPolicy", "Engine", "RIN", "Trainer", "ImageDataset", "SampleSettings", "Step", "prepare"}
 REQUIRED = inspect.Parameter.empty
 
 # Every parameter of a public constructor, in its order, with its default. `*` stands before those given by name only.
