@@ -1,11 +1,17 @@
-"""The layers: who imports whom, read from the syntax trees and seen in fresh processes; and how long a file may be."""
+"""The layers: who may import whom, and how large a function may be. `python tests/test_layers.py` prints the packages'
+import graph.
+
+Everything is read from the syntax trees, except what a fresh process loads.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,287 +19,239 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# "Who may import whom": for each module, those of ours that it may import. `ui` stands for all of dp/ui.
-# Standard library only: every module may import them.
-BASE = {"ages", "checks", "environment", "proxies", "records", "streams"}
-RANK_0 = {"schedules", "images", "atomic", "runs", "device"}
-LIBRARY = RANK_0 | {"samplers", "settings", "noise", "rin", "decoder", "data", "state", "policy", "checkpoint"}
+# One row per package: the packages that it may import. `app` is app.py; the public names in dp/__init__.py and the
+# commands in dp/__main__.py are looked up by name, when they are first used.
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": set(),
-    "checks": set(),
-    "records": {"checks"},
-    "schedules": set(),
-    "images": set(),
-    "streams": set(),
-    "ages": set(),
-    "environment": {"checks"},
-    "proxies": {"checks"},
-    "startup": {"checks", "environment", "proxies", "streams"},
-    "device": {"checks", "environment"},
-    "atomic": set(),
-    "runs": {"atomic"},
-    "samplers": {"schedules"},
-    "rin": set(),
-    "excerpt": set(),
-    "png": {"excerpt"},
-    "metadata": {"excerpt", "png"},
-    "color": set(),
-    "tiff": {"checks"},
-    "pixels": {"images", "color"},
-    "cut_jpeg": set(),
-    "formats": {"excerpt", "tiff"},
-    "decoder": {"excerpt", "tiff", "color", "metadata", "pixels", "cut_jpeg", "formats"},
-    "archives": set(),
-    "limits": {"decoder"},
-    "zip_directory": set(),
-    "zips": {"archives", "decoder", "limits", "zip_directory"},
-    "unpacking": {"archives", "decoder", "limits"},
-    "tar_blocks": {"archives", "decoder", "unpacking"},
-    "tars": {"archives", "decoder", "limits", "tar_blocks", "unpacking"},
-    "data": {"images", "decoder"},
-    "findings": {"images", "data"},
-    "sources": {"archives", "decoder", "data", "limits", "tar_blocks", "tars", "zip_directory", "zips"},
-    "intake": {"images", "archives", "atomic", "decoder", "data", "findings", "limits", "sources"},
-    "film": {"images"},
-    "settings": {"samplers", "schedules"},
-    "plan": {"samplers", "schedules", "settings"},
-    "noise": {"settings"},
-    "state": {"noise", "plan", "samplers", "settings"},
-    "policy": {"plan", "samplers", "schedules", "settings", "state"},
-    "card": set(),
-    "checkpoint": {"policy", "rin", "card"},
-    "calls": {"card", "proxies"},
-    "hub": {"policy", "checkpoint", "card", "calls"},
-    "inside": {"policy", "rin", "settings", "state"},
-    "shelf": {"atomic", "checkpoint", "hub"},
-    "resident": {"policy", "checkpoint", "runs", "shelf"},
-    "tickets": {"images", "settings", "state"},
-    "engine": LIBRARY | {"inside", "resident", "tickets"},
-    "resume": {"runs", "checkpoint", "records"},
-    "journal": {"atomic", "runs"},
-    "trainer": LIBRARY | {"resume", "journal"},
-    "recipe": set(),
-    "begin": {"__init__", "archives", "atomic", "jobs", "recipe", "runs"},
-    "train": {"__init__", "away", "begin", "runs"},  # the rest by dp's own names, after it has waited for the device
-    "jobs": {"atomic", "recipe", "runs"},
-    "machines": {"card", "calls"},
-    "mirror": {"atomic", "runs", "calls"},
-    "aboard": {"runs", "jobs", "calls", "mirror", "streams"},
-    "remote": {"runs", "jobs", "card", "calls", "machines", "mirror", "aboard"},
-    "away": {"runs", "calls", "machines", "remote"},
-    "export": {"images", "film", "tickets"},
-    "sample": {
-        "hub",
-        "atomic",
-        "runs",
-        "streams",
-        "device",
-        "schedules",
-        "samplers",
-        "settings",
-        "checkpoint",
-        "tickets",
-        "engine",
-        "export",
-    },
-    "publish_space": {"calls", "checks", "streams"},
-    "ui": {
-        "ui",
-        "engine",
-        "atomic",
-        "records",
-        "recipe",
-        "export",
-        "device",
-        "tickets",
-        "jobs",
-        "machines",
-        "remote",
-        "runs",
-        "images",
-        "film",
-        "data",
-        "decoder",
-        "pixels",
-        "findings",
-        "archives",
-        "limits",
-        "sources",
-        "tar_blocks",
-        "intake",
-        "card",
-        "checkpoint",
-        "settings",
-        "schedules",
-        "calls",
-        "hub",
-        "shelf",
-    },
-    "app": {"ui", "engine", "jobs", "runs", "device", "startup"},
+    "dp": set(),
+    "system": set(),
+    "diffusion": {"system"},
+    "data": {"system"},
+    "networks": {"system", "diffusion"},
+    "checkpoints": {"system", "diffusion", "networks"},
+    "hub": {"system", "checkpoints"},
+    "training": {"dp", "system", "diffusion", "data", "networks", "checkpoints", "hub"},
+    "serving": {"system", "diffusion", "data", "networks", "checkpoints", "hub", "training"},
+    "ui": {"system", "diffusion", "data", "networks", "checkpoints", "hub", "training", "serving"},
+    "app": {"system", "training", "serving", "ui"},
 }
-# Foreign packages that only some modules may import.
-ONLY = {"gradio": {"ui", "app"}, "av": {"film"}, "accelerate": {"trainer", "journal"}, "ema_pytorch": {"trainer"}}
-# Modules that may import nothing foreign but these.
-NOTHING_BUT = {
-    "schedules": {"torch"},
-    "samplers": {"torch"},
-    "settings": set(),
-    "plan": {"torch"},
-    "checks": set(),
-    "records": set(),
-    "recipe": set(),
-    "atomic": set(),
-    "archives": set(),
-    "runs": {"filelock"},
-    "jobs": {"filelock"},
-    "__init__": set(),
-}
-# The one place that reaches up a layer, in the bodies of its functions: see the end of policy.py.
-REACHES_UP = {("policy", name, "dp.checkpoints.folder") for name in ("from_pretrained", "save_pretrained")}
-REACHES_UP |= {("policy", name, "dp.hub.models") for name in ("from_pretrained", "push_to_hub")}
+# The one exception: the policy's convenience methods import higher packages in their bodies.
+POLICY, FOLDER, MODELS = "dp.diffusion.policy", "dp.checkpoints.folder", "dp.hub.models"
+EXCEPTIONS = {(POLICY, name, FOLDER) for name in ("from_pretrained", "save_pretrained")}
+EXCEPTIONS |= {(POLICY, name, MODELS) for name in ("from_pretrained", "push_to_hub")}
 
-# Ceilings on lines. A file past its own says why, in a line of its docstring that starts with "Over budget:".
-BUDGETS = {
-    "app.py": 60,
-    "dp/__init__.py": 30,
-    "dp/diffusion/schedules.py": 180,
-    "dp/diffusion/samplers.py": 260,
-    "dp/networks/rin.py": 360,
-    "dp/data/codec.py": 200,
-    "dp/data/dataset.py": 260,
-    "dp/checkpoints/folder.py": 200,
-    "dp/training/run_folder.py": 220,
-    "dp/training/trainer.py": 380,
-    "dp/training/worker.py": 60,
-    "dp/training/processes.py": 220,
-    "dp/training/remote/job.py": 220,
-    "dp/ui/app.py": 80,
-    "dp/ui/tabs/denoise.py": 220,
-    "dp/ui/tabs/compare.py": 200,
-    "dp/ui/tabs/train.py": 300,
-    "dp/ui/training/publish.py": 120,
-    "dp/ui/hub_models.py": 120,
-    "dp/ui/training/remote_training.py": 120,
+# Foreign packages that only some packages may import, and the foreign packages to which a part of dp is limited.
+ONLY_IN = {"gradio": {"ui", "app"}, "accelerate": {"training"}, "ema_pytorch": {"training"}, "av": {"data"}}
+LIMITED_TO = {
+    "dp.diffusion.": {"torch"},
+    "dp.data.archives.archive_kinds": set(),
+    "dp.training.presets": set(),
+    "dp.training.run_folder": {"filelock"},
+    "dp.training.processes": {"filelock"},
+    **{f"dp.system.{name}": set() for name in ("atomic_files", "records", "stdio", "timestamps", "validation")},
 }
-BUDGET_OF_OTHERS = 400  # past it, a file is split along a seam that has a name
+
+FUNCTION_LINES = 60
+LONGER_FUNCTIONS = {
+    "dp.networks.rin.RIN.__init__": "the network's parts in the order of the paper",
+    "dp.training.trainer.Trainer.__init__": "one check and one attribute for each of its settings",
+    "dp.ui.components.player.player.recall": "to be split with the page's code",
+    "dp.ui.sampling.panel.Panel.__init__": "to be split with the page's code",
+    "dp.ui.tabs.compare.build": "to be split with the page's code",
+    "dp.ui.tabs.denoise.build": "to be split with the page's code",
+    "dp.ui.tabs.train.build": "to be split with the page's code",
+}
+FILE_LINES = 400
 
 
 class Import(NamedTuple):
-    """One imported module, by its full name, and the function in whose body that happens ('' for the module's own)."""
+    """One import statement's target, and the function in whose body it is ('' at the top of the file)."""
 
-    name: str
+    importer: str
     function: str
+    target: str
     line: int
 
-
-def sources() -> list[Path]:
-    return [*sorted((ROOT / "dp").rglob("*.py")), *ROOT.glob("app.py")]
-
-
-def name_of(path: Path) -> str:
-    """The row of the tables above: 'policy' for dp/diffusion/policy.py, 'ui' for all of dp/ui."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return "ui" if "ui" in parts[:-1] else parts[-1]
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.target}"
 
 
-def imports(path: Path) -> list[Import]:
-    package = ".".join(path.relative_to(ROOT).parts[:-1])
-    return list(_imports(ast.parse(path.read_text(encoding="utf-8")), package, ""))
+@cache
+def modules() -> dict[str, ast.Module]:
+    """The syntax tree of each module, by its dotted name."""
+    paths = [*sorted((ROOT / "dp").rglob("*.py")), ROOT / "app.py"]
+    named = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+    return {name.removesuffix(".__init__"): ast.parse(path.read_text(encoding="utf-8")) for name, path in named.items()}
 
 
-def _imports(node: ast.AST, package: str, function: str) -> Iterator[Import]:
+def package_of(module: str) -> str:
+    """'training' for dp.training.remote.job, 'dp' for dp itself and for dp.__main__."""
+    parts = module.split(".")
+    return parts[0] if len(parts) == 1 or parts[1] == "__main__" else parts[1]
+
+
+def is_ours(module: str) -> bool:
+    return module.split(".")[0] in ("dp", "app")
+
+
+@cache
+def imports() -> list[Import]:
+    return [found for name, tree in modules().items() for found in _imports(tree, name, "")]
+
+
+def _imports(node: ast.AST, module: str, function: str) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
-            yield from (Import(alias.name, function, child.lineno) for alias in child.names)
+            yield from (Import(module, function, alias.name, child.lineno) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - (child.level - 1)] if child.level else []
-            module = ".".join([*above, *([child.module] if child.module else [])])
-            # `from dp import policy` imports dp.diffusion.policy; `from dp.diffusion.policy import Step` imports dp.diffusion.policy too.
-            names = [f"dp.{alias.name}" for alias in child.names] if module == "dp" else [module]
-            yield from (Import(name, function, child.lineno) for name in names)
-        elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield from _imports(child, package, child.name)
+            assert not child.level, f"{module}:{child.lineno}: a relative import"
+            # `from dp.data import codec` imports the module dp.data.codec, `from dp import RIN` a name of dp.
+            full = [f"{child.module}.{alias.name}" for alias in child.names]
+            targets = {name if name in modules() else child.module for name in full}
+            yield from (Import(module, function, target, child.lineno) for target in sorted(targets))
         else:
-            yield from _imports(child, package, function)
+            inner = child.name if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) else function
+            yield from _imports(child, module, inner)
 
 
-def ours(name: str) -> str | None:
-    """'policy' for 'dp.diffusion.policy', 'ui' for 'dp.ui.tabs.denoise', None for what is not ours."""
-    parts = name.split(".")
-    return (parts[1] if len(parts) > 1 else "__init__") if parts[0] == "dp" else None
+def is_exception(found: Import) -> bool:
+    return (found.importer, found.function, found.target) in EXCEPTIONS
 
 
-EACH_SOURCE = pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, int]]:
+    """The dotted name and the length of every function."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            name = f"{prefix}.{child.name}"
+            if not isinstance(child, ast.ClassDef):
+                yield name, child.end_lineno - child.lineno + 1
+            yield from functions(child, name)
+        else:
+            yield from functions(child, prefix)
 
 
-@EACH_SOURCE
-def test_a_module_imports_only_the_layers_below_it(path):
-    module = name_of(path)
-    assert module in MAY_IMPORT, f"{module} has no place in the table of who may import whom"
-    for name, function, line in imports(path):
-        target = ours(name)
-        if target is not None and (module, function, name) not in REACHES_UP:
-            assert target in MAY_IMPORT[module] | (set() if module in BASE else BASE), (
-                f"{path}:{line}: {module} may not import {name}"
-            )
+def graph() -> dict[str, Counter[str]]:
+    """How many imports lead from each package to each other one, without the exceptions."""
+    edges: dict[str, Counter[str]] = {package: Counter() for package in MAY_IMPORT}
+    for found in imports():
+        source, target = package_of(found.importer), package_of(found.target)
+        if is_ours(found.target) and source != target and not is_exception(found):
+            edges[source][target] += 1
+    return edges
 
 
-@EACH_SOURCE
-def test_imports_stand_at_the_top_of_the_file(path):
-    inside = [found for found in imports(path) if found.function]
-    assert [f for f in inside if (name_of(path), f.function, f.name) not in REACHES_UP] == []
+def test_a_package_imports_only_packages_below_it():
+    assert {package_of(name) for name in modules()} == MAY_IMPORT.keys()
+    wrong = [
+        str(found)
+        for found in imports()
+        if is_ours(found.target)
+        and package_of(found.target) not in MAY_IMPORT[package_of(found.importer)] | {package_of(found.importer)}
+        and not is_exception(found)
+    ]
+    assert wrong == []
 
 
-@EACH_SOURCE
-def test_foreign_packages_stay_where_they_belong(path):
-    module = name_of(path)
-    for name, _, line in imports(path):
-        package = name.split(".")[0]
-        assert module in ONLY.get(package, {module}), f"{path}:{line}: {module} may not import {package}"
-        if module in NOTHING_BUT and package != "dp" and package not in sys.stdlib_module_names:
-            assert package in NOTHING_BUT[module], f"{path}:{line}: {module} may not import {package}"
+def test_there_is_no_import_cycle():
+    below: dict[str, set[str]] = {name: set() for name in modules()}
+    for found in imports():
+        if found.target in below and not is_exception(found):
+            below[found.importer].add(found.target)
+    while leaves := [name for name, targets in below.items() if not targets]:
+        below = {name: targets.difference(leaves) for name, targets in below.items() if targets}
+    assert below == {}, "each of these imports another one, in a circle"
 
 
-@EACH_SOURCE
-def test_nothing_is_imported_by_name_behind_the_back_of_these_tests(path):
-    if path == ROOT / "dp" / "__init__.py":
-        return  # hands out the public names lazily, with import_module
-    names = {node.id for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)}
-    assert not names & {"import_module", "__import__"}
-    assert "importlib" not in {found.name.split(".")[0] for found in imports(path)}
+def test_checkpoints_and_hub_know_networks_and_configs_but_not_the_policy():
+    wrong = [str(f) for f in imports() if package_of(f.importer) in ("checkpoints", "hub") and f.target == POLICY]
+    assert wrong == []
 
 
-@EACH_SOURCE
-def test_a_file_stays_within_its_budget_or_says_why_not(path):
-    relative, text = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
-    lines, budget = len(text.splitlines()), BUDGETS.get(relative, BUDGET_OF_OTHERS)
-    docstring = ast.get_docstring(ast.parse(text)) or ""
-    says_why = any(line.startswith("Over budget:") and len(line.split()) > 2 for line in docstring.splitlines())
-    assert lines <= budget or says_why, f"{relative} has {lines} lines, its budget is {budget}"
+def test_the_exceptions_are_used():
+    assert {(f.importer, f.function, f.target) for f in imports()} >= EXCEPTIONS
 
 
-@EACH_SOURCE
-def test_every_module_says_what_it_is_for(path):
-    if path.name != "__init__.py":
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+def test_foreign_packages_stay_where_they_belong():
+    wrong = []
+    for found in imports():
+        package = found.target.split(".")[0]
+        if is_ours(found.target) or package in sys.stdlib_module_names:
+            continue
+        limits = [allowed for prefix, allowed in LIMITED_TO.items() if f"{found.importer}.".startswith(prefix)]
+        is_limited = any(package not in allowed for allowed in limits)
+        if is_limited or package_of(found.importer) not in ONLY_IN.get(package, MAY_IMPORT):
+            wrong.append(str(found))
+    assert wrong == []
 
 
-def those_there(*modules: str) -> list[str]:
-    """Some of these modules come with later issues."""
-    return [f"dp.{name}" for name in modules if (ROOT / "dp" / f"{name}.py").exists()]
+def test_imports_are_at_the_top_of_the_file():
+    assert [str(found) for found in imports() if found.function and not is_exception(found)] == []
+
+
+def test_only_dp_itself_imports_by_name():
+    """An import that the syntax does not show would escape these tests."""
+    wrong = []
+    for module, tree in modules().items():
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        targets = {found.target.split(".")[0] for found in imports() if found.importer == module}
+        if package_of(module) != "dp" and (names & {"import_module", "__import__"} or "importlib" in targets):
+            wrong.append(module)
+    assert wrong == []
+
+
+def test_dp_has_at_most_ten_entries():
+    entries = {path.name for path in (ROOT / "dp").iterdir()} - {"__init__.py", "__main__.py", "__pycache__"}
+    assert len(entries) <= 10, sorted(entries)
+
+
+def test_the_init_files_of_packages_are_empty():
+    inits = sorted((ROOT / "dp").rglob("__init__.py"))
+    assert [path.parent.name for path in inits if path.parent.name != "dp" and path.read_text(encoding="utf-8")] == []
+
+
+def test_a_function_fits_on_a_screen_or_is_listed_with_a_reason():
+    lengths = {name: lines for module, tree in modules().items() for name, lines in functions(tree, module)}
+    long = {name: lines for name, lines in lengths.items() if lines > FUNCTION_LINES}
+    assert {name: lines for name, lines in long.items() if name not in LONGER_FUNCTIONS} == {}
+    assert sorted(LONGER_FUNCTIONS.keys() - long.keys()) == [], "listed, but short enough"
+
+
+def test_a_file_has_at_most_400_lines():
+    paths = [*(ROOT / "dp").rglob("*.py"), ROOT / "app.py"]
+    lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text("utf-8").splitlines()) for path in paths}
+    assert {name: lines for name, lines in lengths.items() if lines > FILE_LINES} == {}
+
+
+def test_every_module_says_what_it_is_for():
+    inits = {".".join(path.relative_to(ROOT).parts[:-1]) for path in (ROOT / "dp").rglob("__init__.py")} - {"dp"}
+    assert [module for module, tree in modules().items() if module not in inits and not ast.get_docstring(tree)] == []
+
+
+def below_ui() -> list[str]:
+    inits = {".".join(path.relative_to(ROOT).parts[:-1]) for path in (ROOT / "dp").rglob("__init__.py")}
+    return sorted(name for name in modules().keys() - inits if package_of(name) not in ("dp", "app", "ui"))
+
+
+WITHOUT_TORCH = ["run_folder", "processes", "presets", "cli", "worker"]
+WITHOUT_TORCH += [f"remote.{name}" for name in ("hardware", "sync", "job", "worker", "cli")]
 
 
 @pytest.mark.parametrize(
-    "modules, absent",
+    "loaded, absent",
     [
-        (those_there("runs", "jobs", "train"), {"torch", "numpy", "PIL", "gradio"}),
-        (those_there("policy", "checkpoint", "images", "engine"), {"accelerate", "ema_pytorch", "gradio"}),
-        (those_there(*(MAY_IMPORT.keys() - {"__init__", "ui", "app"})), {"gradio"}),
+        (["dp"], {"torch", "numpy", "PIL", "gradio", "huggingface_hub", "filelock"}),
+        ([f"dp.training.{name}" for name in WITHOUT_TORCH], {"torch", "PIL", "gradio"}),
+        ([POLICY, FOLDER, "dp.serving.engine"], {"accelerate", "ema_pytorch", "gradio"}),
+        (below_ui(), {"gradio"}),
     ],
-    ids=["runs", "policy", "all-below-the-ui"],
+    ids=["dp", "training without torch", "serving", "all below the ui"],
 )
-def test_a_fresh_process_loads_no_more_than_it_needs(modules, absent):
-    script = f"import sys, {', '.join(modules)}; print(*sorted({absent!r} & sys.modules.keys()))"
+def test_a_fresh_process_loads_no_more_than_it_needs(loaded, absent):
+    script = f"import sys, {', '.join(loaded)}; print(*sorted({absent!r} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+if __name__ == "__main__":
+    for package, targets in graph().items():
+        print(f"{package:<12}", ", ".join(f"{name} ({targets[name]})" for name in MAY_IMPORT if targets[name]) or "-")
