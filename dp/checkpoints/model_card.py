@@ -12,9 +12,10 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from dp.system.text import escape, plain
+
 LIBRARY, TASK = "dp", "unconditional-image-generation"  # by which the Hub finds these models
 LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # as the Hub writes them: mit, cc-by-4.0, ofl-1.1
-LONGEST = 300  # characters of a person's words
 
 
 def model_card(
@@ -42,17 +43,6 @@ def model_card(
         shape=f"(16, {channels}, {side}, {side})",
         rows="\n".join(f"| {escape(name)} | {escape(text)} |" for name, text in {**settings, **(facts or {})}.items()),
     )
-
-
-def escape(text: str) -> str:
-    """One line that Markdown shows as it is: no markup, no HTML, no link, no cell of a table, no formula."""
-    return re.sub(r"([\\`*_\[\]<>|~&!:@$]|\.(?=\S))", r"\\\1", plain(text))
-
-
-def plain(text: str) -> str:
-    """One line of printable characters, and no more of them than LONGEST."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
 def _front_matter(license: str) -> str:

@@ -21,9 +21,10 @@ from dp.data.codec import MODES
 from dp.data.dataset import IMAGES, appending, is_prepared
 from dp.data.decode import Picture, Refused, check_name, read_picture
 from dp.data.limits import Limits
-from dp.data.report import Findings, shown
+from dp.data.report import Findings
 from dp.data.sources import Found, files_of, is_left_aside
 from dp.system.atomic_files import replacing
+from dp.system.text import shown
 from dp.system.validation import quote
 
 PROGRESS_S = 0.1  # from one word on the progress to the next

@@ -142,12 +142,3 @@ def contact_sheet(folder: str | Path, count: int = 24) -> np.ndarray:
     if images.shape[-1] not in MODES or not images.size:
         raise ValueError(f"{IMAGES} does not hold images")
     return grid(images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)])
-
-
-def shown(text: str, most: int = 120) -> str:
-    """A name or reason from outside, fit to be shown: on one line, without characters that act or that cannot be
-    encoded, its middle cut out where it is long.
-    """
-    ends = text if len(text) <= most else text[:most] + text[-most:]
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in ends)
-    return safe if len(safe) <= most else f"{safe[: most // 2]}…{safe[-most // 2 :]}"

@@ -21,8 +21,8 @@ from huggingface_hub import HfApi, constants, get_session, get_token, set_client
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RevisionNotFoundError
 from huggingface_hub.utils import hf_raise_for_status, httpx, validate_repo_id
 
-from dp.checkpoints.model_card import plain
 from dp.system import proxies
+from dp.system.text import plain
 from dp.system.validation import quote
 
 PATIENCE = 10  # seconds to wait for an answer

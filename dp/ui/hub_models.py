@@ -13,9 +13,9 @@ from typing import Any
 
 import gradio as gr
 
-from dp.checkpoints.model_card import escape
 from dp.hub import downloads, models
 from dp.hub.client import HubError
+from dp.system.text import escape
 from dp.training.run_folder import home
 from dp.ui import words
 from dp.ui.auth import permission

@@ -4,7 +4,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from dp.checkpoints.model_card import LONGEST, escape, model_card, plain
+from dp.checkpoints.model_card import model_card
+from dp.system.text import LONGEST, escape, plain
 
 CONFIG = {
     "network": {"type": "rin", "image_size": 32, "channels": 3, "dim": 8},

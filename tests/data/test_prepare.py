@@ -27,8 +27,9 @@ from test_dataset import BAD, GOOD, encode, png_by_hand
 from dp.data import prepare as intake
 from dp.data.dataset import ImageDataset, decode
 from dp.data.prepare import Limits, prepare
-from dp.data.report import EXPECT, Findings, contact_sheet, shown
+from dp.data.report import EXPECT, Findings, contact_sheet
 from dp.diffusion.policy import DiffusionPolicy
+from dp.system.text import shown
 from dp.training.trainer import Trainer
 
 SIZE = 16

@@ -10,8 +10,8 @@ from typing import Any
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError, RepositoryNotFoundError
 
-from dp.checkpoints.model_card import plain
 from dp.hub.client import PATIENCE, HubError, Refused, Unreachable, api_for, headers_of, in_words, within
+from dp.system.text import plain
 from dp.system.validation import quote
 
 FLAVOR, TIMEOUT = "a10g-small", "2h"  # where nothing else is said

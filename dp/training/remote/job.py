@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, JobInfo, constants
 from huggingface_hub.errors import JobNotFoundError
 
-from dp.checkpoints.model_card import plain
 from dp.hub.client import PATIENCE, HubError, Refused, Unreachable, api_for, headers_of, in_words, token_in, within
+from dp.system.text import plain
 from dp.system.validation import quote
 from dp.training import processes
 from dp.training.remote import hardware, sync, worker

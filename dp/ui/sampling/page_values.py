@@ -10,11 +10,11 @@ from typing import Any
 import gradio as gr
 
 from dp.checkpoints.catalog import Entry
-from dp.checkpoints.model_card import escape
 from dp.diffusion.schedules import SCHEDULES
 from dp.diffusion.settings import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.serving.engine import Engine
 from dp.system.records import readable
+from dp.system.text import escape
 from dp.system.validation import MAX_SEED, message_of, quote, within
 from dp.ui.auth import permission
 from dp.ui.sampling.links import NAMES, NUMBERS, number

@@ -12,10 +12,10 @@ from typing import Any
 
 import gradio as gr
 
-from dp.checkpoints.model_card import plain
 from dp.data.report import Findings
 from dp.hub import models
 from dp.system.records import readable
+from dp.system.text import plain
 from dp.system.validation import message_of
 from dp.training.processes import slug
 from dp.training.run_folder import RunFolder

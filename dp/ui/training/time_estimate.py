@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from dp.data.dataset import IMAGES, appending
-from dp.data.report import Findings, shown
+from dp.data.report import Findings
+from dp.system.text import shown
 from dp.training import processes
 from dp.training.presets import Settings
 from dp.training.run_folder import RunFolder
