@@ -1,28 +1,21 @@
-"""The same run, whatever interrupts it: what a step is made of is a function of its number, and the rest is on disk.
-
-No random state is kept. What step k trains on, and every random number in it, is a function of (seed, k): the pictures
-come in permutations by (seed, epoch), endlessly concatenated, of which step k takes the next B; t, noise, flips and the
-self-conditioning coin come from one generator per (seed, step, micro-step).
+"""What a training run needs to resume exactly, on disk beside the weights of its last few checkpoints:
 
     training-state/state.safetensors  model/..., ema/..., optimizer/<parameter>/<moment>
                    state.json         step, seed, ...
 
-lie beside the weights of the last few checkpoints. No pickle: they are read as safely as a model.
+No random state is kept: see dp.training.batches. No pickle: the files are read as safely as a model.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -32,70 +25,8 @@ from dp.checkpoints.schema import CheckpointError
 from dp.system.records import NUMBER, WHOLE, check_fields, read
 from dp.training.run_folder import RunFolder
 
-EXTENDED_RATE = 0.1  # of the peak
 KEEP_TRAINING_STATES = 3  # the weights of every milestone are kept; what resuming needs is three times as large
 RECORD: dict[str, Any] = {"step": WHOLE, "seed": WHOLE, "lr_decay_steps": WHOLE, "lr_factor": NUMBER, "setbacks": WHOLE}
-
-
-# ----------------------------------------------------------------------------
-# What a step is made of
-
-
-class Draw(NamedTuple):
-    """Of one micro-batch, over all processes: which pictures [B], and the random numbers of each and of all."""
-
-    pictures: Tensor
-    t: Tensor
-    noise: Tensor
-    flips: Tensor
-    coin: float
-
-
-def draw(seed: int, step: int, micro: int, micros: int, size: int, shape: tuple[int, ...], n: int) -> Draw:
-    """Micro-batch `micro` of `micros` in a step: `size` of `n` pictures, each of `shape`."""
-    random = generator(seed, 1, step, micro)
-    return Draw(
-        picture_order(seed, (step * micros + micro) * size, size, n),
-        torch.rand(size, generator=random, dtype=torch.float64),
-        torch.randn(size, *shape, generator=random),
-        torch.rand(size, generator=random) < 0.5,
-        torch.rand((), generator=random).item(),
-    )
-
-
-def learning_rate(step: int, peak: float, warmup_steps: int, decay_steps: int | None) -> float:
-    """Return the learning rate of the step that follows `step` done ones: a linear warm-up to `peak`, then a cosine to
-    0 at the horizon `decay_steps`. An extended run continues beyond the horizon at a constant share of the peak.
-    """
-    if decay_steps and step >= decay_steps:
-        return EXTENDED_RATE * peak
-    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / decay_steps))) if decay_steps else 1.0
-    return peak * warmup * decay
-
-
-def generator(*key: int) -> torch.Generator:
-    """A random stream that is a function of `key` alone."""
-    return torch.Generator().manual_seed(
-        int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    )
-
-
-@lru_cache(maxsize=2)
-def permutation(seed: int, epoch: int, n: int) -> Tensor:
-    return torch.randperm(n, generator=generator(seed, 0, epoch))
-
-
-def picture_order(seed: int, start: int, count: int, n: int) -> Tensor:
-    """Positions [start, start + count) of the endless concatenation of permutations of n pictures, one per epoch ->
-    picture indices [count].
-    """
-    position, parts = start, []
-    while position < start + count:
-        epoch, offset = divmod(position, n)
-        parts.append(permutation(seed, epoch, n)[offset : offset + start + count - position])
-        position += len(parts[-1])
-    return torch.cat(parts)
 
 
 # ----------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Trainer: from a folder of pictures to a model. Hugging Face accelerate underneath, so that one process or many run
 the same code.
 
-The same run, whatever interrupts it (see `dp.training.state`): no random state is kept, because every random number is
+The same run, whatever interrupts it (see `dp.training.batches`): no random state is kept, because every random number is
 a function of the seed and the number of the step. So a resumed run is the same run to the bit, and sampling or saving
 in between disturbs nothing. The numbers are drawn for the whole global batch, of which each process keeps its slice:
 two processes do what one does.
@@ -30,19 +30,10 @@ from dp.diffusion.policy import DiffusionPolicy
 from dp.system.device import best_device, is_out_of_memory
 from dp.system.records import readable
 from dp.system.validation import MAX_SEED, MAX_TIMESTEPS, check_integer, quote
+from dp.training.batches import draw, learning_rate
 from dp.training.reporter import Journal
 from dp.training.run_folder import RunFolder
-from dp.training.state import (
-    draw,
-    learning_rate,
-    prune,
-    read_state,
-    restore,
-    resumable,
-    tensors_of,
-    told_by_name,
-    write_state,
-)
+from dp.training.state import prune, read_state, restore, resumable, tensors_of, told_by_name, write_state
 
 LOG_EVERY_STEPS, MAX_SETBACKS = 10, 3
 

@@ -25,8 +25,8 @@ from dp.checkpoints.schema import CheckpointError
 from dp.diffusion.policy import DiffusionPolicy
 from dp.networks.rin import RIN
 from dp.system.atomic_files import write_json
+from dp.training.batches import picture_order
 from dp.training.run_folder import Busy, Gone
-from dp.training.state import picture_order
 from dp.training.trainer import Trainer
 
 SETTINGS = dict(
