@@ -40,23 +40,7 @@ THEME = gr.themes.Default(
     block_info_text_color="*neutral_500",
     block_info_text_color_dark="*neutral_400",
 )
-CSS = """
-.gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
-#player .html-container { padding: 0; }
-/* Generate and Stop take each other's place: the second click of a double click must not land on the other. */
-.denoise:has(#player [aria-busy=true]) #generate, .denoise:has(.clock[aria-busy=true]) #compare,
-.denoise:not(:has(#player [aria-busy=true])) #stop,
-.denoise:not(:has(.clock[aria-busy=true])) #compare-stop { display: none; }
-#generate, #stop, #compare, #compare-stop { animation: arm 0.4s; } @keyframes arm { from, 99% { pointer-events: none } }
-.arms { display: grid !important; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: var(--spacing-lg); }
-.arms.pairs { grid: auto auto / auto-flow minmax(0, 1fr); }
-.arms > :has(.player[hidden]), #compare-hint:has(+ .arms .player:not([hidden])) { display: none; }
-@media (max-width: 700px) { .arms:not(.pairs) { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
-/* On a phone, what trains stands above what could be trained next. */
-@media (max-width: 700px) { .train:has(.board:not([data-runs=""])) > :last-child { order: -1; } }
-#link-field:has([hidden]) { display: none; } #link-field input { width: 100%; }
-.about { padding: 0 2px; } .about p { margin: 0; color: var(--body-text-color-subdued); font-size: var(--text-sm); }
-"""
+CSS = Path(__file__).with_name("app.css").read_text(encoding="utf-8")
 DEFAULTS = {
     "theme": THEME,
     "css": CSS,
