@@ -1,10 +1,10 @@
 """Trainer: from a folder of pictures to a model. Hugging Face accelerate underneath, so that one process or many run
 the same code.
 
-The same run, whatever interrupts it (see `dp.training.batches`): no random state is kept, because every random number is
-a function of the seed and the number of the step. So a resumed run is the same run to the bit, and sampling or saving
-in between disturbs nothing. The numbers are drawn for the whole global batch, of which each process keeps its slice:
-two processes do what one does.
+The same run, whatever interrupts it (see `dp.training.batches`): no random state is kept, because every random number
+is a function of the seed and the number of the step. So a resumed run is the same run to the bit, and sampling or
+saving in between disturbs nothing. The numbers are drawn for the whole global batch, of which each process keeps its
+slice: two processes do what one does.
 """
 
 from __future__ import annotations
