@@ -42,6 +42,7 @@ SCRIPTS = ("player.js", "attention.js", "walk.js", "variant.js")  # one scope
 CHUNK = 16  # frames in one answer to the player
 PATIENCE = 10  # seconds that a file waits for another's end
 SHEET_COLUMNS = 16  # of a sheet with one image's frames
+BUSY = "the server is busy with another visitor's attention maps or file: try again in a moment"
 
 
 def text(name: str) -> str:
@@ -110,83 +111,99 @@ def pictured(frame: Frame, lossless: bool) -> dict[str, Any]:
 
 
 def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
-    """What a player may ask of a run whose id it knows. Anybody may call these with anything."""
-    one_at_a_time = threading.Semaphore(1)  # a film takes memory and a core
-
-    def ticket_of(asked: Any) -> Ticket | None:
-        run = asked.get("run") if isinstance(asked, dict) else None
-        return engine.ticket(run) if isinstance(run, str) else None
-
-    def trajectory_of(asked: Any) -> Trajectory | None:
-        ticket = ticket_of(asked)
-        return ticket and ticket.trajectory
-
-    def number(asked: dict[str, Any], key: str, below: int) -> int | None:
-        value = asked.get(key)
-        return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below else None
+    """Return the functions that a player calls with the id of its run. Anybody may call them with anything."""
+    one_at_a_time = threading.Semaphore(1)  # an animation takes memory and a core
 
     def frames(asked: Any) -> dict[str, Any] | None:
-        """The kept frames from the one at `start`, a chunk of them, and how many there are in all."""
-        trajectory = trajectory_of(asked)
-        if trajectory is None or (start := number(asked, "start", len(trajectory.frames))) is None:
-            return None
-        chunk = [pictured(frame, lossless=False) for frame in trajectory.frames[start : start + CHUNK]]
-        for value in chunk:
-            value["x0"], value["x_t"] = value.pop("src"), value.pop("noisy")
-        return {"frames": chunk, "total": len(trajectory.frames)}
+        return chunk_of(trajectory_of(engine, asked), asked)
 
     def closeup(asked: Any) -> dict[str, Any] | None:
-        """All kept frames of the image `row`, lossless: x_t and x0, each on one sheet, side by side."""
-        trajectory = trajectory_of(asked)
-        if trajectory is None or (row := number(asked, "row", trajectory.settings.batch_size)) is None:
-            return None
-        kept = list(trajectory.frames)
-        sheets = {
-            key: png(grid(np.stack([getattr(f, key)[row] for f in kept]), SHEET_COLUMNS)) for key in ("x_t", "x0")
-        }
-        return sheets | {"indices": [frame.index for frame in kept], "columns": SHEET_COLUMNS}
+        return sheets_of(trajectory_of(engine, asked), asked)
 
     def inside(asked: Any) -> dict[str, Any] | None:
-        """What the latents read of the image `row` at step `index`: a sheet with a line for each block, on it all
-        latents together and then each one, every map's brightest patch white; and how many times an even share that is.
-        """
-        trajectory = trajectory_of(asked)
-        if trajectory is None or (row := number(asked, "row", trajectory.settings.batch_size)) is None:
-            return None
-        if (index := number(asked, "index", len(trajectory.log_snr) + 1)) is None:
-            return None
-        if not one_at_a_time.acquire(timeout=PATIENCE):
-            return {"problem": "others are looking just now: try again in a moment"}
-        try:
-            weights = engine.inside(asked["run"], row, index).numpy()  # [depth,M,N]
-        except ValueError as error:
-            return {"problem": message_of(error)}
-        finally:
-            one_at_a_time.release()
-        maps = np.concatenate([weights.mean(axis=1, keepdims=True), weights], axis=1)  # [depth,1+M,N]
-        peaks = maps.max(axis=2)
-        depth, columns, patches = maps.shape
-        side = math.isqrt(patches)
-        tiles = (maps / peaks[..., None] * 255).round().astype(np.uint8).reshape(depth * columns, side, side, 1)
-        found = {"sheet": png(grid(tiles, columns)), "depth": depth, "latents": columns - 1, "side": side}
-        return found | {"peaks": (peaks * patches).round(3).tolist()}
+        return attention_of(engine, asked, one_at_a_time)
 
     def save(asked: Any) -> dict[str, Any]:
-        """A file of the run, of the `kind` that `export` knows."""
-        ticket = ticket_of(asked)
-        if ticket is None:
-            return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
-        if not one_at_a_time.acquire(timeout=PATIENCE):
-            return {"problem": "others are saving just now: try again in a moment"}
-        try:
-            name, content = export(list(ticket.trajectory.frames), ticket.made_with, asked.get("kind"))
-        except ValueError as error:
-            return {"problem": message_of(error)}
-        finally:
-            one_at_a_time.release()
-        return {"name": name, "content": "data:application/octet-stream;base64," + base64.b64encode(content).decode()}
+        return file_of(engine, asked, one_at_a_time)
 
     return [frames, closeup, inside, save]
+
+
+def ticket_of(engine: Engine, asked: Any) -> Ticket | None:
+    run = asked.get("run") if isinstance(asked, dict) else None
+    return engine.ticket(run) if isinstance(run, str) else None
+
+
+def trajectory_of(engine: Engine, asked: Any) -> Trajectory | None:
+    ticket = ticket_of(engine, asked)
+    return ticket and ticket.trajectory
+
+
+def number(asked: dict[str, Any], key: str, below: int) -> int | None:
+    value = asked.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below else None
+
+
+def chunk_of(trajectory: Trajectory | None, asked: Any) -> dict[str, Any] | None:
+    """Return CHUNK of the kept frames, beginning with number `start`, and how many there are in total."""
+    if trajectory is None or (start := number(asked, "start", len(trajectory.frames))) is None:
+        return None
+    chunk = [pictured(frame, lossless=False) for frame in trajectory.frames[start : start + CHUNK]]
+    for value in chunk:
+        value["x0"], value["x_t"] = value.pop("src"), value.pop("noisy")
+    return {"frames": chunk, "total": len(trajectory.frames)}
+
+
+def sheets_of(trajectory: Trajectory | None, asked: Any) -> dict[str, Any] | None:
+    """Return all kept frames of image `row`, lossless: one sheet with x_t and one with x0."""
+    if trajectory is None or (row := number(asked, "row", trajectory.settings.batch_size)) is None:
+        return None
+    kept = list(trajectory.frames)
+    sheets = {key: png(grid(np.stack([getattr(f, key)[row] for f in kept]), SHEET_COLUMNS)) for key in ("x_t", "x0")}
+    return sheets | {"indices": [frame.index for frame in kept], "columns": SHEET_COLUMNS}
+
+
+def attention_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
+    """Return what the latents read of image `row` at step `index`: a sheet with one line per block, which shows the
+    mean over the latents and then each latent. Every map is scaled to its own peak; `peaks` are relative to uniform
+    attention.
+    """
+    trajectory = trajectory_of(engine, asked)
+    if trajectory is None or (row := number(asked, "row", trajectory.settings.batch_size)) is None:
+        return None
+    if (index := number(asked, "index", len(trajectory.log_snr) + 1)) is None:
+        return None
+    if not one_at_a_time.acquire(timeout=PATIENCE):
+        return {"problem": BUSY}
+    try:
+        weights = engine.inside(asked["run"], row, index).numpy()  # [depth,M,N]
+    except ValueError as error:
+        return {"problem": message_of(error)}
+    finally:
+        one_at_a_time.release()
+    maps = np.concatenate([weights.mean(axis=1, keepdims=True), weights], axis=1)  # [depth,1+M,N]
+    peaks = maps.max(axis=2)
+    depth, columns, patches = maps.shape
+    side = math.isqrt(patches)
+    tiles = (maps / peaks[..., None] * 255).round().astype(np.uint8).reshape(depth * columns, side, side, 1)
+    found = {"sheet": png(grid(tiles, columns)), "depth": depth, "latents": columns - 1, "side": side}
+    return found | {"peaks": (peaks * patches).round(3).tolist()}
+
+
+def file_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
+    """Return a file of the run; `kind` is one of those that `export` takes."""
+    ticket = ticket_of(engine, asked)
+    if ticket is None:
+        return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
+    if not one_at_a_time.acquire(timeout=PATIENCE):
+        return {"problem": BUSY}
+    try:
+        name, content = export(list(ticket.trajectory.frames), ticket.made_with, asked.get("kind"))
+    except ValueError as error:
+        return {"problem": message_of(error)}
+    finally:
+        one_at_a_time.release()
+    return {"name": name, "content": "data:application/octet-stream;base64," + base64.b64encode(content).decode()}
 
 
 def jpeg(picture: np.ndarray) -> str:
