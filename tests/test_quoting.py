@@ -52,10 +52,10 @@ def engine(tiny_rin, home):
 
 
 def settings(**changed):
-    """The arguments of `controls.read` that follow the engine, one of them changed."""
-    usual = {"checkpoint": "tiny", "images": 1, "timesteps": 4, "sampler": "ddim", "schedule": "trained"}
-    usual |= {"difference": 0, "eta": 0, "seed": 1, "random": False, "walk": None, "strength": 1}
-    return (usual | changed).values()
+    """The arguments of `page_values.read`, some of them changed."""
+    usual = {"checkpoint": "tiny", "images": 1, "timesteps": 4, "sampler": "ddim", "noise_schedule": "trained"}
+    usual |= {"time_difference_steps": 0, "eta": 0, "seed": 1, "random_seed": False, "walk_to": None, "strength": 1}
+    return usual | changed
 
 
 def config_with(**changed):
@@ -84,7 +84,8 @@ def sampled_from(engine, name):
 POLICY = ("timesteps", "noise_schedule", "objective", "time_difference", "min_snr_gamma", "scale")
 SAMPLING = ("timesteps", "sampler", "noise_schedule", "time_difference", "eta", "seed", "walk_to", "strength")
 TRAIN = ("name", "image_size", "width", "depth", "batch", "lr", "steps", "save_every", "seed")
-CONTROLS = ("checkpoint", "images", "timesteps", "sampler", "schedule", "difference", "eta", "seed", "walk", "strength")
+CONTROLS = ("checkpoint", "images", "timesteps", "sampler", "noise_schedule", "time_difference_steps", "eta", "seed")
+CONTROLS += ("walk_to", "strength")
 CONFIG = (
     "network__type",
     "network__dim",
@@ -113,8 +114,8 @@ ENTRIES = {  # each is called with the engine, the home and a value that is too 
     "a verb": lambda engine, home, bad: RunFolder(home / "run").ask(bad),
     "a run's name": lambda engine, home, bad: processes.rename(RunFolder(home / "run"), str(bad)),
     "a checkpoint": lambda engine, home, bad: sampled_from(engine, str(bad)),
-    "an axis": lambda engine, home, bad: make_arms(engine, bad, ["1"], *settings()),
-    "a value to compare": lambda engine, home, bad: make_arms(engine, "timesteps", [bad], *settings()),
+    "an axis": lambda engine, home, bad: make_arms(engine, bad, ["1"], settings()),
+    "a value to compare": lambda engine, home, bad: make_arms(engine, "timesteps", [bad], settings()),
     "a start image": lambda engine, home, bad: read({"picture": bad}, 8, 3),
     "a draft": lambda engine, home, bad: Draft(bad),
     "an unknown field": lambda engine, home, bad: schema.check_config(config_with() | {str(bad): 1}, "here"),
@@ -128,7 +129,7 @@ ENTRIES |= {
 ENTRIES |= {f"sampling: {key}": lambda engine, home, bad, key=key: SampleSettings(**{key: bad}) for key in SAMPLING}
 ENTRIES |= {f"training: {key}": lambda engine, home, bad, key=key: Settings(**{key: bad}) for key in TRAIN}
 ENTRIES |= {
-    f"page: {key}": lambda engine, home, bad, key=key: page_values.read(engine, *settings(**{key: bad}))
+    f"page: {key}": lambda engine, home, bad, key=key: page_values.read(engine, **settings(**{key: bad}))
     for key in CONTROLS
 }
 ENTRIES |= {f"config: {key}": lambda engine, home, bad, key=key: built(config_with(**{key: bad})) for key in CONFIG}

@@ -20,7 +20,7 @@ from dp.training.run_folder import home
 from dp.ui import words
 from dp.ui.auth import permission
 from dp.ui.sampling import page_values
-from dp.ui.sampling.panel import Panel
+from dp.ui.sampling.panel import QUIET, Panel, Updates
 
 MOST_AT_ONCE = 4  # downloads
 MOST_MODELS, MOST_BYTES = 6, 1 << 30  # at hand on a public Space, where anybody may load another one
@@ -50,37 +50,40 @@ class Loader:
 def wire(panels: Mapping[str, Panel]) -> None:
     """What the Loader in the panel of Denoise does: the model is chosen there, and offered in the other panels."""
     loader, under_way = panels["denoise"].folded, {}
-    ready, busy = ((gr.update(visible=idle), gr.update(visible=not idle)) for idle in (True, False))
-    unchanged = [gr.skip() for panel in panels.values() for _ in panel.chosen]
+    ready, busy = (
+        {loader.load: gr.update(visible=idle), loader.cancel: gr.update(visible=not idle)} for idle in (True, False)
+    )
 
-    def look(request: gr.Request) -> tuple[Any, str]:
+    def look(request: gr.Request) -> Updates:
         """What there is on the Hub; a name can be typed where it does not say."""
         try:
-            return gr.update(choices=models.listed(token=token_for(request))), ""
+            return {loader.name: gr.update(choices=models.listed(token=token_for(request))), loader.said: ""}
         except HubError as error:
-            return gr.skip(), f"⚠️ What there is on the Hub is not known: {escape(str(error))}"
+            return {loader.said: f"⚠️ What there is on the Hub is not known: {escape(str(error))}"}
 
-    async def load(request: gr.Request, name: Any) -> AsyncIterator[tuple[Any, ...]]:
+    async def load(request: gr.Request, name: Any) -> AsyncIterator[Updates]:
         name, session = name.strip() if isinstance(name, str) else "", request.session_hash
         try:
             if session in under_way.values() or len(under_way) >= MOST_AT_ONCE:
                 raise HubError("another model is still on its way: try again in a moment")
             async with aclosing(fetched(name, request, under_way)) as news:
                 async for said in news:
-                    yield *busy, f"Fetching {escape(name)}: {said}", *unchanged
+                    yield busy | {loader.said: f"Fetching {escape(name)}: {said}"}
         except (HubError, OSError) as error:
-            yield *ready, f"⚠️ {escape(str(error))}", *unchanged
+            yield ready | {loader.said: f"⚠️ {escape(str(error))}"}
             return
-        shown = [panel.opened(name) if tab == "denoise" else panel.listing() for tab, panel in panels.items()]
-        yield *ready, f"{escape(name)} is there, and chosen.", *(update for of_panel in shown for update in of_panel)
+        updates = ready | {loader.said: f"{escape(name)} is there, and chosen."}
+        for tab, panel in panels.items():
+            updates |= panel.select(name) if tab == "denoise" else panel.list_checkpoints()
+        yield updates
 
-    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-    chosen = [one for panel in panels.values() for one in panel.chosen]
+    quiet = QUIET | {"concurrency_limit": None}
+    selected = [one for panel in panels.values() for one in panel.selected]
     outputs = [loader.load, loader.cancel, loader.said]
     loader.fold.expand(look, None, [loader.name, loader.said], **quiet)
-    run = loader.load.click(load, loader.name, [*outputs, *chosen], **quiet)
+    run = loader.load.click(load, loader.name, [*outputs, *selected], **quiet)
     cancelled = loader.cancel.click(None, cancels=[run], api_visibility="private")
-    cancelled.then(lambda: (*ready, ""), None, outputs, **quiet)  # after the last that the run has to say
+    cancelled.then(lambda: ready | {loader.said: ""}, None, outputs, **quiet)  # after the run's last update
 
 
 def token_for(request: gr.Request) -> bool | None:

@@ -38,7 +38,8 @@ def engine(tiny_rin, tmp_path):
 
 
 def page_values(timesteps=20, sampler="dpmpp_2m", eta=0, seed=7, random_seed=False):
-    return "one", 2, timesteps, sampler, TRAINED, 0, eta, seed, random_seed
+    values = {"checkpoint": "one", "images": 2, "timesteps": timesteps, "sampler": sampler, "noise_schedule": TRAINED}
+    return values | {"time_difference_steps": 0, "eta": eta, "seed": seed, "random_seed": random_seed}
 
 
 def run(engine, arms):
@@ -59,7 +60,7 @@ def run(engine, arms):
 
 @pytest.mark.parametrize("axis", [value for _, value in AXES])
 def test_all_arms_start_from_the_same_noise_to_the_bit(engine, axis):
-    arms = make_arms(engine, axis, VALUES[axis], *page_values(random_seed=True))
+    arms = make_arms(engine, axis, VALUES[axis], page_values(random_seed=True))
     assert len({arm.settings.seed for arm in arms}) == 1 and len({arm.label for arm in arms}) == len(arms)
     first = [engine.policy(arm.checkpoint).init_state(arm.settings).x_t for arm in arms]
     assert all(torch.equal(x_t, first[0]) for x_t in first)
@@ -78,7 +79,7 @@ def test_all_arms_start_from_the_same_noise_to_the_bit(engine, axis):
 def test_arms_differ_in_what_was_chosen_and_in_nothing_else(engine, axis):
     field = {"sampler": "sampler", "timesteps": "timesteps", "schedule": "noise_schedule", "eta": "eta"}
     field |= {"difference": "time_difference", "checkpoint": "batch_size"}
-    arms = make_arms(engine, axis, VALUES[axis], *page_values())
+    arms = make_arms(engine, axis, VALUES[axis], page_values())
     rests = [vars(arm.settings) | {field[axis]: None} for arm in arms]
     assert all(rest == rests[0] for rest in rests)
     apart = {(arm.checkpoint, getattr(arm.settings, field[axis])) for arm in arms}
@@ -86,7 +87,7 @@ def test_arms_differ_in_what_was_chosen_and_in_nothing_else(engine, axis):
 
 
 def test_each_arm_ends_in_what_the_library_makes_alone(engine):
-    arms = make_arms(engine, "timesteps", ["3", "8", "12"], *page_values())
+    arms = make_arms(engine, "timesteps", ["3", "8", "12"], page_values())
     told, tally = run(engine, arms)
     policy = engine.policy("one")
     ends = [to_uint8(policy.sample(2, timesteps=n, sampler="dpmpp_2m", seed=7)) for n in (3, 8, 12)]
@@ -103,7 +104,7 @@ def test_each_arm_ends_in_what_the_library_makes_alone(engine):
 
 
 def test_step_k_of_n_stands_above_the_end_of_a_k_step_run(engine):
-    arms = make_arms(engine, SHORT_RUNS, ["9", "2"], *page_values(timesteps=60))
+    arms = make_arms(engine, SHORT_RUNS, ["9", "2"], page_values(timesteps=60))
     assert [arm.label for arm in arms] == [
         "step 2 of 60",
         "end of a 2-step run",
@@ -125,7 +126,7 @@ def test_step_k_of_n_stands_above_the_end_of_a_k_step_run(engine):
 
 def test_one_after_the_other_they_end_in_the_same_pictures(engine):
     for axis in ("sampler", SHORT_RUNS):
-        arms = make_arms(engine, axis, VALUES[axis], *page_values())
+        arms = make_arms(engine, axis, VALUES[axis], page_values())
         _, together = run(engine, arms)
         alone, last = Tally(arms), {}
         for news in one_by_one(partial(run_all, engine), arms, alone):
@@ -140,10 +141,10 @@ def test_stop_ends_the_comparison_and_leaves_the_other_tab_alone(engine):
     with gr.Blocks() as page:
         viewers = Viewers(engine, page)
     page.queue()
-    arms = make_arms(engine, "sampler", SAMPLERS, *page_values(timesteps=1000))
+    arms = make_arms(engine, "sampler", SAMPLERS, page_values(timesteps=1000))
 
     async def watch():
-        mine = viewers.start("a session", "one", make_arms(engine, "sampler", ["ddim"], *page_values(1000))[0].settings)
+        mine = viewers.start("a session", "one", make_arms(engine, "sampler", ["ddim"], page_values(1000))[0].settings)
         await anext(mine)
         last = {}
         async for news in side_by_side(viewers, "a session", arms, Tally(arms)):
@@ -165,26 +166,26 @@ def test_what_cannot_be_compared_is_told(engine):
         ("timesteps", None, "choose 1 to 6 values"),
         ("timesteps", [str(n) for n in range(1, 8)], "choose 1 to 6 values to compare, got 7"),
         (SHORT_RUNS, ["1", "2", "3", "4"], "choose 1 to 3 values"),
-        (SHORT_RUNS, ["20"], "Each step to look at must be a whole number from 1 to 19"),
+        (SHORT_RUNS, ["20"], "Step k must be a whole number from 1 to 19"),
         ("timesteps", ["many"], "Timesteps must be a whole number from 1 to 1000, got 'many'"),
         ("timesteps", ["2.5"], "Timesteps must be a whole number"),
         ("eta", ["2"], "eta must be a number from 0 to 1"),
         ("sampler", ["euler"], "sampler"),
         ("checkpoint", ["three"], "there is no checkpoint 'three'"),
-        ("weather", ["fine"], "no such thing to compare as 'weather'"),
-        (["sampler"], ["ddim"], "no such thing to compare as"),
+        ("weather", ["fine"], "cannot compare by 'weather': choose checkpoint, timesteps,"),
+        (["sampler"], ["ddim"], "cannot compare by"),
         ("sampler", {"ddim": 1}, "choose 1 to 6 values"),
         ("sampler", [["ddim"]], "sampler"),
         ("timesteps", [[5]], "Timesteps must be a whole number"),
-        (SHORT_RUNS, [{}], "Each step to look at must be a whole number"),
+        (SHORT_RUNS, [{}], "Step k must be a whole number"),
     ):
         with pytest.raises(gr.Error, match=words.replace("(", r"\(")):
-            make_arms(engine, axis, chosen, *page_values())
+            make_arms(engine, axis, chosen, page_values())
 
 
 def test_the_first_choices_can_be_compared(engine):
     for axis, (offered, first) in NUMBERS.items():
-        assert set(first) <= set(offered) and make_arms(engine, axis, first, *page_values(timesteps=40))
+        assert set(first) <= set(offered) and make_arms(engine, axis, first, page_values(timesteps=40))
 
 
 # ----------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def test_no_message_reaches_the_1_mb_that_proxies_accept_and_a_rejected_one_says
     chooser.value.set_files({"name": "large.png", "mimeType": "image/png", "buffer": large})
     page.wait_for_function("document.querySelector('#timesteps input[type=number]').value === '7'")
 
-    unfold(page.get_by_text("Start from a picture", exact=True))
+    unfold(page.get_by_text("Start from an image", exact=True))
     page.set_input_files(".choose input", {"name": "large.png", "mimeType": "image/png", "buffer": large})
     click(page, ".kept", 0.4, 0.6)
     generate(page.main_frame, 2)

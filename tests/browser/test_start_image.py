@@ -153,7 +153,7 @@ def choose(page, tmp_path):
     """Give the page a face of 48 x 64 pixels; returns the square that the page keeps of it."""
     face = torch.linspace(0, 1, 64)[:, None, None] * torch.tensor([1.0, 0.6, 0.2]) * torch.ones(48, 1)
     Image.fromarray((face.numpy() * 255).astype("uint8")).save(tmp_path / "mine.png")
-    unfold(page.get_by_text("Start from a picture", exact=True))
+    unfold(page.get_by_text("Start from an image", exact=True))
     page.locator("#start input[type=file]").set_input_files(tmp_path / "mine.png")
     page.wait_for_selector("#start .start[data-state=chosen]")
 

@@ -139,7 +139,7 @@ def test_a_refused_comparison_says_why_and_the_next_one_works(page, api, policy)
             compare(page, timesteps=10, images=2)
         else:
             page.click("#compare")
-        there = [words, *["not run to its end"] * 2]
+        there = [words, *["did not finish"] * 2]
         page.wait_for_function(f"words => String({lines}) === String(words)", arg=there)
         until_arms(page, "arms.every(p => p.dataset.state === 'failed' && p.getAttribute('aria-busy') === 'false')")
         page.wait_for_selector("#compare", state="visible")
@@ -189,7 +189,7 @@ def test_a_gpu_that_is_taken_away_ends_the_run_with_a_sentence_and_its_frames_st
     os.kill(api.workers[-1], signal.SIGKILL)
     until_arms(page, "String(arms.map(p => p.dataset.state)) === 'done,failed,failed'")
     lines = page.evaluate(f"{ARMS}.map(p => p.querySelector('.step').textContent)")
-    assert lines[1:] == [TAKEN_AWAY, "not run to its end"]
+    assert lines[1:] == [TAKEN_AWAY, "did not finish"]
     page.wait_for_selector("#compare", state="visible")
 
 

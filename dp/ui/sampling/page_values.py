@@ -73,10 +73,9 @@ def read(
     return checkpoint, settings
 
 
-def restored(engine: Engine, made_with: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Settings from outside (a PNG, a link), named as in `SampleSettings` -> the page's values, in the order of `read`,
-    with the walk and the strength. What is not named gets the page's own value. Raises gr.Error for what the page could
-    not have made.
+def restored(engine: Engine, made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert settings from a PNG or a link, named as in `SampleSettings`, to the arguments of `read`. Settings that
+    are missing get the page's own values. Raises gr.Error for settings that the page could not have made.
     """
     checkpoint = made_with.get("checkpoint", next(iter(usable_names(engine)), None))
     images, timesteps = made_with.get("batch_size", IMAGES), made_with.get("timesteps", TIMESTEPS)
@@ -93,12 +92,21 @@ def restored(engine: Engine, made_with: Mapping[str, Any]) -> tuple[Any, ...]:
             raise ValueError(f"the page has no control for the schedule's own keywords, {quote(kwargs)}")
     except ValueError as error:
         raise complaint(error) from None
-    seed = made_with.get("seed")
-    sampler, eta = made_with.get("sampler", SAMPLER), made_with.get("eta", 0)
-    walk = made_with.get("walk_to")
-    values = (images, timesteps, sampler, schedule, round(steps, 6), eta, seed, seed is None, walk, strength)
-    read(engine, checkpoint, *values)
-    return checkpoint, *values
+    values = {
+        "checkpoint": checkpoint,
+        "images": images,
+        "timesteps": timesteps,
+        "sampler": made_with.get("sampler", SAMPLER),
+        "noise_schedule": schedule,
+        "time_difference_steps": round(steps, 6),
+        "eta": made_with.get("eta", 0),
+        "seed": made_with.get("seed"),
+        "random_seed": made_with.get("seed") is None,
+        "walk_to": made_with.get("walk_to"),
+        "strength": strength,
+    }
+    read(engine, **values)
+    return values
 
 
 def of_link(engine: Engine, query: Mapping[str, str]) -> tuple[dict[str, Any], str]:

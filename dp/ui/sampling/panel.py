@@ -1,155 +1,216 @@
-"""The sampling controls, as every tab that samples shows them, and how values from outside are put into them."""
+"""The sampling controls of a tab, and the updates by which settings from elsewhere get into them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import gradio as gr
+from gradio.components import Component
 
 from dp.serving.engine import Engine
 from dp.system.validation import MAX_SEED
 from dp.ui.sampling import page_values
 
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # options of an event
 
+Given = Mapping[Component, Any]  # what a handler gets whose inputs are a set
+Updates = dict[Component, Any]  # what a handler returns; Gradio leaves other outputs as they are
+
+
+class Controls(NamedTuple):
+    """Named as the parameters of `page_values.read`, in the order of the page."""
+
+    checkpoint: gr.Dropdown
+    images: gr.Slider
+    timesteps: gr.Slider
+    sampler: gr.Radio
+    noise_schedule: gr.Radio
+    time_difference_steps: gr.Slider
+    eta: gr.Slider
+    seed: gr.Number
+    random_seed: gr.Checkbox
+
+
+@dataclass(frozen=True)
 class Panel:
-    """Adds the controls to the page being built. `settings` are those of `controls.read`, in its order; `everything` is
-    what `look_again` and `restored` give values for, `chosen` what `opened` does. prefix: of the controls' ids, so that
-    two panels can stand on one page. fold: adds what stands under the checkpoint, and is kept as `folded`.
-    """
+    """about: describes the checkpoint. folded: what `build_panel` was asked to add below it."""
 
-    def __init__(
-        self, engine: Engine, prefix: str = "", images: int = page_values.IMAGES, fold: Callable[[], Any] = lambda: None
-    ):
-        self.engine = engine
-        names = page_values.usable_names(engine)
-        default = names[0] if names else None
-        checkpoint = gr.Dropdown(
-            names,
-            value=default,
-            label="Checkpoint",
-            elem_id=prefix + "checkpoint",
-            info="The trained model to sample from.",
-        )
-        about = gr.Markdown(page_values.describe(engine, default), elem_classes="about")
-        self.folded = fold()
-        batch_size = gr.Slider(
+    engine: Engine
+    controls: Controls
+    about: gr.Markdown
+    folded: Any = None
+
+    @property
+    def everything(self) -> list[Component]:
+        """The outputs of `refresh` and `apply_settings`."""
+        return [self.about, *self.controls]
+
+    @property
+    def selected(self) -> list[Component]:
+        """The outputs of `select` and `list_checkpoints`."""
+        return [self.controls.checkpoint, self.about, self.controls.noise_schedule]
+
+    def values(self, given: Given) -> dict[str, Any]:
+        """Return the arguments of `page_values.read` from the inputs of a handler."""
+        return {name: given[control] for name, control in self.controls._asdict().items()}
+
+    def refresh(self, asked: Mapping[str, Any] | None = None) -> Updates:
+        """List the checkpoints that exist now, and apply the settings in `asked`, if any (checked, and named as in
+        `SampleSettings`).
+        """
+        names, checkpoint = page_values.usable_names(self.engine), self.controls.checkpoint
+        if names and asked:
+            return self.apply_settings(asked, choices=names)
+        if checkpoint.value in names:  # leave it alone: a quick visitor may have chosen another one already
+            return {checkpoint: gr.update(choices=names), self.about: self._describe(checkpoint.value)}
+        name = names[0] if names else None
+        return {checkpoint: gr.update(choices=names, value=name)} | self.of_checkpoint(name)
+
+    def apply_settings(self, made_with: Mapping[str, Any], **of_checkpoint: Any) -> Updates:
+        """Put settings from a PNG or a link into the controls. Without a seed among them, the present one stays. Raises
+        gr.Error.
+        """
+        values, controls = page_values.restored(self.engine, made_with), self.controls
+        updates: Updates = {control: values[name] for name, control in controls._asdict().items()}
+        updates[controls.checkpoint] = gr.update(value=values["checkpoint"], **of_checkpoint)
+        updates[controls.eta] = update_eta(values["sampler"], values["eta"])
+        if values["seed"] is None:
+            del updates[controls.seed]
+        return updates | self.of_checkpoint(values["checkpoint"], values["noise_schedule"])
+
+    def select(self, name: str) -> Updates:
+        """Choose a checkpoint."""
+        names = page_values.usable_names(self.engine)
+        return {self.controls.checkpoint: gr.update(choices=names, value=name)} | self.of_checkpoint(name)
+
+    def list_checkpoints(self) -> Updates:
+        """List the checkpoints that exist now, and keep the choice."""
+        return {self.controls.checkpoint: gr.update(choices=page_values.usable_names(self.engine))}
+
+    def of_checkpoint(self, name: str | None, noise_schedule: str = page_values.TRAINED) -> Updates:
+        """Show what depends on the checkpoint: its description and its schedules."""
+        choices = page_values.schedule_choices(self.engine, name) if name else []
+        schedule = gr.update(choices=choices, value=noise_schedule)
+        return {self.about: self._describe(name), self.controls.noise_schedule: schedule}
+
+    def _describe(self, name: str | None) -> str:
+        return page_values.describe(self.engine, name)
+
+
+def build_panel(
+    engine: Engine, prefix: str = "", images: int = page_values.IMAGES, fold: Callable[[], Any] = lambda: None
+) -> Panel:
+    """Add the controls to the page being built. prefix: of their ids, so that a page can have two panels. fold: adds
+    components below the checkpoint.
+    """
+    names = page_values.usable_names(engine)
+    default = names[0] if names else None
+    checkpoint = gr.Dropdown(
+        names,
+        value=default,
+        label="Checkpoint",
+        elem_id=prefix + "checkpoint",
+        info="The trained model to sample from.",
+    )
+    about = gr.Markdown(page_values.describe(engine, default), elem_classes="about")
+    folded = fold()
+    schedules = page_values.schedule_choices(engine, default) if default else []
+    controls = Controls(
+        checkpoint=checkpoint,
+        **size_controls(prefix, images),
+        **step_controls(prefix, schedules),
+        **seed_controls(prefix),
+    )
+    panel = Panel(engine, controls, about, folded)
+    for control in controls:
+        if control is not controls.random_seed:
+            page_values.unchecked(control)
+    checkpoint.input(panel.of_checkpoint, checkpoint, [about, controls.noise_schedule], **QUIET)
+    controls.sampler.input(update_eta, controls.sampler, controls.eta, **QUIET)
+    return panel
+
+
+def size_controls(prefix: str, images: int) -> dict[str, Component]:
+    return {
+        "images": gr.Slider(
             1,
             page_values.MAX_IMAGES,
             images,
             step=1,
             label="Images",
             elem_id=prefix + "images",
-            info="More take longer; each has its own seed.",
-        )
-        timesteps = gr.Slider(
+            info="More images take longer; each has its own seed.",
+        ),
+        "timesteps": gr.Slider(
             1,
             page_values.MAX_TIMESTEPS,
             page_values.TIMESTEPS,
             step=1,
             label="Timesteps",
             elem_id=prefix + "timesteps",
-            info="Network calls: fewer are faster and rougher. In our measurements 2M gained nothing beyond 20.",
-        )
-        sampler = gr.Radio(
+            info="Model calls: fewer are faster and coarser. In our measurements 2M gained nothing beyond 20.",
+        ),
+    }
+
+
+def step_controls(prefix: str, schedules: list[tuple[str, str]]) -> dict[str, Component]:
+    return {
+        "sampler": gr.Radio(
             page_values.SAMPLERS,
             value=page_values.SAMPLER,
             label="Sampler",
             elem_id=prefix + "sampler",
             info="DDIM is deterministic, DDPM adds noise at each step; 2M and 2M SDE are their second-order forms.",
-        )
-        schedule = gr.Radio(
-            page_values.schedule_choices(engine, default) if default else [],
+        ),
+        "noise_schedule": gr.Radio(
+            schedules,
             value=page_values.TRAINED,
             label="Noise schedule",
             elem_id=prefix + "schedule",
-            info="Where the steps are spent on the way from noise to picture.",
-        )
-        difference = gr.Slider(
+            info="How the steps are spread between noise and image.",
+        ),
+        "time_difference_steps": gr.Slider(
             0,
             page_values.MAX_TIME_DIFFERENCE_STEPS,
             0,
             step=0.5,
             label="Time difference, in steps",
             elem_id=prefix + "difference",
-            info="Each step goes this much further than the next one starts from: 0 is the plain sampler.",
-        )
-        eta = gr.Slider(
+            info="Overshoots each step's target time by this many steps; 0 turns it off.",
+        ),
+        "eta": gr.Slider(
             0,
             1,
             0,
             step=0.05,
             label="eta",
             elem_id=prefix + "eta",
-            info="Fresh noise in each of DDIM's steps: 0 is none, 1 as much as DDPM adds.",
+            info="Noise added in each DDIM step: 0 adds none, 1 as much as DDPM.",
             visible=page_values.SAMPLER == "ddim",
+        ),
+    }
+
+
+def seed_controls(prefix: str) -> dict[str, Component]:
+    with gr.Row(equal_height=True):
+        seed = gr.Number(
+            0,
+            precision=0,
+            minimum=0,
+            maximum=MAX_SEED - 1,
+            label="Seed",
+            elem_id=prefix + "seed",
+            info="Same seed, same images.",
+            min_width=120,
         )
-        with gr.Row(equal_height=True):
-            seed = gr.Number(
-                0,
-                precision=0,
-                minimum=0,
-                maximum=MAX_SEED - 1,
-                label="Seed",
-                elem_id=prefix + "seed",
-                info="Same seed, same pictures.",
-                min_width=120,
-            )
-            random_seed = gr.Checkbox(
-                True, label="Random seed", elem_id=prefix + "random", info="A new one each time.", min_width=120
-            )
-        self.checkpoint, self.schedule, self.seed = checkpoint, schedule, seed
-        self.settings = [checkpoint, batch_size, timesteps, sampler, schedule, difference, eta, seed, random_seed]
-        self.everything = [about, *self.settings]
-        self.chosen = [checkpoint, about, schedule]
-        for control in self.settings[:-1]:
-            page_values.unchecked(control)
-
-        quiet = {"api_visibility": "private", "show_progress": "hidden"}
-        checkpoint.input(self._choose, checkpoint, [about, schedule], **quiet)
-        sampler.input(eta_of, sampler, eta, **quiet)
-
-    def look_again(self, asked: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
-        """The checkpoints that are there now, and the settings in `asked` (named as in `SampleSettings`, and checked)
-        where there are any.
-        """
-        names = page_values.usable_names(self.engine)
-        if names and asked:
-            return self.restored(asked, choices=names)
-        if self.checkpoint.value in names:  # a visitor who was quick may have chosen already
-            values, name = (gr.update(choices=names), *(gr.skip(),) * 8), self.checkpoint.value
-        else:
-            name = names[0] if names else None
-            values = gr.update(choices=names, value=name), *(gr.skip(),) * 3, self._schedules(name), *(gr.skip(),) * 4
-        return self._about(name), *values
-
-    def restored(self, made_with: Mapping[str, Any], **of_checkpoint: Any) -> tuple[Any, ...]:
-        """Settings from outside where they belong; without a seed, the one that is there stays. Raises gr.Error."""
-        values = page_values.restored(self.engine, made_with)
-        name, images, timesteps, sampler, schedule, difference, eta, seed, is_random, *_ = values
-        checkpoint, seed = gr.update(value=name, **of_checkpoint), gr.skip() if seed is None else seed
-        shown = checkpoint, images, timesteps, sampler, self._schedules(name, schedule), difference
-        return self._about(name), *shown, eta_of(sampler, eta), seed, is_random
-
-    def opened(self, name: str) -> tuple[Any, ...]:
-        """A checkpoint, chosen from elsewhere on the page: values for `chosen`."""
-        names = page_values.usable_names(self.engine)
-        return gr.update(choices=names, value=name), self._about(name), self._schedules(name)
-
-    def listing(self) -> tuple[Any, ...]:
-        """The checkpoints that are there now, and the same one chosen: values for `chosen`."""
-        return gr.update(choices=page_values.usable_names(self.engine)), gr.skip(), gr.skip()
-
-    def _choose(self, name: str | None) -> tuple[Any, ...]:
-        return self._about(name), self._schedules(name)
-
-    def _about(self, name: str | None) -> str:
-        return page_values.describe(self.engine, name)
-
-    def _schedules(self, name: str | None, value: str = page_values.TRAINED) -> Any:
-        return gr.update(choices=page_values.schedule_choices(self.engine, name) if name else [], value=value)
+        random_seed = gr.Checkbox(
+            True, label="Random seed", elem_id=prefix + "random", info="A new one for each run.", min_width=120
+        )
+    return {"seed": seed, "random_seed": random_seed}
 
 
-def eta_of(sampler: str, value: float = 0.0) -> Any:
-    """The other samplers have no such setting."""
+def update_eta(sampler: str, value: float = 0.0) -> Any:
+    """Show eta with DDIM only: the other samplers have no such setting."""
     return gr.update(value=value, visible=sampler == "ddim")

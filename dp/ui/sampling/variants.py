@@ -1,8 +1,8 @@
-"""The arms of a comparison: runs that differ in one thing and start from the same noise."""
+"""The arms of a comparison: runs that differ in one setting and start from the same noise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dp.diffusion.settings import SampleSettings
@@ -12,22 +12,21 @@ from dp.ui.sampling import page_values
 from dp.ui.sampling.links import number
 
 MOST = 6
-SHORT_RUNS = "short runs"  # x0 at step k of N beside the end of a run of k steps
-PLACES = {  # an axis -> the place of its setting among the arguments of `controls.read`
-    "checkpoint": 0,
-    "timesteps": 2,
-    "sampler": 3,
-    "schedule": 4,
-    "difference": 5,
-    "eta": 6,
+SHORT_RUNS = "short runs"  # the axis that shows x0 at step k of N beside the result of a k-step run
+SETTINGS = {  # an axis -> its parameter of `page_values.read`
+    "checkpoint": "checkpoint",
+    "timesteps": "timesteps",
+    "sampler": "sampler",
+    "schedule": "noise_schedule",
+    "difference": "time_difference_steps",
+    "eta": "eta",
 }
-
 
 Run = tuple[str, SampleSettings]
 
 
 class Arm(NamedTuple):
-    """until: the step at which what is shown of the run ends; None for all of it."""
+    """until: the last step of the run that is shown; None shows all of it."""
 
     label: str
     checkpoint: str
@@ -40,14 +39,16 @@ class Arm(NamedTuple):
 
     @property
     def run(self) -> Run:
-        """What is the same for arms that show the same run."""
+        """A key that is equal for arms that show the same run."""
         return self.checkpoint, self.settings
 
 
-def make_arms(engine: Engine, axis: str, chosen: Sequence[Any], *values: Any) -> list[Arm]:
-    """The page's values, and those of `axis` (of `PLACES`, or SHORT_RUNS) to compare. What is bad is a gr.Error."""
-    if axis not in [*PLACES, SHORT_RUNS]:
-        raise page_values.complaint(f"there is no such thing to compare as {quote(axis)}")
+def make_arms(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapping[str, Any]) -> list[Arm]:
+    """Return one arm for each value in `chosen` of `axis` (a key of SETTINGS, or SHORT_RUNS). values: the arguments of
+    `page_values.read` that all arms share. Raises gr.Error.
+    """
+    if axis not in [*SETTINGS, SHORT_RUNS]:
+        raise page_values.complaint(f"cannot compare by {quote(axis)}: choose {', '.join(SETTINGS)} or {SHORT_RUNS}")
     chosen = chosen if isinstance(chosen, list) else []
     chosen = [value for i, value in enumerate(chosen) if value not in chosen[:i]]
     if axis not in ("sampler", "schedule", "checkpoint"):
@@ -55,42 +56,40 @@ def make_arms(engine: Engine, axis: str, chosen: Sequence[Any], *values: Any) ->
     most = MOST // 2 if axis == SHORT_RUNS else MOST
     if not 1 <= len(chosen) <= most:
         raise page_values.complaint(f"choose 1 to {most} values to compare, got {len(chosen)}")
-    values = list(values)
+    values = dict(values)
     if axis == "eta":
-        values[PLACES["sampler"]] = "ddim"  # the others have no such setting
-    first = page_values.read(engine, *values)[1]
-    values[-2:] = [first.seed, False]  # decided once, for all
+        values["sampler"] = "ddim"  # the only sampler with an eta
+    _, first = page_values.read(engine, **values)
+    values |= {"seed": first.seed, "random_seed": False}  # all arms share a random seed, too
     if axis == SHORT_RUNS:
         return pairs(engine, chosen, first.timesteps, values)
     arms = []
     for value in chosen:
-        values[PLACES[axis]] = value
-        run = page_values.read(engine, *values)
-        arms.append(Arm(label_of(engine, axis, values), *run))
+        changed = values | {SETTINGS[axis]: value}
+        run = page_values.read(engine, **changed)
+        arms.append(Arm(label_of(engine, axis, changed), *run))
     return arms
 
 
-def pairs(engine: Engine, steps: Sequence[Any], whole: int, values: list[Any]) -> list[Arm]:
+def pairs(engine: Engine, steps: Sequence[Any], whole: int, values: dict[str, Any]) -> list[Arm]:
     """For each k in `steps`: the run of `whole` steps, shown up to step k, and a run of k steps."""
     try:
-        steps = sorted(within("Each step to look at", k, 1, whole - 1) for k in steps)
+        steps = sorted(within("Step k", k, 1, whole - 1) for k in steps)
     except ValueError as error:
         raise page_values.complaint(error) from None
     arms = []
     for k in steps:
-        arms.append(Arm(f"step {k} of {whole}", *page_values.read(engine, *values), until=k))
-        short = list(values)
-        short[PLACES["timesteps"]] = k
-        arms.append(Arm(f"end of a {k}-step run", *page_values.read(engine, *short)))
+        arms.append(Arm(f"step {k} of {whole}", *page_values.read(engine, **values), until=k))
+        arms.append(Arm(f"end of a {k}-step run", *page_values.read(engine, **values | {"timesteps": k})))
     return arms
 
 
-def label_of(engine: Engine, axis: str, values: Sequence[Any]) -> str:
-    value = values[PLACES[axis]]
+def label_of(engine: Engine, axis: str, values: Mapping[str, Any]) -> str:
+    value = values[SETTINGS[axis]]
     if axis == "sampler":
         return dict(map(reversed, page_values.SAMPLERS)).get(value, str(value))
     if axis == "schedule":
-        choices = page_values.schedule_choices(engine, values[0])
+        choices = page_values.schedule_choices(engine, values["checkpoint"])
         return next((label for label, choice in choices if choice == value), str(value))
     if axis == "checkpoint":
         return str(value)

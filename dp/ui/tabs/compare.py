@@ -1,19 +1,24 @@
-"""The Compare tab: one thing varied, everything else the same, all from the same noise and on one clock."""
+"""The Compare tab: one setting varied, everything else the same, all from the same noise and on one clock. The
+components in page order, then one function per concern that wires them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
+from dp.serving.engine import Engine
 from dp.ui import words
 from dp.ui.components.player.player import Clock, Player
 from dp.ui.sampling import page_values
 from dp.ui.sampling.comparison import Tally, Values, asked, one_by_one, side_by_side
-from dp.ui.sampling.panel import Panel
-from dp.ui.sampling.variants import MOST, PLACES, SHORT_RUNS, make_arms
+from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
+from dp.ui.sampling.variants import MOST, SETTINGS, SHORT_RUNS, Arm, make_arms
 from dp.ui.streaming import Viewers
 from dp.ui.zero_gpu import Lend, NotLent, waiting_for
 
@@ -26,7 +31,7 @@ AXES = [
     ("Checkpoint", "checkpoint"),
     ("Step k of a long run, and a k-step run", SHORT_RUNS),
 ]
-NUMBERS = {  # of an axis whose values are numbers: those offered, and those chosen at first
+NUMBERS = {  # an axis with numeric values -> the values that are offered, and those that are chosen at first
     "timesteps": (["2", "3", "5", "10", "20", "50", "100", "250"], ["3", "5", "10", "20", "50", "100"]),
     "difference": (["0", "0.5", "1", "1.5", "2", "3"], ["0", "1", "2"]),
     "eta": (["0", "0.25", "0.5", "0.75", "1"], ["0", "0.5", "1"]),
@@ -34,29 +39,67 @@ NUMBERS = {  # of an axis whose values are numbers: those offered, and those cho
 }
 IMAGES = 4
 LONG_RUN = 40  # timesteps that the pairs begin with
-VALUES_INFO = "What to compare: up to {}."
+VALUES_INFO = "The values to compare: up to {}."
 OVER = {"is_over": True}  # the clock's value that leaves its table as it is
 
 
-def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
-    """Add the tab to the page being built; returns its controls. lend: as in `denoise.build`."""
-    engine = viewers.engine
-    names = page_values.usable_names(engine)
+@dataclass(frozen=True)
+class Tab:
+    players: list[Player]
+    clock: Clock
+    start: gr.Button
+    stop: gr.Button
+    axis: gr.Dropdown
+    chosen: gr.Dropdown
+    panel: Panel
 
+    @property
+    def inputs(self) -> set[Component]:
+        return {self.axis, self.chosen, *self.panel.controls}
+
+    @property
+    def outputs(self) -> list[Component]:
+        """What a comparison changes."""
+        return [*self.players, self.clock, self.panel.controls.seed]
+
+    def arms(self, given: Given) -> list[Arm]:
+        values = self.panel.values(given)
+        return make_arms(self.panel.engine, given[self.axis], given[self.chosen], values)
+
+    def show(self, values: Values, table: dict[str, Any]) -> Updates:
+        """Show the arms' values and the table. `values` must name every arm each time: Gradio's client merges an update
+        into the one that still waits to be drawn, and a missing value would replace the one before it.
+        """
+        return {self.players[i]: value for i, value in values.items()} | {self.clock: table}
+
+
+def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
+    """Add the tab to the page being built, and return its controls. lend: as in `denoise.build`."""
+    engine = viewers.engine
+    tab = components(engine, keeps_runs=lend is None)
+    if lend:
+        wire_lent_runs(tab, lend)
+    else:
+        wire_runs(tab, viewers)
+    wire_choices(page, tab, engine)
+    return tab.panel
+
+
+def components(engine: Engine, keeps_runs: bool) -> Tab:
+    has_models = bool(page_values.usable_names(engine))
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320):
             gr.Markdown(words.COMPARE_HINT, elem_id="compare-hint", elem_classes="about")
             with gr.Row(elem_classes="arms"):
                 players = [
-                    Player(engine, is_arm=True, keeps_runs=lend is None, min_width=80, padding=False)
-                    for _ in range(MOST)
+                    Player(engine, is_arm=True, keeps_runs=keeps_runs, min_width=80, padding=False) for _ in range(MOST)
                 ]
             clock = Clock(elem_id="clock")
         with gr.Column(scale=2, min_width=300):
-            start = gr.Button("Compare", variant="primary", size="lg", elem_id="compare", interactive=bool(names))
+            start = gr.Button("Compare", variant="primary", size="lg", elem_id="compare", interactive=has_models)
             stop = gr.Button("Stop", variant="stop", size="lg", elem_id="compare-stop")
             axis = gr.Dropdown(
-                AXES, value="sampler", label="What differs", elem_id="axis", info="All the rest is the same for all."
+                AXES, value="sampler", label="What differs", elem_id="axis", info="Everything else is held fixed."
             )
             chosen = gr.Dropdown(
                 page_values.SAMPLERS,
@@ -67,127 +110,138 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
                 elem_id="values",
                 info=VALUES_INFO.format(MOST),
             )
-            panel = Panel(engine, prefix="compare-", images=IMAGES)
-    sampler, eta = panel.settings[PLACES["sampler"]], panel.settings[PLACES["eta"]]
-    sampler.visible, eta.visible = False, True  # as `choose_axis` would have it
+            panel = build_panel(engine, prefix="compare-", images=IMAGES)
+    panel.controls.sampler.visible, panel.controls.eta.visible = False, True  # as `choose_axis` would set them
     words.explain(words.COMPARE)
+    for control in (axis, chosen):
+        page_values.unchecked(control)
+    return Tab(players, clock, start, stop, axis, chosen, panel)
 
-    # ------------------------------------------------------------------------
-    # Wiring
 
-    page_values.unchecked(axis)
-    page_values.unchecked(chosen)
+def wire_runs(tab: Tab, viewers: Viewers) -> None:
+    """Compare and Stop: all arms at once, on the engine."""
 
-    async def at_once(request: gr.Request, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
-        arms = make_arms(engine, *values)
+    async def at_once(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
+        arms = tab.arms(given)
         tally = Tally(arms)
-        shown, table = first_values(tally)
-        yield *shown.values(), table, arms[0].settings.seed
+        shown, table = first_values(tally), tally.table()
+        yield tab.show(shown, table) | {tab.panel.controls.seed: arms[0].settings.seed}
         async with aclosing(side_by_side(viewers, request.session_hash, arms, tally)) as values_of_arms:
             async for news in values_of_arms:
                 shown |= news
                 table = table_on(news, tally, table)
-                yield *shown.values(), table, gr.skip()
-        yield *shown.values(), tally.table(is_over=True), gr.skip()
-
-    def after_each_other(*values: Any) -> Iterator[tuple[Any, ...]]:
-        arms = make_arms(engine, *values)
-        tally = Tally(arms)
-        shown, table = first_values(tally, waiting_for(asked(arms)))
-        yield *shown.values(), table, arms[0].settings.seed
-        try:
-            for news in one_by_one(lend, arms, tally):
-                shown |= news
-                table = table_on(news, tally, table)
-                yield *shown.values(), table, gr.skip()
-        except NotLent as why_not:
-            shown |= failed_values(tally, why_not.sentence)
-            yield *shown.values(), tally.table(is_over=True), gr.skip()
-            raise
-        yield *shown.values(), tally.table(is_over=True), gr.skip()
+                yield tab.show(shown, table)
+        yield tab.show(shown, tally.table(is_over=True))
 
     async def halt(request: gr.Request) -> None:
         viewers.stop(request.session_hash, tab="compare")
 
-    def choose_axis(axis: str, name: str | None, sampler: str) -> tuple[Any, ...]:
-        """What there is to choose from; the controls that no longer count go."""
-        is_shown = [i != PLACES.get(axis) for i in range(len(panel.settings))]
-        is_shown[PLACES["sampler"]] = axis not in ("sampler", "eta")  # only DDIM has an eta
-        is_shown[PLACES["eta"]] = axis == "sampler" or (axis != "eta" and sampler == "ddim")
-        shown = [gr.update(visible=visible) for visible in is_shown]
+    run = tab.start.click(at_once, tab.inputs, tab.outputs, concurrency_limit=None, **QUIET)
+    tab.stop.click(halt, queue=False, api_visibility="private")
+    run.failure(lambda: {tab.clock: OVER}, None, tab.clock, **QUIET)
+
+
+def wire_lent_runs(tab: Tab, lend: Lend) -> None:
+    """Compare and Stop where all runs share one call on a lent GPU, one after the other."""
+
+    def after_each_other(given: Given) -> Iterator[Updates]:
+        arms = tab.arms(given)
+        tally = Tally(arms)
+        shown, table = first_values(tally, waiting_for(asked(arms))), tally.table()
+        yield tab.show(shown, table) | {tab.panel.controls.seed: arms[0].settings.seed}
+        try:
+            for news in one_by_one(lend, arms, tally):
+                shown |= news
+                table = table_on(news, tally, table)
+                yield tab.show(shown, table)
+        except NotLent as why_not:
+            shown |= failed_values(tally, why_not.sentence)
+            yield tab.show(shown, tally.table(is_over=True))
+            raise
+        yield tab.show(shown, tally.table(is_over=True))
+
+    def stopped() -> Updates:
+        return tab.show({i: {"state": "stopped"} for i in range(MOST)}, OVER)
+
+    run = tab.start.click(after_each_other, tab.inputs, tab.outputs, concurrency_limit=None, **QUIET)
+    closed = tab.stop.click(None, cancels=[run], api_visibility="private")
+    closed.then(stopped, None, [*tab.players, tab.clock], **QUIET)
+    run.failure(lambda: {tab.clock: OVER}, None, tab.clock, **QUIET)
+
+
+def wire_choices(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
+    """The values on offer, which follow the axis and the checkpoint, and the controls that the axis leaves to set."""
+    controls = tab.panel.controls
+
+    def choose_axis(given: Given) -> Updates:
+        axis, name, sampler = given[tab.axis], given[controls.checkpoint], given[controls.sampler]
+        visible = {setting: setting != SETTINGS.get(axis) for setting in controls._fields}
+        visible["sampler"] = axis not in ("sampler", "eta")  # eta is a setting of DDIM only
+        visible["eta"] = axis == "sampler" or (axis != "eta" and sampler == "ddim")
+        updates = {control: gr.update(visible=visible[setting]) for setting, control in controls._asdict().items()}
         if axis == SHORT_RUNS:
-            shown[PLACES["timesteps"]] = gr.update(visible=True, value=LONG_RUN)
-        return values_of(axis, name), *shown
+            updates[controls.timesteps] = gr.update(visible=True, value=LONG_RUN)
+        return updates | {tab.chosen: offer(engine, axis, name)}
 
-    def values_of(axis: str, name: str | None) -> Any:
-        if axis in NUMBERS:
-            choices, value = NUMBERS[axis]
-        elif axis == "sampler":
-            choices, value = page_values.SAMPLERS, [value for _, value in page_values.SAMPLERS[:3]]
-        elif axis == "schedule":
-            choices = page_values.schedule_choices(engine, name) if name else []
-            value = [choice for _, choice in choices]
-        else:
-            choices = page_values.usable_names(engine)
-            value = choices[:MOST]
-        most = MOST // 2 if axis == SHORT_RUNS else MOST
-        return gr.update(
-            choices=choices,
-            value=value,
-            max_choices=most,
-            allow_custom_value=axis in NUMBERS,
-            info=VALUES_INFO.format(most) + (" You may type others." if axis in NUMBERS else ""),
-        )
+    def list_schedules(given: Given) -> Updates:
+        axis, name = given[tab.axis], given[controls.checkpoint]
+        return {tab.chosen: offer(engine, axis, name) if axis == "schedule" else gr.skip()}
 
-    def schedules_of(axis: str, name: str | None) -> Any:
-        return values_of(axis, name) if axis == "schedule" else gr.skip()
+    def list_checkpoints(axis: str) -> Updates:
+        """Offer the checkpoints that were added since the axis was chosen, too."""
+        names = page_values.usable_names(engine)
+        return {tab.chosen: gr.update(choices=names) if axis == "checkpoint" else gr.skip()}
 
-    def checkpoints_of(axis: str) -> Any:
-        """More may have come since the axis was chosen."""
-        return gr.update(choices=page_values.usable_names(engine)) if axis == "checkpoint" else gr.skip()
+    def refresh() -> Updates:
+        return {tab.start: gr.update(interactive=bool(page_values.usable_names(engine)))} | tab.panel.refresh()
 
-    def look_again() -> tuple[Any, ...]:
-        return gr.update(interactive=bool(page_values.usable_names(engine))), *panel.look_again()
+    axis_inputs = {tab.axis, controls.checkpoint, controls.sampler}
+    tab.axis.input(choose_axis, axis_inputs, [tab.chosen, *controls], **QUIET)
+    tab.chosen.focus(list_checkpoints, tab.axis, tab.chosen, **QUIET)
+    controls.checkpoint.input(list_schedules, {tab.axis, controls.checkpoint}, tab.chosen, **QUIET)
+    page.load(refresh, None, [tab.start, *tab.panel.everything], **QUIET)
 
-    quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    outputs = [*players, clock, panel.seed]
-    handler = after_each_other if lend else at_once
-    run = start.click(handler, [axis, chosen, *panel.settings], outputs, concurrency_limit=None, **quiet)
-    if lend:  # as in `denoise`
-        stopped = stop.click(None, cancels=[run], api_visibility="private")
-        stopped.then(lambda: (*({"state": "stopped"},) * MOST, OVER), None, [*players, clock], **quiet)
+
+def offer(engine: Engine, axis: str, name: str | None) -> Any:
+    """Update the dropdown of values for an axis and the checkpoint `name`."""
+    if axis in NUMBERS:
+        choices, value = NUMBERS[axis]
+    elif axis == "sampler":
+        choices, value = page_values.SAMPLERS, [value for _, value in page_values.SAMPLERS[:3]]
+    elif axis == "schedule":
+        choices = page_values.schedule_choices(engine, name) if name else []
+        value = [choice for _, choice in choices]
     else:
-        stop.click(halt, queue=False, api_visibility="private")
-    run.failure(lambda: OVER, None, clock, **quiet)
-    axis.input(choose_axis, [axis, panel.checkpoint, sampler], [chosen, *panel.settings], **quiet)
-    chosen.focus(checkpoints_of, axis, chosen, **quiet)
-    panel.checkpoint.input(schedules_of, [axis, panel.checkpoint], chosen, **quiet)
-    page.load(look_again, None, [start, *panel.everything], **quiet)
-    return panel
+        choices = page_values.usable_names(engine)
+        value = choices[:MOST]
+    most = MOST // 2 if axis == SHORT_RUNS else MOST
+    return gr.update(
+        choices=choices,
+        value=value,
+        max_choices=most,
+        allow_custom_value=axis in NUMBERS,
+        info=VALUES_INFO.format(most) + (" You can type others." if axis in NUMBERS else ""),
+    )
 
 
-# All arms have a value each time: Gradio's client writes what is new into those that still wait to be shown, and where
-# one is left out it writes just that over the last one.
-
-
-def first_values(tally: Tally, message: str | None = None) -> tuple[Values, dict[str, Any]]:
-    """Of the players where a comparison begins, and the table: every arm has its name and waits, and the players
-    without an arm go. message: for the first arm's line, while it waits.
+def first_values(tally: Tally, message: str | None = None) -> Values:
+    """Return the players' values at the start of a comparison: each arm has its label and waits, the players without an
+    arm are hidden. message: for the first arm's status line.
     """
     values: Values = {i: {"state": "idle"} for i in range(MOST)}
     values |= {i: {"state": "waiting"} | tally.about(i) for i in range(len(tally.arms))}
     values[0]["message"] = message
-    return values, tally.table()
+    return values
 
 
 def table_on(news: Values, tally: Tally, table: dict[str, Any]) -> dict[str, Any]:
-    """A new one where an arm has ended."""
+    """Return a new table if an arm has ended, else the same one."""
     is_end = any(value["state"] not in ("waiting", "running") for value in news.values())
     return tally.table() if is_end else table
 
 
 def failed_values(tally: Tally, message: str) -> Values:
-    """Where the GPU was not lent, or not for long enough: the first arm that has not ended says why."""
+    """Return the values of the arms that did not finish, for lack of a GPU; the first of them shows the reason."""
     missing = [i for i in range(len(tally.arms)) if i not in tally.ended]
-    said = {i: message if i == missing[0] else "not run to its end" for i in missing}
+    said = {i: message if i == missing[0] else "did not finish" for i in missing}
     return {i: {"state": "failed", "message": text} | tally.about(i) for i, text in said.items()}

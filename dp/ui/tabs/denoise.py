@@ -1,163 +1,217 @@
-"""The Denoise tab: choose, press Generate, watch. First the components, in the order of the page; then all wiring."""
+"""The Denoise tab: choose settings, press Generate, watch. The components in page order, then one function per concern
+that wires them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 import gradio as gr
-from torch import Tensor
+from gradio.components import Component
 
-from dp.diffusion.settings import SampleSettings
+from dp.serving.engine import Engine
 from dp.serving.files import settings_in
 from dp.ui import scripts, words
 from dp.ui.components.player.player import Player, show
 from dp.ui.components.start_image.start_image import StartPicture, props_of, read
 from dp.ui.hub_models import Loader
 from dp.ui.sampling import page_values
-from dp.ui.sampling.panel import Panel
+from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
 from dp.ui.streaming import Viewers
 from dp.ui.zero_gpu import Asked, Lend, NotLent, waiting_for
 
 
+@dataclass(frozen=True)
+class Tab:
+    player: Player
+    generate: gr.Button
+    stop: gr.Button
+    panel: Panel
+    start_image: StartPicture
+    walk_to: gr.Textbox
+    link: gr.Button
+    load: gr.UploadButton
+
+    @property
+    def inputs(self) -> set[Component]:
+        return {*self.panel.controls, self.walk_to, self.start_image}
+
+    @property
+    def outputs(self) -> list[Component]:
+        """What a run changes."""
+        return [self.player, self.panel.controls.seed]
+
+    def show(self, value: dict[str, Any]) -> Updates:
+        """Show a value of the player, and the seed when a run begins."""
+        seeded = value["state"] == "waiting" and "seed" in value
+        return {self.player: value} | ({self.panel.controls.seed: value["seed"]} if seeded else {})
+
+
 def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
-    """Add the tab to the page being built; returns its controls. lend: samples where the GPU exists only inside each
-    call, and whatever asks for a run after it has ended is not offered.
+    """Add the tab to the page being built, and return its controls. lend: samples where the GPU exists only inside a
+    call; the page then offers nothing that needs a run after its end.
     """
     engine = viewers.engine
-    names = page_values.usable_names(engine)
+    tab = components(engine, keeps_runs=lend is None)
+    if lend:
+        wire_lent_runs(tab, engine, lend)
+    else:
+        wire_runs(page, tab, viewers)
+    wire_settings(page, tab, engine)
+    wire_start_image(page, tab, engine)
+    for script in (scripts.KEEP_FOCUS, scripts.SEND_LESS):
+        page.load(js=script, api_visibility="private")
+    return tab.panel
 
+
+def components(engine: Engine, keeps_runs: bool) -> Tab:
+    has_models = bool(page_values.usable_names(engine))
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320):
-            player = Player(engine, keeps_runs=lend is None, elem_id="player")
+            player = Player(engine, keeps_runs=keeps_runs, elem_id="player")
         with gr.Column(scale=2, min_width=300):
-            generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=bool(names))
+            generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=has_models)
             stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop")
-            panel = Panel(engine, fold=Loader)
-            with gr.Accordion("Start from a picture", open=False, elem_id="start-fold"):
+            panel = build_panel(engine, fold=Loader)
+            with gr.Accordion("Start from an image", open=False, elem_id="start-fold"):
                 gr.Markdown(words.START, elem_classes="about")
-                picture = StartPicture(elem_id="start")
+                start_image = StartPicture(elem_id="start")
             with gr.Accordion("Walk between two seeds", open=False, elem_id="walk-fold"):
                 gr.Markdown(words.WALK, elem_classes="about")
-                # No gr.Number: an empty one becomes 0 as soon as the fold is opened, and 0 is a seed.
+                # Not a gr.Number: an empty one becomes 0 when the section is opened, and 0 is a seed.
                 walk_to = gr.Textbox(max_lines=1, placeholder="no walk", label="Walk to seed", elem_id="walk")
+                page_values.unchecked(walk_to)
             with gr.Row():
                 link = gr.Button("Copy link", size="sm", elem_id="link", min_width=120)
-                png = gr.UploadButton(
+                load = gr.UploadButton(
                     "Load settings", size="sm", elem_id="load", file_types=[".png"], type="binary", min_width=120
                 )
             gr.HTML(scripts.LINK_FIELD, elem_id="link-field", padding=False)
-    words.explain(words.DENOISE, words.EQUATIONS)  # last, so that on a phone the button is near the pictures
+    words.explain(words.DENOISE, words.EQUATIONS)  # last, so that on a phone the button is near the images
+    return Tab(player, generate, stop, panel, start_image, walk_to, link, load)
 
-    # ------------------------------------------------------------------------
-    # Wiring
 
-    settings = [*panel.settings, walk_to]
-    page_values.unchecked(walk_to)
+def requested(engine: Engine, tab: Tab, given: Given) -> Asked:
+    """Return the run that the controls describe. Raises gr.Error."""
+    values = tab.panel.values(given)
+    try:
+        network = page_values.config_of(engine, values["checkpoint"])["network"]
+        start, mask, strength = read(given[tab.start_image], network["image_size"], network.get("channels", 3))
+    except ValueError as error:
+        raise page_values.complaint(error) from None
+    name, settings = page_values.read(engine, **values, walk_to=given[tab.walk_to], strength=strength)
+    return Asked(name, settings, start, mask)
 
-    def asked(*values: Any) -> tuple[str, SampleSettings, Tensor | None, Tensor | None]:
-        *values, given = values
-        try:
-            network = page_values.config_of(engine, values[0])["network"]
-            start, mask, strength = read(given, network["image_size"], network.get("channels", 3))
-        except ValueError as error:
-            raise page_values.complaint(error) from None
-        return *page_values.read(engine, *values, strength=strength), start, mask
 
-    async def from_engine(request: gr.Request, *values: Any) -> AsyncIterator[tuple[Any, ...]]:
-        async with aclosing(viewers.start(request.session_hash, *asked(*values))) as shown:
+def wire_runs(page: gr.Blocks, tab: Tab, viewers: Viewers) -> None:
+    """Generate and Stop, and watching a run again after a reload or a lost connection."""
+
+    async def from_engine(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
+        run = requested(viewers.engine, tab, given)
+        values = viewers.start(request.session_hash, run.checkpoint, run.settings, run.start, run.mask)
+        async with aclosing(values) as shown:
             async for value in shown:
-                yield on_page(value)
+                yield tab.show(value)
         if value["state"] == "failed":
             raise page_values.complaint(value["message"])
 
-    async def again(request: gr.Request, run: str) -> AsyncIterator[tuple[Any, ...]]:
-        """Take up the run that this tab was watching before it was reloaded."""
+    async def reattach(request: gr.Request, run: str) -> AsyncIterator[Updates]:
+        """Watch the run again that this browser tab was watching before it was reloaded."""
         values = viewers.again(request.session_hash, str(run))
         if values is None:
-            yield on_page(None)
+            yield gr.skip()
             return
         async with aclosing(values) as shown:
             async for value in shown:
-                yield on_page(value)
+                yield tab.show(value)
 
-    def alone(*values: Any) -> Iterator[tuple[Any, ...]]:
-        run = Asked(*asked(*values))
-        about = {"run": uuid4().hex, "walk": run.settings.walk_to is not None}
-        yield on_page({"state": "waiting", "message": waiting_for([run]), "seed": run.settings.seed} | about)
-        try:
-            for _, frame, is_last in lend([run]):
-                yield on_page(show(frame, "done" if is_last else "running") | about)
-        except NotLent as why_not:
-            yield on_page({"state": "failed", "message": why_not.sentence} | about)
-            raise
-
-    async def regain(request: gr.Request, run: str) -> AsyncIterator[tuple[Any, ...]]:
-        """The same for a page that has lost its connection, and shows a run that may be no more."""
+    async def reconnect(request: gr.Request, run: str) -> AsyncIterator[Updates]:
+        """The same for a page that lost its connection and still shows a run, which may have been evicted."""
         if viewers.engine.ticket(str(run)) is None:
-            yield on_page({"state": "stopped", "message": "the server no longer has this run"})
+            yield tab.show({"state": "stopped", "message": "the server no longer has this run"})
             return
-        async with aclosing(again(request, run)) as shown:
-            async for outputs in shown:
-                yield outputs
+        async with aclosing(reattach(request, run)) as updates:
+            async for update in updates:
+                yield update
 
     async def halt(request: gr.Request) -> None:
         viewers.stop(request.session_hash)
 
-    async def leave(request: gr.Request) -> None:
+    async def disconnect(request: gr.Request) -> None:
         viewers.leave(request.session_hash)
 
-    quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    watching = {"outputs": [player, panel.seed], "concurrency_limit": None} | quiet
-    run = generate.click(alone if lend else from_engine, [*settings, picture], **watching)
-    if lend:  # nothing here can reach into the call: Gradio closes it
-        stopped = stop.click(None, cancels=[run], api_visibility="private")
-        stopped.then(lambda: {"state": "stopped"}, None, player, **quiet)
-    else:
-        stop.click(halt, queue=False, api_visibility="private")
-        page.unload(leave)
-        remembered = gr.Textbox(visible=False)
-        page.load(again, remembered, js=scripts.REMEMBERED, **watching)
-        player.lost(regain, remembered, js=scripts.REMEMBERED, **watching)
+    watching = {"outputs": tab.outputs, "concurrency_limit": None} | QUIET
+    tab.generate.click(from_engine, tab.inputs, **watching)
+    tab.stop.click(halt, queue=False, api_visibility="private")
+    page.unload(disconnect)
+    remembered = gr.Textbox(visible=False)
+    page.load(reattach, remembered, js=scripts.REMEMBERED, **watching)
+    tab.player.lost(reconnect, remembered, js=scripts.REMEMBERED, **watching)
 
-    def look_again(request: gr.Request) -> tuple[Any, ...]:
-        """The checkpoints that are there now, and the settings of the link by which the page was opened, if any."""
+
+def wire_lent_runs(tab: Tab, engine: Engine, lend: Lend) -> None:
+    """Generate and Stop where each run is one call on a lent GPU. Only Gradio can end such a call: it closes it."""
+
+    def on_lent_gpu(given: Given) -> Iterator[Updates]:
+        run = requested(engine, tab, given)
+        about = {"run": uuid4().hex, "walk": run.settings.walk_to is not None}
+        yield tab.show({"state": "waiting", "message": waiting_for([run]), "seed": run.settings.seed} | about)
+        try:
+            for _, frame, is_last in lend([run]):
+                yield tab.show(show(frame, "done" if is_last else "running") | about)
+        except NotLent as why_not:
+            yield tab.show({"state": "failed", "message": why_not.sentence} | about)
+            raise
+
+    run = tab.generate.click(on_lent_gpu, tab.inputs, tab.outputs, concurrency_limit=None, **QUIET)
+    stopped = tab.stop.click(None, cancels=[run], api_visibility="private")
+    stopped.then(lambda: tab.show({"state": "stopped"}), None, tab.player, **QUIET)
+
+
+def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
+    """Settings from the link that opened the page and from a PNG saved here, and the link to the present ones."""
+
+    def refresh(request: gr.Request) -> Updates:
         names = page_values.usable_names(engine)
         linked, ignored = page_values.of_link(engine, request.query_params) if names else ({}, "")
         if ignored:
             gr.Warning(ignored)
-        return gr.update(interactive=bool(names)), linked.get("walk_to", gr.skip()), *panel.look_again(linked)
+        walk_to = {tab.walk_to: linked["walk_to"]} if "walk_to" in linked else {}
+        return {tab.generate: gr.update(interactive=bool(names))} | walk_to | tab.panel.refresh(linked)
 
-    def load(data: bytes, given: Any) -> tuple[Any, ...]:
-        """The settings in a PNG that was saved here. It does not hold the picture that its run has set out from."""
+    def load(given: Given) -> Updates:
         try:
-            made_with = settings_in(data)
+            made_with = settings_in(given[tab.load])
         except ValueError as error:
             raise page_values.complaint(error) from None
-        values = panel.restored(made_with)
-        if made_with.get("start") and not given:
-            gr.Info("This run set out from a picture, which a PNG does not hold: choose it under Start from a picture.")
-        given = given | {"strength": made_with.get("strength", 1)} if made_with.get("start") and given else None
-        return given, made_with.get("walk_to"), *values
+        updates = tab.panel.apply_settings(made_with)
+        start = None
+        if made_with.get("start") and given[tab.start_image]:
+            start = given[tab.start_image] | {"strength": made_with.get("strength", 1)}
+        elif made_with.get("start"):
+            gr.Info("This run started from an image, which a PNG does not contain: choose it in Start from an image.")
+        return {tab.start_image: start, tab.walk_to: made_with.get("walk_to")} | updates
 
-    def levels(name: str | None, schedule: str) -> Any:
+    page.load(refresh, None, [tab.generate, tab.walk_to, *tab.panel.everything], **QUIET)
+    outputs = [tab.start_image, tab.walk_to, *tab.panel.everything]
+    tab.load.upload(load, {tab.load, tab.start_image}, outputs, **QUIET)
+    linked = [*tab.panel.controls, tab.walk_to]  # in the order of the script's parameters
+    tab.link.click(None, linked, js=scripts.COPY_LINK, api_visibility="private")
+
+
+def wire_start_image(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
+    """The start image's size and noise levels, which follow the checkpoint and the schedule."""
+    controls = tab.panel.controls
+
+    def levels(given: Given) -> Updates:
+        name, schedule = given[controls.checkpoint], given[controls.noise_schedule]
         chosen = None if schedule == page_values.TRAINED else schedule
-        return gr.update(**props_of(page_values.config_of(engine, name), chosen)) if name else gr.skip()
+        props = props_of(page_values.config_of(engine, name), chosen) if name else {}
+        return {tab.start_image: gr.update(**props)}
 
-    for script in (scripts.KEEP_FOCUS, scripts.SEND_LESS):
-        page.load(js=script, api_visibility="private")
-    page.load(look_again, None, [generate, walk_to, *panel.everything], **quiet)
-    png.upload(load, [png, picture], [picture, walk_to, *panel.everything], **quiet)
-    for changed in (page.load, panel.checkpoint.change, panel.schedule.change):
-        changed(levels, [panel.checkpoint, panel.schedule], picture, **quiet)
-    link.click(None, settings, js=scripts.COPY_LINK, api_visibility="private")
-    return panel
-
-
-def on_page(value: dict[str, Any] | None) -> tuple[Any, ...]:
-    """A value of the player, and the seed where a run begins."""
-    if value is None:
-        return (gr.skip(),) * 2
-    return value, value["seed"] if value["state"] == "waiting" and "seed" in value else gr.skip()
+    for changed in (page.load, controls.checkpoint.change, controls.noise_schedule.change):
+        changed(levels, {controls.checkpoint, controls.noise_schedule}, tab.start_image, **QUIET)

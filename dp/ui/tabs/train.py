@@ -28,7 +28,7 @@ from dp.ui.auth import permission
 from dp.ui.components.run_board.run_board import Board, free_name, run_of
 from dp.ui.components.upload.upload import Intake, brought_by, checked, images_of
 from dp.ui.sampling import page_values
-from dp.ui.sampling.panel import Panel
+from dp.ui.sampling.panel import Panel, Updates
 from dp.ui.training import publish, remote_training
 from dp.ui.training.form import Form, choices
 from dp.ui.training.time_estimate import measured
@@ -221,19 +221,18 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
                 archive.write(file, f"{name}/{file.name}")
         return {"file": gr.FileData(path=str(path), orig_name=path.name).model_dump()}
 
-    def open_in(request: gr.Request, event: gr.EventData) -> list[Any]:
-        """A milestone, chosen in another tab, and that tab."""
+    def open_in(request: gr.Request, event: gr.EventData) -> Updates:
+        """Open another tab with a checkpoint of a run chosen in it."""
         permitted(request)
         try:
             path = run_of(event.run).checkpoint(int(event.milestone)).resolve()
             name = next(entry.name for entry in page_values.entries(engine) if entry.path.resolve() == path)
-            shown = panels[event.tab].opened(name)
+            updates = panels[event.tab].select(name)
         except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
             raise page_values.complaint(error) from None
         except StopIteration:
             raise page_values.complaint("this checkpoint is no longer there") from None
-        updates = [shown if tab == event.tab else (gr.skip(),) * len(panel.chosen) for tab, panel in panels.items()]
-        return [gr.Tabs(selected=event.tab), *(update for of_panel in updates for update in of_panel)]
+        return {tabs: gr.Tabs(selected=event.tab)} | updates
 
     quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
     page.load(welcome, None, [refused, inside], **quiet)
@@ -253,7 +252,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         button.click(what, [brought, times, *form.values], shown, cancels=trials, **quiet)
     board.duplicated(duplicate, brought, [*state, note, *form.values], **quiet)
     board.downloaded(download, None, board, **quiet)
-    board.opened(open_in, None, [tabs, *(one for panel in panels.values() for one in panel.chosen)], **quiet)
+    board.opened(open_in, None, [tabs, *(one for panel in panels.values() for one in panel.selected)], **quiet)
 
 
 def startable(is_so: bool) -> tuple[Any, Any]:
