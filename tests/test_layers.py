@@ -54,7 +54,6 @@ FUNCTION_LINES = 60
 LONGER_FUNCTIONS = {
     "dp.networks.rin.RIN.__init__": "the network's parts in the order of the paper",
     "dp.training.trainer.Trainer.__init__": "one check and one attribute for each of its settings",
-    "dp.ui.tabs.train.build": "to be split with the page's code",
 }
 FILE_LINES = 400
 

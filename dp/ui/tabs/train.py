@@ -1,5 +1,6 @@
-"""The Train tab: bring pictures, choose how long, press Start, watch. What trains is a process of its own, which the
-page sees by its run folder alone. First the components, in the order of the page; then all wiring.
+"""The Train tab: upload images, choose how long to train, press Start, watch. Training runs in a process of its own,
+which the page knows by its run folder only. The components in page order, then one function per concern that wires
+them.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ import re
 import secrets
 import time
 import zipfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
+from gradio.events import Dependency
 from gradio.utils import get_upload_folder
 
 from dp.data.archives import archive_kinds
@@ -21,28 +25,83 @@ from dp.data.prepare import prepare
 from dp.serving.engine import Engine
 from dp.system.validation import message_of, quote
 from dp.training import processes
-from dp.training.presets import PRESETS, SIZES, Settings
+from dp.training.presets import PRESETS, SIZES
 from dp.training.run_folder import RunFolder, home
 from dp.ui import words
 from dp.ui.auth import permission
 from dp.ui.components.run_board.run_board import Board, free_name, run_of
 from dp.ui.components.upload.upload import Intake, brought_by, checked, images_of
 from dp.ui.sampling import page_values
-from dp.ui.sampling.panel import Panel, Updates
+from dp.ui.sampling.panel import QUIET, Given, Panel, Updates
 from dp.ui.training import publish, remote_training
 from dp.ui.training.form import Form, choices
 from dp.ui.training.time_estimate import measured
 from dp.ui.training.uploads import LIMITS, Draft
 
-OF_RUN = "run:"  # before a run's id in a page's reference to its images; a draft's id stands alone
-OWN = "Settings of your own. *How long will this take?* in the advanced settings measures them."
+OF_RUN = "run:"  # before a run's id in a page's reference to its images; a draft's id has no prefix
+OWN = "Custom settings. *How long will this take?* in the advanced settings measures them."
 MEASURING = "measuring…"
+EVENT = QUIET | {"concurrency_limit": None}
+
+
+@dataclass(frozen=True)
+class Tab:
+    """brought: which images the page is about, a reference and not a gr.State, which anybody could evict by inventing
+    sessions. times: those of the presets, in words.
+    """
+
+    refused: gr.Markdown
+    inside: gr.Row
+    intake: Intake
+    form: Form
+    start: gr.Button
+    rent: gr.Button
+    note: gr.Markdown
+    board: Board
+    brought: gr.Textbox
+    times: gr.State
+
+    @property
+    def images(self) -> list[Component]:
+        """The outputs of `show_images`."""
+        return [self.intake, self.brought, self.start, self.rent]
+
+    @property
+    def emptied(self) -> list[Component]:
+        """The outputs of `empty`."""
+        return [*self.images, self.form.preset, self.note]
+
+    @property
+    def inputs(self) -> set[Component]:
+        """The inputs of the buttons that create a run."""
+        return {self.brought, self.times, *self.form.controls.values()}
+
+    def show_images(self, shown: dict[str, Any], reference: str, can_start: bool = False) -> Updates:
+        button = gr.update(interactive=can_start)
+        return {self.intake: shown, self.brought: reference, self.start: button, self.rent: button}
+
+    def empty(self, times: Mapping[str, str]) -> Updates:
+        """Show the form without images. The times of the presets remain known."""
+        updates = self.show_images({"state": "empty"}, "")
+        return updates | {self.form.preset: gr.update(choices=choices(times)), self.note: ""}
 
 
 def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, Panel]) -> None:
-    """Add the tab to the page being built. panels: the sampling controls of the other tabs, by the tabs' ids, in which
-    a milestone can be opened.
+    """Add the tab to the page being built. panels: the sampling controls of the tabs in which a checkpoint can be
+    opened, by the tabs' ids.
     """
+    tab = components(list(panels))
+    wire_access(page, tab)
+    checks = wire_checks(tab)
+    trials = wire_measuring(tab, checks)
+    wire_leaving(tab, [*checks, *trials])
+    wire_form(tab)
+    wire_start(tab, trials)
+    wire_board(tab)
+    wire_opening(tab, engine, tabs, panels)
+
+
+def components(tabs: list[str]) -> Tab:
     why_not = permission.refusal()
     refused = gr.Markdown(why_not or "", visible=why_not is not None, elem_id="refused")
     if permission.must_sign_in():
@@ -55,7 +114,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
                 start = gr.Button(
                     "Start training", variant="primary", size="lg", elem_id="start-training", interactive=False, scale=3
                 )
-                hire = gr.Button("Rent a machine", size="lg", elem_id="rent-training", interactive=False, min_width=200)
+                rent = gr.Button("Rent a machine", size="lg", elem_id="rent-training", interactive=False, min_width=200)
             note = gr.Markdown(elem_id="note", elem_classes="about")
         with gr.Column(scale=3, min_width=320):
             served = [
@@ -66,135 +125,181 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
                 remote_training.rent,
             ]
             served += [remote_training.exchange, remote_training.end, remote_training.forget]
-            board = Board(list(panels), served, remote_training.EXCHANGE_S, elem_id="board")
+            board = Board(tabs, served, remote_training.EXCHANGE_S, elem_id="board")
     words.explain(words.TRAIN)
-
-    # ------------------------------------------------------------------------
-    # Wiring
-
-    # Which images the page is about: a reference and no gr.State, which anybody could evict by inventing sessions.
     brought = gr.Textbox("", visible=False, elem_id="brought")
-    times = gr.State({})  # of the presets, in words
-    preset, size = form.preset, form.size
+    return Tab(refused, inside, intake, form, start, rent, note, board, brought, gr.State({}))
 
-    def welcome(request: gr.Request) -> tuple[Any, Any]:
+
+def wire_access(page: gr.Blocks, tab: Tab) -> None:
+    """The tab's contents, or the reason why this visitor may not train."""
+
+    def admit(request: gr.Request) -> Updates:
         why_not = permission.refusal(request)
-        return gr.update(value=why_not or "", visible=why_not is not None), gr.update(visible=why_not is None)
+        shown = gr.update(value=why_not or "", visible=why_not is not None)
+        return {tab.refused: shown, tab.inside: gr.update(visible=why_not is None)}
 
-    def check(draft: Draft, image_size: Any) -> Iterator[tuple[Any, ...]]:
-        """Yield values of `state` while a draft's images are checked and decoded."""
-        whose = {"draft": draft.id}
-        try:
-            if image_size not in SIZES:
-                raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}, got {quote(image_size)}")
-            facts = {"files": draft.facts().get("files")}
-            names = draft.names(facts["files"])
-            facts["dataset"] = called(names)
-            draft.keep(facts)
-            steps = prepare(draft.sources(names), draft.dataset, image_size, names=names, limits=LIMITS)
-            with closing(steps):
-                for progress in steps:
-                    shown = {"state": "checking"} | progress._asdict() | {"report": None} | whose
-                    yield shown, draft.id, *startable(False)
-                    Draft(draft.id)  # the page may have left it, before it knew of this check and could cancel it
-            shown = checked(progress.report, draft.dataset) | whose
-            draft.keep(facts | {"size": image_size, "count": len(progress.report.used)})
-            yield shown, draft.id, *startable(True)
-        except (ValueError, OSError) as error:
-            yield {"state": "empty", "message": message_of(error)} | whose, "", *startable(False)
-        finally:
-            draft.delete_remains()
+    page.load(admit, None, [tab.refused, tab.inside], **EVENT)
 
-    def arrive(request: gr.Request, event: gr.EventData, reference: str, image_size: Any):
+
+def wire_checks(tab: Tab) -> list[Dependency]:
+    """Check images when they were uploaded, and again for another image size. Returns the events."""
+    size = tab.form.size
+
+    def on_upload(request: gr.Request, event: gr.EventData, given: Given) -> Iterator[Updates]:
         permitted(request)
-        forget(reference)
+        forget(given[tab.brought])
         try:
             draft = Draft(event.draft)
             draft.keep({"files": event.files})
-        except (ValueError, OSError) as error:  # the page may have left it already, and then does not listen
-            yield {"state": "empty", "message": message_of(error), "draft": event.draft}, "", *startable(False)
+        except (ValueError, OSError) as error:  # the page may have left the draft already, and then ignores this
+            yield tab.show_images({"state": "empty", "message": message_of(error), "draft": event.draft}, "")
             return
-        yield from check(draft, image_size)
+        yield from check(tab, draft, given[size])
 
-    def resize(reference: str, image_size: Any):
+    def resize(given: Given) -> Iterator[Updates]:
         with suppress(ValueError):  # no draft
-            draft = Draft(reference)
-            if draft.facts().get("size") != image_size:
-                yield from check(draft, image_size)
+            draft = Draft(given[tab.brought])
+            if draft.facts().get("size") != given[size]:
+                yield from check(tab, draft, given[size])
                 return
-        yield (gr.skip(),) * len(state)
+        yield gr.skip()
 
-    def forget(reference: str) -> None:
-        with suppress(ValueError):
-            Draft(reference).delete()
+    inputs = {tab.brought, size}
+    first = tab.intake.brought(on_upload, inputs, tab.images, **EVENT)
+    # Checks exclude each other: a new size cancels a check of the upload, and waits for one of another new size.
+    second = size.change(resize, inputs, tab.images, cancels=[first], trigger_mode="always_last", **EVENT)
+    return [first, second]
 
-    def empty(reference: str, times: dict[str, str]) -> tuple[Any, ...]:
-        forget(reference)
-        return {"state": "empty"}, "", *startable(False), gr.update(choices=choices(times)), ""
 
-    def leave(event: gr.EventData, reference: str, times: dict[str, str]) -> tuple[Any, ...]:
-        forget(event.draft)
-        return empty(reference, times)
+def check(tab: Tab, draft: Draft, image_size: Any) -> Iterator[Updates]:
+    """Check and decode a draft's images, and show how far that is."""
+    whose = {"draft": draft.id}
+    try:
+        if image_size not in SIZES:
+            raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}, got {quote(image_size)}")
+        facts = {"files": draft.facts().get("files")}
+        names = draft.names(facts["files"])
+        facts["dataset"] = called(names)
+        draft.keep(facts)
+        steps = prepare(draft.sources(names), draft.dataset, image_size, names=names, limits=LIMITS)
+        with closing(steps):
+            for progress in steps:
+                shown = {"state": "checking"} | progress._asdict() | {"report": None} | whose
+                yield tab.show_images(shown, draft.id)
+                Draft(draft.id)  # raises if the page left the draft before it could cancel this check
+        shown = checked(progress.report, draft.dataset) | whose
+        draft.keep(facts | {"size": image_size, "count": len(progress.report.used)})
+        yield tab.show_images(shown, draft.id, can_start=True)
+    except (ValueError, OSError) as error:
+        yield tab.show_images({"state": "empty", "message": message_of(error)} | whose, "")
+    finally:
+        draft.delete_remains()
 
-    async def measure_presets(request: gr.Request, reference: str, times: dict[str, str]) -> AsyncIterator[Any]:
-        """The time that each preset takes, one after the other."""
+
+def wire_measuring(tab: Tab, checks: Sequence[Dependency]) -> list[Dependency]:
+    """Measure how long the presets take after a check, and the form's own settings on request. Returns the events."""
+
+    async def measure_presets(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
         permitted(request)
+        times = given[tab.times]
         try:
-            dataset = uploaded(reference)["path"]
-        except ValueError:  # nothing there to measure with
-            yield gr.skip(), times
+            dataset = uploaded(given[tab.brought])["path"]
+        except ValueError:  # no images to measure with
+            yield {tab.times: times}
             return
         for name in [name for name in PRESETS if name not in times]:
-            yield gr.update(choices=choices(dict.fromkeys(PRESETS, MEASURING) | times)), times
+            labels = choices(dict.fromkeys(PRESETS, MEASURING) | times)
+            yield {tab.form.preset: gr.update(choices=labels), tab.times: times}
             async with aclosing(measured(dataset, PRESETS[name])) as trial:
                 async for found in trial:
                     times = times | ({name: found.words} if found else {})
-                    yield gr.skip(), times  # a page that has gone is noticed here
-        yield gr.update(choices=choices(times)), times
+                    yield {tab.times: times}  # lets Gradio notice that the page has gone
+        yield {tab.form.preset: gr.update(choices=choices(times)), tab.times: times}
 
-    async def measure_own(request: gr.Request, reference: str, *values: Any) -> AsyncIterator[str]:
+    async def measure_own(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
         permitted(request)
-        settings = settings_from(values)
         try:
-            dataset = uploaded(reference)["path"]
+            settings = tab.form.settings(given)
+            dataset = uploaded(given[tab.brought])["path"]
         except ValueError as error:
             raise page_values.complaint(error) from None
         async with aclosing(measured(dataset, settings)) as trial:
             async for found in trial:
-                yield f"{settings.steps:,} steps: {found.words if found else MEASURING}"
+                yield {tab.note: f"{settings.steps:,} steps: {found.words if found else MEASURING}"}
 
-    def created(request: gr.Request, reference: str, values: tuple[Any, ...]) -> RunFolder:
-        permitted(request)
-        settings = settings_from(values)
-        try:
-            images = uploaded(reference)
-            if (side := images["size"]) != settings.image_size:
-                raise ValueError(f"These images were prepared at {side} × {side}: upload them again for another size.")
-            config = settings.config(images["dataset"], images["count"], time.time())
-            config["name"] = free_name(config["name"])
-            if reference.startswith(OF_RUN):
-                return processes.duplicate(run_of(reference.removeprefix(OF_RUN)), home(), **config)
-            run = processes.create(home(), config, images["path"])
-        except (ValueError, OSError) as error:
-            raise page_values.complaint(error) from None
-        forget(reference)
-        return run
+    outputs = [tab.form.preset, tab.times]
+    trials = [done.then(measure_presets, {tab.brought, tab.times}, outputs, **EVENT) for done in checks]
+    inputs = {tab.brought, *tab.form.controls.values()}
+    return [*trials, tab.form.measure.click(measure_own, inputs, tab.note, **EVENT)]
 
-    def begin(request: gr.Request, reference: str, times: dict[str, str], *values: Any) -> tuple[Any, ...]:
-        run = created(request, reference, values)
+
+def wire_leaving(tab: Tab, events: list[Dependency]) -> None:
+    """Forget the images when their upload is cancelled or removed, and cancel the events that deal with them."""
+
+    def leave(event: gr.EventData, given: Given) -> Updates:
+        forget(event.draft)
+        forget(given[tab.brought])
+        return tab.empty(given[tab.times])
+
+    for stopping in (tab.intake.cancelled, tab.intake.emptied):
+        stopping(leave, {tab.brought, tab.times}, tab.emptied, cancels=events, **EVENT)
+
+
+def wire_form(tab: Tab) -> None:
+    """The presets, and the note below the form."""
+
+    def choose(name: str) -> Updates:
+        return tab.form.set(PRESETS[name]) | {tab.note: ""}
+
+    tab.form.preset.input(choose, tab.form.preset, [*tab.form.own, tab.note], **EVENT)
+    for control in tab.form.own:
+        control.input(lambda: {tab.note: OWN}, None, tab.note, **EVENT)
+
+
+def wire_start(tab: Tab, trials: list[Dependency]) -> None:
+    """Start training here, or open the board's form for renting a machine."""
+
+    def start(request: gr.Request, given: Given) -> Updates:
+        run = create_run(request, tab, given)
         try:
             processes.start(run)
         except (ValueError, OSError) as error:
             raise page_values.complaint(error) from None
-        return {"show": run.id}, *empty("", times), ""
+        return tab.empty(given[tab.times]) | {tab.board: {"show": run.id}, tab.form.name: ""}
 
-    def begin_elsewhere(request: gr.Request, reference: str, times: dict[str, str], *values: Any):
-        """A run for the board's form, in which it is started."""
-        run = created(request, reference, values)
-        return {"show": run.id, "rent": True}, *empty("", times), ""
+    def rent(request: gr.Request, given: Given) -> Updates:
+        run = create_run(request, tab, given)
+        return tab.empty(given[tab.times]) | {tab.board: {"show": run.id, "rent": True}, tab.form.name: ""}
 
-    def duplicate(request: gr.Request, event: gr.EventData, reference: str) -> tuple[Any, ...]:
-        """The form as it was for a run, and its pictures."""
+    outputs = [tab.board, *tab.emptied, tab.form.name]
+    for button, handler in ((tab.start, start), (tab.rent, rent)):
+        button.click(handler, tab.inputs, outputs, cancels=trials, **EVENT)
+
+
+def create_run(request: gr.Request, tab: Tab, given: Given) -> RunFolder:
+    """Create a run from the form and the page's images, and forget the images' draft. Raises gr.Error."""
+    permitted(request)
+    reference = given[tab.brought]
+    try:
+        settings, images = tab.form.settings(given), uploaded(reference)
+        if (side := images["size"]) != settings.image_size:
+            raise ValueError(f"These images were prepared at {side} × {side}: upload them again for another size.")
+        config = settings.config(images["dataset"], images["count"], time.time())
+        config["name"] = free_name(config["name"])
+        if reference.startswith(OF_RUN):
+            return processes.duplicate(run_of(reference.removeprefix(OF_RUN)), home(), **config)
+        run = processes.create(home(), config, images["path"])
+    except (ValueError, OSError) as error:
+        raise page_values.complaint(error) from None
+    forget(reference)
+    return run
+
+
+def wire_board(tab: Tab) -> None:
+    """Duplicate a run into the form, and download a checkpoint."""
+
+    def duplicate(request: gr.Request, event: gr.EventData, reference: str) -> Updates:
         permitted(request)
         try:
             run = run_of(event.run)
@@ -202,27 +307,39 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         except (ValueError, OSError) as error:
             raise page_values.complaint(error) from None
         forget(reference)
-        return shown, OF_RUN + run.id, *startable(True), OWN, free_name(run.name), *form.set(settings)
+        images = tab.show_images(shown, OF_RUN + run.id, can_start=True)
+        return images | tab.form.set(settings) | {tab.form.name: free_name(run.name), tab.note: OWN}
 
-    def download(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
-        """A checkpoint's folder as a zip, without what only resuming needs."""
+    def download(request: gr.Request, event: gr.EventData) -> Updates:
         permitted(request)
         try:
-            run = run_of(event.run)
-            folder = run.checkpoint(int(event.milestone))
-            files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+            archive = zip_checkpoint(run_of(event.run), int(event.milestone))
         except (ValueError, TypeError, OverflowError, OSError) as error:
             raise page_values.complaint(error) from None
-        name = re.sub(r"[^\w.-]+", "-", f"{run.name}-{folder.name}")
-        path = Path(get_upload_folder()) / secrets.token_hex(16) / f"{name}.zip"  # whoever knows it may have it
-        path.parent.mkdir(parents=True)
-        with zipfile.ZipFile(path, "w") as archive:  # weights do not get smaller by packing
-            for file in files:
-                archive.write(file, f"{name}/{file.name}")
-        return {"file": gr.FileData(path=str(path), orig_name=path.name).model_dump()}
+        return {tab.board: {"file": gr.FileData(path=str(archive), orig_name=archive.name).model_dump()}}
+
+    outputs = [*tab.images, tab.note, *tab.form.controls.values()]
+    tab.board.duplicated(duplicate, tab.brought, outputs, **EVENT)
+    tab.board.downloaded(download, None, tab.board, **EVENT)
+
+
+def zip_checkpoint(run: RunFolder, milestone: int) -> Path:
+    """Return a new zip of a checkpoint's files, without the training state."""
+    folder = run.checkpoint(milestone)
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    name = re.sub(r"[^\w.-]+", "-", f"{run.name}-{folder.name}")
+    path = Path(get_upload_folder()) / secrets.token_hex(16) / f"{name}.zip"  # the random name is the permission
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w") as archive:  # uncompressed: weights would not get smaller
+        for file in files:
+            archive.write(file, f"{name}/{file.name}")
+    return path
+
+
+def wire_opening(tab: Tab, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, Panel]) -> None:
+    """Open a checkpoint of a run in another tab."""
 
     def open_in(request: gr.Request, event: gr.EventData) -> Updates:
-        """Open another tab with a checkpoint of a run chosen in it."""
         permitted(request)
         try:
             path = run_of(event.run).checkpoint(int(event.milestone)).resolve()
@@ -231,33 +348,11 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
             raise page_values.complaint(error) from None
         except StopIteration:
-            raise page_values.complaint("this checkpoint is no longer there") from None
+            raise page_values.complaint("this checkpoint no longer exists") from None
         return {tabs: gr.Tabs(selected=event.tab)} | updates
 
-    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-    page.load(welcome, None, [refused, inside], **quiet)
-    state = [intake, brought, start, hire]
-    checks = [intake.brought(arrive, [brought, size], state, **quiet)]
-    # One check at a time: a new size ends the one under way, and waits for one of its own kind.
-    checks.append(size.change(resize, [brought, size], state, cancels=checks, trigger_mode="always_last", **quiet))
-    trials = [done.then(measure_presets, [brought, times], [preset, times], **quiet) for done in checks]
-    trials.append(form.measure.click(measure_own, [brought, *form.values], note, **quiet))
-    for stopping in (intake.cancelled, intake.emptied):
-        stopping(leave, [brought, times], [*state, preset, note], cancels=[*checks, *trials], **quiet)
-    preset.input(lambda name: (*form.set(PRESETS[name]), ""), preset, [*form.values[1:], note], **quiet)
-    for control in form.values[1:]:
-        control.input(lambda: OWN, None, note, **quiet)
-    shown = [board, *state, preset, note, form.name]
-    for button, what in ((start, begin), (hire, begin_elsewhere)):
-        button.click(what, [brought, times, *form.values], shown, cancels=trials, **quiet)
-    board.duplicated(duplicate, brought, [*state, note, *form.values], **quiet)
-    board.downloaded(download, None, board, **quiet)
-    board.opened(open_in, None, [tabs, *(one for panel in panels.values() for one in panel.selected)], **quiet)
-
-
-def startable(is_so: bool) -> tuple[Any, Any]:
-    """Values of the two buttons that begin a run."""
-    return (gr.update(interactive=is_so),) * 2
+    outputs = [tabs, *(one for panel in panels.values() for one in panel.selected)]
+    tab.board.opened(open_in, None, outputs, **EVENT)
 
 
 def permitted(request: gr.Request) -> None:
@@ -265,16 +360,15 @@ def permitted(request: gr.Request) -> None:
         raise page_values.complaint(why_not)
 
 
-def settings_from(values: tuple[Any, ...]) -> Settings:
-    try:
-        return Settings(*values)
-    except ValueError as error:
-        raise page_values.complaint(error) from None
+def forget(reference: str) -> None:
+    """Delete the draft that a page refers to, if it is one."""
+    with suppress(ValueError):
+        Draft(reference).delete()
 
 
 def uploaded(reference: str) -> dict[str, Any]:
-    """Return the checked images that a page refers to: the `path` of their dataset, what to call it (`dataset`), their
-    `size` and `count`. Raises ValueError where there are none.
+    """Return the checked images that a page refers to: the `path` of their dataset, its name (`dataset`), their `size`
+    and `count`. Raises ValueError if there are none.
     """
     if reference.startswith(OF_RUN):
         return images_of(run_of(reference.removeprefix(OF_RUN)))
@@ -288,7 +382,7 @@ def uploaded(reference: str) -> dict[str, Any]:
 
 
 def called(names: list[str]) -> str:
-    """Return what to call images that came as files of these names: the name of their archive or folder."""
+    """Return a name for images that came as files of these names: that of their archive or folder."""
     first = PurePath(names[0].replace("\\", "/")) if names else PurePath("pictures")
     text = first.parts[0] if len(first.parts) > 1 else archive_kinds.stem(first.name) or "pictures"
     return "".join(c for c in text if c.isprintable())[:60] or "pictures"

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from dp.training.presets import PRESETS, SIZES, Settings
 from dp.ui.sampling import page_values
+from dp.ui.sampling.panel import Given, Updates
 
 LABELS = {"quick": "A quick look", "evening": "An evening", "overnight": "Overnight"}
 QUICK = PRESETS["quick"]
 
 
 class Form:
-    """Adds the controls to the page being built; `values` are those of `Settings`, in its order."""
+    """Adds the controls to the page being built. `controls` are named as the fields of `Settings`."""
 
     def __init__(self):
         first = next(iter(PRESETS))
@@ -61,13 +61,33 @@ class Form:
                 )
             measure = gr.Button("How long will this take?", size="sm", elem_id="measure")
         self.name, self.size, self.measure = name, size, measure
-        self.values = [name, size, width, depth, batch, lr, steps, flips, save_every, seed]
+        self.controls: dict[str, Component] = {
+            "name": name,
+            "image_size": size,
+            "width": width,
+            "depth": depth,
+            "batch": batch,
+            "lr": lr,
+            "steps": steps,
+            "flips": flips,
+            "save_every": save_every,
+            "seed": seed,
+        }
         for control in (size, width, depth, batch, lr, steps, save_every, seed):
             page_values.unchecked(control)
 
-    def set(self, settings: Settings) -> list[Any]:
-        """Values for the controls but the name."""
-        return [getattr(settings, field.name) for field in fields(settings)[1:]]
+    @property
+    def own(self) -> list[Component]:
+        """The controls that a preset sets: all but the name."""
+        return [control for control in self.controls.values() if control is not self.name]
+
+    def settings(self, given: Given) -> Settings:
+        """Return the settings from the inputs of a handler. Raises ValueError."""
+        return Settings(**{field: given[control] for field, control in self.controls.items()})
+
+    def set(self, settings: Settings) -> Updates:
+        """Put settings into the controls, all but the name."""
+        return {control: getattr(settings, field) for field, control in self.controls.items() if field != "name"}
 
 
 def number(label: str, key: str, info: str) -> gr.Number:
