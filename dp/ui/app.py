@@ -5,25 +5,19 @@ from __future__ import annotations
 import gradio as gr
 
 from dp.serving.engine import Engine
-from dp.ui import api, hub_models
+from dp.ui import api, hub_models, words
 from dp.ui.server import Page
 from dp.ui.streaming import Viewers
 from dp.ui.tabs import compare, denoise, train
 from dp.ui.zero_gpu import lender
 
-TITLE = "See a diffusion model work"
-INTRO = (
-    "# See a diffusion model work\n"
-    "Every picture here starts as pure noise. At each step the network guesses the finished picture (**x0**), "
-    "takes a small step towards it and guesses again. Watch each guess as it is made, compare what the knobs do, or "
-    "train a network on pictures of your own."
-)
+TITLE = "Watch a diffusion model at work"
 
 
 def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
     """Return the page, ready to launch. on_zero_gpu: the engine's thread is not used, see `dp.ui.zero_gpu`."""
     with Page(title=TITLE) as demo:
-        gr.Markdown(INTRO)
+        gr.Markdown(words.INTRO)
         viewers, lend = Viewers(engine, demo), lender(engine) if on_zero_gpu else None
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Denoise", id="denoise"):
