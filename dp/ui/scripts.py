@@ -34,7 +34,7 @@ SEND_LESS = """() => document.addEventListener("change", ({ target }) => {
 # Shows the link where the browser does not let the page write to the clipboard. (In a cross-site frame it blocks
 # `prompt`, too.)
 LINK_FIELD = (
-    "<label hidden>The browser does not let this page copy. Copy the link by hand: "
+    "<label hidden>The browser does not allow this page to copy. Copy the link by hand: "
     '<input readonly spellcheck="false" style="width: 100%" /></label>'
 )
 

@@ -133,7 +133,7 @@ def test_the_page_lights_what_the_chosen_latent_reads(page):
     )
     expected = 0.85 * 255 * (1 - weights / weights.max())
     assert (torch.tensor(dark) - expected).abs().max() < 3 and dark[weights.argmax()] == 0
-    assert f"{(weights.max() * 64).item():.1f} times as much" in page.inner_text(".reads")
+    assert f"{(weights.max() * 64).item():.1f}× a uniform share" in page.inner_text(".reads")
     page.keyboard.press("Escape")
     until(page, "d.inside === undefined")
     assert page.locator(".light").count() == 0 and not page.is_visible(".reads")

@@ -210,5 +210,5 @@ def test_no_message_reaches_the_1_mb_that_proxies_accept_and_a_rejected_one_says
     page.set_input_files("#intake .files", path)
     page.wait_for_selector("#intake .problem:not(:empty)")
     words = "a proxy in front of this server rejected the upload (413: too large). Its limit must be at least 1 MB."
-    assert page.inner_text("#intake .problem") == f"The images did not arrive: {words}"
+    assert page.inner_text("#intake .problem") == f"The upload failed: {words}"
     page.trouble[:] = [text for text in page.trouble if "413" not in text]  # the browser's own line

@@ -293,7 +293,7 @@ def test_a_run_is_published_and_comes_back_and_the_token_is_nowhere(
         page.check("#board .publish .private")
         page.select_option("#board .publish select", "2")
         page.click("#board .publish .main")
-        page.get_by_text("It is there: ").wait_for()
+        page.get_by_text("Published: ").wait_for()
         assert page.get_attribute("#board .publish .outcome a", "href") == f"{hub.url}/alice/cats"
         said = "".join(answer.text() for answer in answers) + page.content()
         stored = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")

@@ -131,7 +131,7 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         says(page, ".job .trouble", "The Hub has trouble of its own (error 503)")
         assert page.locator("#board .milestones canvas:visible").count() >= 1
         hub.trouble.clear()
-        says(page, ".job .heard", "Looked for news at")
+        says(page, ".job .heard", "Last checked at")
         hub.run(hub.jobs["job1"])
         in_state(page, "finished")  # it may have few steps left, so that nobody sees it running
         assert run.status()["step"] == total == run.milestones()[-1] and len(hub.repos) == 1

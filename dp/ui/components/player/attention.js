@@ -16,8 +16,8 @@ function peer() {
   // The last of a quick succession of steps is enough.
   setTimeout(async () => {
     if (asked !== looking) return;
-    $(".reads").textContent = "looking…";
-    const found = (await server.inside({ run: run.id, row: asked.row, index: asked.index })) || { problem: "the server no longer has this run" };
+    $(".reads").textContent = "Computing the attention…";
+    const found = (await server.inside({ run: run.id, row: asked.row, index: asked.index })) || { problem: "The server no longer has this run." };
     if (asked !== looking) return;
     if (found.problem) return void ($(".reads").textContent = found.problem);
     reads = { ...found, ...asked, picture: await picture(found.sheet) };
@@ -40,9 +40,11 @@ function light() {
   panes.x_t.after(covers[0]);
   panes.x0.after(covers[1]);
   sheet.classList.remove("stale");
-  const who = l ? `latent ${l} of ${reads.latents}` : `all ${reads.latents} latents together`;
-  const peak = reads.peaks[b][l].toFixed(1);
-  $(".reads").textContent = `block ${b + 1} of ${reads.depth}, ${who}: reads the brightest patch ${peak} times as much as an even share`;
+  const who = l ? `latent ${l} of ${reads.latents}` : `mean of all ${reads.latents} latents`;
+  const peak = reads.peaks[b][l]; // in uniform shares
+  const percent = ((100 * peak) / side ** 2).toFixed(1);
+  const words = `${percent} % of the attention is on the brightest patch (${peak.toFixed(1)}× a uniform share)`;
+  $(".reads").textContent = `Block ${b + 1} of ${reads.depth}, ${who}: ${words}`;
   thumbnails(b, l);
   player.dataset.inside = `${reads.index}/${b + 1}/${l}`;
 }
@@ -78,7 +80,7 @@ function dim() {
   looking = null;
   sheet.classList.add("stale");
   for (const canvas of covers) canvas.remove();
-  if (opened && single) $(".reads").textContent = run.whole ? "" : "once the run has ended";
+  if (opened && single) $(".reads").textContent = run.whole ? "" : "Available when the run has finished.";
   delete player.dataset.inside;
 }
 

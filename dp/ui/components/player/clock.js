@@ -7,7 +7,7 @@ const $ = (selector) => element.querySelector(selector);
 const clock = $(".clock");
 const [scrub, by, live] = [$(".scrub"), $(".by"), $(".live")];
 scrub.step = "any";
-scrub.setAttribute("aria-label", "How far");
+scrub.setAttribute("aria-label", "Progress");
 const arms = () => document.querySelectorAll(".player.arm");
 const send = (type, detail) => arms().forEach((arm) => arm.dispatchEvent(new CustomEvent(type, { detail })));
 let there = null; // what there is to play
@@ -32,7 +32,7 @@ function survey() {
 
 function say() {
   const at = place();
-  const words = by.value === "step" ? `${Math.round(100 * at)} % of the steps` : `log-SNR ${at.toFixed(2)}`;
+  const words = by.value === "step" ? `${Math.round(100 * at)} % of the run` : `log-SNR ${at.toFixed(2)}`;
   $(".where").textContent = there?.steps ? words : "";
   scrub.setAttribute("aria-valuetext", words);
 }

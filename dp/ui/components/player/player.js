@@ -179,16 +179,17 @@ function caption() {
   const newest = run.frames[run.frames.length - 1];
   const at = shown || { index: 0 };
   const behind = shown && newest && shown !== newest;
-  const place = shown ? `step ${at.index}/${run.timesteps}` : "starting…";
+  const place = shown ? `step ${at.index}/${run.timesteps}` : "Waiting for the first step…";
   const words = {
-    idle: "ready",
+    idle: "Nothing drawn yet",
     waiting: place,
     running: behind ? `${place} · live at ${newest.index}` : place,
     done: behind || run.until < run.timesteps ? place : `${place} · done`,
     stopped: behind ? place : newest ? `stopped at ${at.index}/${run.timesteps}` : "stopped before the first step",
-    failed: "the run did not finish",
+    failed: "The run failed",
   };
   $(".step").textContent = message || words[state];
+  $(".what").textContent = at.index === run.timesteps ? "The result" : "What it predicts";
   $(".where").textContent = shown ? `t ${at.time.toFixed(3)} · log-SNR ${at.log_snr.toFixed(2)}${pace()}` : "";
   $(".bar").setAttribute("aria-valuenow", (at.index / run.timesteps).toFixed(3));
   $(".bar").firstElementChild.style.transform = `scaleX(${at.index / run.timesteps})`;

@@ -60,13 +60,13 @@ function drawChart() {
   $(".now").textContent = raw.length ? smooth(raw).at(-1)[1].toPrecision(3) : "";
   canvas.dataset.points = raw.length;
   const levels = byLevel ? Object.keys(records.findLast((record) => record.buckets)?.buckets || {}) : [];
-  const scaleOfNoise = levels.length ? [part("", "t = 0 is the picture, 1 is noise alone")] : [];
+  const scaleOfNoise = levels.length ? [part("", "t = 0: clean image, t = 1: pure noise")] : [];
   $(".legend").replaceChildren(...scaleOfNoise, ...levels.map((level, i) => legend(level, COLOURS[i % COLOURS.length])));
   $(".levels").hidden = !records.some((record) => record.buckets);
   if (raw.length < 2) {
     pen.fillStyle = ink;
     pen.textAlign = "center";
-    pen.fillText(raw.length ? "one point so far" : "the loss appears here", across / 2, down / 2);
+    pen.fillText(raw.length ? "one measurement so far" : "The loss appears here.", across / 2, down / 2);
     return;
   }
   const lines = levels.map((level) => smooth(of(level)));

@@ -1,5 +1,5 @@
 // What the board's forms have in common. A typed token is taken from its field before it goes anywhere.
-const LOST = "The server did not answer; try again.";
+const LOST = "The server did not respond. Try again.";
 
 // The answer of a server function. Where the request fails, Gradio's client neither throws nor says why: it answers
 // undefined.

@@ -14,7 +14,7 @@ extending.form.addEventListener("submit", async (event) => {
   const about = shown;
   const steps = Number(extending.field("steps").value);
   const call = server.act({ run: about, verb: "extend", steps });
-  const answer = await extending.send(call, "Starting…", "The server did not answer. If the run does not go on in a minute, try again.");
+  const answer = await extending.send(call, "Starting…", "The server did not respond. If the run has not resumed in a minute, try again.");
   if (!answer.problem && about === shown) extending.close();
   delete known.known;
   turn();

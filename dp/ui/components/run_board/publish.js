@@ -19,7 +19,7 @@ publishing.form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const asked = { run: shown, private: publishing.field("private").checked, token: publishing.token() };
   for (const name of ["repo", "milestone", "licence"]) asked[name] = publishing.field(name).value;
-  const lost = "The server did not answer: look on the Hub whether it is there, or try again.";
-  const { url } = await publishing.send(server.publish(asked), "Publishing… A large network takes a while.", lost);
-  if (url && asked.run === shown) publishing.said("It is there: ", url);
+  const lost = "The server did not respond. Check on the Hub whether the model is there, or try again.";
+  const { url } = await publishing.send(server.publish(asked), "Publishing… A large model takes a while.", lost);
+  if (url && asked.run === shown) publishing.said("Published: ", url);
 });

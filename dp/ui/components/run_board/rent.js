@@ -13,7 +13,7 @@ async function openRent() {
   const [about, field] = [shown, (name) => renting.field(name)];
   renting.open();
   field("main").disabled = field("machine").disabled = true;
-  field("machine").replaceChildren(new Option("asking Hugging Face…"));
+  field("machine").replaceChildren(new Option("loading the list of machines…"));
   field("price").textContent = "";
   field("asks-token").hidden = true;
   const told = await answered(server.machines({}));
@@ -53,8 +53,8 @@ renting.form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const typed = renting.token() || token;
   const choice = { run: shown, flavor: renting.field("machine").value, timeout: renting.field("timeout").value };
-  const lost = "The server did not answer. If the run is not queued in a minute, try again.";
-  const answer = await renting.send(server.rent({ ...choice, token: typed }), "Sending what it needs… Then the Job starts.", lost);
+  const lost = "The server did not respond. If the run is not queued in a minute, try again.";
+  const answer = await renting.send(server.rent({ ...choice, token: typed }), "Uploading the run… Then the job starts.", lost);
   if (answer.problem) return;
   token = typed;
   if (choice.run === shown) renting.close();
@@ -76,7 +76,7 @@ async function exchange() {
   clearTimeout(nextExchange);
   for (const id of element.offsetParent && !document.hidden ? [...away] : []) {
     if (news.get(id)?.asks) continue; // without another token it would come to the same
-    const answer = await answered(server.exchange({ run: id, token }), "the server does not answer");
+    const answer = await answered(server.exchange({ run: id, token }), "the server is not responding");
     news.set(id, answer.problem ? answer : { at: new Date() });
     if (id === shown && facts) tellJob(facts);
   }
@@ -87,17 +87,17 @@ async function exchange() {
 
 function tellJob({ job, repo }) {
   [$(".job").hidden, $(".remains").hidden] = [!job, !repo];
-  $(".remains span").textContent = repo ? `What its Job left lies in ${repo}, a private repository on Hugging Face.` : "";
+  $(".remains span").textContent = repo ? `The files of its job are in ${repo}, a private repository on Hugging Face.` : "";
   const { problem, asks, at } = (job && news.get(shown)) || {};
   if (job) {
     renting.close(); // another page has started it
     const since = job.since ? ` since ${new Date(1000 * job.since).toLocaleString([], { dateStyle: "short", timeStyle: "short" })},` : "";
-    const link = /^https?:/.test(job.url) ? ["; see ", linkTo(job.url, "its Job on Hugging Face")] : [];
-    $(".job .where").replaceChildren(`On a rented machine (${job.flavor})${since} for at most ${job.limit}`, ...link, ".");
-    $(".job .heard").textContent = at ? `Looked for news at ${at.toLocaleTimeString()}; the Job reports every minute or so.` : "";
-    $(".job .trouble").textContent = problem && !asks ? `${sentence(problem)} It is tried again; the Job goes on.` : "";
+    const link = /^https?:/.test(job.url) ? [". See ", linkTo(job.url, "the job on Hugging Face")] : [];
+    $(".job .where").replaceChildren(`On a rented machine (${job.flavor})${since} with a time limit of ${job.limit}`, ...link, ".");
+    $(".job .heard").textContent = at ? `Last checked at ${at.toLocaleTimeString()}. The job reports about once a minute.` : "";
+    $(".job .trouble").textContent = problem && !asks ? `${sentence(problem)} Retrying; the job continues.` : "";
   }
-  if (asks && signing.form.hidden) askToken("Type your token to see how it goes", problem);
+  if (asks && signing.form.hidden) askToken("Enter your token to see the progress", problem);
   if (!asks && !waiting) signing.close();
 }
 
@@ -127,5 +127,5 @@ async function tellHub(what) {
   if (!answer.asks || about !== shown) return;
   $(".problem").textContent = "";
   waiting = () => tellHub(what);
-  askToken("Type your token for this", answer.problem);
+  askToken("Enter your token for this", answer.problem);
 }

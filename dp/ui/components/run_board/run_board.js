@@ -115,14 +115,14 @@ function tell(now) {
   if (now.images_per_s && now.state === "running") said.push(`${number(Math.round(now.images_per_s))} images/s`);
   $(".step").textContent = said.join(" · ");
   $(".left").textContent = now.left == null ? "" : `about ${long(now.left)} left`;
-  const asleep = now.job ? "It has said nothing for a while." : "It has said nothing for a while: the machine may be asleep, or very busy.";
+  const asleep = now.job ? "No progress reported for a while." : "No progress reported for a while: the machine may be asleep or very busy.";
   const silent = now.answers ? "" : asleep;
   const words = now.job || now.was_job ? { ...WORDS, ...JOB_WORDS } : WORDS;
   const more = /^(training|(paused|stopped|finished) at step)/.test(now.message || "") ? "" : sentence(now.message || "");
   $(".message").textContent = [silent, more, words[now.state]].filter(Boolean).join(" ");
   $(".wrong").hidden = !("log" in now);
   if ("log" in now) {
-    $(".wrong pre").textContent = now.log || "(it has written nothing)";
+    $(".wrong pre").textContent = now.log || "(the log is empty)";
     $(".wrong pre").scrollTop = 1e6; // what went wrong stands last
   }
   mark(now.checkpoints);
@@ -130,19 +130,19 @@ function tell(now) {
 }
 
 const WORDS = {
-  new: "It was never started.",
-  pausing: "It saves, and then frees the device.",
-  stopping: "It saves, and then ends.",
-  paused: "Nothing is lost: Resume goes on from here. Meanwhile the device is free for Denoise.",
-  lost: "Its process is gone, without a word: perhaps the machine was turned off, or ran out of memory. Resume goes on from the last whole checkpoint.",
-  failed: "What was saved is whole: once the cause is mended, Resume goes on from there.",
+  new: "Not started yet.",
+  pausing: "Saving, then pausing…",
+  stopping: "Saving, then stopping…",
+  paused: "Everything is saved: Resume continues from here. Until then the device is free for Denoise.",
+  lost: "The process ended unexpectedly (shutdown or out of memory?). Resume continues from the last complete checkpoint.",
+  failed: "The saved checkpoints are intact: once the cause is fixed, Resume continues from the last one.",
 };
 
 // Where it is, or was last, on a rented machine; of one that is lost the message says all.
 const JOB_WORDS = {
-  pausing: "The Job saves at its next look, and ends; its cost ends with it.",
-  stopping: "The Job saves at its next look, and ends; its cost ends with it.",
-  paused: "Nothing is lost, and nothing costs money now: Resume goes on from here on this machine, Rent a machine in a new Job.",
+  pausing: "The job saves the next time it checks for commands, then ends. It costs nothing after that.",
+  stopping: "The job saves the next time it checks for commands, then ends. It costs nothing after that.",
+  paused: "Everything is saved, and nothing costs money now. Resume continues on this machine; Rent a machine continues in a new job.",
   lost: "",
 };
 
@@ -180,7 +180,7 @@ function ask(words, yes, no, then) {
 
 function askDelete() {
   const left = facts.repo ? ` Its repository ${facts.repo} on Hugging Face stays: if you do not need it, delete that first.` : "";
-  const words = `Delete ${facts.name} with its pictures, samples and checkpoints? That cannot be undone.${left}`;
+  const words = `Delete ${facts.name} with its images, samples and checkpoints? This cannot be undone.${left}`;
   ask(words, "Delete it", "Keep it", () => {
     chosen = false;
     act("delete");
@@ -188,12 +188,12 @@ function askDelete() {
 }
 
 function askEnd() {
-  const words = "End the Job at once? What it has not reported yet is lost, about a minute's work, and what was not saved before. Pause and Stop save first.";
-  ask(words, "End it", "Let it go on", () => tellHub("end"));
+  const words = "End the job immediately? Steps since the last saved checkpoint are lost, as is whatever it has not reported yet (about a minute). Pause and Stop save first.";
+  ask(words, "End the job", "Let it continue", () => tellHub("end"));
 }
 
 function askForget() {
-  const words = `Delete ${facts.repo} on Hugging Face? The run stays here, with all that came back from there.`;
+  const words = `Delete ${facts.repo} on Hugging Face? The run stays here, with everything that was downloaded.`;
   ask(words, "Delete it", "Keep it", () => tellHub("forget"));
 }
 

@@ -20,7 +20,7 @@ async function choose(source) {
   try {
     image = await createImageBitmap(source, { imageOrientation: "from-image" });
   } catch {
-    return complain("This file is not a picture that the browser can read. Try a JPEG or PNG.");
+    return complain("The browser cannot read this file as an image. Try a JPEG or PNG.");
   }
   place(image);
   image.close();
@@ -127,7 +127,7 @@ function preview() {
     if (i % 4 < 3) pixels.data[i] = 127.5 + 127.5 * (alpha * (pixels.data[i] / 127.5 - 1) + sigma * noise[i]);
   pen.putImageData(pixels, 0, 0);
   $(".how output").textContent = t.toFixed(2);
-  const words = t >= 1 ? "pure noise: nothing of the picture is left but what you keep" : `starts at t ${t.toFixed(2)} · log-SNR ${snr.toFixed(2)}`;
+  const words = t >= 1 ? "pure noise: nothing of your image remains except the areas you keep" : `starts at t ${t.toFixed(2)} · log-SNR ${snr.toFixed(2)}`;
   $(".where").textContent = words;
   plot(t);
 }

@@ -51,7 +51,7 @@ async function delivered(call) {
     if (answer) return answer;
     await new Promise((done) => setTimeout(done, 500)); // the browser tells it a moment later
     note(observer.takeRecords());
-    return { problem: statuses.includes(413) ? TOO_LARGE : "the server did not answer. Try again." };
+    return { problem: statuses.includes(413) ? TOO_LARGE : "the server did not respond. Try again." };
   } finally {
     observer.disconnect();
   }
@@ -63,7 +63,7 @@ const mega = (bytes) => `${(bytes / 1e6).toLocaleString("en", { maximumFractionD
 async function send(files) {
   const mine = ++turn;
   $(".problem").textContent = "";
-  if (!files.length) return complain("There is no file in that. Choose a zip or tar, a folder or pictures.");
+  if (!files.length) return complain("There are no files in that. Choose a zip or tar archive, a folder or images.");
   const bytes = files.reduce((sum, { file }) => sum + file.size, 0);
   root.dataset.state = "sending";
   draft = null;
@@ -78,7 +78,7 @@ async function send(files) {
       const answer = await delivered(() => server.receive({ draft: begun.draft, pieces }));
       if (answer.problem) throw new Error(answer.problem);
       sent += size;
-      if (mine === turn) say(`sending: ${mega(sent)} of ${mega(bytes)}`, bytes ? sent / bytes : 1);
+      if (mine === turn) say(`Uploading: ${mega(sent)} of ${mega(bytes)}`, bytes ? sent / bytes : 1);
     };
     const flush = async () => {
       await travelling;
@@ -96,10 +96,10 @@ async function send(files) {
     await travelling;
     if (mine !== turn) return;
     root.dataset.state = "checking";
-    say("checking…", 0);
+    say("Checking…", 0);
     trigger("brought", { draft, files: files.length });
   } catch (error) {
-    if (mine === turn) complain(`The images did not arrive: ${error.message || error}`);
+    if (mine === turn) complain(`The upload failed: ${error.message || error}`);
   }
 }
 
@@ -162,14 +162,14 @@ function show() {
   $(".problem").textContent = value.message || "";
   if (value.state === "checking") {
     const count = value.total ? `${value.done.toLocaleString("en")} of ${value.total.toLocaleString("en")}: ` : "";
-    say(`checking ${count}${value.name || "…"}`, value.total ? value.done / value.total : 0);
+    say(`Checking ${count}${value.name || "…"}`, value.total ? value.done / value.total : 0);
   }
   if (value.state !== "checked") return;
   $(".sentences").replaceChildren(...value.sentences.map((words) => Object.assign(document.createElement("li"), { textContent: words })));
   $(".sheet").src = value.sheet;
   $(".aside").hidden = !value.refused.length;
   const more = value.more ? `, and ${value.more.toLocaleString("en")} more` : "";
-  $(".aside summary").textContent = `What is not used, and why (${value.refused.length}${more})`;
+  $(".aside summary").textContent = `Skipped files, with reasons (${value.refused.length}${more})`;
   $(".aside tbody").replaceChildren(
     ...value.refused.map((pair) => {
       const row = document.createElement("tr");
