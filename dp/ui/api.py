@@ -25,20 +25,20 @@ from dp.ui.zero_gpu import Asked, Lend
 SETTINGS = """
 
 Args:
-    checkpoint: name of the trained model
-    images: how many, 1 to 64; image i has seed + i
-    timesteps: network calls, 1 to 1000; fewer are faster and rougher
+    checkpoint: name of the model
+    images: number of images, 1 to 64; image i uses seed + i
+    timesteps: number of sampling steps, 1 to 1000; fewer are faster and less accurate
     sampler: 'ddim', 'ddpm', 'dpmpp_2m' or 'dpmpp_2m_sde'
-    noise_schedule: 'trained' for the model's own, or 'linear', 'cosine' or 'sigmoid'
-    time_difference: how many steps further than the next one starts from each step goes, 0 to 3
-    seed: a whole number of at least 0; without one, a new one each time
-    eta: fresh noise in DDIM's steps, 0 to 1
+    noise_schedule: 'trained' for the schedule that the model was trained with, or 'linear', 'cosine' or 'sigmoid'
+    time_difference: how far each step overshoots its target time, in steps, 0 to 3; 0 turns it off
+    seed: a whole number of at least 0; if omitted, a new one is drawn
+    eta: amount of new noise in each DDIM step, 0 to 1
 """
-SAMPLE = "Draws images with a diffusion model: a PNG with all of them, and what they were made with." + SETTINGS
+SAMPLE = "Sample images from a diffusion model. Returns one PNG with all images, and its settings." + SETTINGS
 STREAM = (
-    "Draws images with a diffusion model and gives the predicted images step by step, the newest some fifteen times a "
-    "second: state, index, timesteps, time, log_snr and, as data URIs, the pictures of x0 (`src`) and x_t (`noisy`); "
-    "the last ones are lossless, and its `images` are the single ones." + SETTINGS
+    "Sample images from a diffusion model and stream the predictions step by step, the newest about fifteen times a "
+    "second: state, index, timesteps, time, log_snr and, as data URIs, the images of x0 (`src`) and x_t (`noisy`). "
+    "Those of the last step are lossless, and its `images` holds each image alone." + SETTINGS
 )
 
 

@@ -85,7 +85,7 @@ class Page(gr.Blocks):
         launched = super().launch(**(defaults | options | {"quiet": True, "prevent_thread_lock": True}))
         if not isinstance(self.app.middleware_stack, Gateway):
             self.close()
-            raise RuntimeError("this release of Gradio or Starlette starts without the gateway, which is unsafe")
+            raise RuntimeError("this version of Gradio or Starlette starts without the gateway, which is unsafe")
         if not options.get("quiet"):
             print(self.welcome(), flush=True)
         if not options.get("prevent_thread_lock"):
@@ -99,8 +99,8 @@ class Page(gr.Blocks):
             return f"* Running on local URL:  {address}"
         return (
             f"* Running on local URL:  {address}?key={self.owner.key}\n"
-            "  The key lets your browser use this machine's Hugging Face login: keep it to yourself.\n"
-            "  Everybody else opens the address without it."
+            "  The key lets your browser use this machine's Hugging Face login: keep it secret.\n"
+            "  Everyone else opens the address without the key."
         )
 
 
@@ -110,10 +110,10 @@ def refuse_downloads() -> None:
     """
 
     async def refuse(url: str, cache_dir: str) -> str:
-        raise gr.Error(f"This app takes uploaded files, not addresses: {quote(url)}", print_exception=False)
+        raise gr.Error(f"This app accepts uploaded files only, not URLs: {quote(url)}", print_exception=False)
 
     def refuse_at_once(url: str, cache_dir: str) -> str:
-        raise gr.Error(f"This app takes uploaded files, not addresses: {quote(url)}", print_exception=False)
+        raise gr.Error(f"This app accepts uploaded files only, not URLs: {quote(url)}", print_exception=False)
 
     processing_utils.async_ssrf_protected_download = refuse
     processing_utils.ssrf_protected_download = processing_utils.save_url_to_cache = refuse_at_once

@@ -93,12 +93,10 @@ class Viewers:
         """Raises gr.Error where too many runs are under way, or the session does not read what it was sent."""
         if sum(map(len, self._open.values())) + self._programs.total() >= MAX_RUNS:
             raise page_values.complaint(
-                f"{MAX_RUNS} runs are under way here, which is the limit: try again in a moment"
+                f"the server is at its limit of {MAX_RUNS} simultaneous runs: try again in a moment"
             )
         if self._is_behind(session, MOST_WAITING):
-            raise page_values.complaint(
-                "your connection is still busy with what was sent before: try again in a moment"
-            )
+            raise page_values.complaint("your connection is still receiving earlier images: try again in a moment")
 
     def _is_behind(self, session: str, more: int = 0) -> bool:
         """Whether more messages wait for the session's connection than one for each of its runs, and `more`. Gradio

@@ -30,8 +30,8 @@ from dp.ui.streaming import FRAMES_PER_S
 START_S, CALLS_PER_S, ROWS_PER_S = 10, 50, 4000
 ANONYMOUS_S = 80  # that the platform lends at once to a visitor who has not signed in
 IN_OUR_WORDS = {  # what the platform's own leave open
-    "GPU task aborted": "the GPU was taken away before the run had ended: try again, or with fewer images or timesteps",
-    "Expired ZeroGPU proxy token": "this page has been open for too long to be lent a GPU: reload it",
+    "GPU task aborted": "the GPU was released before the run finished: try again, or use fewer images or timesteps",
+    "Expired ZeroGPU proxy token": "this page has been open too long to request a GPU: reload it",
 }
 
 
@@ -97,14 +97,14 @@ def seconds_needed(runs: Sequence[Asked]) -> int:
 def waiting_for(runs: Sequence[Asked]) -> str:
     """What the page says until the first frame has come."""
     seconds = seconds_needed(runs)
-    more = f": more than the {ANONYMOUS_S} that visitors get who have not signed in" if seconds > ANONYMOUS_S else ""
-    return f"waiting for a GPU, for {seconds} seconds at most{more}…"
+    more = f": more than the {ANONYMOUS_S} that visitors get without signing in" if seconds > ANONYMOUS_S else ""
+    return f"waiting for a GPU, to be used for at most {seconds} seconds{more}…"
 
 
 def sentence(error: Exception) -> str:
     """Out of what the call has raised. The platform's errors are markup, some with a link in it."""
     if not isinstance(error, gr.Error):
         traceback.print_exception(error)
-        return f"no GPU could be had: {describe(error)}"
+        return f"no GPU is available: {describe(error)}"
     words = html.unescape(re.sub(r"<[^<>]*>", "", error.message)).strip()
     return IN_OUR_WORDS.get(words, words)

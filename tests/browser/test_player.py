@@ -318,11 +318,11 @@ def test_the_settings_in_a_png_and_in_a_link_bring_back_the_controls_and_the_pix
 @pytest.mark.browser
 def test_a_bad_link_and_a_strangers_png_get_a_sentence_and_change_nothing(page, url, tmp_path):
     page.goto(f"{url}/?timesteps=99999&sampler=<b>x")
-    page.get_by_text("The page ignores a part of its link: timesteps (Timesteps must be").wait_for()
+    page.get_by_text("Ignored from the link: timesteps (Timesteps must be").wait_for()
     before = controls_of(page)
     assert before["timesteps"] == "20"
     page.goto(f"{url}/?timesteps=7&difference={'9' * 400}&seed=5")
-    page.get_by_text("The page ignores a part of its link: difference (Time difference must be").wait_for()
+    page.get_by_text("Ignored from the link: difference (Time difference must be").wait_for()
     page.wait_for_function("document.querySelector('#timesteps input[type=number]').value === '7'")
     before = controls_of(page)
     assert (before["timesteps"], before["seed"]) == ("7", "5")

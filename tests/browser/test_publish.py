@@ -357,9 +357,9 @@ def test_who_may_not_train_may_not_publish_and_odd_requests_are_told(fake, home,
     run = make_run(home, tiny_rin())
     asked = {"run": run.id, "milestone": 2, "repo": "alice/cats", "private": False, "licence": "", "token": WRITER}
     for wrong in ([], None, {}, asked | {"token": 3}, asked | {"repo": None}, asked | {"milestone": None}):
-        assert publish.publish(wrong, asking()) == {"problem": "this is not what the page sends"}
+        assert publish.publish(wrong, asking()) == {"problem": "malformed request"}
     for change, words in (
-        ({"run": "x"}, "there is no such run any more"),
+        ({"run": "x"}, "this run no longer exists"),
         ({"milestone": 3}, "step 3: there is no such folder"),
         ({"repo": "cats"}, "'cats' is no name on the Hub"),
         ({"token": "two words"}, "that is not a token"),

@@ -93,7 +93,7 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         assert page.is_disabled("#board .rent .main")
         page.fill("#board .rent .timeout", "1h")
         priced(page)
-        for token, said in (("", "this needs a token"), (WRITER + "x", "does not accept this token")):
+        for token, said in (("", "a token is required"), (WRITER + "x", "does not accept this token")):
             start(page, token)
             says(page, ".rent .outcome", said)
             assert page.input_value("#board .rent .token") == ""
@@ -274,12 +274,12 @@ def test_whose_token_rents(run, hub, monkeypatch, place, typed, request_of, sent
     answer = remote_training.rent(to_rent(run, typed), request_of)
     assert {token for *_, token in hub.requests} - {""} == ({sent} if sent else set())
     if sent is None:
-        assert answer == {"problem": "this needs a token", "asks": True} and state(run) == "new"
+        assert answer == {"problem": "a token is required", "asks": True} and state(run) == "new"
     else:
         assert answer == {} and state(run) == "queued"
         assert hub.jobs["job0"]["spec"]["secrets"] == {"HF_TOKEN": sent}
         assert remote_training.exchange(asks(run, typed), request_of) == {}
-        assert remote_training.exchange(asks(run), asking()) == {"problem": "this needs a token", "asks": True}
+        assert remote_training.exchange(asks(run), asking()) == {"problem": "a token is required", "asks": True}
         assert remote_training.end(asks(run, typed), request_of) == {} and state(run) == "stopped"
         assert remote_training.forget(asks(run, typed), request_of) == {} and hub.repos == {}
 
@@ -288,7 +288,7 @@ def test_a_sign_in_that_ends_before_the_job_does_not_start_it(run, hub, monkeypa
     monkeypatch.setenv("SPACE_ID", "owner/space")
     monkeypatch.setenv("DP_ALLOW_TRAINING", "1")
     answer = remote_training.rent(to_rent(run, timeout="3h"), signed_in(WRITER, 7201))
-    assert answer["asks"] and answer["problem"].startswith("your sign-in on this page ends in 2 hours, and the Job")
+    assert answer["asks"] and answer["problem"].startswith("your sign-in on this page expires in 2 hours, and the job")
     assert hub.jobs == {} and state(run) == "new"
     assert remote_training.rent(to_rent(run, timeout="2h"), signed_in(WRITER, 7201)) == {}
 
@@ -339,11 +339,11 @@ def test_odd_requests_are_told(run, hub):  # noqa: F811
     for function in (remote_training.exchange, remote_training.end, remote_training.forget):
         for wrong in ([], None, {}, fine | {"token": 3}):
             assert function(wrong, asking()) == remote_training.ODD
-        assert "no such run" in function(fine | {"run": "x"}, asking())["problem"]
+        assert "no longer exists" in function(fine | {"run": "x"}, asking())["problem"]
     for wrong in ([], None, {}, {"flavor": "x"}, {"flavor": "x", "timeout": 3}):
         assert remote_training.price(wrong, asking()) == remote_training.ODD
     for change, words in (
-        ({"run": ["x"]}, "there is no such run any more"),
+        ({"run": ["x"]}, "this run no longer exists"),
         ({"flavor": "h900"}, "there is no machine 'h900'; there are: cpu-basic"),
         ({"timeout": "2 weeks"}, "a time limit is written as"),
         ({"token": "two words"}, "that is not a token"),

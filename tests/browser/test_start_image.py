@@ -246,7 +246,7 @@ def test_what_the_page_could_not_have_sent_is_refused():
     assert read(None, 32, 3) == (None, None, 1.0) == read({}, 32, 3)
     assert read({"picture": blank, "mask": None, "strength": 0.2}, 32, 1)[0].shape == (1, 32, 32)
     for picture in (None, 7, "", "file:///etc/passwd", "data:image/png;base64,%%", blank[:-40], large, ["x"]):
-        with pytest.raises(ValueError, match="the picture to start from"):
+        with pytest.raises(ValueError, match="the start image"):
             read({"picture": picture}, 32, 3)
-    with pytest.raises(ValueError, match="the picture to start from"):
+    with pytest.raises(ValueError, match="the start image"):
         read([1], 32, 3)

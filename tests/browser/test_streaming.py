@@ -223,7 +223,7 @@ def test_past_the_limit_of_runs_under_way_the_next_one_is_asked_to_wait(app, mon
         next(reader.frames())
     late = Reader(app, timesteps=1000)
     last = next(message for message in late.messages() if message["msg"] == "process_completed")
-    assert "2 runs are under way here, which is the limit: try again in a moment" in last["output"]["error"]
+    assert "the server is at its limit of 2 simultaneous runs: try again in a moment" in last["output"]["error"]
     for reader in [*readers, late]:
         reader.vanish()
     app.wait_until_idle()

@@ -194,7 +194,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
                 f"holiday-{total:06d}/{name}" for name in ("README.md", "config.json", "model.safetensors")
             ]
         page.click("#board [data-verb=duplicate]")
-        page.get_by_text("The pictures of holiday, again. Change what you like, and start.").wait_for()
+        page.get_by_text("The images of holiday. Change any setting, then start.").wait_for()
         unfold(page.get_by_role("button", name="Advanced settings"))
         assert page.input_value("#train-steps input") == str(total) and page.input_value("#train-width input") == "16"
         page.locator("#train-steps input").fill("20")
@@ -491,7 +491,7 @@ def test_the_milestones_of_runs_are_listed_newest_first_and_each_by_a_name_of_it
     assert run_board.free_name("twin") == "twin 2" and run_board.free_name("new") == "new"
     assert run_board.run_of(first.id).id == first.id and dataset.is_dir()
     for other in ("../home", first.id + "/..", "", None, 3, ["x"]):
-        with pytest.raises(ValueError, match="no such run"):
+        with pytest.raises(ValueError, match="no longer exists"):
             run_board.run_of(other)
 
 
@@ -511,7 +511,7 @@ def test_the_names_of_files_come_with_their_pieces(home):
     )
     assert "must be text that UTF-8 can encode" in lone["problem"]
     for count in (0, -1, 10**6, True, 1.0, "1", None):
-        with pytest.raises(ValueError, match="not what the page sends"):
+        with pytest.raises(ValueError, match="malformed request"):
             draft.names(count)
 
 
@@ -529,21 +529,21 @@ def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
     assert value["refused"] == [("empty.jpg", "the file is empty")] and value["more"] == 0
 
     for bad, words in (
-        ([piece(0, 10**6, b"x")], "does not fit on the one before"),
-        ([piece(0, -1, b"x")], "does not fit on the one before"),
+        ([piece(0, 10**6, b"x")], "does not continue the previous one"),
+        ([piece(0, -1, b"x")], "does not continue the previous one"),
         ([piece(10**6, 0, b"x")], "more than 100,000 files"),
         ([piece("../../x", 0, b"x")], "more than 100,000 files"),
-        ([{"file": 0, "offset": 0, "data": "%%"}], "not what the page sends"),
-        ([{}], "not what the page sends"),
-        ([7], "not what the page sends"),
-        (7, "not what the page sends"),
+        ([{"file": 0, "offset": 0, "data": "%%"}], "malformed request"),
+        ([{}], "malformed request"),
+        ([7], "malformed request"),
+        (7, "malformed request"),
     ):
         assert words in upload.receive({"draft": begun["draft"], "pieces": bad}, asking())["problem"]
     for name in ("..", "", None, 7, "0" * 32, begun["draft"] + "/.."):
-        assert "bring them again" in upload.receive({"draft": name, "pieces": []}, asking())["problem"]
+        assert "upload them again" in upload.receive({"draft": name, "pieces": []}, asking())["problem"]
     assert "100,000" in upload.begin({"files": 10**6, "bytes": 1}, asking())["problem"]
-    assert "bytes in all" in upload.begin({"files": 1, "bytes": 10**15}, asking())["problem"]
-    assert "not what the page sends" in upload.begin([], asking())["problem"]
+    assert "bytes in total" in upload.begin({"files": 1, "bytes": 10**15}, asking())["problem"]
+    assert "malformed request" in upload.begin([], asking())["problem"]
     assert sorted(path.name for path in draft.upload.iterdir()) == ["000000", "000001", "000002"]
 
 
@@ -598,8 +598,8 @@ def test_a_trial_says_how_long_training_would_take(home, dataset):
     [
         ('noise\n{"seconds_per_step": 0.01, "seconds_per_save": 2, "device": "cpu"}', "about 8 min"),
         ('{"error": "out of <memory>"}', "not measured: out of <memory>"),
-        ("", "not measured: the trial came to nothing"),
-        ("Killed", "not measured: the trial came to nothing"),
+        ("", "not measured: the benchmark gave no result"),
+        ("Killed", "not measured: the benchmark gave no result"),
     ],
 )
 def test_what_a_trial_says_is_told(said, words):

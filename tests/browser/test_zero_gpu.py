@@ -36,14 +36,14 @@ SAID = {
     "too long": "The requested GPU duration (10s) is larger than the maximum allowed",
     "too many runs": "You have exceeded your ZeroGPU runs limit.",
     "no GPU": "No GPU was available",
-    "expired": "this page has been open for too long to be lent a GPU: reload it",
-    "trouble": "no GPU could be had: RuntimeError: ZeroGPU API /schedule error: 500 (Internal Server Error)",
+    "expired": "this page has been open too long to request a GPU: reload it",
+    "trouble": "no GPU is available: RuntimeError: ZeroGPU API /schedule error: 500 (Internal Server Error)",
     "queue in vain": "No GPU was available after 60s. "
     "Create a free account to get a higher priority in ZeroGPU queues.",
 }
 CLOSE_TOASTS = "document.querySelectorAll('.toast-close').forEach(cross => cross.click())"
 LONG_SECOND = ("3", "1000", "5")  # timesteps of a comparison whose second run goes on for as long as a test needs
-TAKEN_AWAY = "the GPU was taken away before the run had ended: try again, or with fewer images or timesteps"
+TAKEN_AWAY = "the GPU was released before the run finished: try again, or use fewer images or timesteps"
 
 
 @pytest.fixture(scope="module")
@@ -254,9 +254,9 @@ def test_the_largest_run_is_one_that_anybody_may_ask_for():
     assert seconds_needed([largest]) <= ANONYMOUS_S and "signed in" not in waiting_for([largest])
     assert seconds_needed([Asked("faces-32", SampleSettings(4, timesteps=20))]) == 10
     assert waiting_for([largest] * MOST).startswith(
-        f"waiting for a GPU, for {seconds_needed([largest] * MOST)} seconds"
+        f"waiting for a GPU, to be used for at most {seconds_needed([largest] * MOST)} seconds"
     )
-    assert f"more than the {ANONYMOUS_S} that visitors get who have not signed in" in waiting_for([largest] * MOST)
+    assert f"more than the {ANONYMOUS_S} that visitors get without signing in" in waiting_for([largest] * MOST)
 
 
 @pytest.mark.browser

@@ -175,9 +175,7 @@ def test_a_body_ends_at_its_limit_however_it_is_sent(client, path, limit, is_chu
             assert answer.status_code == 200 and answer.json()["bytes"] == size
         else:
             assert answer.status_code == 413
-            assert (
-                answer.text == f"The request is larger than {limit >> 20} MB, which is the limit. Send less at a time."
-            )
+            assert answer.text == f"The request is larger than the limit of {limit >> 20} MB. Send less at a time."
 
 
 def test_a_wrong_length_does_not_help(client):
@@ -383,13 +381,13 @@ def test_large_bodies_are_stopped_on_every_route(url, board):
         "/nothing",
     ):
         status, said = ask(url, path, large, **JSON)
-        assert status == 413 and said.startswith("The request is larger than 6 MB")
+        assert status == 413 and said.startswith("The request is larger than the limit of 6 MB")
     parts = "".join(
         f'--b\r\nContent-Disposition: form-data; name="files"; filename="{n}"\r\n\r\n{"x" * (5 << 20)}\r\n'
         for n in range(7)
     )
     status, said = ask(url, "/gradio_api/upload", parts + "--b--\r\n", Content_Type="multipart/form-data; boundary=b")
-    assert status == 413 and said.startswith("The request is larger than 32 MB")
+    assert status == 413 and said.startswith("The request is larger than the limit of 32 MB")
 
 
 def test_no_request_makes_the_server_fetch_an_address(url):
@@ -402,9 +400,9 @@ def test_no_request_makes_the_server_fetch_an_address(url):
         body = json.dumps({"fn_index": event.get("id", index), "data": [file], "session_hash": "fetch"})
         assert ask(url, "/gradio_api/queue/join", body, **JSON)[0] == 200
         said = ask(url, "/gradio_api/queue/data?session_hash=fetch")[1]
-    assert "This app takes uploaded files, not addresses" in said
+    assert "This app accepts uploaded files only, not URLs" in said
     for path in f"file=http://127.0.0.1:{port}/x", "proxy=http://127.0.0.1:1/", "deep_link?session_hash=fetch":
-        assert ask(url, f"/gradio_api/{path}") == (404, "This app has no such route.")
+        assert ask(url, f"/gradio_api/{path}") == (404, "This app does not provide this route.")
 
 
 def test_a_forwarded_name_that_is_not_ours_reaches_no_address_of_the_page(url):

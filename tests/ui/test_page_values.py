@@ -45,7 +45,7 @@ def test_live_frames_are_light_and_the_last_is_lossless():
 
 def test_the_trained_schedule_comes_first_and_says_so(engine):
     choices = page_values.schedule_choices(engine, "tiny")
-    assert choices[0] == ("cosine, tau 0.8 (trained)", page_values.TRAINED)
+    assert choices[0] == ("As trained (cosine, tau 0.8)", page_values.TRAINED)
     # Trained with its own tau, so the plain cosine is another schedule and can be chosen too.
     assert [value for _, value in choices[1:]] == ["linear", "cosine", "sigmoid"]
 
@@ -92,7 +92,7 @@ def test_a_bad_setting_in_a_link_is_ignored_with_a_sentence_and_the_others_apply
         lost.add("time_difference")
         assert usable.pop("time_difference") == 2 / page_values.TIMESTEPS
     assert usable == {name: value for name, value in USED.items() if name not in lost}
-    assert sentence.startswith("The page ignores a part of its link: ") and f"{key} (" in sentence
+    assert sentence.startswith("Ignored from the link: ") and f"{key} (" in sentence
     assert len(sentence) < 700 and "<b>" not in sentence and sentence.isprintable()
     page_values.restored(engine, usable)
 
@@ -131,12 +131,12 @@ def test_what_a_stranger_sends_never_becomes_markup(engine, tmp_path):
 def test_what_a_checkpoint_says_of_itself_is_no_markdown(tiny_rin, tmp_path):
     save_policy(DiffusionPolicy(tiny_rin()), tmp_path / "tiny", dataset="![](http://host/x) <b> [a](http://b)")
     shown = page_values.describe(Engine(tmp_path, device="cpu"), "tiny")
-    assert not re.search(r"(?<!\\)[\[<]", shown) and "8×8 pixels" in shown
+    assert not re.search(r"(?<!\\)[\[<]", shown) and "8 × 8 pixels" in shown
 
 
 def test_a_page_without_any_checkpoint_says_what_to_do(tmp_path):
     build_app(Engine(tmp_path))
-    assert page_values.describe(Engine(tmp_path), None).startswith("No checkpoint yet: put a checkpoint folder into")
+    assert page_values.describe(Engine(tmp_path), None).startswith("No checkpoints found: put a checkpoint folder into")
 
 
 @pytest.mark.parametrize("typed, walk", [(None, None), ("", None), (" ", None), ("0", 0), (" 12 ", 12), (7, 7)])
@@ -151,5 +151,5 @@ def test_a_walk_to_what_is_no_seed_is_told(engine, typed):
 
 
 def test_an_empty_seed_without_a_random_one_is_asked_for(engine):
-    with pytest.raises(gr.Error, match="Seed is empty: type a whole number, or tick Random seed"):
+    with pytest.raises(gr.Error, match="Seed is empty: enter a whole number or select Random seed"):
         page_values.read(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, None, False)

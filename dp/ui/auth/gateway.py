@@ -112,10 +112,10 @@ class Gateway:
             room = self.quota.room(visitor)
             upload = self.quota.reserve(visitor, min(UPLOAD_BYTES, room, length_of(headers) or UPLOAD_BYTES))
         limit, status = UPLOAD_BYTES if is_upload else BODY_BYTES, 413
-        words = f"The request is larger than {limit >> 20} MB, which is the limit. Send less at a time."
+        words = f"The request is larger than the limit of {limit >> 20} MB. Send less at a time."
         if is_upload and room < limit:
             limit, status = room, 429
-            words = "Too much was uploaded from this address within the last hour. Try again later."
+            words = "The upload limit of this address for the last hour is used up. Try again later."
         body = Body(receive, send, limit)
         body.is_too_large = length_of(headers) > limit
         try:
@@ -186,7 +186,7 @@ def with_headers(send: Send, headers: dict[str, str]) -> Send:
 
 def closed(scope: Scope) -> Response | None:
     is_closed = CLOSED.search(scope["path"])
-    return PlainTextResponse("This app has no such route.", 404) if is_closed else None
+    return PlainTextResponse("This app does not provide this route.", 404) if is_closed else None
 
 
 def length_of(headers: Headers) -> int:

@@ -65,7 +65,7 @@ class Access:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.allows_host(host):
             return (
-                f"This server does not answer to the name {quote(host)}. "
+                f"This server does not accept requests for the host name {quote(host)}. "
                 "To allow it, start the app with --allowed-host NAME, or set DP_ALLOWED_HOSTS."
             )
         if origin is not None:
@@ -111,8 +111,8 @@ class Access:
 def _foreign(what: str) -> str:
     return (
         f"This request comes from another site ({what}), which may not call this server. To allow that site, start the "
-        "app with --allowed-origin URL, or set DP_ALLOWED_ORIGINS; behind a proxy that changes Host, allow the name "
-        "that visitors see with --allowed-host."
+        "app with --allowed-origin URL, or set DP_ALLOWED_ORIGINS. Behind a proxy that changes Host, use --allowed-host "
+        "to allow the name that visitors see."
     )
 
 

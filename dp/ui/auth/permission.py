@@ -21,19 +21,20 @@ from huggingface_hub import get_token
 from dp.ui.auth.gateway import OWNER
 
 ON_ZERO_GPU = (
-    "**Training does not work here.** This Space runs on ZeroGPU, which lends its GPU for the seconds of one call; no "
-    "process can keep it for the minutes that training takes. Denoise works here with all its knobs. To train, run the "
-    "app on your own machine, or on a Space with hardware of its own."
+    "**Training is not available here.** This Space runs on ZeroGPU, which provides a GPU for a few seconds per call, "
+    "and training needs one for minutes. Denoise works here with all its settings. To train, run the app on your own "
+    "machine or on a Space with dedicated hardware."
 )
 OFF = (
-    "**Training is off here.** This is a public Space, and its owner has not turned training on: set "
-    "`DP_ALLOW_TRAINING=1` in its settings, and in `DP_TRAINERS` the users who may. On your own machine it is on."
+    "**Training is turned off here.** This is a public Space, and its owner has not turned training on: set "
+    "`DP_ALLOW_TRAINING=1` in its settings, and list the users who may train in `DP_TRAINERS`. On your own machine, "
+    "training is always on."
 )
-SIGN_IN = "**Training is for some users of this Space.** Sign in with Hugging Face, so that it can tell who you are."
+SIGN_IN = "**Training is limited to some users of this Space.** Sign in with Hugging Face, in case you are one."
 OPEN_WITH_KEY = (
-    "To use this machine's Hugging Face login instead, open the address with ?key= that the app printed at its start."
+    "To use this machine's Hugging Face login instead, open the address with ?key= that the app printed at startup."
 )
-NOT_YOU = "**Training is for some users of this Space,** and {name} is not among them. Its owner can add you."
+NOT_YOU = "**Training is limited to some users of this Space,** and {name} is not one of them. Its owner can add you."
 
 
 def refusal(request: Any = None) -> str | None:

@@ -49,7 +49,7 @@ def read(
         timesteps = within("Timesteps", timesteps, 1, MAX_TIMESTEPS)
         steps = within("Time difference", time_difference_steps, 0, MAX_TIME_DIFFERENCE_STEPS, whole=False)
         if seed is None and not random_seed:
-            raise ValueError("Seed is empty: type a whole number, or tick Random seed")
+            raise ValueError("Seed is empty: enter a whole number or select Random seed")
         seed = secrets.randbelow(MAX_SEED) if random_seed else within("Seed", seed, 0, MAX_SEED - 1)
         walk_to = number(walk_to.strip()) if isinstance(walk_to, str) else walk_to
         walk_to = None if walk_to in (None, "") else within("Walk to seed", walk_to, 0, MAX_SEED - 1)
@@ -89,7 +89,7 @@ def restored(engine: Engine, made_with: Mapping[str, Any]) -> dict[str, Any]:
         own = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs", {})
         schedule = TRAINED if name is None or (name, kwargs) == own else name
         if schedule != TRAINED and kwargs:
-            raise ValueError(f"the page has no control for the schedule's own keywords, {quote(kwargs)}")
+            raise ValueError(f"the page has no control for these schedule keywords: {quote(kwargs)}")
     except ValueError as error:
         raise complaint(error) from None
     values = {
@@ -126,7 +126,7 @@ def of_link(engine: Engine, query: Mapping[str, str]) -> tuple[dict[str, Any], s
             ignored.append(f"{key} ({error.message if isinstance(error, gr.Error) else complaint(error).message})")
         else:
             usable[NAMES[key]] = value
-    return usable, f"The page ignores a part of its link: {'; '.join(ignored)}." if ignored else ""
+    return usable, f"Ignored from the link: {'; '.join(ignored)}." if ignored else ""
 
 
 def unchecked(control: gr.components.Component) -> None:
@@ -153,18 +153,18 @@ def schedule_choices(engine: Engine, checkpoint: str) -> list[tuple[str, str]]:
     policy = config_of(engine, checkpoint)["policy"]
     name, kwargs = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs", {})
     own = ", ".join([name, *(f"{key} {value:g}".replace("-", "−") for key, value in kwargs.items())])
-    return [(f"{own} (trained)", TRAINED)] + [(other, other) for other in SCHEDULES if other != name or kwargs]
+    return [(f"As trained ({own})", TRAINED)] + [(other, other) for other in SCHEDULES if other != name or kwargs]
 
 
 def describe(engine: Engine, checkpoint: str | None) -> str:
     """One line about a checkpoint, and one for each folder among the checkpoints that cannot be used."""
     if checkpoint is None:
-        return "No checkpoint yet: put a checkpoint folder into `checkpoints/` and reload the page." + problems(engine)
+        return "No checkpoints found: put a checkpoint folder into `checkpoints/` and reload." + problems(engine)
     config = config_of(engine, checkpoint)
     network, policy = config["network"], config["policy"]
-    facts = [f"{network['image_size']}×{network['image_size']} pixels", f"predicts {policy.get('objective', 'v')}"]
-    facts += [f"trained {config['step']:,} steps"] if "step" in config else []
-    facts += [f"on {config['dataset']}"] if "dataset" in config else []
+    facts = [f"{network['image_size']} × {network['image_size']} pixels", f"predicts {policy.get('objective', 'v')}"]
+    facts += [f"{config['step']:,} training steps"] if "step" in config else []
+    facts += [f"trained on {config['dataset']}"] if "dataset" in config else []
     return escape(" · ".join(facts)) + problems(engine)
 
 

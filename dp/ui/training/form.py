@@ -21,7 +21,7 @@ class Form:
     def __init__(self):
         first = next(iter(PRESETS))
         self.preset = gr.Radio(
-            choices({}), value=first, label="How much time have you got?", elem_id="preset", elem_classes="presets"
+            choices({}), value=first, label="How long do you want to train?", elem_id="preset", elem_classes="presets"
         )
         with gr.Accordion("Advanced settings", open=False, elem_id="advanced"):
             with gr.Row():
@@ -30,20 +30,20 @@ class Form:
                     label="Name",
                     elem_id="train-name",
                     max_lines=1,
-                    info="Of the run; empty: that of the pictures.",
+                    info="Name of the run. Empty: the name of the uploaded images.",
                 )
                 size = gr.Dropdown(
                     [(f"{side} × {side}", side) for side in SIZES],
                     value=QUICK.image_size,
                     label="Image size",
                     elem_id="train-size",
-                    info="Twice the side takes about four times as long.",
+                    info="Doubling it takes about four times as long.",
                 )
             with gr.Row():
-                width = number("Network width", "width", "A multiple of 16. Wider draws better, and takes longer.")
-                depth = number("Network depth", "depth", "RIN blocks, one after another.")
+                width = number("Network width", "width", "A multiple of 16. Wider draws better and trains more slowly.")
+                depth = number("Network depth", "depth", "The number of RIN blocks.")
             with gr.Row():
-                batch = number("Batch", "batch", "Pictures in each step. More: steadier, slower.")
+                batch = number("Batch size", "batch", "Images per step. More is steadier and slower.")
                 lr = gr.Number(
                     QUICK.lr,
                     label="Learning rate",
@@ -52,12 +52,12 @@ class Form:
                     min_width=120,
                 )
             with gr.Row():
-                steps = number("Steps", "steps", "Double them, and it takes twice as long.")
-                save_every = number("Save every", "save_every", "Steps from one row of samples to the next.")
+                steps = number("Steps", "steps", "Training time grows in proportion.")
+                save_every = number("Save every", "save_every", "Steps between checkpoints, each with samples.")
             with gr.Row():
-                seed = number("Seed", "seed", "Same seed, same run.")
+                seed = number("Seed", "seed", "The same seed repeats the run.")
                 flips = gr.Checkbox(
-                    QUICK.flips, label="Mirror at random", elem_id="train-flips", info="Not for letters.", min_width=120
+                    QUICK.flips, label="Mirror at random", elem_id="train-flips", info="Not for text.", min_width=120
                 )
             measure = gr.Button("How long will this take?", size="sm", elem_id="measure")
         self.name, self.size, self.measure = name, size, measure

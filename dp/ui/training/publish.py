@@ -32,7 +32,7 @@ def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
     try:
         run = run_of(asked["run"])
     except (KeyError, TypeError, ValueError):
-        return {"problem": "there is no such run any more"}
+        return {"problem": "this run no longer exists"}
     owner = permission.user_of(request) if permission.token_of(request) else None
     return {"owner": owner, "repo": slug(run.name), "login": permission.has_login(request)} | permission.hint(request)
 
@@ -48,7 +48,7 @@ def publish(asked: Any, request: gr.Request) -> dict[str, Any]:
         token, licence = asked["token"].strip() or permission.token_of(request), plain(asked["licence"])
         terms = {"private": bool(asked["private"])} | ({"license": licence} if licence else {})
     except (KeyError, TypeError, AttributeError, OverflowError):
-        return {"problem": "this is not what the page sends"}
+        return {"problem": "malformed request"}
     except ValueError as error:
         return {"problem": message_of(error)}
     folder = run.checkpoint(milestone)

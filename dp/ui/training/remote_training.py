@@ -22,7 +22,7 @@ from dp.ui.auth import permission
 from dp.ui.components.run_board.run_board import run_of
 
 EXCHANGE_S = 15  # from one exchange of news to the page's next
-ODD = {"problem": "this is not what the page sends"}
+ODD = {"problem": "malformed request"}
 
 
 def machines(asked: Any, request: gr.Request) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def rent(asked: Any, request: gr.Request) -> dict[str, Any]:
     def start(run: RunFolder, token: str | bool | None) -> None:
         left_s = permission.seconds_signed_in(request)
         if not asked["token"].strip() and left_s < seconds_of(timeout):
-            words = "and the Job could report nothing after that: choose less time, or type a token"
-            raise Refused(f"your sign-in on this page ends in {words_of(max(left_s, 0))}, {words}")
+            words = "and the job could not report after that: choose a shorter time limit or enter a token"
+            raise Refused(f"your sign-in on this page expires in {words_of(max(left_s, 0))}, {words}")
         job.start(run, flavor, timeout, token, every=REPORT_S)
 
     try:
@@ -99,7 +99,7 @@ def done(what: Callable[[RunFolder, str | bool | None], Any], asked: Any, reques
     except ValueError as error:
         return {"problem": message_of(error)}
     if not (token or permission.has_login(request)):
-        return {"problem": "this needs a token", "asks": True}
+        return {"problem": "a token is required", "asks": True}
     try:
         what(run, token or permission.token_of(request))
     except Refused as error:

@@ -62,7 +62,7 @@ def reckoned(said: str, settings: Settings) -> Measured:
         seconds = settings.steps * found["seconds_per_step"]
         seconds += -(-settings.steps // settings.save_every) * found["seconds_per_save"]
     except (ValueError, IndexError, KeyError, TypeError):
-        return Measured(None, "not measured: the trial came to nothing")
+        return Measured(None, "not measured: the benchmark gave no result")
     return Measured(seconds, duration(seconds))
 
 

@@ -44,7 +44,7 @@ class Draft:
 
     def __init__(self, name: Any):
         if not isinstance(name, str) or not ID.fullmatch(name) or not (drafts() / name).is_dir():
-            raise ValueError("the server no longer has these pictures: bring them again")
+            raise ValueError("the server no longer has these images: upload them again")
         self.id, self.path = name, drafts() / name
         self.upload, self.dataset, self._facts = self.path / "upload", self.path / "dataset", self.path / "draft.json"
 
@@ -65,7 +65,7 @@ class Draft:
 
     def file(self, number: Any) -> Path:
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < LIMITS.files:
-            raise ValueError(f"more than {LIMITS.files:,} files; bring fewer, or a zip")
+            raise ValueError(f"more than {LIMITS.files:,} files: upload fewer, or a ZIP file")
         return self.upload / f"{number:06d}"
 
     def take(self, pieces: Any) -> None:
@@ -79,7 +79,7 @@ class Draft:
                 path, data = self.file(piece["file"]), base64.b64decode(piece["data"], validate=True)
                 there = path.stat().st_size if path.exists() else 0
                 if not isinstance(piece["offset"], int) or not 0 <= piece["offset"] <= there or len(data) > PIECE_BYTES:
-                    raise ValueError("a piece of a file does not fit on the one before; bring the pictures again")
+                    raise ValueError("a piece of a file does not continue the previous one: upload the images again")
                 with path.open("r+b" if path.exists() else "wb") as file:
                     file.seek(piece["offset"])
                     file.write(data)
@@ -90,14 +90,14 @@ class Draft:
                     with (self.path / NAMES).open("a", encoding="utf-8") as file:
                         file.write(line + "\n")
         except (KeyError, TypeError, binascii.Error):
-            raise ValueError("this is not what the page sends") from None
+            raise ValueError("malformed request") from None
         except OSError as error:
-            raise ValueError(f"the server could not keep the pictures ({error.strerror})") from None
+            raise ValueError(f"the server could not store the images ({error.strerror})") from None
 
     def names(self, count: Any) -> list[str]:
         """Return the names of the first `count` files, which the page sends with them. Raises ValueError."""
         if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= LIMITS.files:
-            raise ValueError("this is not what the page sends")
+            raise ValueError("malformed request")
         known: dict[int, str] = {}
         if (self.path / NAMES).exists():
             with (self.path / NAMES).open(encoding="utf-8") as lines:
@@ -109,7 +109,7 @@ class Draft:
         paths = [self.file(number) for number in range(len(names))]
         for path, name in zip(paths, names):
             if not path.exists():
-                raise ValueError(f"{quote(name)} did not arrive; bring the pictures again")
+                raise ValueError(f"{quote(name)} was not received: upload the images again")
         return paths
 
     def facts(self) -> dict[str, Any]:

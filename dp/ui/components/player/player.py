@@ -92,7 +92,7 @@ class Clock(gr.HTML):
         )
 
     def api_info(self) -> dict[str, Any]:
-        return {"type": "object", "description": "a line for each arm: name, network calls, seconds, distance"}
+        return {"type": "object", "description": "one row per variant: name, steps, seconds, distance"}
 
 
 def show(frame: Frame | None, state: str, message: str | None = None) -> dict[str, Any]:

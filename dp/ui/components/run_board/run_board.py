@@ -103,7 +103,7 @@ def act(asked: Any, request: gr.Request) -> dict[str, Any]:
         else:
             VERBS[verb](run)
     except (KeyError, TypeError):
-        return {"problem": "this is not what the page sends"}
+        return {"problem": "malformed request"}
     except (ValueError, OSError) as error:
         return {"problem": readable(message_of(error))}
     return {}
@@ -114,7 +114,7 @@ def run_of(name: Any) -> RunFolder:
     for run in runs_in(home()):
         if run.id == name:
             return run
-    raise ValueError("there is no such run any more")
+    raise ValueError("this run no longer exists")
 
 
 def changed(key: str, value: Any, mark: Any, of_mark: str) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def status_of(run: RunFolder) -> dict[str, Any]:
     try:
         return run.status()
     except OSError as error:
-        return NO_STATUS | {"state": "failed", "message": readable(f"its folder cannot be used: {error}")}
+        return NO_STATUS | {"state": "failed", "message": readable(f"the run folder cannot be read: {error}")}
 
 
 def sample(run: RunFolder, step: int) -> str | None:
@@ -161,7 +161,7 @@ def facts(run: RunFolder) -> dict[str, Any]:
         return said | {"left": None, "made": readable(message_of(error))}
     dataset, network = config.get("dataset", {}), config.get("network", {})
     side = config.get("image_size") or "?"
-    made = f"{dataset.get('count', '?')} pictures of {dataset.get('name', '?')} · {side} × {side}"
+    made = f"{dataset.get('count', '?')} images · {dataset.get('name', '?')} · {side} × {side}"
     made += f" · width {network.get('dim', '?')}, depth {network.get('depth', '?')}"
     return said | {"left": seconds_left(config, status), "made": made}
 

@@ -41,7 +41,7 @@ class StartPicture(gr.HTML):
         )
 
     def api_info(self) -> dict[str, Any]:
-        return {"type": "object", "description": "picture and mask as data URIs of PNGs, strength"}
+        return {"type": "object", "description": "image and mask as data URIs of PNGs, and strength"}
 
 
 def props_of(config: dict[str, Any], noise_schedule: str | None) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def read(value: Any, image_size: int, channels: int) -> tuple[Tensor | None, Ten
     if not value:
         return None, None, 1.0
     if not isinstance(value, dict):
-        raise ValueError("the picture to start from is not what the page sends")
+        raise ValueError("the start image is malformed")
     with opened(value.get("picture")) as image:
         pixels = np.asarray(to_mode(small_square(image, Look(), image_size, image.size), MODES[channels])).reshape(
             1, image_size, image_size, -1
@@ -76,12 +76,12 @@ def read(value: Any, image_size: int, channels: int) -> tuple[Tensor | None, Ten
 
 def opened(uri: Any) -> Image.Image:
     if not isinstance(uri, str) or not uri.startswith(PREFIX) or len(uri) > MAX_BYTES:
-        raise ValueError("the picture to start from must be a small PNG, as the page makes it")
+        raise ValueError("the start image must be a small PNG, as the page sends it")
     try:
         image = Image.open(io.BytesIO(base64.b64decode(uri[len(PREFIX) :], validate=True)), formats=["PNG"])
         if max(image.size) > MAX_SIDE:
-            raise ValueError(f"the picture to start from has more than {MAX_SIDE} x {MAX_SIDE} pixels: {image.size}")
+            raise ValueError(f"the start image must be at most {MAX_SIDE} x {MAX_SIDE} pixels, got {image.size}")
         image.load()
         return image
     except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError):
-        raise ValueError("the picture to start from is damaged") from None
+        raise ValueError("the start image is damaged") from None

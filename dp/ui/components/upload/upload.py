@@ -48,7 +48,7 @@ class Intake(gr.HTML):
         )
 
     def api_info(self) -> dict[str, Any]:
-        return {"type": "object", "description": "what became of the pictures"}
+        return {"type": "object", "description": "the report on the uploaded images"}
 
 
 def begin(asked: Any, request: gr.Request) -> dict[str, Any]:
@@ -60,14 +60,14 @@ def begin(asked: Any, request: gr.Request) -> dict[str, Any]:
         if not isinstance(files, int) or not isinstance(size, int) or files <= 0 or size < 0:
             raise ValueError
         if files > LIMITS.files:
-            return {"problem": f"{quote(files)} files, more than {LIMITS.files:,}; bring fewer, or a zip"}
+            return {"problem": f"{quote(files)} files: the limit is {LIMITS.files:,}. Upload fewer, or a ZIP file"}
         if size > LIMITS.total_bytes:
-            return {"problem": f"{quote(size)} bytes in all, more than {LIMITS.total_bytes:,}; bring fewer"}
+            return {"problem": f"{quote(size)} bytes in total: the limit is {LIMITS.total_bytes:,}. Upload fewer"}
         return {"draft": Draft.begin().id}
     except (TypeError, KeyError, ValueError):
-        return {"problem": "this is not what the page sends"}
+        return {"problem": "malformed request"}
     except OSError as error:
-        return {"problem": f"the server could not make a place for the pictures ({error.strerror})"}
+        return {"problem": f"the server could not create a folder for the images ({error.strerror})"}
 
 
 def receive(asked: Any, request: gr.Request) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def receive(asked: Any, request: gr.Request) -> dict[str, Any]:
     try:
         Draft(asked["draft"]).take(asked["pieces"])
     except (TypeError, KeyError):
-        return {"problem": "this is not what the page sends"}
+        return {"problem": "malformed request"}
     except ValueError as error:
         return {"problem": message_of(error)}
     return {}
@@ -97,13 +97,13 @@ def images_of(run: RunFolder) -> dict[str, Any]:
 def brought_by(run: RunFolder) -> tuple[dict[str, Any], Settings]:
     """Return the value that shows a run's images again, and the run's settings. Raises ValueError or OSError."""
     shown = checked(Findings.load(run.dataset), run.dataset)
-    shown["sentences"] = [f"The pictures of {run.name}, again. Change what you like, and start."]
+    shown["sentences"] = [f"The images of {run.name}. Change any setting, then start."]
     return shown, Settings.of(run.config())
 
 
 def checked(findings: Findings, dataset: Path) -> dict[str, Any]:
     """The value that shows a checked dataset."""
-    copies = [(name, f"the same picture as {kept}") for name, kept in findings.duplicates]
+    copies = [(name, f"the same image as {kept}") for name, kept in findings.duplicates]
     aside = [*findings.refused, *copies]
     value = {"state": "checked", "sentences": findings.sentences(), "sheet": png(contact_sheet(dataset, SHEET))}
     return value | {"refused": aside[:LISTED], "more": max(len(aside) - LISTED, 0)}
