@@ -111,8 +111,8 @@ class Access:
 def _foreign(what: str) -> str:
     return (
         f"This request comes from another site ({what}), which may not call this server. To allow that site, start the "
-        "app with --allowed-origin URL, or set DP_ALLOWED_ORIGINS. Behind a proxy that changes Host, use --allowed-host "
-        "to allow the name that visitors see."
+        "app with --allowed-origin URL, or set DP_ALLOWED_ORIGINS. Behind a proxy that changes Host, use "
+        "--allowed-host to allow the name that visitors see."
     )
 
 

@@ -30,7 +30,7 @@ OFF = (
     "`DP_ALLOW_TRAINING=1` in its settings, and list the users who may train in `DP_TRAINERS`. On your own machine, "
     "training is always on."
 )
-SIGN_IN = "**Training is limited to some users of this Space.** Sign in with Hugging Face, in case you are one."
+SIGN_IN = "**Training is limited to some users of this Space.** Sign in with Hugging Face to see whether you may."
 OPEN_WITH_KEY = (
     "To use this machine's Hugging Face login instead, open the address with ?key= that the app printed at startup."
 )
