@@ -14,7 +14,7 @@ from pages import ROOT
 from safetensors.torch import load_file
 
 from dp import DiffusionPolicy, Trainer
-from dp.diffusion.samplers import SampleSettings
+from dp.diffusion.settings import SampleSettings
 from dp.serving.engine import Engine
 from dp.serving.files import settings_in
 from dp.training.run_folder import RunFolder

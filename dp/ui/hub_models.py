@@ -59,20 +59,20 @@ def wire(panels: Mapping[str, Panel]) -> None:
         try:
             return {loader.name: gr.update(choices=models.listed(token=token_for(request))), loader.said: ""}
         except HubError as error:
-            return {loader.said: f"⚠️ What there is on the Hub is not known: {escape(str(error))}"}
+            return {loader.said: f"⚠️ Cannot list the models on the Hub: {escape(str(error))}"}
 
     async def load(request: gr.Request, name: Any) -> AsyncIterator[Updates]:
         name, session = name.strip() if isinstance(name, str) else "", request.session_hash
         try:
             if session in under_way.values() or len(under_way) >= MOST_AT_ONCE:
-                raise HubError("another model is still on its way: try again in a moment")
+                raise HubError("another model is still downloading: try again in a moment")
             async with aclosing(fetched(name, request, under_way)) as news:
                 async for said in news:
-                    yield busy | {loader.said: f"Fetching {escape(name)}: {said}"}
+                    yield busy | {loader.said: f"Downloading {escape(name)}: {said}"}
         except (HubError, OSError) as error:
             yield ready | {loader.said: f"⚠️ {escape(str(error))}"}
             return
-        updates = ready | {loader.said: f"{escape(name)} is there, and chosen."}
+        updates = ready | {loader.said: f"{escape(name)} is loaded and selected."}
         for tab, panel in panels.items():
             updates |= panel.select(name) if tab == "denoise" else panel.list_checkpoints()
         yield updates
@@ -94,14 +94,14 @@ async def fetched(name: str, request: gr.Request, under_way: dict[Any, str | Non
     """Fetch a model, and have it at hand here: how far that has come, until it has. The download ends with this,
     however it ends, and until then it is among those `under_way`. Raises HubError, or OSError.
     """
-    said, gone = ["asking the Hub…"], threading.Event()
+    said, gone = ["contacting the Hub…"], threading.Event()
     is_public, token = permission.is_public(), token_for(request)
 
     def progress(received: int, size: int) -> None:
         if gone.is_set():
             raise Gone
         if is_public and size > MOST_BYTES:
-            raise HubError(f"{name} has {size:,} bytes, and this page takes no more than {MOST_BYTES:,}")
+            raise HubError(f"{name} has {size:,} bytes; the limit on this page is {MOST_BYTES:,}")
         if size > 100_000:  # the weights; the other files are there at once
             said[0] = f"{received / 1e6:,.1f} of {size / 1e6:,.1f} MB"
 

@@ -121,7 +121,7 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
             says(page, "⚠️ there is no model bob/nothing, or it is private: check the name")
             assert page.is_visible("#hub-load") and not page.is_visible("#hub-cancel")
             load(page, " bob/faces ")  # typed; another one is chosen below
-            says(page, "bob/faces is there, and chosen.")
+            says(page, "bob/faces is loaded and selected.")
             assert page.locator(".about a, .about img").count() == 0  # a card's words are words
             check_pictures(page, policy, "bob/faces")
             unfold(page.get_by_role("tab", name="Compare"))
@@ -138,7 +138,7 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
             page.locator("#hub-name input").click()
             page.get_by_role("listbox").get_by_role("option", name="bob/other").click()
             page.click("#hub-load")
-            says(page, "bob/other is there, and chosen.")
+            says(page, "bob/other is loaded and selected.")
             unfold(page.get_by_role("tab", name="Compare"))
             page.locator("#values input").click()
             page.get_by_role("listbox").get_by_role("option", name="bob/other").click()
@@ -155,7 +155,7 @@ def test_fetching_can_be_cancelled_and_keeps_nobody_waiting(browser, hub, enviro
     fetching = lambda: list((tmp_path / "cache").glob("models--*/.fetching-*"))  # noqa: E731
     with served(environment) as url, window(browser, url) as page:
         load(page, "bob/faces")
-        says(page, "Fetching bob/faces: asking the Hub")
+        says(page, "Downloading bob/faces: contacting the Hub")
         sooner_or_later(lambda: len(fetching()) == 1)
         with window(browser, url) as other:
             set_run(other, timesteps=3, seed=0)
@@ -167,7 +167,7 @@ def test_fetching_can_be_cancelled_and_keeps_nobody_waiting(browser, hub, enviro
         assert page.inner_text("#hub-said") == ""
         hub.trouble.clear()
         load(page, "bob/faces")
-        says(page, "bob/faces is there")
+        says(page, "bob/faces is loaded")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -179,7 +179,7 @@ def test_a_private_model_comes_with_this_machines_login_to_its_owner_alone(hub, 
             for cookie in "", owners_cookie(url, home):
                 hub.requests.clear()
                 may = bool(cookie and not place)
-                assert ("is there" if may else "or it is private") in said_of(url, "alice/secret", cookie)
+                assert ("is loaded" if may else "or it is private") in said_of(url, "alice/secret", cookie)
                 assert {token for *_, token in hub.requests} == {READER if may else ""}
 
 
@@ -237,7 +237,7 @@ def test_a_model_too_large_for_a_space_is_refused_before_it_is_fetched(hub, envi
     put(hub, "bob/faces")
     monkeypatch.setattr("dp.ui.hub_models.MOST_BYTES", 5000)
     with served(environment | {"SPACE_ID": "ann/space"}) as url:
-        assert "this page takes no more than 5,000" in said_of(url, "bob/faces")
+        assert "the limit on this page is 5,000" in said_of(url, "bob/faces")
     assert hub.kinds().count("file") == 2  # the config and the card
 
 
@@ -246,7 +246,7 @@ def test_on_zero_gpu_a_model_is_loaded_and_sampled(hub, environment, home):  # n
         pytest.skip("the spaces package runs its ZeroGPU half only beside a CUDA build of PyTorch")
     policy = put(hub, "bob/faces")
     with DeviceAPI() as api, serve("tests/helpers/zerogpu.py", **environment | api.environment) as url:
-        assert "is there, and chosen" in said_of(url, "bob/faces")
+        assert "is loaded and selected" in said_of(url, "bob/faces")
         client, settings = Client(url, verbose=False), {"images": 1, "timesteps": 3, "seed": 1}
         picture, _ = client.predict("bob/faces", **settings, sampler="ddim", api_name="/sample")
         drawn = np.asarray(Image.open(picture))
@@ -303,7 +303,7 @@ def test_a_run_is_published_and_comes_back_and_the_token_is_nowhere(
         published["private"] = False
         page.get_by_role("tab", name="Denoise").click()
         load(page, "alice/cats")
-        says(page, "alice/cats is there")
+        says(page, "alice/cats is loaded")
         check_pictures(page, DiffusionPolicy.from_pretrained(run.checkpoint(2)), "alice/cats")
     said += "".join(capfd.readouterr())
     for token in (WRITER, READER):
