@@ -90,7 +90,7 @@ def started(place, *arguments):
 
 
 def test_two_machines_train_one_run(place):
-    begin, *_ = re.findall(r"(-m dp\.train my/pictures .*--prepare)", PAGES["several-machines.md"])
+    begin, *_ = re.findall(r"(-m dp train my/\w+ .*--prepare)", PAGES["several-machines.md"])
     nodes = re.findall(r"(-m torch\.distributed\.run --nnodes .*)", PAGES["several-machines.md"])
     assert len(nodes) == 2
     with socket.socket() as probe:

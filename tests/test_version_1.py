@@ -50,10 +50,10 @@ def sampled_together(policy, runs, images):
         settings = {key: value for key, value in run.items() if key not in TRAINED}
         start = images["start"].to(policy.anchor.dtype) if settings.pop("start", False) else None
         mask = images["mask"].bool() if settings.pop("mask", False) else None
-        rows[number] = policy.begin(SampleSettings(**settings), start, mask)
+        rows[number] = policy.init_state(SampleSettings(**settings), start, mask)
     found = {}
     while rows:
-        for number, (moved, step) in zip(list(rows), policy.tick(list(rows.values()))):
+        for number, (moved, step) in zip(list(rows), policy.step(list(rows.values()))):
             rows[number] = moved
             if moved.is_finished:
                 del rows[number]

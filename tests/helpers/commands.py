@@ -37,7 +37,8 @@ def exit_code_of(*arguments: str) -> int:
             if arguments[0] == "-m":
                 _, module, *rest = arguments
                 patch.setattr(sys, "argv", [module, *rest])
-                patch.delitem(sys.modules, module, raising=False)  # as in a new process, where runpy finds it unused
+                main = f"{module}.__main__" if module == "dp" else module
+                patch.delitem(sys.modules, main, raising=False)  # as in a new process, where runpy finds it unused
                 runpy.run_module(module, run_name="__main__")
             else:
                 patch.setattr(sys, "argv", [*arguments])
