@@ -30,7 +30,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from dp.diffusion.settings import SampleSettings
 from dp.serving.engine import Engine
-from dp.serving.handle import Ticket
+from dp.serving.handle import RunHandle
 from dp.ui.app import build_app
 
 CHECKPOINT = "faces-32"
@@ -47,7 +47,7 @@ class Ticks:
         self.seconds: list[float] = []
         self.rows: list[int] = []
         self.began = self.ended = 0.0
-        tick = engine._tick
+        tick = engine._serve
 
         def timed(turn) -> None:
             start = time.perf_counter()
@@ -57,7 +57,7 @@ class Ticks:
             self.seconds.append(self.ended - start)
             self.rows.append(sum(len(rows) for _, rows in turn))
 
-        engine._tick = timed
+        engine._serve = timed
 
     def clear(self) -> None:
         self.seconds.clear()
@@ -71,8 +71,8 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def watch(ticket: Ticket) -> None:
-    for _ in ticket:
+def watch(handle: RunHandle) -> None:
+    for _ in handle:
         pass
 
 

@@ -76,9 +76,9 @@ def built(config):
 
 
 def sampled_from(engine, name):
-    ticket = engine.submit(SampleSettings(1), name)
-    list(ticket)
-    raise ValueError(ticket.error)
+    handle = engine.submit(SampleSettings(1), name)
+    list(handle)
+    raise ValueError(handle.error)
 
 
 POLICY = ("timesteps", "noise_schedule", "objective", "time_difference", "min_snr_gamma", "scale")
@@ -120,7 +120,7 @@ ENTRIES = {  # each is called with the engine, the home and a value that is too 
     "a draft": lambda engine, home, bad: Draft(bad),
     "an unknown field": lambda engine, home, bad: schema.check_config(config_with() | {str(bad): 1}, "here"),
     "settings in a PNG": lambda engine, home, bad: page_values.restored(
-        engine, files.settings_in(encode_png(np.zeros((4, 4, 3), np.uint8), {"dp": json.dumps({"sampler": bad})}))
+        engine, files.read_settings(encode_png(np.zeros((4, 4, 3), np.uint8), {"dp": json.dumps({"sampler": bad})}))
     ),
 }
 ENTRIES |= {

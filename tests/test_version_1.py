@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from dp import DiffusionPolicy, Trainer
 from dp.diffusion.settings import SampleSettings
 from dp.serving.engine import Engine
-from dp.serving.files import settings_in
+from dp.serving.files import read_settings
 from dp.training.run_folder import RunFolder
 from dp.ui.sampling.page_values import of_link
 
@@ -106,7 +106,7 @@ def test_a_paused_run_resumes_exactly(tmp_path):
 
 def test_an_image_and_a_link_carry_the_same_settings(tmp_path):
     shutil.copytree(DATA / "checkpoint-patches", tmp_path / "tiny")
-    stored = settings_in((DATA / "image.png").read_bytes())
+    stored = read_settings((DATA / "image.png").read_bytes())
     query = dict(parse_qsl(urlsplit((DATA / "link.txt").read_text().strip()).query))
     linked, ignored = of_link(Engine(str(tmp_path), device="cpu"), query)
     assert len(linked) == len(query) and ignored == ""

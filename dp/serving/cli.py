@@ -15,7 +15,7 @@ from dp.diffusion.settings import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.hub import models
 from dp.serving.engine import Engine
 from dp.serving.files import KINDS, export
-from dp.serving.handle import Ticket
+from dp.serving.handle import RunHandle
 from dp.system import stdio
 from dp.system.atomic_files import replacing
 from dp.system.device import use_own_cores
@@ -67,8 +67,8 @@ def main() -> None:
         use_own_cores()
         file = args.out if args.out.suffix and not args.out.is_dir() else None
         settings, kind, (folder, model) = settings_of(args), kind_of(file, args.kind), found(args.checkpoint)
-        ticket = drawn(folder, settings)
-        name, content = export(ticket.trajectory.frames, ticket.made_with | {"checkpoint": model}, kind)
+        handle = drawn(folder, settings)
+        name, content = export(handle.trajectory.frames, handle.provenance | {"checkpoint": model}, kind)
         path = file or args.out / name
         with replacing(path) as aside:
             aside.write_bytes(content)
@@ -76,7 +76,7 @@ def main() -> None:
         parser.exit(2, f"{message_of(error)}\n")
     except KeyboardInterrupt:
         parser.exit(130)  # as shells count it
-    print(f"{path} (seed {ticket.made_with['seed']})")
+    print(f"{path} (seed {handle.provenance['seed']})")
 
 
 def settings_of(args: argparse.Namespace) -> SampleSettings:
@@ -108,12 +108,12 @@ def found(checkpoint: str) -> tuple[Path, str]:
     return BUNDLED / path.name, path.name  # where there is none, the names are told later
 
 
-def drawn(folder: Path, settings: SampleSettings) -> Ticket:
+def drawn(folder: Path, settings: SampleSettings) -> RunHandle:
     """The run, at its end; with a bar where somebody sees it. Raises ValueError with what went wrong."""
-    ticket = Engine(folder.parent).submit(settings, folder.name)
+    handle = Engine(folder.parent).submit(settings, folder.name)
     with tqdm(total=settings.timesteps, unit="step", disable=None) as progress:
-        for frame in ticket:
+        for frame in handle:
             progress.update(frame.index - progress.n)
-    if ticket.state == "failed":
-        raise ValueError(ticket.error)
-    return ticket
+    if handle.state == "failed":
+        raise ValueError(handle.error)
+    return handle

@@ -12,7 +12,7 @@ import numpy as np
 
 from dp.data.animation import encode_gif, encode_mp4, enlarged, film_strip, zipped
 from dp.data.codec import encode_png, grid, png_text
-from dp.serving.handle import Frame, evenly
+from dp.serving.frames import Frame, evenly
 from dp.system.validation import quote
 
 VERSION = "0.1"  # of what `made_with` says, for those who read it later
@@ -24,9 +24,9 @@ KEY = "dp"  # under which a PNG carries the JSON; "parameters" holds the readabl
 
 
 def export(frames: Sequence[Frame], made_with: Mapping[str, Any], kind: Any) -> tuple[str, bytes]:
-    """The kept frames of a run, and `Ticket.made_with` -> a file's name and content. kind: 'png', all final images in
-    one; 'images', each in a ZIP; 'strip', ten moments of the first image; 'gif' and 'mp4', x_t and x0 side by side;
-    'zip', every kept frame. Raises ValueError where there is nothing yet.
+    """Return a file's name and content, made of a run's kept frames and `RunHandle.provenance`. kind: 'png', all final
+    images in one; 'images', each in a ZIP; 'strip', ten moments of the first image; 'gif' and 'mp4', x_t and x0
+    side by side; 'zip', every kept frame. Raises ValueError where there is nothing yet.
     """
     if kind not in list(KINDS):
         raise ValueError(f"there is no such kind of file as {quote(kind)}; choose one of: {', '.join(KINDS)}")
@@ -76,7 +76,7 @@ def readable(made_with: Mapping[str, Any]) -> str:
     )
 
 
-def settings_in(data: bytes) -> dict[str, Any]:
+def read_settings(data: bytes) -> dict[str, Any]:
     """What a PNG of ours was made with; the values are not checked. Raises ValueError with what is wrong."""
     text = png_text(data).get(KEY)
     if text is None:

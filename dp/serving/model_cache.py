@@ -21,7 +21,7 @@ from dp.system.validation import quote
 from dp.training.run_folder import runs_in
 
 
-class Resident(NamedTuple):
+class LoadedModel(NamedTuple):
     """stamp: what changes when the files do. digest: SHA-256 of the weights' file."""
 
     stamp: set[tuple[str, int, int]]
@@ -33,7 +33,7 @@ class Resident(NamedTuple):
         return sum(tensor.nbytes for tensor in self.policy.state_dict().values())
 
 
-class Residents:
+class ModelCache:
     """roots: folders of checkpoint folders, read again each time. runs: a folder of training runs (DP_HOME); the Hub's
     models at hand there and the milestones of its runs come after those. memory: bytes; the policy that has not been
     used for longest leaves first, and the one asked for stays in any case. Any thread may ask.
@@ -41,7 +41,7 @@ class Residents:
 
     def __init__(self, *roots: str | Path, device: torch.device, memory: int, runs: str | Path | None = None):
         self.roots, self.device, self.memory, self.runs = roots, device, memory, runs
-        self._residents: dict[str, Resident] = {}  # the last one used last
+        self._models: dict[str, LoadedModel] = {}  # the last one used last
         self._loading: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -50,7 +50,7 @@ class Residents:
         # In this order: a visitor who may see no runs must not come to a milestone by the name of a model.
         return there + downloads.listed(self.runs) + milestones(self.runs) if self.runs else there
 
-    def get(self, checkpoint: str) -> Resident:
+    def get(self, checkpoint: str) -> LoadedModel:
         """Raises ValueError (CheckpointError) with what is wrong."""
         entry = next((entry for entry in self.entries() if entry.name == checkpoint), None)
         if entry is None:
@@ -63,17 +63,18 @@ class Residents:
         with self._lock:
             loading = self._loading.setdefault(checkpoint, threading.Lock())
         with loading:  # one load of each at a time, and nobody else waits for it
-            known = self._residents.get(checkpoint)
+            known = self._models.get(checkpoint)
             if known is None or known.stamp != stamp:
                 network, config = load(path)
                 policy = DiffusionPolicy(network, **config["policy"]).to(self.device).eval()
-                known = Resident(stamp, hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest(), policy)
+                sha256 = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+                known = LoadedModel(stamp, sha256, policy)
         with self._lock:
-            self._residents.pop(checkpoint, None)
-            self._residents[checkpoint] = known
-            sizes = {name: resident.nbytes for name, resident in self._residents.items()}
+            self._models.pop(checkpoint, None)
+            self._models[checkpoint] = known
+            sizes = {name: resident.nbytes for name, resident in self._models.items()}
             while len(sizes) > 1 and sum(sizes.values()) > self.memory:
-                del sizes[oldest := next(iter(sizes))], self._residents[oldest]  # free when its last run has ended
+                del sizes[oldest := next(iter(sizes))], self._models[oldest]  # free when its last run has ended
         return known
 
 

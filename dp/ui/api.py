@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder
 
 from dp.data.codec import encode_png, grid
 from dp.diffusion.settings import SampleSettings
-from dp.serving.handle import Frame
+from dp.serving.frames import Frame
 from dp.ui.components.player.player import png, show
 from dp.ui.sampling import page_values
 from dp.ui.streaming import Viewers

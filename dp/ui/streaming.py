@@ -1,4 +1,4 @@
-"""Between the engine and a page: who watches which run, and the newest frame some fifteen times a second.
+"""Between the engine and a page: who is subscribed to which run, and the newest frame some fifteen times a second.
 
 A run goes on while a page watches it. When the last one has gone, by leaving, by reloading or by losing its connection,
 the engine parks the run, and a page that comes back with its id sees it from the beginning and takes it up again.
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from dp.diffusion.settings import SampleSettings
 from dp.serving.engine import Engine
-from dp.serving.handle import Frame, Ticket, Trajectory, Watch, evenly
+from dp.serving.frames import Frame, Trajectory, evenly
+from dp.serving.handle import RunHandle, Subscription
 from dp.ui.components.player.player import show
 from dp.ui.sampling import page_values
 
@@ -33,11 +34,12 @@ Answer = tuple[Frame | None, bool]
 
 
 class Viewers:
-    """The watches of each session of `page`."""
+    """The subscriptions of each session of `page`."""
 
     def __init__(self, engine: Engine, page: gr.Blocks):
         self.engine, self.page = engine, page
-        self._open: defaultdict[str, dict[Watch, str]] = defaultdict(dict)  # of each session, and the tab each is on
+        # The subscriptions of each session, and the tab that each is on.
+        self._open: defaultdict[str, dict[Subscription, str]] = defaultdict(dict)
         self._programs: Counter[str] = Counter()  # runs of each session that no page watches
 
     def start(
@@ -56,36 +58,36 @@ class Viewers:
         """The values of a run that another page, or this one before it was reloaded, has begun; None if there is none
         of that id.
         """
-        ticket = self.engine.ticket(request_id)
-        if ticket is None:
+        handle = self.engine.find(request_id)
+        if handle is None:
             return None
         self.check_room(session)
-        return self.values(session, ticket, replay=True)
+        return self.values(session, handle, replay=True)
 
     def stop(self, session: str, tab: str = "denoise") -> None:
         """End the runs that the page watches on that tab."""
-        for watch, on in list(self._open.get(session, {}).items()):
+        for subscription, on in list(self._open.get(session, {}).items()):
             if on == tab:
-                watch.ticket.cancel()
+                subscription.handle.cancel()
 
     def leave(self, session: str) -> None:
         """The page has gone. Its readers might notice only at their next frame, so they are not asked."""
-        for watch in self._open.pop(session, {}):
-            watch.close()
+        for subscription in self._open.pop(session, {}):
+            subscription.close()
 
     async def program(self, session: str, checkpoint: str, settings: SampleSettings) -> AsyncIterator[Answer]:
         """A run for a program: its newest frame or None, and whether it is the last. Whoever asked cannot come back."""
         self.check_room(session)
-        ticket = self.engine.submit(settings, checkpoint)
+        handle = self.engine.submit(settings, checkpoint)
         self._programs[session] += 1
         try:
-            async for frame in follow(ticket, is_behind=lambda: self._is_behind(session)):
+            async for frame in follow(handle, is_behind=lambda: self._is_behind(session)):
                 yield frame, False
-            if ticket.state == "failed":
-                raise page_values.complaint(ticket.error)
-            yield ticket.frame, True
+            if handle.state == "failed":
+                raise page_values.complaint(handle.error)
+            yield handle.frame, True
         finally:
-            ticket.abandon()
+            handle.discard()
             self._programs[session] -= 1
             self._programs += Counter()  # drops the zeros
 
@@ -107,46 +109,46 @@ class Viewers:
         return waiting is not None and waiting.qsize() > max(runs, 1) + more
 
     async def values(
-        self, session: str, ticket: Ticket, tab: str = "denoise", replay: bool = False
+        self, session: str, handle: RunHandle, tab: str = "denoise", replay: bool = False
     ) -> AsyncIterator[dict[str, Any]]:
         """The player's values for a run, which goes on while they are asked for. replay: from its beginning."""
-        watch = ticket.watch()
-        self._open[session][watch] = tab
-        settings = ticket.trajectory.settings
-        about = {"run": ticket.request_id, "walk": settings.walk_to is not None}
+        subscription = handle.subscribe()
+        self._open[session][subscription] = tab
+        settings = handle.trajectory.settings
+        about = {"run": handle.request_id, "walk": settings.walk_to is not None}
         try:
             yield {"state": "waiting", "seed": settings.seed} | about
             if replay:
-                for frame in some(ticket.trajectory.frames):
-                    yield show(frame, "running") | about | curve_of(ticket.trajectory)
+                for frame in some(handle.trajectory.frames):
+                    yield show(frame, "running") | about | curve_of(handle.trajectory)
                     await asyncio.sleep(1 / FRAMES_PER_S)
             spoke = replay
-            async for frame in follow(ticket, watch, is_behind=lambda: self._is_behind(session)):
-                state = "running" if ticket.frame else "waiting"
+            async for frame in follow(handle, subscription, is_behind=lambda: self._is_behind(session)):
+                state = "running" if handle.frame else "waiting"
                 if frame is None:
                     yield {"state": state, "beat": time.monotonic()} | about
                 else:
-                    yield show(frame, state) | about | ({} if spoke else curve_of(ticket.trajectory))
+                    yield show(frame, state) | about | ({} if spoke else curve_of(handle.trajectory))
                     spoke = True
-            if not watch.is_closed and not ticket.is_live:
-                yield show(ticket.frame, ticket.state, ticket.error) | about | curve_of(ticket.trajectory)
+            if not subscription.is_closed and not handle.is_live:
+                yield show(handle.frame, handle.state, handle.error) | about | curve_of(handle.trajectory)
         finally:  # may run on the event loop, so it only raises a flag
-            watch.close()
-            self._open[session].pop(watch, None)
+            subscription.close()
+            self._open[session].pop(subscription, None)
             if not self._open[session]:
                 del self._open[session]
 
 
 async def follow(
-    ticket: Ticket, watch: Watch | None = None, is_behind: Callable[[], bool] = lambda: False
+    handle: RunHandle, subscription: Subscription | None = None, is_behind: Callable[[], bool] = lambda: False
 ) -> AsyncIterator[Frame | None]:
     """The newest frame whenever there is a newer one, and None when there has been none for a while, until the run has
-    ended or the watch is closed; nothing while the reader is behind, and the end when it stays behind. The last frame
-    is the ticket's.
+    ended or the subscription is closed; nothing while the reader is behind, and the end when it stays behind. The last
+    frame is the handle's.
     """
     seen, spoke = 0, time.monotonic()
-    while ticket.is_live and not (watch and watch.is_closed) and time.monotonic() - spoke < PATIENCE:
-        frame, now = ticket.frame, time.monotonic()
+    while handle.is_live and not (subscription and subscription.is_closed) and time.monotonic() - spoke < PATIENCE:
+        frame, now = handle.frame, time.monotonic()
         is_new = frame is not None and frame.index > seen
         if (is_new or now - spoke > BEAT) and not is_behind():
             seen, spoke = frame.index if is_new else seen, now

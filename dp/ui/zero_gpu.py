@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dp.diffusion.settings import SampleSettings
 from dp.serving.engine import Engine
-from dp.serving.handle import Frame
+from dp.serving.frames import Frame
 from dp.system.device import best_device, describe
 from dp.ui.sampling import page_values
 from dp.ui.streaming import FRAMES_PER_S

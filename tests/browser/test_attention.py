@@ -71,30 +71,30 @@ def engine(tiny_rin, tmp_path):
 def test_the_engine_looks_into_a_run_that_it_can_find(engine, tiny_rin):
     start = torch.rand(3, 8, 8)
     settings = SampleSettings(3, timesteps=5, sampler="ddim", seed=2, walk_to=8, strength=0.5)
-    ticket = engine.submit(settings, "tiny", start=start)
-    list(ticket)
+    handle = engine.submit(settings, "tiny", start=start)
+    list(handle)
     expected = look(DiffusionPolicy(tiny_rin()), settings, 1, 4, start, None)
-    torch.testing.assert_close(engine.inside(ticket.request_id, 1, 4), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(engine.inside(handle.request_id, 1, 4), expected, atol=1e-4, rtol=0)
     for row, index, message in ((3, 1, "no image 3 in a run of 3"), (0, 0, "no step 0"), (0, 6, "no step 6 in a run")):
         with pytest.raises(ValueError, match=message):
-            engine.inside(ticket.request_id, row, index)
+            engine.inside(handle.request_id, row, index)
     with pytest.raises(ValueError, match="no longer has this run"):
         engine.inside("unknown", 0, 1)
 
 
 def test_a_run_without_a_seed_gets_one_and_can_be_looked_into(engine):
-    ticket = engine.submit(SampleSettings(1, timesteps=2), "tiny")
-    list(ticket)
-    assert isinstance(ticket.made_with["seed"], int)
-    assert engine.inside(ticket.request_id, 0, 2).shape == (2, 5, 4)
+    handle = engine.submit(SampleSettings(1, timesteps=2), "tiny")
+    list(handle)
+    assert isinstance(handle.provenance["seed"], int)
+    assert engine.inside(handle.request_id, 0, 2).shape == (2, 5, 4)
 
 
 def test_a_checkpoint_that_was_replaced_is_not_shown_for_the_old_one(engine, tiny_rin, tmp_path):
-    ticket = engine.submit(SampleSettings(1, timesteps=2), "tiny")
-    list(ticket)
+    handle = engine.submit(SampleSettings(1, timesteps=2), "tiny")
+    list(handle)
     DiffusionPolicy(tiny_rin(num_latents=6)).save_pretrained(tmp_path / "tiny")
     with pytest.raises(ValueError, match="tiny has been replaced since this run"):
-        engine.inside(ticket.request_id, 0, 1)
+        engine.inside(handle.request_id, 0, 1)
 
 
 def test_a_network_without_latents_says_so():

@@ -65,13 +65,13 @@ def test_all_arms_start_from_the_same_noise_to_the_bit(engine, axis):
     first = [engine.policy(arm.checkpoint).init_state(arm.settings).x_t for arm in arms]
     assert all(torch.equal(x_t, first[0]) for x_t in first)
     # And so it is on the engine, where they share its network calls.
-    tickets = [engine.submit(arm.settings, arm.checkpoint) for arm in arms]
+    handles = [engine.submit(arm.settings, arm.checkpoint) for arm in arms]
     shown = []
-    for ticket in tickets:
-        for _ in ticket:
+    for handle in handles:
+        for _ in handle:
             pass
-        assert ticket.state == "done"
-        shown.append(ticket.trajectory.frames[0].x_t)
+        assert handle.state == "done"
+        shown.append(handle.trajectory.frames[0].x_t)
     assert all(np.array_equal(x_t, shown[0]) for x_t in shown)
 
 

@@ -339,25 +339,25 @@ def test_a_bad_link_and_a_strangers_png_get_a_sentence_and_change_nothing(page, 
 @pytest.fixture(scope="module")
 def ended():
     engine = Engine(ROOT / "checkpoints", device="cpu")
-    ticket = engine.submit(SampleSettings(3, timesteps=20, seed=0), NAME)
-    list(ticket)
-    return engine, ticket
+    handle = engine.submit(SampleSettings(3, timesteps=20, seed=0), NAME)
+    list(handle)
+    return engine, handle
 
 
 def test_the_kept_frames_come_in_chunks(ended):
-    engine, ticket = ended
+    engine, handle = ended
     frames, *_ = recall(engine)
-    first = frames({"run": ticket.request_id, "start": 0})
-    second = frames({"run": ticket.request_id, "start": len(first["frames"])})
+    first = frames({"run": handle.request_id, "start": 0})
+    second = frames({"run": handle.request_id, "start": len(first["frames"])})
     assert first["total"] == 20
     assert [frame["index"] for frame in first["frames"] + second["frames"]] == list(range(1, 21))
     assert first["frames"][0]["moved"] == [0, 0, 0] and min(first["frames"][1]["moved"]) > 0
 
 
 def test_anybody_may_ask_for_anything(ended):
-    engine, ticket = ended
+    engine, handle = ended
     frames, closeup, inside, save = recall(engine)
-    run = ticket.request_id
+    run = handle.request_id
     for asked in (None, [], "x", {}, {"run": run}, {"run": "x", "start": 0, "row": 0}, {"run": [run], "start": 0}):
         assert frames(asked) is None and closeup(asked) is None and inside(asked) is None
         assert "problem" in save(asked)

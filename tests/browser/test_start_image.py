@@ -90,12 +90,12 @@ def test_an_image_with_a_start_is_the_same_alone_in_a_batch_and_in_the_engine(ti
     torch.testing.assert_close(together[2:3], alone, atol=1e-4, rtol=0)
     engine = Engine(tmp_path, row_budget=2, device="cpu")  # in parts
     others = [engine.submit(SampleSettings(2, timesteps=9, sampler="ddpm", seed=i), "tiny") for i in range(2)]
-    ticket = engine.submit(settings, "tiny", start=picture, mask=mask)
-    list(ticket)
-    assert abs(ticket.frame.x0.astype(int) - to_uint8(together)).max() <= 1
-    assert ticket.made_with["strength"] == 0.7 and len(ticket.made_with["start"]) == 64 and ticket.made_with["mask"]
+    handle = engine.submit(settings, "tiny", start=picture, mask=mask)
+    list(handle)
+    assert abs(handle.frame.x0.astype(int) - to_uint8(together)).max() <= 1
+    assert handle.provenance["strength"] == 0.7 and len(handle.provenance["start"]) == 64 and handle.provenance["mask"]
     list(others[0])
-    assert others[0].made_with["start"] is None
+    assert others[0].provenance["start"] is None
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

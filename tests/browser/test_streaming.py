@@ -43,11 +43,11 @@ class App:
         (self.generate,) = [i for i, fn in self.demo.fns.items() if fn.name == "from_engine"]
 
     @property
-    def tickets(self):
-        return [request.ticket for request in list(self.engine._requests.values())]
+    def handles(self):
+        return [request.handle for request in list(self.engine._requests.values())]
 
     def at_work(self):
-        return [ticket for ticket in self.tickets if ticket.state in ("waiting", "running")]
+        return [handle for handle in self.handles if handle.state in ("waiting", "running")]
 
     def wait_until_idle(self):
         start = time.monotonic()
@@ -67,8 +67,8 @@ def app():
 @pytest.fixture(autouse=True)
 def nobody_is_left(app):
     yield
-    for ticket in app.tickets:
-        ticket.cancel()
+    for handle in app.handles:
+        handle.cancel()
     app.wait_until_idle()
 
 
@@ -95,7 +95,7 @@ def begin(page, app, timesteps, images=2, seed=5):
     set_run(page, timesteps=timesteps, seed=seed, images=images)
     page.click("#generate")
     page.wait_for_function("+(document.querySelector('.player').dataset.step || 0) > 2", timeout=150_000)
-    return app.tickets[-1]
+    return app.handles[-1]
 
 
 class Reader:
@@ -134,16 +134,16 @@ class Reader:
 @pytest.mark.browser
 def test_a_page_that_is_closed_frees_its_rows(app, context):
     page = opened(context, app.url)
-    ticket = begin(page, app, 1000)
+    handle = begin(page, app, 1000)
     page.close()
     print(f"rows free after {app.wait_until_idle():.2f} s")
-    assert ticket.state == "parked"
+    assert handle.state == "parked"
 
 
 @pytest.mark.browser
 def test_a_reloaded_page_sees_its_run_from_the_beginning_and_it_goes_on_to_the_same_picture(app, context):
     page = opened(context, app.url)
-    ticket = begin(page, app, 120)
+    handle = begin(page, app, 120)
     page.wait_for_function("+document.querySelector('.player').dataset.step > 30", timeout=150_000)
     page.add_init_script(
         """window.seen = [];
@@ -154,7 +154,7 @@ def test_a_reloaded_page_sees_its_run_from_the_beginning_and_it_goes_on_to_the_s
     )
     page.reload()
     page.wait_for_function("document.querySelector('.player')?.dataset.state === 'done'", timeout=150_000)
-    assert ticket.state == "done" and len(app.tickets) == len({t.request_id for t in app.tickets})
+    assert handle.state == "done" and len(app.handles) == len({t.request_id for t in app.handles})
     page.wait_for_function("window.seen.at(-1) === 120")  # it looks every ten milliseconds
     seen = [step for step in page.evaluate("window.seen") if step]
     assert seen[0] < 30 and seen == sorted(seen) and seen[-1] == 120
@@ -165,7 +165,7 @@ def test_a_reloaded_page_sees_its_run_from_the_beginning_and_it_goes_on_to_the_s
 @pytest.mark.browser
 def test_a_run_can_be_stopped_after_a_reload_and_a_new_tab_does_not_see_it(app, context):
     page = opened(context, app.url)
-    ticket = begin(page, app, 1000, images=1)
+    handle = begin(page, app, 1000, images=1)
     page.reload()
     page.wait_for_selector("#stop", state="visible")
     other = opened(context, app.url)
@@ -173,23 +173,23 @@ def test_a_run_can_be_stopped_after_a_reload_and_a_new_tab_does_not_see_it(app, 
     assert other.get_attribute(".player", "data-state") == "idle"
     page.click("#stop")
     page.wait_for_function("document.querySelector('.player').dataset.state === 'stopped'", timeout=150_000)
-    assert ticket.state == "stopped"
+    assert handle.state == "stopped"
 
 
 @pytest.mark.browser
 def test_a_page_that_lost_its_connection_takes_its_run_up_again(app, context):
     with behind_proxy(urlsplit(app.url).port) as proxy:
         page = opened(context, proxy.url)
-        ticket = begin(page, app, 150)
+        handle = begin(page, app, 150)
         proxy.cut()
         app.wait_until_idle()
-        assert ticket.state == "parked"
+        assert handle.state == "parked"
         proxy.limit = 1_000_000
-        with page.expect_request(lambda request: ticket.request_id in (request.post_data or ""), timeout=150_000):
+        with page.expect_request(lambda request: handle.request_id in (request.post_data or ""), timeout=150_000):
             page.evaluate("let ahead = 0; performance.now = () => (ahead += 10_000)")  # every silence is a long one
         page.evaluate("delete performance.now")
         page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=150_000)
-        assert ticket.state == "done"
+        assert handle.state == "done"
         np.testing.assert_array_equal(canvas_pixels(page), alone(2, 150, 5))
 
 
@@ -200,8 +200,8 @@ def test_stop_before_the_first_frame_does_not_speak_of_the_run_before(app, conte
     page.click("#generate")
     page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=150_000)
     page.wait_for_selector("#generate", state="visible")
-    gate, get = threading.Event(), app.engine._residents.get
-    monkeypatch.setattr(app.engine._residents, "get", lambda name: gate.wait(60) and get(name))  # as a cold one would
+    gate, get = threading.Event(), app.engine._models.get
+    monkeypatch.setattr(app.engine._models, "get", lambda name: gate.wait(60) and get(name))  # as a cold one would
     page.click("#generate")
     page.click("#stop")
     page.wait_for_function("document.querySelector('.player').dataset.state === 'stopped'", timeout=150_000)
@@ -244,7 +244,7 @@ def test_a_reader_whose_connection_breaks_frees_its_rows(app):
     next(reader.frames())
     reader.vanish()
     app.wait_until_idle()
-    assert app.tickets[-1].state == "parked"
+    assert app.handles[-1].state == "parked"
 
 
 PROGRAM = """
@@ -263,7 +263,7 @@ def test_a_program_that_is_killed_frees_its_rows(app, endpoint):
         assert len(app.at_work()) == 1
         program.send_signal(signal.SIGKILL)
     print(f"rows free after {app.wait_until_idle():.2f} s")
-    assert app.tickets[-1].state == "stopped"  # nobody can come back for it
+    assert app.handles[-1].state == "stopped"  # nobody can come back for it
 
 
 def test_a_program_that_cancels_frees_its_rows(app):
@@ -272,7 +272,7 @@ def test_a_program_that_cancels_frees_its_rows(app):
         time.sleep(0.01)
     job.cancel()
     app.wait_until_idle()
-    assert app.tickets[-1].state == "stopped"
+    assert app.handles[-1].state == "stopped"
 
 
 def resources():
@@ -300,7 +300,7 @@ def abort(app, i):
 @pytest.mark.parametrize("viewers, settled", [(24, 12), pytest.param(200, 20, marks=pytest.mark.soak)])
 def test_viewers_who_leave_in_the_middle_leave_nothing_behind(viewers, settled):
     app = App()
-    app.engine.keep_for = 0.2  # what is kept for those who may come back is meant to stay: here not for long
+    app.engine.ttl_s = 0.2  # what is kept for those who may come back is meant to stay: here not for long
     for i in range(viewers):
         abort(app, i)
         if i == settled - 1:
@@ -341,4 +341,4 @@ def test_a_session_that_had_to_make_room_still_sees_its_run_to_the_end(app):
         last = next(message for message in reader.messages() if message["msg"] == "process_completed")
         assert last["success"]
         reader.vanish()
-    assert [ticket.state for ticket in app.tickets[-2:]] == ["done", "done"]
+    assert [handle.state for handle in app.handles[-2:]] == ["done", "done"]

@@ -276,9 +276,9 @@ def test_the_seconds_are_said_before_they_are_asked_for(page, api):
 @pytest.mark.browser
 def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page, policy, tmp_path):
     run = SampleSettings(4, timesteps=6, sampler="ddim", seed=11)
-    ticket = Engine(ROOT / "checkpoints", device="cpu").submit(run, "faces-32")  # somebody's, elsewhere
-    frame = list(ticket)[-1]
-    _, png = export([frame], ticket.made_with, "png")
+    handle = Engine(ROOT / "checkpoints", device="cpu").submit(run, "faces-32")  # somebody's, elsewhere
+    frame = list(handle)[-1]
+    _, png = export([frame], handle.provenance, "png")
     (tmp_path / "faces.png").write_bytes(png)
     upload(page, tmp_path / "faces.png")
     page.wait_for_function("document.querySelector('#seed input').value === '11'")

@@ -37,8 +37,8 @@ def root(tiny_rin, tmp_path):
     return tmp_path
 
 
-def finish(ticket):
-    return [frame.index for frame in ticket]
+def finish(handle):
+    return [frame.index for frame in handle]
 
 
 def soon(condition, seconds=150):
@@ -58,13 +58,13 @@ def held(engine):
     engine._thread.start()
 
 
-def assert_as_alone(ticket, settings, alone):
+def assert_as_alone(handle, settings, alone):
     """alone: a policy, or the folder of its checkpoint."""
-    assert (ticket.state, ticket.error) == ("done", None)
+    assert (handle.state, handle.error) == ("done", None)
     policy = alone if isinstance(alone, DiffusionPolicy) else DiffusionPolicy.from_pretrained(alone)
     images = policy.sample(**vars(settings))
     # In a batch of another shape the last bits of a float may differ, and with them a pixel on a rounding edge.
-    difference = np.abs(ticket.frame.x0.astype(int) - to_uint8(images).astype(int))
+    difference = np.abs(handle.frame.x0.astype(int) - to_uint8(images).astype(int))
     assert difference.max() <= 1 and (difference > 0).mean() < 0.05
 
 
@@ -72,11 +72,11 @@ def assert_as_alone(ticket, settings, alone):
 def test_each_request_of_a_mixture_gets_what_it_gets_alone(root, row_budget):
     engine = Engine(root, row_budget=row_budget, device="cpu")
     names = ["one", "two", "one", "one", "two"]
-    tickets = [engine.submit(settings, name) for settings, name in zip(MIXTURE, names)]
-    for ticket, settings, name in zip(tickets, MIXTURE, names):
-        indices = finish(ticket)
+    handles = [engine.submit(settings, name) for settings, name in zip(MIXTURE, names)]
+    for handle, settings, name in zip(handles, MIXTURE, names):
+        indices = finish(handle)
         assert indices == sorted(set(indices)) and indices[-1] == settings.timesteps
-        assert_as_alone(ticket, settings, root / name)
+        assert_as_alone(handle, settings, root / name)
 
 
 def random_settings(random):
@@ -105,14 +105,14 @@ def test_forty_at_random_with_joins_and_cancels_in_between(root):
         time.sleep(float(random.uniform(0, 0.03)))
         if i % 16 == 15:
             cancelled[-1].cancel()
-    for ticket in cancelled:
-        ticket.cancel()
-    for ticket, settings, name in requests:
-        finish(ticket)
-        assert_as_alone(ticket, settings, alone[name])
-    for ticket in cancelled:
-        finish(ticket)
-        assert ticket.state == "stopped"
+    for handle in cancelled:
+        handle.cancel()
+    for handle, settings, name in requests:
+        finish(handle)
+        assert_as_alone(handle, settings, alone[name])
+    for handle in cancelled:
+        finish(handle)
+        assert handle.state == "stopped"
 
 
 def test_requests_of_one_checkpoint_share_network_calls(root, monkeypatch):
@@ -121,9 +121,9 @@ def test_requests_of_one_checkpoint_share_network_calls(root, monkeypatch):
     sizes, step = [], policy.step
     monkeypatch.setattr(policy, "step", lambda batch: sizes.append(len(batch)) or step(batch))
     with held(engine):
-        tickets = [engine.submit(settings, "one") for settings in MIXTURE]
-    for ticket in tickets:
-        finish(ticket)
+        handles = [engine.submit(settings, "one") for settings in MIXTURE]
+    for handle in handles:
+        finish(handle)
     assert len(sizes) == max(settings.timesteps for settings in MIXTURE)
     assert sum(sizes) == sum(settings.timesteps for settings in MIXTURE)
 
@@ -134,8 +134,8 @@ def test_requests_of_one_checkpoint_share_network_calls(root, monkeypatch):
 
 def served(engine, monkeypatch):
     """For each tick from now on, who had a turn."""
-    turns, tick = [], engine._tick
-    monkeypatch.setattr(engine, "_tick", lambda turn: turns.append({r.ticket for r, _ in turn}) or tick(turn))
+    turns, tick = [], engine._serve
+    monkeypatch.setattr(engine, "_serve", lambda turn: turns.append({r.handle for r, _ in turn}) or tick(turn))
     return turns
 
 
@@ -147,7 +147,7 @@ def test_a_newcomer_takes_its_first_step_in_the_next_tick_however_many_are_runni
     for _ in range(5):
         before = len(turns)
         newcomer = engine.submit(SampleSettings(4, timesteps=2, seed=0), "two")
-        soon(lambda newcomer=newcomer: engine._requests[newcomer.request_id].behind or newcomer.frame)
+        soon(lambda newcomer=newcomer: engine._requests[newcomer.request_id].pending or newcomer.frame)
         ready = len(turns)
         next(iter(newcomer))
         first = next(i for i, turn in enumerate(turns) if newcomer in turn)
@@ -161,17 +161,17 @@ def test_rotation_is_fair_and_a_large_request_goes_in_parts(root, monkeypatch):
     engine = Engine(root, row_budget=4, device="cpu")
     turns = served(engine, monkeypatch)
     with held(engine):
-        tickets = [engine.submit(SampleSettings(n, timesteps=30, seed=n), "one") for n in (1, 2, 3, 4, 10, 1, 2)]
-    for ticket in tickets:
-        finish(ticket)
-    while_all_ran = turns[: next(i for i in range(len(turns)) if len(set.union(*turns[i:])) < len(tickets)) - 1]
+        handles = [engine.submit(SampleSettings(n, timesteps=30, seed=n), "one") for n in (1, 2, 3, 4, 10, 1, 2)]
+    for handle in handles:
+        finish(handle)
+    while_all_ran = turns[: next(i for i in range(len(turns)) if len(set.union(*turns[i:])) < len(handles)) - 1]
     gaps = Counter()
-    for ticket in tickets:
-        mine = [i for i, turn in enumerate(while_all_ran) if ticket in turn]
-        gaps[ticket] = max(np.diff(mine))
-    assert max(gaps.values()) <= len(tickets)
-    for ticket in tickets:
-        assert_as_alone(ticket, ticket.trajectory.settings, root / "one")
+    for handle in handles:
+        mine = [i for i, turn in enumerate(while_all_ran) if handle in turn]
+        gaps[handle] = max(np.diff(mine))
+    assert max(gaps.values()) <= len(handles)
+    for handle in handles:
+        assert_as_alone(handle, handle.trajectory.settings, root / "one")
 
 
 def test_a_flood_of_newcomers_starves_nobody(root):
@@ -179,7 +179,7 @@ def test_a_flood_of_newcomers_starves_nobody(root):
     old = engine.submit(SampleSettings(2, timesteps=20, seed=0), "one")
     flood = [engine.submit(SampleSettings(2, timesteps=1, seed=0), "one") for _ in range(2)]
     while old.is_live:
-        flood = [ticket for ticket in flood if ticket.is_live]
+        flood = [handle for handle in flood if handle.is_live]
         flood += [engine.submit(SampleSettings(2, timesteps=1, seed=0), "one") for _ in range(6 - len(flood))]
         time.sleep(0.001)
     assert_as_alone(old, old.trajectory.settings, root / "one")
@@ -208,25 +208,25 @@ def test_a_cold_checkpoint_keeps_nobody_waiting(root, monkeypatch):
 
 def test_cancel_keeps_the_frames_and_frees_the_rows(root):
     engine = Engine(root, device="cpu")
-    ticket = engine.submit(LONG, "one")
-    frames = iter(ticket)
+    handle = engine.submit(LONG, "one")
+    frames = iter(handle)
     next(frames)
-    ticket.cancel()
+    handle.cancel()
     list(frames)  # ends, because the engine lets go
-    assert ticket.state == "stopped" and ticket.frame is not None and ticket.frame.index < 5000
-    assert ticket.trajectory.frames[-1] is ticket.frame
-    request = engine._requests[ticket.request_id]
-    assert (request.behind, request.ahead, request.pieces, request.policy) == ([], [], [], None)
+    assert handle.state == "stopped" and handle.frame is not None and handle.frame.index < 5000
+    assert handle.trajectory.frames[-1] is handle.frame
+    request = engine._requests[handle.request_id]
+    assert (request.pending, request.advanced, request.partial_frames, request.policy) == ([], [], [], None)
 
 
 def test_a_request_that_is_cancelled_before_it_begins_never_runs(root):
     engine = Engine(root, device="cpu")
-    ticket = engine.submit(LONG, "one")
-    ticket.cancel()
-    finish(ticket)
-    assert ticket.state == "stopped"
+    handle = engine.submit(LONG, "one")
+    handle.cancel()
+    finish(handle)
+    assert handle.state == "stopped"
     soon(lambda: not any(thread.name == "dp-prepare" for thread in threading.enumerate()))
-    assert not engine._requests[ticket.request_id].is_ready
+    assert not engine._requests[handle.request_id].is_ready
 
 
 def test_what_is_wrong_is_told_to_its_own_reader_only(root):
@@ -235,7 +235,7 @@ def test_what_is_wrong_is_told_to_its_own_reader_only(root):
     broken = engine.submit(SampleSettings(1, timesteps=2, seed=0), "one")
     unknown = engine.submit(SampleSettings(1, timesteps=2, seed=0), "nowhere")
     fine = engine.submit(SampleSettings(1, timesteps=2, seed=0), "two")
-    assert [finish(ticket)[-1:] for ticket in (broken, unknown, fine)] == [[], [], [2]]
+    assert [finish(handle)[-1:] for handle in (broken, unknown, fine)] == [[], [], [2]]
     assert (broken.state, unknown.state, fine.state) == ("failed", "failed", "done")
     assert "model.safetensors cannot be read" in broken.error
     assert "no checkpoint 'nowhere'; there are: one, two" in unknown.error
@@ -251,13 +251,13 @@ def test_out_of_memory_lowers_the_row_budget_and_the_pictures_are_the_same(root,
 
     engine.policy("one").model.register_forward_pre_hook(allocate)
     with held(engine):
-        tickets = [engine.submit(settings, "one") for settings in MIXTURE]
-    for ticket, settings in zip(tickets, MIXTURE):
-        finish(ticket)
-        if most >= 4 or ticket.state == "done":
-            assert_as_alone(ticket, settings, root / "one")
+        handles = [engine.submit(settings, "one") for settings in MIXTURE]
+    for handle, settings in zip(handles, MIXTURE):
+        finish(handle)
+        if most >= 4 or handle.state == "done":
+            assert_as_alone(handle, settings, root / "one")
         else:
-            assert ticket.error == "there is not enough memory for this run: ask for fewer images"
+            assert handle.error == "there is not enough memory for this run: ask for fewer images"
     assert engine.row_budget <= most + 2
     after = engine.submit(SampleSettings(7, timesteps=3, seed=1), "one")
     finish(after)
@@ -286,14 +286,14 @@ def test_the_trouble_of_one_request_ends_that_one_only(root, trouble):
 
     engine.policy("one").model.register_forward_hook(spoil)
     with held(engine):
-        tickets = [engine.submit(settings, "one") for settings in MIXTURE]
-    for ticket, settings in zip(tickets, MIXTURE):
-        finish(ticket)
+        handles = [engine.submit(settings, "one") for settings in MIXTURE]
+    for handle, settings in zip(handles, MIXTURE):
+        finish(handle)
         if settings.timesteps == 7:
-            assert ticket.state == "failed" and ticket.frame.index == 1
-            assert ("no luck" if trouble == "an error" else "at step 2 is not a finite number") in ticket.error
+            assert handle.state == "failed" and handle.frame.index == 1
+            assert ("no luck" if trouble == "an error" else "at step 2 is not a finite number") in handle.error
         else:
-            assert_as_alone(ticket, settings, root / "one")
+            assert_as_alone(handle, settings, root / "one")
 
 
 # ----------------------------------------------------------------------------
@@ -302,9 +302,9 @@ def test_the_trouble_of_one_request_ends_that_one_only(root, trouble):
 
 def test_a_reader_that_comes_late_sees_the_last_frame(root):
     engine = Engine(root, device="cpu")
-    ticket = engine.submit(SampleSettings(1, timesteps=3, seed=0), "one")
-    soon(lambda: not ticket.is_live)
-    assert finish(ticket) == [3]
+    handle = engine.submit(SampleSettings(1, timesteps=3, seed=0), "one")
+    soon(lambda: not handle.is_live)
+    assert finish(handle) == [3]
 
 
 BUSY = """
@@ -325,19 +325,19 @@ def test_a_slow_reader_slows_nobody(root):
     engine = Engine(root, device="cpu")
     slow, has_one, may_go_on = [], threading.Event(), threading.Event()
 
-    def read(ticket):
-        for frame in ticket:
+    def read(handle):
+        for frame in handle:
             slow.append(frame.index)
             has_one.set()
             may_go_on.wait()
 
     with held(engine):
-        tickets = [engine.submit(SampleSettings(2, timesteps=100, seed=i), "one") for i in range(2)]
-        reader = threading.Thread(target=read, args=tickets[:1])
+        handles = [engine.submit(SampleSettings(2, timesteps=100, seed=i), "one") for i in range(2)]
+        reader = threading.Thread(target=read, args=handles[:1])
         reader.start()
     assert has_one.wait(150)
-    quick = finish(tickets[1])
-    soon(lambda: not tickets[0].is_live)  # although its reader is still at an early frame
+    quick = finish(handles[1])
+    soon(lambda: not handles[0].is_live)  # although its reader is still at an early frame
     may_go_on.set()
     reader.join(150)
     assert quick[-1] == 100 and slow[-1] == 100 and len(slow) == 2
@@ -346,10 +346,10 @@ def test_a_slow_reader_slows_nobody(root):
 def test_a_trajectory_holds_every_step_of_a_short_run(root):
     engine = Engine(root, device="cpu")
     settings = SampleSettings(3, timesteps=9, sampler="ddpm", seed=3)
-    ticket = engine.submit(settings, "one")
-    finish(ticket)
+    handle = engine.submit(settings, "one")
+    finish(handle)
     steps = list(DiffusionPolicy.from_pretrained(root / "one").stream(**vars(settings)))
-    frames = ticket.trajectory.frames
+    frames = handle.trajectory.frames
     assert [frame.index for frame in frames] == list(range(1, 10))
     for frame, step in zip(frames, steps):
         assert (frame.time, frame.log_snr, frame.timesteps) == (step.time, step.log_snr, 9)
@@ -370,7 +370,7 @@ def test_a_trajectory_of_a_long_run_is_thinned_evenly_and_keeps_both_ends(root):
     thin = engine.submit(SampleSettings(20, timesteps=100, seed=0), "one")  # more than the memory there is
     finish(thin)
     assert len(thin.trajectory.frames) == 8
-    assert engine.ticket(long.request_id) is None  # had to make room
+    assert engine.find(long.request_id) is None  # had to make room
 
 
 def test_a_run_that_nobody_watches_any_more_is_parked_and_goes_on_when_someone_does(root, monkeypatch):
@@ -379,45 +379,45 @@ def test_a_run_that_nobody_watches_any_more_is_parked_and_goes_on_when_someone_d
     tick = policy.tick
     monkeypatch.setattr(policy, "tick", lambda batch: allowed.acquire(timeout=150) and tick(batch))
     settings = SampleSettings(2, timesteps=30, sampler="ddpm", seed=8)
-    ticket = engine.submit(settings, "one")
-    first, second = ticket.watch(), ticket.watch()
-    soon(lambda: ticket.frame)
+    handle = engine.submit(settings, "one")
+    first, second = handle.subscribe(), handle.subscribe()
+    soon(lambda: handle.frame)
     first.close()
     first.close()  # counts once
     allowed.release(3)
-    soon(lambda: ticket.frame.index == 6)
-    assert ticket.state == "running"
+    soon(lambda: handle.frame.index == 6)
+    assert handle.state == "running"
     second.close()
     allowed.release(1000)
-    soon(lambda: ticket.state == "parked")
-    index = ticket.frame.index
+    soon(lambda: handle.state == "parked")
+    index = handle.frame.index
     time.sleep(0.1)
-    assert ticket.frame.index == index < 30 and ticket.is_live
-    again = engine.ticket(ticket.request_id)
-    assert again is ticket and ticket.trajectory.frames[0].index == 1
-    with_it = ticket.watch()
-    finish(ticket)
+    assert handle.frame.index == index < 30 and handle.is_live
+    again = engine.find(handle.request_id)
+    assert again is handle and handle.trajectory.frames[0].index == 1
+    with_it = handle.subscribe()
+    finish(handle)
     with_it.close()
-    assert_as_alone(ticket, settings, root / "one")
+    assert_as_alone(handle, settings, root / "one")
 
 
 def test_a_parked_run_can_be_stopped_and_is_forgotten_in_time(root):
-    engine = Engine(root, device="cpu", keep_for=0.3)
-    tickets = [engine.submit(LONG, "one") for _ in range(2)]
-    for ticket in tickets:
-        ticket.watch().close()
-    soon(lambda: all(ticket.state == "parked" for ticket in tickets))
-    tickets[0].cancel()
-    soon(lambda: tickets[0].state == "stopped")
+    engine = Engine(root, device="cpu", ttl_s=0.3)
+    handles = [engine.submit(LONG, "one") for _ in range(2)]
+    for handle in handles:
+        handle.subscribe().close()
+    soon(lambda: all(handle.state == "parked" for handle in handles))
+    handles[0].cancel()
+    soon(lambda: handles[0].state == "stopped")
     soon(lambda: not engine._requests)
-    assert tickets[1].state == "stopped" and engine.ticket(tickets[1].request_id) is None
+    assert handles[1].state == "stopped" and engine.find(handles[1].request_id) is None
 
 
 def test_a_run_that_a_program_reads_is_never_parked(root):
     engine = Engine(root, device="cpu")
-    ticket = engine.submit(SampleSettings(1, timesteps=50, seed=0), "one")
-    next(iter(ticket))  # and looks away
-    soon(lambda: ticket.state == "done")
+    handle = engine.submit(SampleSettings(1, timesteps=50, seed=0), "one")
+    next(iter(handle))  # and looks away
+    soon(lambda: handle.state == "done")
 
 
 # ----------------------------------------------------------------------------
@@ -434,7 +434,7 @@ def test_many_threads_may_ask_for_checkpoints_at_once(root, tiny_rin):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(got) == len(threads) and len(engine._residents._residents) == 1
+    assert len(got) == len(threads) and len(engine._models._models) == 1
 
 
 def test_checkpoints_are_read_again(root, tiny_rin):
@@ -466,4 +466,4 @@ def test_the_checkpoint_that_was_not_used_for_longest_leaves_first(root, tiny_ri
     engine = Engine(root, device="cpu", memory_for_policies=2 * size)
     for name in ("one", "two", "one", "three"):
         engine.policy(name)
-    assert list(engine._residents._residents) == ["one", "three"]
+    assert list(engine._models._models) == ["one", "three"]

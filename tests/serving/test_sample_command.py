@@ -23,7 +23,7 @@ from dp.diffusion.policy import DiffusionPolicy
 from dp.diffusion.settings import SampleSettings
 from dp.serving import cli
 from dp.serving.engine import Engine
-from dp.serving.files import export, readable, settings_in
+from dp.serving.files import export, read_settings, readable
 
 ROOT = Path(__file__).resolve().parents[2]
 FACES = ROOT / "checkpoints" / "faces-32"
@@ -50,7 +50,7 @@ def test_a_png_holds_the_librarys_pictures_and_their_settings(command, tmp_path)
     images = DiffusionPolicy.from_pretrained(FACES).sample(2, **settings)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), grid(to_uint8(images)))
 
-    made_with = settings_in(data)
+    made_with = read_settings(data)
     assert {key: made_with[key] for key in settings} == settings
     assert made_with["sha256"] == sha256((FACES / "model.safetensors").read_bytes()).hexdigest()
     assert png_text(data)["parameters"] == readable(made_with)
@@ -59,11 +59,11 @@ def test_a_png_holds_the_librarys_pictures_and_their_settings(command, tmp_path)
 @pytest.mark.parametrize("kind", ["png", "images", "strip", "gif", "mp4", "zip"])
 def test_every_kind_is_byte_for_byte_what_the_app_saves(command, tmp_path, kind):
     assert command("faces-32", *FEW, "--kind", kind, "--out", "new/folder")[0] == 0
-    ticket = Engine(ROOT / "checkpoints", device="cpu").submit(
+    handle = Engine(ROOT / "checkpoints", device="cpu").submit(
         SampleSettings(2, timesteps=3, sampler="dpmpp_2m", time_difference=0.0, seed=5), "faces-32"
     )
-    list(ticket)
-    name, content = export(ticket.trajectory.frames, ticket.made_with, kind)
+    list(handle)
+    name, content = export(handle.trajectory.frames, handle.provenance, kind)
     written = (tmp_path / "new" / "folder" / name).read_bytes()
     if kind == "mp4":  # the muxer writes the time of day
         assert frames_of(written) == frames_of(content)
@@ -91,7 +91,7 @@ def test_a_model_on_the_hub_is_as_good_too(command, tmp_path, monkeypatch):
     with connected(monkeypatch, tmp_path) as fake:
         fake.repos["alice/faces"] = {"files": files, "private": False}
         assert command("alice/faces", *FEW) == (0, "alice-faces-5.png (seed 5)\n", "")
-        assert settings_in((tmp_path / "alice-faces-5.png").read_bytes())["checkpoint"] == "alice/faces"
+        assert read_settings((tmp_path / "alice-faces-5.png").read_bytes())["checkpoint"] == "alice/faces"
         code, _, complaint = command("alice/cats", *FEW)
         assert code == 2 and "no folder 'alice/cats' here, and on the Hub: there is no model" in complaint
 

@@ -13,8 +13,8 @@ from saving import save_policy
 from dp.data.codec import encode_png, grid
 from dp.diffusion.policy import DiffusionPolicy
 from dp.serving.engine import Engine
-from dp.serving.files import settings_in
-from dp.serving.handle import Frame
+from dp.serving.files import read_settings
+from dp.serving.frames import Frame
 from dp.ui.app import build_app
 from dp.ui.components.player.player import show
 from dp.ui.sampling import page_values
@@ -107,7 +107,7 @@ def test_a_bad_setting_in_a_png_is_an_error_that_can_be_shown(engine, key, bad):
         return  # none
     text = f'{{"checkpoint": "tiny", "noise_schedule": "linear", "{key}": {bad}}}'
     with pytest.raises((ValueError, gr.Error)) as error:
-        page_values.restored(engine, settings_in(encode_png(np.zeros((8, 8, 3), np.uint8), {"dp": text})))
+        page_values.restored(engine, read_settings(encode_png(np.zeros((8, 8, 3), np.uint8), {"dp": text})))
     assert len(str(error.value)) < 700
 
 

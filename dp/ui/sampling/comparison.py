@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dp.serving.handle import Frame, Ticket
+from dp.serving.frames import Frame
+from dp.serving.handle import RunHandle
 from dp.ui.components.player.player import show
 from dp.ui.sampling.variants import Arm, Run
 from dp.ui.streaming import FRAMES_PER_S, Viewers
@@ -46,7 +47,7 @@ class Tally:
         return {"rows": rows, "longest": name, "began": self.began, "pairs": is_pairs, "is_over": is_over}
 
     def about(self, arm: int) -> dict[str, Any]:
-        """What each value of an arm says that shows a run of which no ticket is kept."""
+        """What each value of an arm says that shows a run of which no handle is kept."""
         return {"label": self.arms[arm].label, "run": f"{self.began}-{arm}"}
 
 
@@ -56,12 +57,12 @@ Values = dict[int, dict[str, Any]]  # the players' values, by arm
 async def side_by_side(viewers: Viewers, session: str, arms: Sequence[Arm], tally: Tally) -> AsyncIterator[Values]:
     """All arms at once, on the engine: whatever is new, some fifteen times a second."""
     viewers.check_room(session)
-    tickets: dict[Run, Ticket] = {}
+    handles: dict[Run, RunHandle] = {}
     for arm in arms:
-        if arm.run not in tickets:
+        if arm.run not in handles:
             keep = [other.until for other in arms if other.until and other.run == arm.run]
-            tickets[arm.run] = viewers.engine.submit(arm.settings, arm.checkpoint, keep=keep)
-    streams = [arm_values(viewers, session, arm, i, tickets[arm.run], tally) for i, arm in enumerate(arms)]
+            handles[arm.run] = viewers.engine.submit(arm.settings, arm.checkpoint, keep=keep)
+    streams = [arm_values(viewers, session, arm, i, handles[arm.run], tally) for i, arm in enumerate(arms)]
     waiting = {asyncio.ensure_future(anext(stream)): i for i, stream in enumerate(streams)}
     try:
         while waiting:
@@ -86,22 +87,22 @@ async def side_by_side(viewers: Viewers, session: str, arms: Sequence[Arm], tall
 
 
 async def arm_values(
-    viewers: Viewers, session: str, arm: Arm, i: int, ticket: Ticket, tally: Tally
+    viewers: Viewers, session: str, arm: Arm, i: int, handle: RunHandle, tally: Tally
 ) -> AsyncIterator[dict[str, Any]]:
     """One arm's. An arm that shows a part of its run is done with that part, and goes on to watch in silence."""
     about = {"label": arm.label} | ({"until": arm.until} if arm.until else {})
-    async for value in viewers.values(session, ticket, tab="compare"):
+    async for value in viewers.values(session, handle, tab="compare"):
         if i in tally.ended:
             continue
-        frame = ticket.frame
+        frame = handle.frame
         if arm.until and frame is not None and frame.index >= arm.until:
-            frame = next(kept for kept in ticket.trajectory.frames if kept.index == arm.until)
-            value = show(frame, "done") | {"run": ticket.request_id}
+            frame = next(kept for kept in handle.trajectory.frames if kept.index == arm.until)
+            value = show(frame, "done") | {"run": handle.request_id}
         if value["state"] not in ("waiting", "running"):
             tally.end(i, frame)
         yield value | about
-    if ticket.state == "done":
-        tally.whole[arm.run] = ticket.frame.x0
+    if handle.state == "done":
+        tally.whole[arm.run] = handle.frame.x0
 
 
 def runs_of(arms: Sequence[Arm]) -> dict[Run, list[int]]:

@@ -14,7 +14,7 @@ import gradio as gr
 from gradio.components import Component
 
 from dp.serving.engine import Engine
-from dp.serving.files import settings_in
+from dp.serving.files import read_settings
 from dp.ui import scripts, words
 from dp.ui.components.player.player import Player, show
 from dp.ui.components.start_image.start_image import StartPicture, props_of, read
@@ -131,7 +131,7 @@ def wire_runs(page: gr.Blocks, tab: Tab, viewers: Viewers) -> None:
 
     async def reconnect(request: gr.Request, run: str) -> AsyncIterator[Updates]:
         """The same for a page that lost its connection and still shows a run, which may have been evicted."""
-        if viewers.engine.ticket(str(run)) is None:
+        if viewers.engine.find(str(run)) is None:
             yield tab.show({"state": "stopped", "message": "the server no longer has this run"})
             return
         async with aclosing(reattach(request, run)) as updates:
@@ -185,7 +185,7 @@ def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
 
     def load(given: Given) -> Updates:
         try:
-            made_with = settings_in(given[tab.load])
+            made_with = read_settings(given[tab.load])
         except ValueError as error:
             raise page_values.complaint(error) from None
         updates = tab.panel.apply_settings(made_with)

@@ -34,7 +34,8 @@ import numpy as np
 from dp.data.codec import encode_jpeg, encode_png, grid
 from dp.serving.engine import Engine
 from dp.serving.files import export
-from dp.serving.handle import Frame, Ticket, Trajectory
+from dp.serving.frames import Frame, Trajectory
+from dp.serving.handle import RunHandle
 from dp.system.validation import message_of
 
 HERE = Path(__file__).parent
@@ -129,14 +130,14 @@ def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
     return [frames, closeup, inside, save]
 
 
-def ticket_of(engine: Engine, asked: Any) -> Ticket | None:
+def handle_of(engine: Engine, asked: Any) -> RunHandle | None:
     run = asked.get("run") if isinstance(asked, dict) else None
-    return engine.ticket(run) if isinstance(run, str) else None
+    return engine.find(run) if isinstance(run, str) else None
 
 
 def trajectory_of(engine: Engine, asked: Any) -> Trajectory | None:
-    ticket = ticket_of(engine, asked)
-    return ticket and ticket.trajectory
+    handle = handle_of(engine, asked)
+    return handle and handle.trajectory
 
 
 def number(asked: dict[str, Any], key: str, below: int) -> int | None:
@@ -192,13 +193,13 @@ def attention_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore)
 
 def file_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
     """Return a file of the run; `kind` is one of those that `export` takes."""
-    ticket = ticket_of(engine, asked)
-    if ticket is None:
+    handle = handle_of(engine, asked)
+    if handle is None:
         return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
     if not one_at_a_time.acquire(timeout=PATIENCE):
         return {"problem": BUSY}
     try:
-        name, content = export(list(ticket.trajectory.frames), ticket.made_with, asked.get("kind"))
+        name, content = export(list(handle.trajectory.frames), handle.provenance, asked.get("kind"))
     except ValueError as error:
         return {"problem": message_of(error)}
     finally:
