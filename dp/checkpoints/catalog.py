@@ -1,4 +1,4 @@
-"""Lists of checkpoints: the folders below a root that hold a model, and what is wrong with those that are damaged."""
+"""List checkpoints: the folders below a root that hold a model, with the error of each damaged one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from dp.system.records import name_of, readable
 
 @dataclass(frozen=True)
 class Entry:
-    """One folder of a list of checkpoints: its config if it is whole, else what is wrong with it. run: what the
-    training run is called of which it is a milestone. hub: "user/name" of a model from the Hugging Face Hub.
+    """One folder in a list of checkpoints. `config` is None if the checkpoint is damaged, and `problem` then holds the
+    error. run: the display name of the training run that saved the checkpoint. hub: "user/name" of a model from the
+    Hugging Face Hub.
     """
 
     path: Path
@@ -30,15 +31,15 @@ class Entry:
 
 
 def list_checkpoints(*roots: str | Path) -> list[Entry]:
-    """Every folder directly below the roots that holds a config.json or weights, by name; those that cannot be used say
-    why.
+    """Return an entry for each folder directly below the roots that holds a config.json or weights, sorted by name. A
+    damaged checkpoint has its error in `problem`.
     """
     found = (look_at(path) for root in roots for path in sorted(Path(root).glob("[!.]*")))
     return [entry for entry in found if entry]
 
 
 def look_at(path: Path) -> Entry | None:
-    """The entry of one folder; None where it holds neither a config.json nor weights."""
+    """Return the entry of one folder, or None if it holds neither a config.json nor weights."""
     try:
         files = {file.name: file.stat().st_mtime_ns if file.exists() else 0 for file in path.iterdir()}
     except NotADirectoryError:
@@ -50,7 +51,9 @@ def look_at(path: Path) -> Entry | None:
 
 @lru_cache(maxsize=4096)
 def entry_of(path: Path, files: frozenset[tuple[str, int]]) -> Entry:
-    """The entry of one folder, looked at again only when one of its files has another time."""
+    """Return the entry of one folder. The folder is read again only when the modification time of one of its files
+    changes.
+    """
     try:
         return Entry(path, inspect(path)[1])
     except CheckpointError as error:

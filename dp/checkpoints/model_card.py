@@ -1,7 +1,7 @@
-"""The model card: what README.md says of a checkpoint, and whose words it may repeat. Text in, text out.
+"""Write the model card, the README.md of a checkpoint, as a pure function from values to text.
 
-Whatever a person has named or written is laid bare first: one line of printable characters, in which neither YAML nor
-Markdown finds a command, a link or a picture.
+All text from users is sanitized to one line of printable characters that contains no YAML or Markdown syntax, no links
+and no images.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from huggingface_hub import ModelCardData
 
 from dp.system.text import escape, plain
 
-LIBRARY, TASK = "dp", "unconditional-image-generation"  # by which the Hub finds these models
-LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # as the Hub writes them: mit, cc-by-4.0, ofl-1.1
+LIBRARY, TASK = "dp", "unconditional-image-generation"  # the Hub's filters find these models by them
+LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # the Hub's license identifiers: mit, cc-by-4.0, ofl-1.1
 
 
 def model_card(
     config: Mapping[str, Any], parameters: int, source: str, facts: Mapping[str, str] | None = None, picture: str = ""
 ) -> str:
-    """README.md of a checkpoint. config: a checked config.json. source: what `from_pretrained` is given. facts: more
-    rows of its table, a name and a text each. picture: the name of a picture of samples beside the card.
+    """Return the README.md of a checkpoint. config: a checked config.json. source: the argument of `from_pretrained` in
+    the example. facts: more rows of the table, each a name and a text. picture: the file name of an image of samples
+    beside the card.
     """
     network, policy = config["network"], config["policy"]
     side, channels = network["image_size"], network["channels"]
@@ -31,7 +32,7 @@ def model_card(
         "sampling": _listed(policy, *(name for name in policy if name not in SAMPLING)),
         "training": _listed(policy, *SAMPLING),
         **({"dataset": config["dataset"]} if "dataset" in config else {}),
-        "licence": config.get("license", "unknown"),
+        "license": config.get("license", "unknown"),
     }
     objective, schedule = policy.get("objective", "v"), policy.get("noise_schedule", "sigmoid")
     return CARD.format(
@@ -57,7 +58,7 @@ def _listed(values: Mapping[str, Any], *left_out: str) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items() if name not in left_out)
 
 
-SAMPLING = ("timesteps", "use_ddim", "time_difference")  # of a policy's fields; the others are of its training
+SAMPLING = ("timesteps", "use_ddim", "time_difference")  # the policy fields for sampling; the others are for training
 
 CARD = """---
 {front}

@@ -1,4 +1,4 @@
-"""What config.json may say: known fields, of their type and within their bounds. CheckpointError says what is wrong."""
+"""The schema of config.json: the known fields with their types and bounds. Violations raise CheckpointError."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dp.networks.rin import NETWORKS
 from dp.system.records import readable
 from dp.system.validation import quote
 
-OBJECTIVES = ("x0", "eps", "v")  # what a network may predict, as in dp.diffusion.policy
-# What config.json may say, and within which bounds: a number's (type, low, high), a list's (element, longest), or a
+OBJECTIVES = ("x0", "eps", "v")  # the possible prediction targets, as in dp.diffusion.policy
+# The allowed type and bounds of each field: (type, low, high) for a number, [element, maximum length] for a list, or a
 # plain type.
 POLICY_FIELDS: dict[str, Any] = {
     "timesteps": (int, 1, 100_000),
@@ -44,26 +44,28 @@ CARD_FIELDS: dict[str, Any] = {"step": (int, 0, 2**53), "dataset": str, "license
 
 
 class CheckpointError(ValueError):
-    """A folder that is not a usable checkpoint; the message names the folder and says what is wrong with it."""
+    """A folder is not a usable checkpoint. The message names the folder and states the problem."""
 
     def __init__(self, message: str):
-        super().__init__(readable(message))  # it names a folder, and a folder's name may be anything
+        super().__init__(readable(message))  # a folder's name may not be valid UTF-8
 
 
 def check_config(config: Any, where: str) -> None:
-    """Raises CheckpointError, which begins with `where`, unless every field is known, of its type and in its bounds."""
+    """Raise CheckpointError, with a message that begins with `where`, unless every field is known, has its type and is
+    within its bounds.
+    """
     try:
         _check_fields(
             config, {"network": dict, "policy": dict, **CARD_FIELDS}, "config.json", required=("network", "policy")
         )
         kind = config["network"].get("type")
         if not isinstance(kind, str) or kind not in NETWORKS:
-            raise CheckpointError(f"unknown network {quote(kind)}; this version knows: {', '.join(NETWORKS)}")
+            raise CheckpointError(f"unknown network {quote(kind)}; this version supports: {', '.join(NETWORKS)}")
         fields = NETWORK_FIELDS[kind]
         _check_fields(config["network"], {"type": str, **fields}, "network", required=("type", *fields))
         _check_fields(config["policy"], POLICY_FIELDS, "policy", required=())
         _check_policy(**config["policy"])
-    except (ValueError, TypeError, OverflowError) as error:  # CheckpointError among them
+    except (ValueError, TypeError, OverflowError) as error:  # includes CheckpointError
         raise CheckpointError(f"{where}: {error}") from None
 
 
@@ -75,7 +77,9 @@ def _check_policy(
     min_snr_gamma: float = 5,
     **_: Any,
 ) -> None:
-    """Check what the types and bounds of the policy's fields leave open. The defaults are DiffusionPolicy's."""
+    """Check the constraints on policy fields that POLICY_FIELDS does not express. The defaults are those of
+    DiffusionPolicy.
+    """
     if objective not in OBJECTIVES:
         raise CheckpointError(f"unknown objective {quote(objective)}; choose one of: {', '.join(OBJECTIVES)}")
     if scale <= 0:
@@ -91,7 +95,7 @@ def _check_fields(values: Any, fields: dict[str, Any], where: str, required: tup
     if unknown := values.keys() - fields.keys():
         raise CheckpointError(f"unknown field {quote(min(unknown))} in {where}")
     if missing := [name for name in required if name not in values]:
-        raise CheckpointError(f"{where} lacks the field {quote(missing[0])}")
+        raise CheckpointError(f"{where} has no field {quote(missing[0])}, which is required")
     for name, value in values.items():
         _check_value(f"{quote(name)} in {where}", value, fields[name])
 
@@ -100,7 +104,7 @@ def _check_value(what: str, value: Any, rule: Any) -> None:
     if isinstance(rule, list):
         element, longest = rule
         if not isinstance(value, list) or len(value) > longest:
-            raise CheckpointError(f"{what} must be a list of at most {longest}, got {quote(value)}")
+            raise CheckpointError(f"{what} must be a list of at most {longest} items, got {quote(value)}")
         for item in value:
             _check_value(what, item, element)
     elif isinstance(rule, tuple):

@@ -360,7 +360,7 @@ def test_who_may_not_train_may_not_publish_and_odd_requests_are_told(fake, home,
         assert publish.publish(wrong, asking()) == {"problem": "malformed request"}
     for change, words in (
         ({"run": "x"}, "this run no longer exists"),
-        ({"milestone": 3}, "step 3: there is no such folder"),
+        ({"milestone": 3}, "step 3: the folder does not exist"),
         ({"repo": "cats"}, "'cats' is no name on the Hub"),
         ({"token": "two words"}, "that is not a token"),
     ):

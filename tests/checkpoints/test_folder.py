@@ -176,10 +176,10 @@ CONFIGS: dict[str, tuple[Callable[[dict], object], str]] = {
     "unknown field": (lambda c: c.update(pickle="x"), "unknown field 'pickle'"),
     "unknown network option": (_set("network", flavour=1), "unknown field 'flavour' in network"),
     "unknown policy option": (_set("policy", flavour=1), "unknown field 'flavour' in policy"),
-    "no network": (lambda c: c.pop("network"), "lacks the field 'network'"),
-    "no policy": (lambda c: c.pop("policy"), "lacks the field 'policy'"),
+    "no network": (lambda c: c.pop("network"), "has no field 'network'"),
+    "no policy": (lambda c: c.pop("policy"), "has no field 'policy'"),
     "no type": (lambda c: c["network"].pop("type"), "unknown network None"),
-    "a network option missing": (lambda c: c["network"].pop("depth"), "lacks the field 'depth'"),
+    "a network option missing": (lambda c: c["network"].pop("depth"), "has no field 'depth'"),
     "unknown type": (_set("network", type="unet"), "unknown network 'unet'.*rin"),
     "type is no text": (_set("network", type=["rin"]), "unknown network"),
     "network is no object": (lambda c: c.update(network=[1]), "'network'.*an object"),
@@ -213,15 +213,15 @@ CONFIGS: dict[str, tuple[Callable[[dict], object], str]] = {
     "a schedule keyword without end": (_set("policy", schedule_kwargs={"tau": 10**400}), "tau|too (big|large)"),
     "patches that do not fill the image": (_set("network", image_size=10), "multiple of patch_size.*10"),
     "patches that cannot be halved": (_set("network", conv_widths=[8, 8, 8]), "multiple of 8"),
-    "another shape": (_set("network", dim=16), "do not fit.*the file holds.*the config asks for"),
-    "more blocks": (_set("network", depth=2), "do not fit; first blocks.1.*the file holds none"),
+    "another shape": (_set("network", dim=16), "do not match.*the file holds.*the config requires"),
+    "more blocks": (_set("network", depth=2), "do not match the config; first blocks.1.*the file holds none"),
 }
 
 # config.json as text that is not even that.
 TEXTS: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "config.json is not JSON"),
-    "cut short": (b'{"network": {"ty', "config.json is not JSON"),
-    "not text": (b"\xff\xfe\0", "config.json is not JSON"),
+    "empty": (b"", "config.json is not valid JSON"),
+    "cut short": (b'{"network": {"ty', "config.json is not valid JSON"),
+    "not text": (b"\xff\xfe\0", "config.json is not valid JSON"),
     "a list": (b"[]", "config.json must be an object, got list"),
     "nested without end": (b"[" * 100_000, "config.json"),
     "a number without end": (b"9" * 10_000, "config.json"),
@@ -250,7 +250,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pickle": (lambda path: torch.save({"latents": torch.zeros(4, 8)}, path), "cannot be read"),
     "another shape": (_edit_weights(lambda w: w.update(latents=torch.zeros(4, 9))), r"latents.*\(4, 9\).*\(4, 8\)"),
     "another rank": (_edit_weights(lambda w: w.update(latents=torch.zeros(32))), r"latents.*\(32,\).*\(4, 8\)"),
-    "one too many": (_edit_weights(lambda w: w.update(extra=torch.zeros(1))), "extra.*the config knows no such tensor"),
+    "one too many": (_edit_weights(lambda w: w.update(extra=torch.zeros(1))), "extra.*the config has no such tensor"),
     "one too few": (_edit_weights(lambda w: w.pop("latents")), "latents.*the file holds none"),
 }
 
@@ -306,7 +306,7 @@ def test_a_path_that_is_no_checkpoint_folder_is_refused_by_name(tmp_path, make):
 @pytest.mark.parametrize(
     "network, says",
     [
-        ({"dim": 4096, "dim_latent": 4096}, "do not fit"),  # about a billion parameters, which the bound allows
+        ({"dim": 4096, "dim_latent": 4096}, "do not match"),  # about a billion parameters, which the bound allows
         ({"dim": 4096, "depth": 64}, "more than 2,000,000,000 parameters"),
         ({"dim": 4096, "image_size": 2048, "patch_size": 1}, "more than 2,000,000,000 parameters"),
     ],

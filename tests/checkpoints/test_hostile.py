@@ -133,7 +133,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a config of terabytes": (sparse("config.json", 2**42), "larger than 100,000 bytes"),
     "a config without end": (linked("config.json", "/dev/zero"), "config.json is missing"),
     "a config that never comes": (pipe, "config.json is missing"),
-    "a config from elsewhere": (linked("config.json", "/etc/passwd"), "not JSON"),
+    "a config from elsewhere": (linked("config.json", "/etc/passwd"), "not valid JSON"),
     "brackets without end": (text(b"[" * 90_000), "config.json"),
     "a number without end": (text(b'{"step": ' + b"9" * 90_000 + b"}"), "config.json"),
     "a network of a trillion weights": (
@@ -142,7 +142,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a picture of terabytes": (
         config(lambda c: c["network"].update(image_size=2048, patch_size=1, num_latents=8192)),
-        "do not fit|more than 2,000,000,000 parameters",
+        "do not match|more than 2,000,000,000 parameters",
     ),
     "weights of terabytes, of nothing": (sparse("model.safetensors", 2**42), "model.safetensors cannot be read"),
     "a header of gigabytes": (
@@ -169,7 +169,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "numbers that are no weights": (
         weights(lambda w: w.update({name: value.to(torch.complex64) for name, value in w.items()})),
-        "holds C64, not one of",
+        "has dtype C64; supported",
     ),
 }
 
