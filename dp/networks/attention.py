@@ -1,4 +1,4 @@
-"""Look inside a RIN: how much of each patch of the picture its latents read, at one step of a run."""
+"""Inspect a RIN: how strongly its latents read from each patch of the image at one step of a run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ from dp.system.validation import quote
 
 @torch.no_grad()
 def read_attention(policy: DiffusionPolicy, state: SampleState) -> Tensor:
-    """The read attention of the network call that `state` make next: [B,depth,M,N] on the host, averaged over heads. M
-    latents, N patches row by row; every [N] sums to 1. Raises ValueError where the network has no latents to look into.
+    """Return the read attention of the next network call of `state`, [B,depth,M,N] on the CPU, averaged over heads. M
+    is the number of latents and N the number of patches, row by row; each [N] sums to 1. Raises ValueError if the
+    network is not a RIN.
     """
     if not isinstance(policy.model, RIN):
-        raise ValueError("this network has no latents that read from patches: there is nothing to look into")
+        raise ValueError(
+            f"attention can be shown only for a RIN, not for a {type(policy.model).__name__}: it has no latents"
+        )
     time = state.plan.network_time[state.index].expand(len(state))
     *_, blocks = policy.predict(state.x_t, time, state.carry, return_attention=True)
     return torch.stack([weights.float().mean(dim=1) for weights in blocks], dim=1).cpu()
 
 
 def replay(policy: DiffusionPolicy, state: SampleState, index: int) -> SampleState:
-    """`state` that have just begun, brought to where they make step `index`, from 1. Raises ValueError for others."""
+    """Return the state that is about to take step `index` (from 1), computed from a `state` before its first step.
+    Raises ValueError if the run has no such step.
+    """
     if not 1 <= index <= len(state.plan):
-        raise ValueError(f"there is no step {quote(index)} in a run of {len(state.plan)}")
+        raise ValueError(f"step must lie in 1 to {len(state.plan)}, the steps of this run; got {quote(index)}")
     for _ in range(index - 1):
         [(state, _)] = policy.step([state])
     return state
@@ -36,10 +41,10 @@ def replay(policy: DiffusionPolicy, state: SampleState, index: int) -> SampleSta
 def look(
     policy: DiffusionPolicy, settings: SampleSettings, row: int, index: int, start: Tensor | None, mask: Tensor | None
 ) -> Tensor:
-    """`read_attention` of image `row` at step `index` of the run of these settings: [depth,M,N]. An image alone is the
-    image in the batch, so it is made again from its seed up to that step.
+    """Return `read_attention` for image `row` at step `index` of a run with these settings, [depth,M,N]. An image does
+    not depend on the rest of its batch, so only this image is generated again, from its seed up to that step.
     """
     state = policy.init_state(settings, start, mask)[row : row + 1]
     if not len(state):
-        raise ValueError(f"there is no image {quote(row)} in a run of {settings.batch_size}")
+        raise ValueError(f"image must lie in 0 to {settings.batch_size - 1}, the images of this run; got {quote(row)}")
     return read_attention(policy, replay(policy, state, index))[0]

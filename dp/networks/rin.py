@@ -1,12 +1,12 @@
 """RIN, the Recurrent Interface Network. Jabri, Fleet & Chen 2022, arXiv 2212.11972.
 
-An image becomes many interface tokens. A few latent tokens read from them by cross-attention, think by self-attention
-among themselves, and write back by cross-attention, `depth` times over: most of the work is done on the few. The
-latents of one call warm-start those of the next.
+The network encodes an image as many interface tokens. In each of `depth` blocks, a smaller set of latent tokens reads
+from the interface by cross-attention, processes the result by self-attention, and writes it back by cross-attention.
+Most of the computation therefore runs on the latents. The latents of one call initialize those of the next.
 
-Two interfaces meet the same blocks. `conv_widths=()` is the paper's: square patches, linearly embedded. With widths,
-the picture is folded into channels (pixel unshuffle) and goes through a small U-shaped convolutional encoder and
-decoder, with the RIN blocks at its coarsest level; small pictures and small sets learn far faster this way.
+The blocks support two interfaces. With `conv_widths=()`, as in the paper, square patches are embedded linearly. With
+widths, pixel unshuffle folds the image into channels and a small U-shaped convolutional encoder and decoder surrounds
+the RIN blocks, which run at its coarsest level; small images and small datasets train much faster this way.
 
 Letters: B images, C channels, H W pixels, N interface tokens of width D (`dim`), M latents of width L (`dim_latent`), T
 width of the time embedding.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from dp.system.validation import quote
 
 # ----------------------------------------------------------------------------
-# The pieces of a block
+# The parts of a block
 
 
 class Attention(nn.Module):
@@ -44,7 +44,7 @@ class Attention(nn.Module):
         return self.to_out(rearrange(attend(*self._heads(x, context)), "b h n d -> b n (h d)"))
 
     def weights(self, x: Tensor, context: Tensor) -> Tensor:
-        """How much each of x attends to each of context: [B,heads,n,m], rows that sum to 1."""
+        """Return the attention weights from x to context: [B,heads,n,m], with rows that sum to 1."""
         q, k, _ = self._heads(x, context)
         return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
 
@@ -62,10 +62,10 @@ def small_noise(*shape: int) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention, [B,heads,n,d] each."""
+    """Compute scaled dot-product attention of q, k and v, [B,heads,n,d] each."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v)
-    # On a CPU the fused kernel's backward pass takes up to six times as long in bfloat16 as in float32.
+    # On CPUs, the fused kernel's backward pass takes up to six times as long in bfloat16 as in float32.
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 
@@ -75,10 +75,10 @@ def feed_forward(dim: int) -> nn.Sequential:
 
 
 class AdaptiveNorms(nn.Module):
-    """All adaptive layer norms of one block behind a single projection of the time. Peebles & Xie 2022, arXiv
+    """All adaptive layer norms of one block, with a single projection of the time embedding. Peebles & Xie 2022, arXiv
     2212.09748, sec. 3.2.
 
-    `for_time(time)` gives, in order, one function per width in `widths`: layer norm, then a scale and a shift that
+    `for_time(time)` yields one function per width in `widths`, in order: layer norm, then a scale and a shift that
     depend on the time.
     """
 
@@ -96,7 +96,7 @@ class AdaptiveNorms(nn.Module):
 
 
 class RINBlock(nn.Module):
-    """Read, think, write. Jabri et al. 2022, sec. 2.2 and figure 3."""
+    """Read, process, write. Jabri et al. 2022, sec. 2.2 and figure 3."""
 
     def __init__(self, dim: int, dim_latent: int, dim_time: int, self_attn_depth: int, heads: int, dim_head: int):
         super().__init__()
@@ -113,8 +113,8 @@ class RINBlock(nn.Module):
     def forward(
         self, tokens: Tensor, latents: Tensor, time: Tensor, attention: list[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        """tokens [B,N,D], latents [B,M,L], time [B,T] -> both, updated. Where `attention` is a list, the read weights
-        [B,heads,M,N] join it.
+        """Return the updated tokens [B,N,D] and latents [B,M,L], given the time embedding [B,T]. If `attention` is a
+        list, the read weights [B,heads,M,N] are appended to it.
         """
         norm = self.norms.for_time(time)
 
@@ -135,7 +135,7 @@ class RINBlock(nn.Module):
 
 
 # ----------------------------------------------------------------------------
-# The two interfaces: image [B,2C,H,W] -> tokens [B,N,D], and back -> [B,C,H,W]
+# The two interfaces: image and self-conditioning [B,2C,H,W] -> tokens [B,N,D] -> prediction [B,C,H,W]
 
 
 class PatchInterface(nn.Module):
@@ -156,14 +156,14 @@ class PatchInterface(nn.Module):
 
     def decode(self, tokens: Tensor, skips: None, time: Tensor) -> Tensor:
         p, side = self.patch_size, math.isqrt(tokens.shape[1])
-        with torch.autocast(tokens.device.type, enabled=False):  # the last layer makes the pixels: in full precision
+        with torch.autocast(tokens.device.type, enabled=False):  # the output layer runs in full precision
             patches = self.unembed(self.norm(tokens.to(self.norm.weight.dtype)))
         return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=side, p=p, q=p)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, the second told the time by a scale and a shift. Dhariwal & Nichol 2021, arXiv 2105.05233,
-    sec. 3.1 (AdaGN).
+    """Two 3x3 convolutions; the time embedding scales and shifts the input of the second. Dhariwal & Nichol 2021, arXiv
+    2105.05233, sec. 3.1 (AdaGN).
     """
 
     def __init__(self, dim_in: int, dim: int, dim_time: int):
@@ -183,8 +183,9 @@ class ResidualBlock(nn.Module):
 
 
 class ConvInterface(nn.Module):
-    """A U-shaped convolutional encoder and decoder. The picture is first folded `fold` x `fold` into channels; each
-    width is one level of residual blocks, halved in size towards the tokens; the level of width `dim` holds the tokens.
+    """A U-shaped convolutional encoder and decoder. Each `fold` x `fold` square of pixels is first folded into
+    channels. Each width is one level of residual blocks, and each level halves the resolution; the coarsest level, of
+    width `dim`, holds the tokens.
     """
 
     def __init__(
@@ -230,7 +231,7 @@ class ConvInterface(nn.Module):
             x = torch.cat([grow(F.interpolate(x, scale_factor=2)), skip], dim=1)
             for block in blocks:
                 x = block(x, time)
-        with torch.autocast(x.device.type, enabled=False):  # the last layer makes the pixels: in full precision
+        with torch.autocast(x.device.type, enabled=False):  # the output layer runs in full precision
             return F.pixel_shuffle(self.out(F.silu(self.norm(x.to(self.norm.weight.dtype)))), self.fold)
 
 
@@ -245,11 +246,12 @@ def group_norm(dim: int) -> nn.GroupNorm:
 class RIN(nn.Module):
     """The network of `DiffusionPolicy`.
 
-    dim: width of the interface tokens. image_size: pixels on a side, a multiple of patch_size. patch_size: pixels on a
-    side that one token stands for. depth: RIN blocks, each with `latent_self_attn_depth` self-attentions. dim_latent:
-    width of the latents, `dim` by default. conv_widths: widths of the convolutional levels outside the tokens, finest
-    first, with `conv_blocks` residual blocks each; empty for patches. Each level halves the picture, so patch_size must
-    be a multiple of 2**len(conv_widths); what is left of it is folded into channels.
+    dim: width of the interface tokens. image_size: side of the image in pixels, a multiple of patch_size. patch_size:
+    side in pixels of the square that one token represents. depth: number of RIN blocks, each with
+    `latent_self_attn_depth` self-attention layers. dim_latent: width of the latents, `dim` by default. conv_widths:
+    widths of the convolutional levels, finest first, with `conv_blocks` residual blocks each; empty for patches. Each
+    level halves the resolution, so patch_size must be a multiple of 2**len(conv_widths); the remaining factor is folded
+    into channels.
     """
 
     def __init__(
@@ -277,7 +279,7 @@ class RIN(nn.Module):
         if odd or not fold:
             raise ValueError(
                 f"patch_size must be a multiple of {2 ** len(conv_widths)}, because each of the {len(conv_widths)} "
-                f"convolutional levels halves the picture; got {patch_size}"
+                f"convolutional levels halves the resolution; got {patch_size}"
             )
         self.config = {
             "dim": dim,
@@ -307,7 +309,7 @@ class RIN(nn.Module):
         self.positions = nn.Parameter(small_noise((image_size // patch_size) ** 2, dim))
 
         self.latents = nn.Parameter(small_noise(num_latents, dim_latent))
-        # No bias anywhere on the carried path: zeros in must give exactly the learned initial latents.
+        # The path of the carried latents has no bias, so that zeros give exactly the learned initial latents.
         self.carried = nn.Linear(dim_latent, dim_latent, bias=False)
         nn.init.zeros_(self.carried.weight)
         self.blocks = nn.ModuleList(
@@ -323,14 +325,15 @@ class RIN(nn.Module):
         return_latents: bool = False,
         return_attention: bool = False,
     ):
-        """x [B,C,H,W], time [B] in [0, 1], x_self_cond [B,C,H,W], latents [B,M,L] -> prediction [B,C,H,W].
+        """Return the prediction [B,C,H,W] for x [B,C,H,W] at time [B] in [0, 1], given x_self_cond [B,C,H,W] and
+        latents [B,M,L].
 
-        With `return_latents` or `return_attention`, a tuple that goes on with the latents [B,M,L] and each block's read
-        attention [B,heads,M,N]. A row of zeros in x_self_cond or latents means none.
+        With `return_latents` or `return_attention`, return a tuple that also contains the latents [B,M,L] or each
+        block's read attention [B,heads,M,N]. A row of zeros in x_self_cond or latents means none.
         """
         if x_self_cond is None:
             x_self_cond = torch.zeros_like(x)
-        if latents is None:  # zeros: the carried path stays in the graph, which distributed training needs
+        if latents is None:  # zeros keep `carried` in the graph, as distributed training requires
             latents = x.new_zeros(len(x), *self.latents.shape)
         time = self.time(embed_time(time, 2 * self.config["dim"]).to(self.positions.dtype))  # [B,T]
 
@@ -347,12 +350,12 @@ class RIN(nn.Module):
 
 
 def embed_time(time: Tensor, dim: int) -> Tensor:
-    """time [B] in [0, 1] -> sines and cosines at geometric frequencies from 1000 down to 0.1 [B,dim]. Vaswani et al.
-    2017, sec. 3.5.
+    """Return sines and cosines of the time [B] in [0, 1], at geometric frequencies from 1000 down to 0.1: [B,dim].
+    Vaswani et al. 2017, sec. 3.5.
     """
     frequencies = 1000 * torch.exp(-math.log(10_000) * torch.arange(dim // 2, device=time.device) / (dim // 2))
     angles = time.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"rin": RIN}  # every network that a checkpoint may name
+NETWORKS: dict[str, type[nn.Module]] = {"rin": RIN}  # the network types that a checkpoint may name

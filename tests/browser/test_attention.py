@@ -75,7 +75,7 @@ def test_the_engine_looks_into_a_run_that_it_can_find(engine, tiny_rin):
     list(handle)
     expected = look(DiffusionPolicy(tiny_rin()), settings, 1, 4, start, None)
     torch.testing.assert_close(engine.inside(handle.request_id, 1, 4), expected, atol=1e-4, rtol=0)
-    for row, index, message in ((3, 1, "no image 3 in a run of 3"), (0, 0, "no step 0"), (0, 6, "no step 6 in a run")):
+    for row, index, message in ((3, 1, "in 0 to 2.*got 3"), (0, 0, "in 1 to 5.*got 0"), (0, 6, "in 1 to 5.*got 6")):
         with pytest.raises(ValueError, match=message):
             engine.inside(handle.request_id, row, index)
     with pytest.raises(ValueError, match="no longer has this run"):
@@ -104,7 +104,7 @@ def test_a_network_without_latents_says_so():
         def forward(self, x, time, x_self_cond=None, latents=None, return_latents=False):
             return (x, x.new_zeros(len(x), 0, 4)) if return_latents else x
 
-    with pytest.raises(ValueError, match="nothing to look into"):
+    with pytest.raises(ValueError, match="it has no latents"):
         look(DiffusionPolicy(Plain()), SampleSettings(1, timesteps=2, seed=0), 0, 1, None, None)
 
 
