@@ -91,7 +91,7 @@ class DiffusionPolicy(nn.Module):
         self.config = sampling | trained  # the keywords that make this policy again
         self.objective, self.scale, self.train_prob_self_cond = objective, scale, train_prob_self_cond
         self.min_snr_gamma = min_snr_gamma if min_snr_loss_weight else math.inf
-        # Knows the device and dtype even where the network has no parameters (a closed-form denoiser has none).
+        # Tracks the device and dtype even if the network has no parameters, as a closed-form denoiser.
         self.register_buffer("anchor", torch.empty(0), persistent=False)
 
     @property
@@ -114,8 +114,9 @@ class DiffusionPolicy(nn.Module):
     # From a prediction to x0
 
     def predict(self, x_t: Tensor, t: Tensor, carry: TensorDict | None, **model_kwargs) -> tuple[Tensor, ...]:
-        """The network's raw prediction [B,C,H,W] and latents [B,N,D] at training time `t` [B].
-        model_kwargs: further keywords of the network."""
+        """Return the network's raw prediction [B,C,H,W] and latents [B,N,D] at training time `t` [B]. model_kwargs:
+        further keywords of the network.
+        """
         x = x_t
         if self.scale < 1:  # Chen 2023, sec. 3: without it the input's variance would fall with t and with the scale
             x = x_t / x_t.std(dim=(1, 2, 3), keepdim=True, unbiased=False).clamp(min=1e-5)
@@ -124,7 +125,7 @@ class DiffusionPolicy(nn.Module):
         return self.model(x, t, x_self_cond=x0, latents=latents, return_latents=True, **model_kwargs)
 
     def to_x0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """x0 in [-1, 1] from a prediction made at training time `t` [B]."""
+        """Return x0 in [-1, 1] for a prediction made at training time `t` [B]."""
         at = level(self.schedule, t, self.scale)
         alpha, sigma, power = expand_rows(x_t, at.alpha, at.sigma, at.alpha**2 + at.sigma**2)
         if self.objective == "eps":
@@ -134,8 +135,8 @@ class DiffusionPolicy(nn.Module):
         return prediction.clamp(-1, 1)
 
     def denoise(self, x_t: Tensor, t: Tensor, carry: TensorDict | None) -> tuple[Tensor, TensorDict]:
-        """One network call: x_t [B,C,H,W], t [B] of the training schedule, the carry of the call before (None, or rows
-        of zeros, for none) -> x0 [B,C,H,W] in [-1, 1], and the new carry.
+        """Run the network once on x_t [B,C,H,W] at times t [B] of the training schedule, with the carry of the previous
+        call (None or rows of zeros for none). Return x0 [B,C,H,W] in [-1, 1] and the new carry.
         """
         prediction, latents = self.predict(x_t, t, carry)
         x0 = self.to_x0(prediction, x_t, t)
@@ -153,10 +154,10 @@ class DiffusionPolicy(nn.Module):
         self_condition: bool | None = None,
         per_image: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """The training loss of images [B,C,H,W] in [0, 1]: a scalar, or with `per_image` (loss [B], log_snr [B]).
+        """Return the training loss of images [B,C,H,W] in [0, 1]: a scalar, or with `per_image` (loss [B], log_snr
+        [B]).
 
-        t [B] in [0, 1], noise [B,C,H,W] and the self-conditioning coin are drawn from torch's global generator where
-        they are not given.
+        If t [B] in [0, 1], noise [B,C,H,W] or self_condition is not given, it is drawn from torch's global generator.
         """
         self._check_shape("images", images.shape)
         if not images.is_floating_point():
@@ -179,7 +180,9 @@ class DiffusionPolicy(nn.Module):
         return (loss, at.log_snr) if per_image else loss.mean()
 
     def loss_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The min-SNR weight of each image [B], finite everywhere. Hang et al. 2023, sec. 3.4; infinite g: no cap."""
+        """Return the min-SNR weight of each image [B], which is always finite. Hang et al. 2023, sec. 3.4. An infinite
+        gamma means no cap.
+        """
         snr = alpha**2 / (sigma**2).clamp(min=1e-9)
         capped = snr.clamp(max=self.min_snr_gamma)
         if self.objective == "eps":
@@ -226,20 +229,21 @@ class DiffusionPolicy(nn.Module):
             yield step
 
     def sample(self, batch_size: int = 16, **settings) -> Tensor:
-        """Images [B,C,H,W] in [0, 1]. Keywords as in `stream`: timesteps, sampler, noise_schedule, schedule_kwargs,
-        time_difference, eta, seed, ... An image depends on its own seed, `seed + i`, not on the others.
+        """Return images [B,C,H,W] in [0, 1]. Keywords as in `stream`: timesteps, sampler, noise_schedule,
+        schedule_kwargs, time_difference, eta, seed, ... An image depends on its own seed, `seed + i`, not on the
+        others.
         """
         for step in self.stream(batch_size, **settings):  # noqa: B007 (the last one counts)
             pass
         return (step.x0 + 1) / 2
 
     def ddpm_sample(self, shape: tuple[int, int, int, int], time_difference: float | None = None) -> Tensor:
-        """`sample` with the DDPM sampler, for images of `shape` (b, channels, image_size, image_size)."""
+        """Run `sample` with the DDPM sampler, for images of `shape` (b, channels, image_size, image_size)."""
         self._check_shape("shape", shape)
         return self.sample(shape[0], sampler="ddpm", time_difference=time_difference)
 
     def ddim_sample(self, shape: tuple[int, int, int, int], time_difference: float | None = None) -> Tensor:
-        """`sample` with the DDIM sampler, for images of `shape` (b, channels, image_size, image_size)."""
+        """Run `sample` with the DDIM sampler, for images of `shape` (b, channels, image_size, image_size)."""
         self._check_shape("shape", shape)
         return self.sample(shape[0], sampler="ddim", time_difference=time_difference)
 

@@ -36,19 +36,19 @@ class Level(NamedTuple):
     log_snr: Tensor
 
     def at(self, index) -> Level:
-        """The same five values at `index`: an integer, a slice or a mask over the rows."""
+        """Return the same five values at `index`: an integer, a slice or a mask over the rows."""
         return Level(*(value[index] for value in self))
 
 
 def level(schedule: Schedule, t: Tensor, scale: float = 1.0) -> Level:
-    """The noise level of `schedule` at t [B] in [0, 1], the signal scaled by `scale` in (0, 1]. Raises ValueError where
-    it is not finite, as `end - start` or a tiny `scale` can make it.
+    """Return the noise level of `schedule` at t [B] in [0, 1], with the signal scaled by `scale` in (0, 1]. Raises
+    ValueError if it is not finite, which an extreme `end - start` or a tiny `scale` can cause.
     """
     t = t.to("cpu", torch.float64)
     gamma = schedule.gamma(t)
     alpha, sigma2 = scale * gamma.sqrt(), 1 - gamma
     log_snr = 2 * alpha.log() - sigma2.clamp(min=TINY).log()
-    if not log_snr.isfinite().all():  # whatever is wrong with the others is wrong with it, too
+    if not log_snr.isfinite().all():  # not finite if any other value is not
         raise ValueError(
             f"the noise levels of {schedule} with scale={scale} are not finite; choose less extreme values"
         )
@@ -85,7 +85,9 @@ class Linear:
 
 @dataclass(frozen=True)
 class _Curve:
-    """What cosine and sigmoid share: a piece of an elementary curve `v`, rescaled so that gamma falls from 1 to 0."""
+    """The common part of cosine and sigmoid: a segment of an elementary curve `v`, rescaled so that gamma falls from 1
+    to 0.
+    """
 
     start: float
     end: float
@@ -157,7 +159,7 @@ SCHEDULES: dict[str, type[Schedule]] = {"linear": Linear, "cosine": Cosine, "sig
 
 
 def make_schedule(name: str, kwargs: Mapping[str, Any] | None = None) -> Schedule:
-    """The schedule of that name. An unknown name or keyword, or a value out of range, is a ValueError."""
+    """Return the schedule of that name. Raises ValueError for an unknown name or keyword, or a value out of range."""
     if name not in list(SCHEDULES):
         raise ValueError(f"unknown noise schedule {quote(name)}; choose one of: {', '.join(SCHEDULES)}")
     kwargs = {} if kwargs is None else kwargs
