@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written aside and renamed into place. Standard library only."""
+"""Write files and folders atomically: write to a temporary path, then rename. Standard library only."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ RENAME_TRIES = 25
 
 @contextmanager
 def replacing(target: Path, makes_parents: bool = True) -> Iterator[Path]:
-    """A path beside `target` to write a file or folder to; renamed into its place at the end, and gone if the writing
-    fails.
+    """Yield a temporary path beside `target` to write a file or folder to. It is renamed to `target` at the end, or
+    removed if the block raises.
     """
     if makes_parents:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Clear away what killed processes have left beside the files of `folder`; nobody may be writing there."""
+    """Remove temporary files of killed processes from `folder`. No process may be writing there."""
     for path in folder.glob(".*"):
         if found := re.fullmatch(r"\.(.+)\.\d+\.(tmp|old)", path.name):
             target = path.with_name(found[1])
@@ -70,7 +70,9 @@ def tidy(folder: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """safetensors has no class of its own for it, only words with the system's number, which Windows has its own of."""
+    """Return whether the error means a full disk. safetensors has no error class for that, only a message with the
+    system's error number, which is different on Windows.
+    """
     numbers = (errno.ENOSPC, errno.EDQUOT)
     in_words = any(f"(os error {number})" in str(error) for number in (*numbers, 112))
     return getattr(error, "errno", None) in numbers or in_words

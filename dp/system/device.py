@@ -1,4 +1,4 @@
-"""Which device computes, and what its errors mean for a person."""
+"""Choose the device, and describe its errors to users."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dp.system.validation import message_of
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """CUDA has a class for it; Apple's MPS and the CPU's allocator have only their words."""
+    """Return whether the error means too little memory. CUDA has a class for it; Apple's MPS and the CPU allocator have
+    only messages.
+    """
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)
 
 
 def describe(error: Exception) -> str:
-    """What went wrong, for a person: a message of ours as it is, anything else with its kind."""
+    """Return the error message for a user: the project's own messages unchanged, others with their class."""
     if is_out_of_memory(error):
         return "there is not enough memory for this run: ask for fewer images"
     return message_of(error)

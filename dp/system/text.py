@@ -1,4 +1,4 @@
-"""Text from outside, made fit to be shown: on one line, without characters that act, and not too long."""
+"""Sanitize text from outside for display: one line, no control characters, limited length."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ LONGEST = 300  # characters of a person's words
 
 
 def escape(text: str) -> str:
-    """One line that Markdown shows as it is: no markup, no HTML, no link, no cell of a table, no formula."""
+    """Return one line that Markdown shows literally, without markup, HTML, links, table cells or formulas."""
     return re.sub(r"([\\`*_\[\]<>|~&!:@$]|\.(?=\S))", r"\\\1", plain(text))
 
 
 def plain(text: str) -> str:
-    """One line of printable characters, and no more of them than LONGEST."""
+    """Return one line of printable characters, at most LONGEST of them."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
 def shown(text: str, most: int = 120) -> str:
-    """A name or reason from outside, fit to be shown: on one line, without characters that act or that cannot be
-    encoded, its middle cut out where it is long.
+    """Return a name or reason from outside on one line, with control characters and unencodable ones escaped and the
+    middle of a long text cut out.
     """
     ends = text if len(text) <= most else text[:most] + text[-most:]
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in ends)
