@@ -376,8 +376,8 @@ def test_a_trajectory_of_a_long_run_is_thinned_evenly_and_keeps_both_ends(root):
 def test_a_run_that_nobody_watches_any_more_is_parked_and_goes_on_when_someone_does(root, monkeypatch):
     engine = Engine(root, device="cpu")
     policy, allowed = engine.policy("one"), threading.Semaphore(3)
-    tick = policy.tick
-    monkeypatch.setattr(policy, "tick", lambda batch: allowed.acquire(timeout=150) and tick(batch))
+    tick = policy.step
+    monkeypatch.setattr(policy, "step", lambda batch: allowed.acquire(timeout=150) and tick(batch))
     settings = SampleSettings(2, timesteps=30, sampler="ddpm", seed=8)
     handle = engine.submit(settings, "one")
     first, second = handle.subscribe(), handle.subscribe()
