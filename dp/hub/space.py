@@ -64,7 +64,8 @@ def publish(space: str, headers: Mapping[str, str], private: bool, hardware: str
     if not token_in(headers):
         raise HubError("log in first with `hf auth login`, or set HF_TOKEN to a token with the write role")
     kind = {"repo_type": "space", "space_sdk": "gradio", "space_hardware": hardware}
-    patterns = {"allow_patterns": WANTED, "ignore_patterns": UNWANTED, "commit_message": "Watch a diffusion model at work"}
+    message = "Watch a diffusion model at work"
+    patterns = {"allow_patterns": WANTED, "ignore_patterns": UNWANTED, "commit_message": message}
     with in_words(space, headers):
         api = api_for(headers)
         api.create_repo(space, private=private or None, exist_ok=True, **kind)
