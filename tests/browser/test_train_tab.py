@@ -20,7 +20,7 @@ from forks import forking
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from launching import launched
-from pages import awaited, canvas_pixels, hearing_late, serve, set_run, unfold, until, window
+from pages import PATIENCE_S, awaited, canvas_pixels, hearing_late, serve, set_run, unfold, until, window
 from PIL import Image
 from starlette.requests import Request
 from test_dataset import BAD, GOOD, encode
@@ -94,6 +94,7 @@ def shown(page, what):
 @contextmanager
 def page_of(browser, url):
     with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
+        context.set_default_timeout(PATIENCE_S * 1000)
         page, trouble = context.new_page(), []
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
@@ -223,7 +224,7 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
         assert page.is_disabled("#start-training")
 
         large = encode(Image.new("RGB", (2000, 2000), "teal"), "PNG")  # few bytes, and some while to decode
-        folder = write(tmp_path / "many", {f"{number}.png": large for number in range(100)})
+        folder = write(tmp_path / "many", {f"{number}.png": large for number in range(200)})
         for is_at_once in (False, True):
             if is_at_once:  # before Gradio knows that there is a check to be cancelled
                 page.evaluate(CANCEL)

@@ -41,6 +41,7 @@ CHROMIUM_FLAGS = [
     "--host-resolver-rules=MAP *.test 127.0.0.1",
     "--test-third-party-cookie-phaseout",
 ]
+PATIENCE_S = 150  # with the page: a busy machine may take several times the 30 that are usual
 
 
 @contextmanager
@@ -61,6 +62,7 @@ def open_browser():
 def window(browser, url, forgiven=(), **options):
     """A fresh page; fails on any error in its console but those `forgiven`, and where it is wider than its window."""
     with browser.new_context(**options) as context:
+        context.set_default_timeout(PATIENCE_S * 1000)
         page, trouble = context.new_page(), []
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
