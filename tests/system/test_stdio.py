@@ -31,14 +31,14 @@ def test_names_that_the_terminal_cannot_show_and_a_closed_one_end_no_run(tmp_pat
     (pictures / "ü\udcff😀.png").write_text("no image")
     arguments = [pictures.name, "--out", "runs/😀", *TINY]
     with trained(tmp_path, *arguments, "--prepare", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        said, complaint = process.communicate(timeout=60)
+        said, complaint = process.communicate(timeout=150)
     assert (process.returncode, complaint) == (0, b"") and rb"\U0001f600.png" in said
 
     read, write = os.pipe()
     os.close(read)  # as in `... | head -0`
     with trained(tmp_path, *arguments, stdout=write, stderr=write) as process:
         os.close(write)
-        assert process.wait(60) == 0
+        assert process.wait(150) == 0
     status = RunFolder(tmp_path / "runs" / "😀").status()
     assert (status["state"], status["step"], status["error"]) == ("finished", 3, None)
 
