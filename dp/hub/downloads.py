@@ -1,5 +1,5 @@
-"""The Hub's models that are at hand here. A note for each, `.hub/user--name` below DP_HOME, holds the path of its
-folder in the Hugging Face cache, where the files stay. The note's time is that of the last use, in whichever process.
+"""The models from the Hub that the app lists. For each, a file `.hub/user--name` below DP_HOME holds the path of its
+folder in the Hugging Face cache. The file's modification time is the time of the model's last use by any process.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dp.system.records import name_of
 
 
 def put(home: str | Path, repo_id: str, folder: Path) -> None:
-    """Have the model of a folder that `hub.pull` gave at hand, under its name on the Hub."""
+    """Add a model to the list under its name on the Hub. folder: the path that `models.pull` returned."""
     with replacing(_note(home, repo_id)) as aside:
         aside.write_text(str(folder), encoding="utf-8")
 
 
 def listed(home: str | Path) -> list[Entry]:
-    """Those whose folders are there, the one used last first."""
+    """Return an entry for each model whose folder still exists, most recently used first."""
     notes = []
     for note in Path(home).glob(".hub/[!.]*--*"):
-        with suppress(OSError, ValueError):  # just given up, perhaps
+        with suppress(OSError, ValueError):  # another process may have removed it just now
             folder = Path(note.read_text(encoding="utf-8"))
             if folder.is_dir() and name_of(note) == note.name:
                 notes.append((note.stat().st_mtime_ns, note.name, folder))
@@ -38,8 +38,8 @@ def used(home: str | Path, repo_id: str) -> None:
 
 
 def trim(home: str | Path, most: int, most_bytes: int) -> None:
-    """Give up those that have not been used for longest, with their files, beyond `most` or so many bytes in all; the
-    one used last stays in any case.
+    """Remove the least recently used models beyond `most` models or `most_bytes` of weights, with their files. The most
+    recently used one is always kept.
     """
     total = 0
     for place, entry in enumerate(listed(home)):

@@ -1,7 +1,7 @@
-"""Models on the Hugging Face Hub: find them, fetch one, publish one.
+"""Find, download and publish models on the Hugging Face Hub.
 
-Of a repository only FILES are ever fetched, by their exact names. The config is checked before the weights are asked
-for, which may be no larger than it allows; nothing enters the cache before it is known to be a model.
+Only the files in FILES are downloaded from a repository, by their exact names. The config is checked before the weights
+are requested, and it bounds their size. Files enter the cache only after the model has been checked.
 """
 
 from __future__ import annotations
@@ -39,24 +39,26 @@ from dp.hub.client import (
 from dp.system.validation import quote
 
 FILES = {"config.json": checkpoint.MAX_CONFIG, "README.md": 1_000_000, "model.safetensors": 8_000_000_000}  # bytes
-HEADER = 1_000_000  # bytes of the weights' file beside the weights
+HEADER = 1_000_000  # bytes of model.safetensors in addition to the weights
 MOST_LISTED = 50
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def find(source: str | Path, *, token: str | bool | None = None, revision: str | None = None) -> Path:
-    """The folder of a checkpoint: `source` itself, or what `pull` gives where that is no folder but "user/name"."""
+    """Return the folder of a checkpoint: `source` if it is a path, or the result of `pull` if there is no such folder
+    and it reads "user/name".
+    """
     if os.path.exists(source) or not isinstance(source, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         return Path(source)
     try:
         return pull(source, token=token, revision=revision)
     except HubError as error:
-        raise HubError(f"there is no folder {quote(source)} here, and on the Hub: {error}") from None
+        raise HubError(f"there is no local folder {quote(source)}, and on the Hub: {error}") from None
 
 
 def listed(owner: str | None = None, *, token: str | bool | None = None) -> list[str]:
-    """The models on the Hub whose cards say that they were made with this library, the most downloaded first: at most
-    50 names "user/name", of everybody or of one owner. token: as in `pull`. Raises HubError.
+    """Return the names "user/name" of the models on the Hub whose cards state that they were made with this library,
+    most downloaded first: at most 50, from all owners or one. token: as in `pull`. Raises HubError.
     """
     headers = headers_of(token)
     with in_words("the list of models", headers):
@@ -71,15 +73,17 @@ def pull(
     revision: str | None = None,
     progress: Progress = lambda received, size: None,
 ) -> Path:
-    """The checkpoint folder of "user/name" in the Hugging Face cache, fetched unless it is there.
+    """Return the checkpoint folder of "user/name" in the Hugging Face cache. The files are downloaded unless they are
+    there already.
 
-    token: a string; None for the one that this machine is logged in with, False or "" for none. revision: a branch, tag
-    or commit. With None for a token and no answer from the Hub, what was fetched before will do. progress: told of each
-    file's bytes, those received and all, before the first one and as they come; what it raises ends the fetching.
+    token: a string, or None for the token that this machine is logged in with, or False or "" for no token. revision: a
+    branch, tag or commit. If the Hub does not respond and token is None, an earlier download is returned. progress:
+    called with the received and total bytes of each file, before the download and during it; an exception that it
+    raises aborts the download. Raises HubError.
     """
     headers = headers_for(repo_id, token)
     if revision is not None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision, re.ASCII):
-        raise HubError(f"{quote(revision)} is no revision: give a branch, a tag or a commit")
+        raise HubError(f"{quote(revision)} is not a valid revision; enter a branch, a tag or a commit")
     try:
         with in_words(repo_id, headers):
             wanted = {"revision": revision, "files_metadata": True, "timeout": PATIENCE}
@@ -93,7 +97,7 @@ def pull(
         raise
     with in_words(repo_id, headers):
         folder = _cached(repo_id, info.sha) or _fetch(repo_id, info.sha, files, headers, progress)
-        if revision != info.sha:  # so that it is found again without an answer
+        if revision != info.sha:  # so that it is found later without a response from the Hub
             reference = folder.parents[1] / "refs" / (revision or constants.DEFAULT_REVISION)
             reference.parent.mkdir(parents=True, exist_ok=True)
             reference.write_text(info.sha, encoding="utf-8")
@@ -101,7 +105,7 @@ def pull(
 
 
 def forget(repo_id: str) -> None:
-    """Delete all that the cache holds of it."""
+    """Delete all files of this model from the cache."""
     shutil.rmtree(_cache_of(repo_id), ignore_errors=True)
 
 
@@ -115,19 +119,21 @@ def push(
     facts: Mapping[str, str] | None = None,
     **card: Any,
 ) -> str:
-    """Publish a checkpoint folder as "user/name", in one commit -> its address.
+    """Publish a checkpoint folder as "user/name" in one commit, and return its address.
 
-    token: as in `pull`, and it must be one that may write. private: seen by its owner only. samples: a PNG for the
-    card, or its path. facts: more rows of the card's table. card: step, dataset, license, over what the folder says. A
-    card that stands there is replaced; the repository's history keeps it. Raises HubError, or CheckpointError where
-    the model is at fault.
+    token: as in `pull`; it needs write access. private: whether only the owner can see the model. samples: a PNG for
+    the card, or its path. facts: more rows of the card's table. card: step, dataset and license, which override those
+    of the folder. An existing card is replaced; the repository's history keeps it. Raises HubError, or CheckpointError
+    for a damaged model.
     """
     headers = headers_for(repo_id, token)
     if "authorization" not in headers:
-        raise HubError(f"publishing needs a token that may write: make one at {constants.ENDPOINT}/settings/tokens")
+        raise HubError(
+            f"publishing needs a token with write access; create one at {constants.ENDPOINT}/settings/tokens"
+        )
     picture = Path(samples).read_bytes() if isinstance(samples, (str, Path)) else samples
     if picture is not None and not picture.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise HubError("the picture of samples must be a PNG")
+        raise HubError("the image of samples must be a PNG")
     folder = Path(folder)
     network, config = checkpoint.inspect(folder)
     schema.check_config(config := config | card, str(folder))
@@ -139,7 +145,7 @@ def push(
         api = api_for(headers)
         within(2 * PATIENCE, lambda: api.create_repo(repo_id, private=private, exist_ok=True))
         if private and not within(PATIENCE, lambda: api.model_info(repo_id, timeout=PATIENCE)).private:
-            raise HubError(f"{repo_id} is there already and everybody can see it: choose another name")
+            raise HubError(f"{repo_id} already exists and is public, so it cannot be private; choose another name")
         additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
         send = {"operations": additions, "commit_message": f"A model of {config.get('step', 0):,} steps"}
         within(6 * PATIENCE + size / SLOWEST, lambda: api.create_commit(repo_id, **send))
@@ -147,7 +153,7 @@ def push(
 
 
 # ----------------------------------------------------------------------------
-# Fetching
+# Downloading
 
 
 def _cache_of(repo_id: str) -> Path:
@@ -161,10 +167,10 @@ def _cached(repo_id: str, revision: str) -> Path | None:
 
 
 def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[str, str], progress: Progress) -> Path:
-    """Download `commit` aside, and move it into the cache once it has shown to be a model."""
+    """Download `commit` to a temporary folder, and move it to the cache if it is a valid model."""
     if missing := {"config.json", "model.safetensors"} - files.keys():
         pickles = any(name.endswith(PICKLES) for name in files)
-        why = "; it has only pickles, which can run code and are never loaded" if pickles else ""
+        why = "; it has only pickle files, which can run code and are never loaded" if pickles else ""
         raise HubError(f"{repo_id} is not a model that dp can load: it has no {min(missing)}{why}")
     home = _cache_of(repo_id)
     home.mkdir(parents=True, exist_ok=True)
@@ -177,7 +183,9 @@ def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[st
                 if name in files:
                     size = files[name].size
                     if not isinstance(size, int) or not 0 <= size <= most:
-                        raise HubError(f"{repo_id} is refused: its {name} has {quote(size)} bytes, of {most:,} allowed")
+                        raise HubError(
+                            f"{repo_id} is rejected: its {name} has {quote(size)} bytes, the limit is {most:,}"
+                        )
                     digest = files[name].lfs.sha256 if files[name].lfs else None
                     url = hf_hub_url(repo_id, name, revision=commit)
                     download(url, headers, Path(aside, name), size, digest, progress)

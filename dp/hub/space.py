@@ -1,7 +1,7 @@
-"""`python -m dp publish-space user/name`: this repository as a Hugging Face Space, created if need be, or brought up to
-date. The token is the machine's login (`hf auth login`) or HF_TOKEN; it is handed on with each call and kept nowhere.
+"""`python -m dp publish-space user/name`: publish this repository as a Hugging Face Space, or update that Space. The
+token comes from the machine's login (`hf auth login`) or HF_TOKEN; it is passed with each call and stored nowhere.
 
-What goes up is listed here, so that pictures, runs and notes that lie beside it stay where they are.
+Only the files listed here are uploaded, so images, runs and notes in the working directory stay private.
 """
 
 from __future__ import annotations
@@ -27,16 +27,20 @@ UNWANTED = ["*__pycache__*", "*.pyi", "*/.*"]
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m dp publish-space",
-        description="Put this repository up as a Hugging Face Space, or bring that Space up to date.",
-        epilog="Log in first with `hf auth login`, or set HF_TOKEN to a token with the write role.",
+        description="Publish this repository as a Hugging Face Space, or update that Space.",
+        epilog="Log in first with `hf auth login`, or set HF_TOKEN to a token with write access.",
     )
     add = parser.add_argument
-    add("space", metavar="user/name", help="the Space; it is created where there is none")
-    add("--private", action="store_true", help="create it for you alone to see")
+    add("space", metavar="user/name", help="the Space; it is created if it does not exist")
+    add("--private", action="store_true", help="create a private Space, which only you can see")
     hardware = [flavour.value for flavour in SpaceHardware]
-    words = "create it on this, not on cpu-basic; some cost money by the hour: %(choices)s"
+    words = "hardware of a new Space instead of cpu-basic; some kinds are billed by the hour: %(choices)s"
     add("--hardware", choices=hardware, metavar="NAME", help=words)
-    add("--dry-run", action="store_true", help="only list what would go up, and its size; needs no network")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="only list the files that would be uploaded, with their sizes; needs no network",
+    )
     stdio.protect()
     args = parser.parse_args()
     try:
@@ -44,17 +48,19 @@ def main() -> None:
         if args.dry_run:
             sizes = {path: (ROOT / path).stat().st_size for path in files()}
             print("\n".join(f"{size:>12,}  {path}" for path, size in sizes.items()))
-            print(f"{sum(sizes.values()):>12,}  bytes in {len(sizes)} files would go up to the Space {args.space}")
+            print(
+                f"{sum(sizes.values()):>12,}  bytes in {len(sizes)} files would be uploaded to the Space {args.space}"
+            )
         else:
             publish(args.space, headers, args.private, args.hardware)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{message_of(error)}\n")
     except KeyboardInterrupt:
-        parser.exit(130)  # as shells count it
+        parser.exit(130)  # the exit code of shells for an interrupt
 
 
 def files() -> list[str]:
-    """What belongs to the Space, relative to the repository."""
+    """Return the paths of the files to upload, relative to the repository."""
     paths = sorted(path.relative_to(ROOT).as_posix() for name in FOLDERS for path in (ROOT / name).rglob("*"))
     paths = [name for name in [*FILES, *paths] if (ROOT / name).is_file()]
     return list(filter_repo_objects(paths, allow_patterns=WANTED, ignore_patterns=UNWANTED))
@@ -62,7 +68,9 @@ def files() -> list[str]:
 
 def publish(space: str, headers: Mapping[str, str], private: bool, hardware: str | None) -> None:
     if not token_in(headers):
-        raise HubError("log in first with `hf auth login`, or set HF_TOKEN to a token with the write role")
+        raise HubError(
+            "publishing needs a token; log in with `hf auth login`, or set HF_TOKEN to a token with write access"
+        )
     kind = {"repo_type": "space", "space_sdk": "gradio", "space_hardware": hardware}
     message = "Watch a diffusion model at work"
     patterns = {"allow_patterns": WANTED, "ignore_patterns": UNWANTED, "commit_message": message}

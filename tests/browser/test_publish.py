@@ -282,7 +282,7 @@ def test_a_run_is_published_and_comes_back_and_the_token_is_nowhere(
         page.click("#board [data-verb=publish]")
         page.wait_for_selector("#board .publish .token")
         assert page.get_attribute("#board .publish .repo", "placeholder") == "you/my-cats"
-        for token, said in ((WRITER + "x", "does not accept this token"), (READER, "this token may not do that")):
+        for token, said in ((WRITER + "x", "does not accept this token"), (READER, "this token lacks a permission")):
             page.fill("#board .publish .token", token)
             page.fill("#board .publish .repo", "alice/cats")
             page.click("#board .publish .main")
@@ -345,11 +345,11 @@ def test_whose_token_publishes(fake, home, monkeypatch, tiny_rin, place, typed, 
     assert told["login"] is login and told["repo"] == "secret"
     assert {token for *_, token in fake.requests} - {""} == ({sent} if sent else set())  # storage is asked without it
     if sent is None:
-        assert answer["problem"].startswith("publishing needs a token that may write")
+        assert answer["problem"].startswith("publishing needs a token with write access")
     elif sent == WRITER:
         assert answer == {"url": f"{fake.url}/alice/cats"}
     else:
-        assert "this token may not do that with alice/cats" in answer["problem"]
+        assert "this token lacks a permission for alice/cats" in answer["problem"]
         assert sent not in json.dumps(answer)
 
 
@@ -361,12 +361,12 @@ def test_who_may_not_train_may_not_publish_and_odd_requests_are_told(fake, home,
     for change, words in (
         ({"run": "x"}, "this run no longer exists"),
         ({"milestone": 3}, "step 3: the folder does not exist"),
-        ({"repo": "cats"}, "'cats' is no name on the Hub"),
-        ({"token": "two words"}, "that is not a token"),
+        ({"repo": "cats"}, "'cats' is not a valid repository name"),
+        ({"token": "two words"}, "the token is malformed"),
     ):
         assert words in publish.publish(asked | change, asking())["problem"]
     fake.trouble["create"] = refuses(429, retry_after=7)
-    assert publish.publish(asked, asking()) == {"problem": "too many requests; the Hub says to wait 7 seconds"}
+    assert publish.publish(asked, asking()) == {"problem": "the Hub received too many requests; wait 7 seconds"}
     fake.requests.clear()
     monkeypatch.setenv("SPACE_ID", "ann/space")
     assert (

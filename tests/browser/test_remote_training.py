@@ -128,7 +128,7 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         start(page)
         in_state(page, "queued")
         hub.trouble["inspect"] = refuses(503)
-        says(page, ".job .trouble", "The Hub has trouble of its own (error 503)")
+        says(page, ".job .trouble", "The Hub has an internal problem (error 503)")
         assert page.locator("#board .milestones canvas:visible").count() >= 1
         hub.trouble.clear()
         says(page, ".job .heard", "Last checked at")
@@ -300,7 +300,7 @@ def test_a_sign_in_that_ends_before_the_job_does_not_start_it(run, hub, monkeypa
         ("job", 403, "make one that may run Jobs and write at", True),
         ("job", 404, "offers no Jobs to this account", False),
         ("whoami", 401, "mistyped or has expired", True),
-        ("whoami", 500, "trouble of its own", False),
+        ("whoami", 500, "an internal problem", False),
     ],
 )
 def test_what_the_hub_refuses_is_told(run, hub, kind, status, words, needs_another):  # noqa: F811
@@ -316,7 +316,7 @@ def test_without_an_answer_nothing_changes_and_it_is_told(run, hub):  # noqa: F8
     before = run.status()
     for function in (remote_training.exchange, remote_training.end):
         answer = function(asks(run, WRITER), asking())
-        assert "cannot be reached: is this machine online?" in answer["problem"] and "asks" not in answer
+        assert "cannot be reached; check the network connection" in answer["problem"] and "asks" not in answer
     assert run.status() == before
     assert "cannot be reached" in remote_training.machines(None, asking())["problem"]
     assert "is not known, since" in remote_training.price({"flavor": "a10g-small", "timeout": "1h"}, asking())["words"]
@@ -346,7 +346,7 @@ def test_odd_requests_are_told(run, hub):  # noqa: F811
         ({"run": ["x"]}, "this run no longer exists"),
         ({"flavor": "h900"}, "there is no machine 'h900'; there are: cpu-basic"),
         ({"timeout": "2 weeks"}, "a time limit is written as"),
-        ({"token": "two words"}, "that is not a token"),
+        ({"token": "two words"}, "the token is malformed"),
     ):
         assert words in remote_training.rent(fine | change, asking())["problem"]
     for flavor, timeout, words in (("h900", "1h", "no machine 'h900'"), ("a10g-small", "0", "a time limit is")):

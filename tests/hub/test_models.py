@@ -179,7 +179,7 @@ def test_a_revision_is_fetched_and_stays_what_it_was(fake, policy, folder):
     assert same(policy, DiffusionPolicy.from_pretrained("alice/faces", token=False, revision=fake.commit))
     assert "no such revision" in error_of(models.pull, "alice/faces", token=False, revision="v2")
     for odd in ("../main", "a b", "", "/etc"):
-        assert "is no revision" in error_of(models.pull, "alice/faces", token=False, revision=odd)
+        assert "is not a valid revision" in error_of(models.pull, "alice/faces", token=False, revision=odd)
 
 
 def test_a_private_model_is_for_those_who_may_see_it(fake, policy):
@@ -191,7 +191,7 @@ def test_a_private_model_is_for_those_who_may_see_it(fake, policy):
 
 
 def test_what_should_be_private_is_not_put_where_everybody_sees_it(fake, faces, folder):
-    assert "everybody can see it" in error_of(models.push, folder, faces, token=WRITER, private=True)
+    assert "already exists and is public" in error_of(models.push, folder, faces, token=WRITER, private=True)
     assert "commit" not in fake.kinds()
 
 
@@ -213,8 +213,8 @@ def test_without_an_answer_what_was_fetched_before_will_do(fake, faces, policy):
     huggingface_hub.close_session()  # and its open connection
     assert same(policy, DiffusionPolicy.from_pretrained(faces))
     # A visitor's call never finds what somebody else's token has fetched.
-    assert "is this machine online?" in error_of(models.pull, faces, token=READER)
-    assert "is this machine online?" in error_of(models.pull, "alice/other")
+    assert "check the network connection" in error_of(models.pull, faces, token=READER)
+    assert "check the network connection" in error_of(models.pull, "alice/other")
 
 
 # ----------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_a_token_that_is_no_login_is_told(fake, faces, folder, token):
 
 @pytest.mark.parametrize("token", ["hf_a\r\nX-Evil: 1", "two words", "hf_ümlaut", "\0", "hf_" + "x" * 5000])
 def test_what_is_not_even_a_token_is_never_sent(fake, faces, token):
-    assert "is not a token" in error_of(models.pull, faces, token=token)
+    assert "token is malformed" in error_of(models.pull, faces, token=token)
     assert fake.requests == []
 
 
@@ -265,27 +265,27 @@ def test_no_token_is_ever_logged_or_kept(fake, faces, folder, kind, caplog, capf
 
 TROUBLE = {
     "an expired token": (refuses(401, X_Error_Message="Invalid credentials in Authorization header"), "has expired"),
-    "forbidden": (refuses(403), "may not do that"),
-    "gated": (refuses(403, X_Error_Code="GatedRepo"), "open to some only: ask at"),
+    "forbidden": (refuses(403), "lacks a permission"),
+    "gated": (refuses(403, X_Error_Code="GatedRepo"), "is restricted; request it at"),
     "missing": (refuses(404, X_Error_Code="RepoNotFound"), "there is no model alice/faces"),
-    "too many requests": (refuses(429, Retry_After="3600"), "to wait 3600 seconds"),
-    "too many, by the Hub's own count": (refuses(429, ratelimit='"api";r=0;t=55'), "to wait 55 seconds"),
+    "too many requests": (refuses(429, Retry_After="3600"), "wait 3600 seconds"),
+    "too many, by the Hub's own count": (refuses(429, ratelimit='"api";r=0;t=55'), "wait 55 seconds"),
     "too many, until a date": (refuses(429, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT"), "to wait a few minutes"),
     "too many, in no hurry to say": (refuses(429), "to wait a few minutes"),
-    "the Hub is broken": (refuses(500), r"trouble of its own \(error 500\)"),
+    "the Hub is broken": (refuses(500), r"an internal problem \(error 500\)"),
     "the Hub is away": (refuses(503, Retry_After="1"), "error 503"),
-    "some other refusal": (refuses(418), r"refuses this \(error 418\): refused"),
-    "silence": (sleeps, "did not answer in time"),
-    "broken off": (breaks_off, "broke off"),
+    "some other refusal": (refuses(418), r"rejected the request \(error 418\): refused"),
+    "silence": (sleeps, "did not respond in time"),
+    "broken off": (breaks_off, "was interrupted"),
 }
 ODD = {
-    "no JSON": (says(b"{"), "does not answer as the Hub does"),
-    "a list": (says(b"[]"), "does not answer as the Hub does"),
-    "nothing": (says(b""), "does not answer as the Hub does"),
-    "an empty object": (says(b"{}"), "does not answer as the Hub does"),
-    "a login page": (says(b"<html>Welcome to the hotel"), "does not answer as the Hub does"),
-    "nested without end": (says(b"[" * 100_000), "does not answer as the Hub does"),
-    "byte by byte": (trickles, "did not answer in time"),
+    "no JSON": (says(b"{"), "did not respond like the Hub"),
+    "a list": (says(b"[]"), "did not respond like the Hub"),
+    "nothing": (says(b""), "did not respond like the Hub"),
+    "an empty object": (says(b"{}"), "did not respond like the Hub"),
+    "a login page": (says(b"<html>Welcome to the hotel"), "did not respond like the Hub"),
+    "nested without end": (says(b"[" * 100_000), "did not respond like the Hub"),
+    "byte by byte": (trickles, "did not respond in time"),
 }
 
 
@@ -327,10 +327,10 @@ def _parts(path):
 
 
 DAMAGE = {
-    "cut short": (lambda raw: raw[:-1], "did not arrive as it was sent"),
-    "too long": (lambda raw: raw + b"\0" * 10_000_000, "did not arrive as it was sent"),
-    "other bytes": (lambda raw: raw[:-1] + b"\x55", "did not arrive as it was sent"),
-    "nothing": (lambda raw: b"", "did not arrive as it was sent"),
+    "cut short": (lambda raw: raw[:-1], "was not downloaded correctly"),
+    "too long": (lambda raw: raw + b"\0" * 10_000_000, "was not downloaded correctly"),
+    "other bytes": (lambda raw: raw[:-1] + b"\x55", "was not downloaded correctly"),
+    "nothing": (lambda raw: b"", "was not downloaded correctly"),
 }
 
 
@@ -354,7 +354,7 @@ def test_a_file_that_trickles_is_given_up(fake, faces):
     fake.trouble["file"] = trickles
     listed = [{"rfilename": "config.json", "size": 90_000}, {"rfilename": "model.safetensors", "size": 10}]
     fake.listing[faces] = {"siblings": listed}
-    assert "did not answer in time" in error_of(models.pull, faces, token=False)
+    assert "did not respond in time" in error_of(models.pull, faces, token=False)
 
 
 @pytest.mark.parametrize("name", TROUBLE)
@@ -377,7 +377,7 @@ def test_an_upload_that_fails_is_a_sentence(fake, folder, name):
 @pytest.mark.parametrize("kind", ["preupload", "commit"])
 def test_an_odd_answer_to_publishing_is_a_sentence(fake, folder, kind, raw):
     fake.trouble[kind] = says(raw)
-    check(fake, "does not answer as the Hub does", models.push, folder, "alice/faces")
+    check(fake, "did not respond like the Hub", models.push, folder, "alice/faces")
 
 
 def test_a_card_that_the_hub_refuses_is_told_in_its_words(fake, folder):
@@ -387,8 +387,8 @@ def test_a_card_that_the_hub_refuses_is_told_in_its_words(fake, folder):
 
 
 def test_another_account_is_not_written_to(fake, folder):
-    check(fake, "may not do that with bob/faces", models.push, folder, "bob/faces")
-    assert "may not do that" in error_of(models.push, folder, "alice/faces", token=READER)
+    check(fake, "lacks a permission for bob/faces", models.push, folder, "bob/faces")
+    assert "lacks a permission" in error_of(models.push, folder, "alice/faces", token=READER)
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://no-such-host.invalid", "http://[bad", "nonsense"])
@@ -408,7 +408,7 @@ def test_a_machine_that_is_told_to_stay_offline_does(fake, faces, policy, monkey
 def test_a_name_that_is_neither_here_nor_there_says_so(fake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = error_of(DiffusionPolicy.from_pretrained, "runs/mine")
-    assert "no folder 'runs/mine' here" in text and "there is no model runs/mine" in text
+    assert "no local folder 'runs/mine'" in text and "there is no model runs/mine" in text
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_a_name_that_cannot_be_is_never_asked_for(fake, folder, name):
 
 def test_a_full_disk_is_told(fake, faces, tmp_path):
     (tmp_path / "cache").write_text("a file where the cache should be")
-    assert "cannot be kept" in error_of(models.pull, faces, token=False)
+    assert "cannot be written" in error_of(models.pull, faces, token=False)
 
 
 @pytest.mark.parametrize("picture", [b"GIF89a", b""])
@@ -454,7 +454,7 @@ def _config(change):
 HOSTILE = {
     "pickles only": (
         lambda files: [files.pop("model.safetensors"), files.update({"pytorch_model.bin": b"\x80"})],
-        "no model.safetensors; it has only pickles",
+        "no model.safetensors; it has only pickle files",
     ),
     "no config": (lambda files: files.pop("config.json"), "it has no config.json"),
     "empty": (dict.clear, "it has no config.json"),
@@ -467,11 +467,11 @@ HOSTILE = {
     "wrong shapes": (_config(lambda c: c["network"].update(dim=16)), "do not match"),
     "a giant": (_config(lambda c: c["network"].update(dim=4096, depth=64)), "more than 2,000,000,000"),
     "weights that are a pickle": (lambda files: files.update({"model.safetensors": b"\x80\x04."}), "cannot be read"),
-    "a large config": (lambda files: files.update({"config.json": b" " * 200_000}), "of 100,000 allowed"),
-    "a large card": (lambda files: files.update({"README.md": b" " * 2_000_000}), "of 1,000,000 allowed"),
+    "a large config": (lambda files: files.update({"config.json": b" " * 200_000}), "the limit is 100,000"),
+    "a large card": (lambda files: files.update({"README.md": b" " * 2_000_000}), "the limit is 1,000,000"),
     "weights that the config does not account for": (
         lambda files: files.update({"model.safetensors": files["model.safetensors"] + b"\0" * 2_000_000}),
-        "is refused: its model.safetensors has",
+        "is rejected: its model.safetensors has",
     ),
 }
 
@@ -491,14 +491,14 @@ def test_a_model_that_is_none_is_refused_and_leaves_nothing(fake, faces, name, t
 @pytest.mark.parametrize("size", [None, -1, "7", 10**18, 1.5])
 def test_sizes_are_looked_at_before_anything_is_fetched(fake, faces, size):
     fake.listing[faces] = {"siblings": [{"rfilename": name, "size": size} for name in models.FILES]}
-    check(fake, "is refused: its config.json has", models.pull, faces)
+    check(fake, "is rejected: its config.json has", models.pull, faces)
     assert "file" not in fake.kinds()
 
 
 @pytest.mark.parametrize("commit", [None, "", "main", "../../../up", "A" * 40, 7])
 def test_a_commit_that_is_none_is_no_path(fake, faces, commit, tmp_path):
     fake.listing[faces] = {"sha": commit}
-    check(fake, "does not answer as the Hub does", models.pull, faces)
+    check(fake, "did not respond like the Hub", models.pull, faces)
     assert cached(tmp_path / "cache") == []
 
 

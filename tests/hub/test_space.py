@@ -93,7 +93,7 @@ def test_what_lies_beside_it_stays_here(hub, clone, command):
     *lines, total = said.splitlines()
     sizes = {name: int(size.replace(",", "")) for size, name in map(str.split, lines)}
     assert code == 0 and sizes == {name: (clone / name).stat().st_size for name in there}
-    assert re.fullmatch(rf" *{sum(sizes.values()):,}  bytes in 5 files would go up to the Space {SPACE}", total)
+    assert re.fullmatch(rf" *{sum(sizes.values()):,}  bytes in 5 files would be uploaded to the Space {SPACE}", total)
 
 
 def test_a_dry_run_asks_nobody(hub, clone, command):
@@ -110,11 +110,11 @@ def dislikes_the_card(handler):
     [
         ({}, None),
         ({"create": refuses(402)}, "error 402"),
-        ({"create": refuses(403)}, "this token may not do that"),
+        ({"create": refuses(403)}, "this token lacks a permission"),
         ({"create": refuses(429)}, "too many requests"),
-        ({"create": refuses(500)}, "trouble of its own"),
+        ({"create": refuses(500)}, "an internal problem"),
         ({"card": dislikes_the_card}, "short_description is too long"),
-        ({"commit": refuses(500)}, "trouble of its own"),
+        ({"commit": refuses(500)}, "an internal problem"),
     ],
 )
 def test_trouble_on_the_hub_is_one_sentence(hub, clone, command, trouble, words):
@@ -130,12 +130,12 @@ def test_trouble_on_the_hub_is_one_sentence(hub, clone, command, trouble, words)
 @pytest.mark.parametrize(
     "space, token, words",
     [
-        (SPACE, None, "log in first with `hf auth login`, or set HF_TOKEN"),
+        (SPACE, None, "log in with `hf auth login`, or set HF_TOKEN"),
         (SPACE, "hf_expired", "does not accept this token"),
-        (SPACE, READER, "this token may not do that"),
-        ("bob/diffusion", WRITER, "this token may not do that"),
-        ("diffusion", WRITER, "'diffusion' is no name on the Hub: write it as user/name"),
-        ("../x/y", WRITER, "is no name on the Hub"),
+        (SPACE, READER, "this token lacks a permission"),
+        ("bob/diffusion", WRITER, "this token lacks a permission"),
+        ("diffusion", WRITER, "'diffusion' is not a valid repository name; write it as user/name"),
+        ("../x/y", WRITER, "is not a valid repository name"),
     ],
 )
 def test_who_may_not_is_told_what_to_do(hub, clone, command, space, token, words):
@@ -148,4 +148,4 @@ def test_who_may_not_is_told_what_to_do(hub, clone, command, space, token, words
 def test_a_hub_that_cannot_be_reached_is_told(hub, clone, command, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     code, _, complaint = command(SPACE)
-    assert code == 2 and "cannot be reached: is this machine online?" in complaint and complaint.count("\n") == 1
+    assert code == 2 and "cannot be reached; check the network connection" in complaint and complaint.count("\n") == 1

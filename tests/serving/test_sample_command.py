@@ -93,7 +93,7 @@ def test_a_model_on_the_hub_is_as_good_too(command, tmp_path, monkeypatch):
         assert command("alice/faces", *FEW) == (0, "alice-faces-5.png (seed 5)\n", "")
         assert read_settings((tmp_path / "alice-faces-5.png").read_bytes())["checkpoint"] == "alice/faces"
         code, _, complaint = command("alice/cats", *FEW)
-        assert code == 2 and "no folder 'alice/cats' here, and on the Hub: there is no model" in complaint
+        assert code == 2 and "no local folder 'alice/cats', and on the Hub: there is no model" in complaint
 
 
 def test_a_path_and_a_training_run_are_as_good_as_a_name(command, tmp_path):

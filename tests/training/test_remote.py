@@ -223,15 +223,15 @@ def test_times_in_words_and_numbers():
 
 AT_THE_START = {
     "expired": ("whoami", refuses(401, X_Error_Message="Invalid credentials in Authorization header"), "has expired"),
-    "no login page": ("whoami", says(b"<html>"), "does not answer as the Hub does"),
+    "no login page": ("whoami", says(b"<html>"), "did not respond like the Hub"),
     "may not write": ("create", refuses(403), "make one that may run Jobs and write at"),
     "no room": ("commit", refuses(403), "make one that may run Jobs and write at"),
     "no credit": ("job", refuses(402), "no credit for Jobs: add some at"),
     "no Jobs": ("job", refuses(403), "may run Jobs"),
     "no such thing": ("job", refuses(404), "offers no Jobs"),
     "odd flavor": ("job", refuses(400, X_Error_Message="flavor is sold out"), "flavor is sold out"),
-    "too many": ("job", refuses(429, Retry_After="60"), "to wait 60 seconds"),
-    "trouble": ("job", refuses(500), "trouble of its own"),
+    "too many": ("job", refuses(429, Retry_After="60"), "wait 60 seconds"),
+    "trouble": ("job", refuses(500), "an internal problem"),
 }
 
 
@@ -258,7 +258,7 @@ def test_who_is_not_logged_in_or_offline_is_told(hub, tmp_path):
     with pytest.raises(HubError, match="may run Jobs and write"):
         job.start(run, "cpu-basic", "1h", READER)
     gone(hub)
-    with pytest.raises(HubError, match="is this machine online"):
+    with pytest.raises(HubError, match="check the network connection"):
         job.start(run, "cpu-basic", "1h", TOKEN)
     assert state(run) == "new"
 
@@ -277,7 +277,7 @@ WHILE_IT_GOES_ON = {
     "forbidden": ("inspect", refuses(403), "may run Jobs"),
     "too many": ("info", refuses(429), "too many requests"),
     "trouble": ("info", refuses(503), "error 503"),
-    "odd": ("info", says(b"{}"), "does not answer as the Hub does"),
+    "odd": ("info", says(b"{}"), "did not respond like the Hub"),
     "no repository": ("info", refuses(404, X_Error_Code="RepoNotFound"), "is not there, or this token may not read it"),
 }
 
