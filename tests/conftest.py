@@ -28,8 +28,7 @@ SLOW = ("test_train_tab", "browser", "training", "test_docs")  # files and folde
 
 def pytest_collection_modifyitems(items):
     # Files are handed out in this order, so that the two processes end at about the same time.
-    rank = {word: len(SLOW) - i for i, word in enumerate(SLOW)}
-    items.sort(key=lambda item: -max((rank[word] for word in SLOW if word in item.nodeid), default=0))
+    items.sort(key=lambda item: next((i for i, word in enumerate(SLOW) if word in item.nodeid), len(SLOW)))
     # Their server may run in this process, where a warning made an error would be raised inside Gradio's threads.
     for item in items:
         if {"url", "app", "page", "browser"} & set(item.fixturenames):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from dp.diffusion.schedules import checked, make_schedule
+from dp.diffusion.settings import OBJECTIVES
 from dp.networks.rin import NETWORKS
 from dp.system.records import readable
 from dp.system.validation import quote
 
-OBJECTIVES = ("x0", "eps", "v")  # the possible prediction targets, as in dp.diffusion.policy
 # The allowed type and bounds of each field: (type, low, high) for a number, [element, maximum length] for a list, or a
 # plain type.
 POLICY_FIELDS: dict[str, Any] = {

@@ -67,7 +67,7 @@ def encode_png(array: np.ndarray, text: Mapping[str, str] | None = None) -> byte
 
 
 def png_text(data: bytes) -> dict[str, str]:
-    """What `encode_png` wrote beside the pixels. Raises ValueError where `data` is no PNG."""
+    """Return the text that `encode_png` wrote beside the pixels. Raises ValueError if `data` is not a PNG."""
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:  # reads what stands before the pixels, not them
             return {key: value for key, value in image.info.items() if isinstance(value, str)}

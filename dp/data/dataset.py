@@ -32,8 +32,8 @@ IMAGES, REPORT = "images.npy", "report.json"  # a prepared dataset: uint8 [N,H,W
 
 @dataclass
 class Report:
-    """What became of each file of a folder: the names used, in order, and (name, reason) of each one left out. Names
-    are relative to the folder, or as a prepared dataset keeps them.
+    """The result for each file of a folder: the names of the accepted images, in order, and (name, reason) of each
+    rejected file. Names are relative to the folder, or as a prepared dataset stores them.
     """
 
     used: list[str] = field(default_factory=list)
@@ -100,7 +100,7 @@ class ImageDataset(Dataset):
     def _check_not_empty(self) -> None:
         if not len(self.images):
             looked_for = ", ".join(self.exts)
-            raise ValueError(f"no usable picture in {quote(str(self.folder))} (looked for {looked_for}): {self.report}")
+            raise ValueError(f"no usable image in {quote(str(self.folder))} (looked for {looked_for}): {self.report}")
 
 
 def is_prepared(folder: Path) -> bool:
@@ -108,8 +108,8 @@ def is_prepared(folder: Path) -> bool:
 
 
 def load_prepared(folder: Path, image_size: int, mode: str) -> tuple[np.ndarray, Report]:
-    """What `dp.data.prepare.prepare` wrote -> uint8 [N,image_size,image_size,C], of which only what is looked at is
-    read.
+    """Map a dataset that `dp.data.prepare.prepare` wrote: uint8 [N,image_size,image_size,C], read from disk on access,
+    and its report.
     """
     try:
         images = prepared_images(folder)

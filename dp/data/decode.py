@@ -43,7 +43,7 @@ MAX_MISSING = 0.01  # of the pixels may depend on these
 
 
 class Refused(Exception):
-    """Why a file is not used, in a few words for the person who put it there."""
+    """A file is rejected. The message gives the reason in a few words."""
 
 
 class Picture(NamedTuple):
@@ -189,4 +189,4 @@ def _let_decoder_go(image: Image.Image) -> None:
 def kind_of(image: Image.Image, source: Source) -> str:
     if image.has_transparency_data or source.clear is not None:
         return "with transparency"
-    return "grey" if is_grey(image) else "colour"
+    return "grayscale" if is_grey(image) else "color"

@@ -55,7 +55,7 @@ def prepare(
     `Progress`, or not there at all. May be closed at any time.
 
     mode: 'L', 'RGB' or 'RGBA'. names: what each of `sources` was called where it came from; its own name otherwise.
-    Too much, no usable picture, or an `into` that holds anything but a dataset is a ValueError.
+    Too much, no usable image, or an `into` that holds anything but a dataset is a ValueError.
     """
     into, paths = Path(into), [Path(path) for path in ([sources] if isinstance(sources, (str, Path)) else sources)]
     names = [path.name or str(path) for path in paths] if names is None else list(names)

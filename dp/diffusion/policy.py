@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dp.diffusion.plan import make_plan
 from dp.diffusion.samplers import expand_rows, update
 from dp.diffusion.schedules import checked, level, make_schedule
-from dp.diffusion.settings import SampleSettings
+from dp.diffusion.settings import OBJECTIVES, SampleSettings
 from dp.diffusion.state import (
     SampleState,
     Step,
@@ -37,8 +37,6 @@ from dp.diffusion.state import (
     split,
 )
 from dp.system.validation import is_number, quote
-
-OBJECTIVES = ("x0", "eps", "v")
 
 
 class DiffusionPolicy(nn.Module):

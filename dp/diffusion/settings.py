@@ -1,19 +1,19 @@
-"""What a sampling run may be asked for, checked before anything is computed."""
+"""SampleSettings: the settings of a sampling run, checked before anything is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 from dp.diffusion.samplers import SAMPLERS
 from dp.diffusion.schedules import make_schedule
-from dp.system.validation import MAX_SEED, MAX_TIMESTEPS, check_integer, quote
+from dp.system.validation import MAX_SEED, MAX_TIMESTEPS, check_integer, is_number, quote
 
 # The app's and the command line's defaults. The sampler and the number of steps are those of benchmarks/steps.py, see
 # benchmarks/README.md: with 2M, more than 20 steps score no better.
 IMAGES, TIMESTEPS, SAMPLER = 16, 20, "dpmpp_2m"
+OBJECTIVES = ("x0", "eps", "v")  # what a network can be trained to predict
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,16 @@ class SampleSettings:
         if self.walk_to is not None:
             check_integer("walk_to", self.walk_to, 0, MAX_SEED - 1)
             check_integer("batch_size of an interpolation", self.batch_size, 2)
-        if not is_real(self.strength) or not 0 < self.strength <= 1:
+        if not is_number(self.strength) or not 0 < self.strength <= 1:
             raise ValueError(f"strength must be above 0 and at most 1, got {quote(self.strength)}")
         if self.sampler is not None and self.sampler not in list(SAMPLERS):
             raise ValueError(f"unknown sampler {quote(self.sampler)}; choose one of: {', '.join(SAMPLERS)}")
-        if self.time_difference is not None and not (is_real(self.time_difference) and 0 <= self.time_difference <= 1):
+        if self.time_difference is not None and not (
+            is_number(self.time_difference) and 0 <= self.time_difference <= 1
+        ):
             words = "time_difference is in units of t and must lie in [0, 1]"
             raise ValueError(f"{words}, got {quote(self.time_difference)}")
-        if not is_real(self.eta) or not 0 <= self.eta <= 1:
+        if not is_number(self.eta) or not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], got {quote(self.eta)}")
         if self.eta and self.sampler not in (None, "ddim"):
             raise ValueError(f"eta = {self.eta} does not apply to the {self.sampler} sampler; only ddim takes it")
@@ -78,7 +80,3 @@ class SampleSettings:
             schedule_kwargs=dict(kwargs or {}),
             time_difference=own.time_difference if self.time_difference is None else self.time_difference,
         )
-
-
-def is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

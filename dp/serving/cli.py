@@ -87,7 +87,7 @@ def settings_of(args: argparse.Namespace) -> SampleSettings:
 
 
 def kind_of(file: Path | None, asked: str | None) -> str:
-    """What to write, to a file of that name. Raises ValueError where the name ends otherwise."""
+    """Return the kind of file for a name. Raises ValueError for an unknown suffix."""
     suffix = file.suffix.lower() if file else ""
     kind = asked or (suffix[1:] if suffix[1:] in KINDS else "png")
     if file and suffix != KINDS[kind]:

@@ -77,7 +77,7 @@ def readable(made_with: Mapping[str, Any]) -> str:
 
 
 def read_settings(data: bytes) -> dict[str, Any]:
-    """What a PNG of ours was made with; the values are not checked. Raises ValueError with what is wrong."""
+    """Return the settings stored in a saved PNG, unchecked. Raises ValueError if there are none."""
     text = png_text(data).get(KEY)
     if text is None:
         raise ValueError("this PNG carries no settings: only pictures saved here do, and many programs drop them")

@@ -95,7 +95,7 @@ class RunHandle:
         with self._changed:
             newest, is_live = frame or self.frame, state in LIVE
             if newest and (frame or not is_live):
-                self.trajectory.add(newest, is_last=not is_live)  # first: whoever sees the frame may look it up there
+                self.trajectory.add(newest, is_last=not is_live)  # first: a reader of the frame may look it up there
             self.state, self.error, self.frame = state, error, newest
             self._changed.notify_all()
 

@@ -1,4 +1,4 @@
-"""What an optimizer step is made of: its images, their random numbers and its learning rate.
+"""The inputs of optimizer step k: its images, their random numbers and its learning rate.
 
 Everything that step k uses is a function of (seed, k). The images come in permutations by (seed, epoch), endlessly
 concatenated, of which step k takes the next B; t, noise, flips and whether to self-condition come from one generator
@@ -19,7 +19,7 @@ EXTENDED_RATE = 0.1  # of the peak
 
 
 class Draw(NamedTuple):
-    """Of one micro-batch, over all processes: which pictures [B], and the random numbers of each and of all."""
+    """One micro-batch over all processes: image indices [B], and the random numbers per image and shared."""
 
     pictures: Tensor
     t: Tensor

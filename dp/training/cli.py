@@ -33,7 +33,7 @@ from dp.training.remote import cli as remote_cli
 from dp.training.run_folder import RunFolder
 
 SHOWN = 10  # pictures that are not used, and why
-INTERRUPTED = b"\nsaving, then leaving: the same command goes on from there. Ctrl-C again leaves at once.\n"
+INTERRUPTED = b"\nsaving before exit; the same command resumes the run. Press Ctrl-C again to exit at once.\n"
 HELP = {  # of the settings, named as in dp.training.presets.Settings
     "name": "of the run (that of the pictures)",
     "image_size": f"side in pixels at which the pictures are trained on: {', '.join(map(str, SIZES))}",
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m dp train",
         usage="%(prog)s RUN\n       %(prog)s PICTURES... --out RUN [settings]",
-        description="Train a model on pictures. Ctrl-C saves and pauses; the same command goes on from there.",
+        description="Train a model on images. Ctrl-C saves and pauses the run; the same command resumes it.",
         epilog="example: python -m dp train my/pictures --out runs/mine --steps 5000",
     )
     add_options(parser)
@@ -71,7 +71,7 @@ def main() -> None:
     if cores:  # as in dp.system.device; torch reads it when it is loaded
         os.environ["OMP_NUM_THREADS"] = str(max(1, cores // worker.PROCESSES))
     if hasattr(os, "nice"):
-        os.nice(10)  # whoever samples on the same processor comes first
+        os.nice(10)  # sampling on the same processor has priority
     try:
         if args.on:
             remote_cli.begin(run, args)

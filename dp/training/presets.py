@@ -101,7 +101,7 @@ class Settings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Settings:
-        """Those of a run. What its config does not say is the default."""
+        """Return the settings of a run, with defaults for those that its config lacks."""
         return cls(**cls.values_of(config))
 
     @staticmethod

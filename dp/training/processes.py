@@ -132,7 +132,7 @@ def _launch(run: RunFolder, processes: int, *arguments: str, **streams: Any) -> 
 
 
 def pause(run: RunFolder) -> None:
-    """Save, and free the device; `start` goes on from there."""
+    """Ask the run to save and to free the device; `start` resumes it."""
     _ask(run, "pause")
 
 
@@ -182,7 +182,9 @@ def extend(run: RunFolder, steps: int) -> None:
         raise ValueError(f"the run {quote(run.name)} is {state}: only a finished run can be trained longer")
     with _idle(run):
         if not any(run.path.glob("checkpoints/*/training-state/state.json")):
-            raise ValueError(f"the run {quote(run.name)} has no training state left to go on from: make a duplicate")
+            raise ValueError(
+                f"the run {quote(run.name)} has no training state left to resume from: duplicate it instead"
+            )
         config = run.config()
         settings = config.get("trainer", {})
         check_integer("the run's train_num_steps", settings.get("train_num_steps"), 0)

@@ -1,4 +1,4 @@
-"""What a training run says of itself in its run folder, and what it is asked there.
+"""Write a training run's status and metrics into its run folder, and read its commands there.
 
 Only the main process reads and writes; what it is asked, and that its disk is full, is made known to all, so that all
 leave at the same step. The loss is recorded as a mean over the steps since the last record, and by how noisy the
@@ -88,7 +88,7 @@ class Journal:
         self.begin_record()
 
     def asked(self, step: int) -> set[str]:
-        """What the run is asked to do, the same in every process."""
+        """Return the pending commands, the same in every process."""
         with self.writing() as verbs:
             if self.is_main:
                 self.live(step)

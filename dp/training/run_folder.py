@@ -122,7 +122,7 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """What people call it; the id where it does not say."""
+        """Return the name that the user gave the run, or its id."""
         try:
             return (self.config().get("name") or "").strip()[:LONGEST_NAME] or self.id
         except ValueError:

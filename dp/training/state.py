@@ -1,4 +1,4 @@
-"""What a training run needs to resume exactly, on disk beside the weights of its last few checkpoints:
+"""The training state, on disk beside the weights of the last few checkpoints, for an exact resume:
 
     training-state/state.safetensors  model/..., ema/..., optimizer/<parameter>/<moment>
                    state.json         step, seed, ...

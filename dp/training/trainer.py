@@ -110,7 +110,7 @@ class Trainer:
                 raise ValueError(f"{name} must lie in [0, {high}], got {quote(value)}")
         if math.isqrt(num_samples) ** 2 != num_samples:
             raise ValueError(f"num_samples must be a square (1, 4, 9, ...) to fill a grid, got {quote(num_samples)}")
-        # A model that could not be saved is told now, not at the first milestone.
+        # Raise now if the model cannot be saved, not at the first checkpoint.
         checkpoint.config_of(diffusion_model.model, {"policy": diffusion_model.config})
 
         best = best_device()
@@ -278,7 +278,7 @@ class Trainer:
         return total
 
     def learning_rate(self, step: int) -> float:
-        """Of the optimiser step that follows `step` done ones; a function of the step, and of the steps back so far."""
+        """Return the learning rate of optimizer step `step` (0-based): warm-up × cosine × rollback factor."""
         return learning_rate(step, self.train_lr * self.lr_factor, self.lr_warmup_steps, self.lr_decay_steps)
 
     def batch(self, step: int, micro: int) -> Batch:
@@ -312,7 +312,7 @@ class Trainer:
         self._save(milestone, is_milestone=True)
 
     def _save(self, milestone: int, is_milestone: bool) -> None:
-        """What is no milestone goes when it is no longer among the last few."""
+        """Delete saved states that are no checkpoints once they are no longer among the last few."""
         self.accelerator.wait_for_everyone()
         if is_milestone:
             self.setbacks = 0
@@ -352,7 +352,7 @@ class Trainer:
         self.saved = milestone
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that a step changes: what `_restore` takes, and a training state keeps."""
+        """Return everything that a step changes, as a training state stores it and `_restore` takes it."""
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         record = {"step": self.step, "seed": self.seed, "lr_decay_steps": self.lr_decay_steps, "scaler": scaler}
         record |= {"lr_factor": self.lr_factor, "setbacks": self.setbacks}

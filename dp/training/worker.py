@@ -45,7 +45,7 @@ def follow(run: RunFolder, name: str) -> None:
 
 
 def wait_for_the_first(run: RunFolder) -> bool:
-    """Of the other processes of one launch: whether the first one has come to train."""
+    """Return, in the other processes of a launch, whether the first one has started to train."""
     while (status := run.status()).get("launch") != LAUNCH:
         time.sleep(POLL_S)
     return status["state"] not in ("stopped", "paused")

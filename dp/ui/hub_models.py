@@ -48,14 +48,14 @@ class Loader:
 
 
 def wire(panels: Mapping[str, Panel]) -> None:
-    """What the Loader in the panel of Denoise does: the model is chosen there, and offered in the other panels."""
+    """Wire the Loader in the panel of Denoise: a loaded model is selected there, and listed in the other panels."""
     loader, under_way = panels["denoise"].folded, {}
     ready, busy = (
         {loader.load: gr.update(visible=idle), loader.cancel: gr.update(visible=not idle)} for idle in (True, False)
     )
 
     def look(request: gr.Request) -> Updates:
-        """What there is on the Hub; a name can be typed where it does not say."""
+        """List the models on the Hub. A name can be typed even if the Hub lists none."""
         try:
             return {loader.name: gr.update(choices=models.listed(token=token_for(request))), loader.said: ""}
         except HubError as error:

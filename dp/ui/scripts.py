@@ -1,4 +1,4 @@
-"""What runs in the browser beside the player: a line or two of JavaScript for an event."""
+"""Short scripts that run in the browser on an event, outside the components."""
 
 # The run that this browser tab watches, which the player writes into its element and into the tab's storage: after a
 # reload there is only the latter, and reading it throws where the browser blocks storage. Another tab does not see it.
@@ -38,7 +38,7 @@ LINK_FIELD = (
     '<input readonly spellcheck="false" style="width: 100%" /></label>'
 )
 
-# The page's values in the order of `controls.read` -> a link, on the clipboard; the button says so for a moment.
+# The page's values in the order of `page_values.read` -> a link, on the clipboard; the button says so for a moment.
 COPY_LINK = """async (checkpoint, images, timesteps, sampler, schedule, difference, eta, seed, random, walk) => {
     const values = { checkpoint, images, timesteps, sampler, difference };
     if (schedule !== "trained") values.schedule = schedule;

@@ -46,7 +46,7 @@ class Asked(NamedTuple):
 
 
 class NotLent(gr.Error):
-    """Why there was no GPU, or why the run on it went wrong. sentence: plain text, where Gradio's message is markup."""
+    """There was no GPU, or the run on it failed. sentence: the reason as plain text; Gradio's message is markup."""
 
     def __init__(self, sentence: str):
         super().__init__(html.escape(sentence, quote=False), print_exception=False)
@@ -88,14 +88,14 @@ def run_all(engine: Engine, runs: Sequence[Asked]) -> Iterator[News]:
 
 
 def seconds_needed(runs: Sequence[Asked]) -> int:
-    """What the runs may take, one after the other; asked of the visitor's quota before they start."""
+    """Return the seconds that the runs may take, one after the other. They are requested from the visitor's quota."""
     calls = sum(run.settings.timesteps for run in runs)
     rows = sum(run.settings.timesteps * run.settings.batch_size for run in runs)
     return START_S + calls // CALLS_PER_S + rows // ROWS_PER_S
 
 
 def waiting_for(runs: Sequence[Asked]) -> str:
-    """What the page says until the first frame has come."""
+    """Return the page's status line until the first frame arrives."""
     seconds = seconds_needed(runs)
     more = f": more than the {ANONYMOUS_S} that visitors get without signing in" if seconds > ANONYMOUS_S else ""
     return f"waiting for a GPU, to be used for at most {seconds} seconds{more}…"

@@ -309,7 +309,7 @@ def test_a_run_is_published_and_comes_back_and_the_token_is_nowhere(
     for token in (WRITER, READER):
         assert token not in said + stored and token.encode() not in everything_below(tmp_path)
     card = ModelCard(published["files"]["README.md"].decode())
-    assert card.data.license == "cc0-1.0" and "4 pictures are fine (" in card.text.replace("\\", "")
+    assert card.data.license == "cc0-1.0" and "4 images accepted (" in card.text.replace("\\", "")
     names = Findings.load(run.dataset).used
     assert names and not any(name in card.text.replace("\\", "") for name in names)
 

@@ -138,7 +138,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         page.locator("#intake .folder").set_input_files(folder)
         page.wait_for_selector("#intake .intake[data-state=checked]", timeout=150_000)
         said = page.inner_text("#intake .sentences")
-        assert "21 not used, each for its reason." in said and re.search(r"\d hidden or system files left aside", said)
+        assert "21 rejected, with the reasons below." in said and re.search(r"\d hidden or system files ignored", said)
         names = page.eval_on_selector_all("#intake .aside td:first-child", "cells => cells.map(c => c.textContent)")
         assert {f"holiday/{name}" for name in BROKEN} <= set(names)
         assert "more than 4,000,321" in page.text_content("#intake .aside")
@@ -220,7 +220,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
 def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_starts(browser, home, tmp_path):
     with launched(home) as url, page_of(browser, url) as page:
         page.locator("#intake .files").set_input_files([write(tmp_path, {"notes.png": b"no picture"}) / "notes.png"])
-        page.wait_for_function("document.querySelector('#intake .problem').textContent.includes('no usable picture')")
+        page.wait_for_function("document.querySelector('#intake .problem').textContent.includes('no usable image')")
         assert page.is_disabled("#start-training")
 
         large = encode(Image.new("RGB", (2000, 2000), "teal"), "PNG")  # few bytes, and some while to decode
@@ -258,7 +258,7 @@ def test_the_same_complaint_is_said_again(browser, home, tmp_path):
             page.locator("#intake .files").set_input_files([write(tmp_path, {"x.png": b"no picture"}) / "x.png"])
             page.wait_for_selector("#intake .intake[data-state=checking]")
             page.wait_for_selector("#intake .intake[data-state=empty]")
-            assert "no usable picture" in page.inner_text("#intake .problem")
+            assert "no usable image" in page.inner_text("#intake .problem")
 
 
 @pytest.mark.browser

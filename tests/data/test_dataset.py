@@ -517,5 +517,5 @@ def test_a_folder_without_any_picture_is_an_error_that_says_what_was_found(tmp_p
 @pytest.mark.parametrize("limit", [0, dataset.MEMORY_LIMIT])
 def test_an_empty_folder_is_an_error_and_no_crash(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(dataset, "MEMORY_LIMIT", limit)
-    with pytest.raises(ValueError, match="no usable picture"):
+    with pytest.raises(ValueError, match="no usable image"):
         ImageDataset(tmp_path, SIZE)

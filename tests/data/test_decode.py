@@ -610,7 +610,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(monkeypatch):
     small = read_picture(io.BytesIO(content), 64, "RGB")
     monkeypatch.setattr(decoder, "LARGE", MAX_PIXELS)
     full = read_picture(io.BytesIO(content), 64, "RGB")
-    assert small[1:] == full[1:] == (2611, 4003, "colour")
+    assert small[1:] == full[1:] == (2611, 4003, "color")
     assert same(small.pixels.astype(int), full.pixels.astype(int), 3)
 
 

@@ -183,10 +183,10 @@ def test_the_report_tells_sizes_and_kinds_as_they_were_found(tmp_path):
     report = report_of(write(tmp_path / "p", files), tmp_path / "dataset", SIZE)
     assert report.sizes == {"smallest": [90, 10], "median": [24, 20], "largest": [31, 30]}
     assert report.smaller == 2  # a, e
-    assert report.kinds == {"colour": 5, "grey": 1, "with transparency": 1}
+    assert report.kinds == {"color": 5, "grayscale": 1, "with transparency": 1}
     said = " ".join(report.sentences())
-    assert "7 pictures are fine" in said and "smallest 90 x 10" in said
-    assert "2 are smaller than what is trained on, and will look blurred" in said
+    assert "7 images accepted" in said and "smallest 90 x 10" in said
+    assert "2 are smaller than the training size and will look blurred" in said
 
 
 def test_the_size_told_is_that_of_the_picture_upright(tmp_path):
@@ -205,20 +205,20 @@ def test_the_same_pixels_are_kept_once_and_the_copy_is_named(tmp_path):
     report = report_of(write(tmp_path / "p", files), tmp_path / "dataset", SIZE)
     assert report.used == ["a.png", "d.png"]
     assert report.duplicates == [("b.png", "a.png"), ("c.bmp", "a.png")]
-    assert "2 show exactly what another shows" in " ".join(report.sentences())
+    assert "2 duplicates" in " ".join(report.sentences())
 
 
 @pytest.mark.parametrize(
     "count, words",
     [
-        (1, "learnt by heart"), (19, "learnt by heart"), (20, "mostly be learnt"), (99, "mostly be learnt"),
+        (1, "memorizes so few"), (19, "memorizes so few"), (20, "mostly memorize"), (99, "mostly memorize"),
         (100, "112 faces"), (499, "112 faces"), (500, "an hour on"), (4_999, "an hour on"), (5_000, "hours on a GPU"),
         (10**5, "hours on a GPU"),
     ],
 )  # fmt: skip
 def test_what_to_expect_depends_on_the_number(count, words):
     report = Findings(used=["a"] * count)
-    report.describe([(64, 64, "colour")] * count, SIZE)
+    report.describe([(64, 64, "color")] * count, SIZE)
     assert words in report.sentences()[-1]
     assert [fewer for fewer, _ in EXPECT] == sorted(fewer for fewer, _ in EXPECT)
 
@@ -289,7 +289,7 @@ def test_a_dataset_is_replaced_whole_or_stays(pictures, tmp_path, monkeypatch):
     for _ in range(3):
         next(going)
     going.close()
-    with pytest.raises(ValueError, match="no usable picture"):
+    with pytest.raises(ValueError, match="no usable image"):
         report_of(write(tmp_path / "none", {"a.txt": b"x"}), into, SIZE)
     assert Findings.load(into) == first and len(ImageDataset(into, SIZE)) == 10
     report_of(tmp_path / "more", into, SIZE)
@@ -521,7 +521,7 @@ def test_a_hostile_file_costs_one_line_and_no_time_or_memory(tmp_path, kind):
 def test_alone_it_is_an_error_with_the_same_sentence(tmp_path, kind):
     (tmp_path / "brought").mkdir()
     make, words = HOSTILE[kind]
-    with pytest.raises(ValueError, match=f"no usable picture.*{words}"):
+    with pytest.raises(ValueError, match=f"no usable image.*{words}"):
         report_of(make(tmp_path / "brought"), tmp_path / "dataset", SIZE)
     assert not (tmp_path / "dataset").exists()
 
@@ -542,8 +542,8 @@ def test_each_bad_entry_of_a_zip_costs_one_line(tmp_path):
     [
         (Limits(files=9), "more than 9 files; bring fewer"),
         (Limits(total_bytes=5000), "bytes in all, more than 5,000; bring fewer files"),
-        (Limits(file_bytes=100), "no usable picture.*bytes, more than 100.*and 5 more"),
-        (Limits(pixels=479), "no usable picture.*24 x 20 pixels, more than 479"),
+        (Limits(file_bytes=100), "no usable image.*bytes, more than 100.*and 5 more"),
+        (Limits(pixels=479), "no usable image.*24 x 20 pixels, more than 479"),
     ],
 )
 def test_past_a_limit_the_error_says_which(pictures, tmp_path, limits, words):
@@ -625,7 +625,7 @@ def test_nothing_but_a_dataset_is_ever_replaced(pictures, tmp_path):
 @pytest.mark.parametrize("sources", [[], "empty"])
 def test_nothing_at_all_is_an_error_that_says_so(tmp_path, sources):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no usable picture \(nothing was there\)"):
+    with pytest.raises(ValueError, match=r"no usable image \(no files found\)"):
         report_of(sources and tmp_path / sources, tmp_path / "dataset", SIZE)
 
 
@@ -720,3 +720,8 @@ def test_ten_thousand_pictures_in_bounded_memory(tmp_path, way):
     assert figures["peak_growth_mb"] < 32 < figures["array_mb"]
     assert figures["longest_silence_s"] < 5
     assert figures["told"] > min(figures["seconds"], 5)
+
+
+def test_a_report_of_the_first_version_is_shown_in_todays_spelling():
+    report = Findings.load(Path(__file__).parent / "version-1" / "runs" / "finished" / "dataset")
+    assert report.kinds == {"color": 6} and "6 images accepted (6 color;" in report.sentences()[0]

@@ -156,7 +156,7 @@ def test_only_a_finished_run_can_be_extended_and_only_by_more_steps(run, tmp_hom
             processes.extend(run, steps)
     for file in run.path.glob("checkpoints/*/training-state/state.json"):
         file.unlink()
-    with pytest.raises(ValueError, match="no training state left to go on from"):  # it would begin anew
+    with pytest.raises(ValueError, match="no training state left to resume from"):  # it would begin anew
         processes.extend(run, 20)
     assert (run.config(), run.status()) == (config, status)
 

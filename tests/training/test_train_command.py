@@ -70,7 +70,7 @@ def run_of(*arguments: str) -> RunFolder:
 def test_pictures_become_a_run_that_anything_else_can_go_on_with(place, ran):
     code, said, complaint = ran("pictures", "--out", "runs/mine", "--prepare", *TINY, "--steps", "9")
     assert (code, complaint) == (0, ""), complaint
-    assert said.startswith("6 pictures are fine") and "notes.png: not a picture" in said
+    assert said.startswith("6 images accepted") and "notes.png: not a picture" in said
     run = RunFolder(place / "runs" / "mine")
     assert [path.name for path in (place / "runs").iterdir()] == ["mine"] and run.status()["state"] == "new"
     config = run.config()
@@ -111,7 +111,7 @@ def test_interrupted_in_a_terminal_it_saves_and_the_same_command_goes_on(place, 
         said = read_all(ours)
         assert process.wait(150) == 0
     assert "%|" in said  # a bar, where somebody sees it
-    assert "the same command goes on from there" in said and "Traceback" not in said
+    assert "the same command resumes the run" in said and "Traceback" not in said
     status = run.status()
     assert status["state"] == "paused" and 0 < status["step"] == run.milestones()[-1] < 100
     assert f"mine: paused at step {status['step']}" in said
@@ -147,7 +147,7 @@ def test_it_says_that_it_waits_and_can_be_interrupted_there(place, ran):
         (["pictures"], "there is no training run in 'pictures'; to begin one with the pictures there, say where"),
         (["pictures/0.png", "pictures/1.png"], "one run at a time"),
         (["nothing", "--out", "runs/mine"], "there is no file or folder 'nothing'"),
-        (["pictures/notes.png", "--out", "runs/mine"], "no usable picture (notes.png: not a picture"),
+        (["pictures/notes.png", "--out", "runs/mine"], "no usable image (notes.png: not a picture"),
         (["pictures", "--out", "pictures"], "'pictures' holds other things than a training run"),
         (["pictures", "--out", "runs/mine", "--width", "17"], "must be a multiple of 16, got 17"),
         (["pictures", "--out", "runs/mine", "--steps", "0"], "Steps must be a whole number from 1 to"),

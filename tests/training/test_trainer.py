@@ -557,7 +557,7 @@ def test_a_run_does_not_train_on_its_own_samples(make_trainer, tmp_path):
 
 def test_a_folder_without_pictures_is_refused_before_training(make_trainer, tmp_path):
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match="no usable picture"):
+    with pytest.raises(ValueError, match="no usable image"):
         make_trainer(folder=tmp_path / "none")
 
 

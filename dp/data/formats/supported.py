@@ -33,7 +33,7 @@ WEBP_BYTES, AVIF_BYTES = 12.3, {"RGB": 12, "RGBA": 14}
 
 
 def too_much_memory(image: Image.Image, size: tuple[int, int], scale: int) -> str | None:
-    """Why decoding would take more memory than it may. size: in the file; scale: by which the decoder reduces it."""
+    """Return why decoding would take too much memory. size: in the file; scale: the decoder's reduction factor."""
     pixels, channels = size[0] * size[1], len(image.getbands())
     needed = 4 * pixels // scale**2
     if image.format == "WEBP":
@@ -51,7 +51,7 @@ def too_much_memory(image: Image.Image, size: tuple[int, int], scale: int) -> st
 
 
 def why_unidentified(source: Source) -> str:
-    """Why Pillow does not open it: the reason of the decoder that its content belongs to."""
+    """Return why Pillow cannot open it, as the decoder for its content reports it."""
     source.file.seek(0)
     head = source.file.read(16)
     kind = next((name for name, start in SIGNATURES.items() if re.match(start, head, re.DOTALL)), None)

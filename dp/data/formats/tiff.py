@@ -30,7 +30,7 @@ def read_tags(file: BinaryIO) -> Mapping[int, Any]:
 
 
 def problem(tags: Mapping[int, Any]) -> str | None:
-    """Why an image with these tags is not read, None where nothing is known against it."""
+    """Return why an image with these tags is not supported, or None."""
     formats, bits = _numbers(tags.get(SAMPLE_FORMAT, 1)), max(_numbers(tags.get(BITS, 1)), default=1)
     for number, name in {3: "floating-point", 2: "signed-integer", 5: "complex", 6: "complex"}.items():
         if number in formats:

@@ -15,7 +15,7 @@ POLL_S = 5.0
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("on another machine, for money; its price is said first")
-    words = "train as a Job of Hugging Face, for whoever is logged in (hf auth login) or whose token is in HF_TOKEN"
+    words = "train as a Hugging Face Job, on the account of this login (hf auth login) or of the token in HF_TOKEN"
     group.add_argument("--on", choices=("hf-jobs",), help=words)
     group.add_argument("--flavor", default=hardware.FLAVOR, metavar="NAME", help="of the machine (%(default)s)")
     group.add_argument(

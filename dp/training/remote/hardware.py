@@ -43,7 +43,7 @@ def check(flavor: str, found: dict[str, tuple[str, float | None]]) -> None:
 
 
 def describe(flavor: str, timeout: str | float, token: str | bool | None = None) -> str:
-    """What a Job costs, to be read before it starts. HubError where there is no such flavor."""
+    """Return the price of a Job, to be shown before it starts. Raises HubError for an unknown flavor."""
     limit_s = seconds_of(timeout)
     limit = f"It pauses after {words_of(limit_s)} at the latest, and can be resumed."
     try:
@@ -57,7 +57,7 @@ def describe(flavor: str, timeout: str | float, token: str | bool | None = None)
 
 
 def seconds_of(timeout: str | float) -> int:
-    """Of "90s", "30m", "2h", "1d", or of a number of seconds."""
+    """Return the seconds in "90s", "30m", "2h" or "1d", or in a number of seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(timeout))
     seconds = float(found[1]) * UNITS[found[2] or "s"] if found else 0
     if not 1 <= seconds <= LONGEST_S:
@@ -87,7 +87,7 @@ def log_of(api: HfApi, remote: dict[str, Any]) -> list[str]:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """What the Hub's answers mean where Jobs are concerned."""
+    """Translate the Hub's errors about Jobs."""
     try:
         yield
     except HfHubHTTPError as error:

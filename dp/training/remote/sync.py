@@ -39,7 +39,7 @@ KINDS |= {"device": str, "error": str, "message": str}  # of the facts that come
 
 
 class Listing(NamedTuple):
-    """What lies in the repository at a commit: name -> (bytes, sha256 or None)."""
+    """Return the files of the repository at a commit: name -> (bytes, sha256 or None)."""
 
     commit: str
     files: dict[str, tuple[int, str | None]]

@@ -1,4 +1,4 @@
-"""The arms of a comparison on their way: what is new of each, and what is known of their ends."""
+"""A comparison under way: the new frames of each variant, and the results of those that have ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dp.ui.zero_gpu import Asked, Lend
 
 @dataclass
 class Tally:
-    """What is known of the arms' ends. ended: seconds after the beginning, and the images, uint8 [B,H,W,C]."""
+    """The results of the variants. ended: seconds after the beginning, and the images, uint8 [B,H,W,C]."""
 
     arms: Sequence[Arm]
     began: float = field(default_factory=time.monotonic)
@@ -47,7 +47,7 @@ class Tally:
         return {"rows": rows, "longest": name, "began": self.began, "pairs": is_pairs, "is_over": is_over}
 
     def about(self, arm: int) -> dict[str, Any]:
-        """What each value of an arm says that shows a run of which no handle is kept."""
+        """Return the fields that every value of a variant has when its run has no handle."""
         return {"label": self.arms[arm].label, "run": f"{self.began}-{arm}"}
 
 
@@ -55,7 +55,7 @@ Values = dict[int, dict[str, Any]]  # the players' values, by arm
 
 
 async def side_by_side(viewers: Viewers, session: str, arms: Sequence[Arm], tally: Tally) -> AsyncIterator[Values]:
-    """All arms at once, on the engine: whatever is new, some fifteen times a second."""
+    """Run all variants at once on the engine, and yield their new values about fifteen times a second."""
     viewers.check_room(session)
     handles: dict[Run, RunHandle] = {}
     for arm in arms:
@@ -89,7 +89,7 @@ async def side_by_side(viewers: Viewers, session: str, arms: Sequence[Arm], tall
 async def arm_values(
     viewers: Viewers, session: str, arm: Arm, i: int, handle: RunHandle, tally: Tally
 ) -> AsyncIterator[dict[str, Any]]:
-    """One arm's. An arm that shows a part of its run is done with that part, and goes on to watch in silence."""
+    """Yield the values of one variant. One that shows a part of its run ends with that part, but stays subscribed."""
     about = {"label": arm.label} | ({"until": arm.until} if arm.until else {})
     async for value in viewers.values(session, handle, tab="compare"):
         if i in tally.ended:

@@ -1,4 +1,4 @@
-"""What the sampling controls mean: between a page's values and the library, for every tab that samples."""
+"""Convert the sampling controls' values to the library's settings and back, for every tab that samples."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ NUMBERS = {  # an axis with numeric values -> the values that are offered, and t
     SHORT_RUNS: (["2", "3", "5", "10", "20", "30"], ["5", "10", "20"]),
 }
 IMAGES = 4
+SAMPLERS = [value for _, value in page_values.SAMPLERS[:3]]  # selected at first: one row of players
 LONG_RUN = 40  # timesteps that the pairs begin with
 VALUES_INFO = "The values to compare: up to {}."
 OVER = {"is_over": True}  # the clock's value that leaves its table as it is
@@ -59,7 +60,7 @@ class Tab:
 
     @property
     def outputs(self) -> list[Component]:
-        """What a comparison changes."""
+        """Return the components that a comparison updates."""
         return [*self.players, self.clock, self.panel.controls.seed]
 
     def arms(self, given: Given) -> list[Arm]:
@@ -103,7 +104,7 @@ def components(engine: Engine, keeps_runs: bool) -> Tab:
             )
             chosen = gr.Dropdown(
                 page_values.SAMPLERS,
-                value=[value for _, value in page_values.SAMPLERS[:3]],
+                value=SAMPLERS,
                 multiselect=True,
                 max_choices=MOST,
                 label="Values",
@@ -207,7 +208,7 @@ def offer(engine: Engine, axis: str, name: str | None) -> Any:
     if axis in NUMBERS:
         choices, value = NUMBERS[axis]
     elif axis == "sampler":
-        choices, value = page_values.SAMPLERS, [value for _, value in page_values.SAMPLERS[:3]]
+        choices, value = page_values.SAMPLERS, SAMPLERS
     elif axis == "schedule":
         choices = page_values.schedule_choices(engine, name) if name else []
         value = [choice for _, choice in choices]

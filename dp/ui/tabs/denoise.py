@@ -42,7 +42,7 @@ class Tab:
 
     @property
     def outputs(self) -> list[Component]:
-        """What a run changes."""
+        """Return the components that a run updates."""
         return [self.player, self.panel.controls.seed]
 
     def show(self, value: dict[str, Any]) -> Updates:

@@ -96,6 +96,6 @@ def number(label: str, key: str, info: str) -> gr.Number:
 
 
 def choices(measured: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Those of the radio: what each preset trains, and how long that takes as far as it has been measured."""
+    """Return the choices of the radio: each preset's size and steps, and its time if it has been measured."""
     said = {name: f"{p.image_size} × {p.image_size}, {p.steps:,} steps" for name, p in PRESETS.items()}
     return [(f"{LABELS[name]} · {words} · {measured.get(name, 'not timed yet')}", name) for name, words in said.items()]

@@ -67,7 +67,7 @@ def samples(run: RunFolder, milestone: int) -> Path | None:
 
 
 def facts(run: RunFolder) -> dict[str, str]:
-    """What the card may say of the pictures: how many and how large, and none of their names."""
+    """Return the card's sentence on the training images: their number and sizes, and none of their names."""
     try:
         *said, expect = Findings.load(run.dataset).sentences()
     except (OSError, ValueError):  # no report, as in the run of a library's user

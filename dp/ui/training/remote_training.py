@@ -43,7 +43,7 @@ def machines(asked: Any, request: gr.Request) -> dict[str, Any]:
 
 
 def price(asked: Any, request: gr.Request) -> dict[str, Any]:
-    """What a machine of `flavor` costs for a `timeout`, in `words`."""
+    """Return the price of a machine of `flavor` for a `timeout`, in `words`."""
     if why_not := permission.refusal(request):
         return {"problem": why_not}
     try:

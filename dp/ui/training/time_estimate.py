@@ -27,7 +27,7 @@ PICTURES = 64  # that it trains on
 
 
 class Measured(NamedTuple):
-    """Of one trial: seconds, or None where there are none, and what to say."""
+    """The result of one trial: the seconds, None if it failed, and the words for them."""
 
     seconds: float | None
     words: str

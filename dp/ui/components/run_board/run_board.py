@@ -147,7 +147,7 @@ def sample(run: RunFolder, step: int) -> str | None:
 
 
 def facts(run: RunFolder) -> dict[str, Any]:
-    """All that the page shows of a run beside its charts and pictures."""
+    """Return the facts of a run that the page shows beside its charts and images."""
     status = status_of(run)
     state = status["state"]
     said = {key: status.get(key) for key in ("step", "total", "loss", "images_per_s", "message", "error")}
