@@ -118,7 +118,7 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
         assert hub.requests == []  # nothing at the start
         with window(browser, url, **options) as page:
             load(page, "bob/nothing")
-            says(page, "⚠️ there is no model bob/nothing, or it is private: check the name")
+            says(page, "⚠️ there is no model bob/nothing, or it is private; check the name")
             assert page.is_visible("#hub-load") and not page.is_visible("#hub-cancel")
             load(page, " bob/faces ")  # typed; another one is chosen below
             says(page, "bob/faces is loaded and selected.")

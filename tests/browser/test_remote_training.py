@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import WINDOWS
+from conftest import LEFT_EARLY, WINDOWS
 from fakehub import refuses
 from pages import owners, window
 from test_prepare import png, write
@@ -158,7 +158,7 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
 ):
     run = make_run(tmp_path, train_num_steps=1_000_000, save_and_sample_every=100_000)
     job.start(run, "a10g-small", "1h", WRITER, every=0.2)
-    with served(environment) as url, window(browser, url) as page:
+    with served(environment) as url, window(browser, url, forgiven=LEFT_EARLY) as page:  # it is reloaded
         open_train_tab(page)
         page.wait_for_selector("#board .sign .token")
         in_state(page, "queued")  # nobody has asked the Hub

@@ -70,7 +70,8 @@ def window(browser, url, forgiven=(), **options):
         page.wait_for_selector("#generate")
         page.wait_for_selector(".player .guess canvas")
         yield page
-        assert [text for text in trouble if not any(words in text for words in forgiven)] == []
+        unforgiven = [text for text in trouble if not any(words in text for words in forgiven)]
+        assert not unforgiven, unforgiven
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
