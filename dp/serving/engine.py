@@ -15,9 +15,10 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from dp.diffusion.settings import SampleSettings
 from dp.diffusion.state import SampleState, Step
 from dp.networks.attention import look
 from dp.serving.frames import Frame, HostCopy, rms_change
-from dp.serving.handle import RunHandle, digest
+from dp.serving.handle import RunHandle, SampleRequest, digest
 from dp.serving.model_cache import ModelCache
 from dp.serving.scheduler import Request, ScheduledBatch, Scheduler
 from dp.system.device import best_device, describe, is_out_of_memory
@@ -47,6 +48,8 @@ class Engine:
     the best there is. memory_for_policies, memory_for_trajectories: in bytes; the least recently used checkpoint, or
     ended run, is evicted first. ttl_s: seconds for which an ended or parked run can be found again.
     """
+
+    has_attention = True
 
     def __init__(
         self,
@@ -102,6 +105,10 @@ class Engine:
         threading.Thread(target=self._prepare, args=(request,), name="dp-prepare", daemon=True).start()
         return request.handle
 
+    def submit_all(self, requests: Sequence[SampleRequest]) -> list[RunHandle]:
+        """Start several requests and return at once."""
+        return [self.submit(r.settings, r.checkpoint, start=r.start, mask=r.mask, keep=r.keep) for r in requests]
+
     def find(self, request_id: str) -> RunHandle | None:
         """Return the handle of a run that is live, parked or ended recently; None for any other id."""
         with self._wake:
@@ -109,6 +116,15 @@ class Engine:
             if request and request.expires_at:
                 request.expires_at = time.monotonic() + self.ttl_s
         return request and request.handle
+
+    def provenance(self, request: Request | SampleRequest) -> dict[str, Any]:
+        """Return what makes the images of a request: the checkpoint, the SHA-256 of its weights, the device, every
+        setting, and the SHA-256 of the start and mask.
+        """
+        model = self._models.get(request.checkpoint)
+        source = {"checkpoint": request.checkpoint, "sha256": model.digest, "device": self.device.type}
+        given = {"start": digest(request.start), "mask": digest(request.mask)}
+        return source | asdict(request.settings) | given
 
     def inside(self, request_id: str, row: int, index: int) -> Tensor:
         """Return the read attention [depth,M,N] of image `row` at step `index` of a run that can still be found. The
@@ -138,9 +154,7 @@ class Engine:
             if settings.seed is None:
                 settings = replace(settings, seed=secrets.randbelow(MAX_SEED))
             request.settings = settings
-            source = {"checkpoint": request.checkpoint, "sha256": model.digest, "device": self.device.type}
-            given = {"start": digest(request.start), "mask": digest(request.mask)}
-            request.handle.provenance = source | asdict(settings) | given
+            request.handle.provenance = self.provenance(request)
             self._admit(request, model.policy, model.policy.init_state(settings, request.start, request.mask))
         except Exception as error:  # reported to this request's readers; all others go on
             self._finish(request, "failed", error)

@@ -55,18 +55,22 @@ class Trajectory:
         self.settings = settings
         self.log_snr: list[float] = []  # of every step, once the run has been prepared
         self.frames: list[Frame] = []
-        self._chosen: frozenset[int] = frozenset()
+        self.chosen: frozenset[int] = frozenset()  # the steps to keep
 
     def choose(self, log_snr: list[float], most: int, keep: Iterable[int] = ()) -> None:
         """Keep every step of a run with these levels, or `most` of them, the first and the last included; and the steps
         in `keep` in any case.
         """
         self.log_snr = log_snr
-        self._chosen = frozenset(evenly(len(log_snr), most)) | frozenset(keep)
+        self.chosen = frozenset(evenly(len(log_snr), most)) | frozenset(keep)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(frame.x_t.nbytes + frame.x0.nbytes for frame in self.frames)
 
     def add(self, frame: Frame, is_last: bool = False) -> None:
         known = self.frames[-1].index if self.frames else 0
-        if frame.index > known and (is_last or frame.index in self._chosen):
+        if frame.index > known and (is_last or frame.index in self.chosen):
             self.frames.append(frame)
 
 

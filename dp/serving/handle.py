@@ -1,12 +1,12 @@
-"""RunHandle: a run in the engine as its readers see it. They get its frames, and can stop, park and resume it."""
+"""RunHandle: a sampling run as its readers see it. They get its frames, and can stop, park and resume it."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -21,6 +21,18 @@ def digest(given: Tensor | None) -> str | None:
     return None if given is None else hashlib.sha256(given.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
+class SampleRequest(NamedTuple):
+    """One run to sample. start, mask: as in `DiffusionPolicy.stream`. keep: steps, from 1, that the trajectory of a
+    long run keeps in any case.
+    """
+
+    checkpoint: str
+    settings: SampleSettings
+    start: Tensor | None = None
+    mask: Tensor | None = None
+    keep: frozenset[int] = frozenset()
+
+
 class RunHandle:
     """One request as its readers see it. Iterating yields the newest frame each time there is a newer one. It may skip
     frames, but never the last.
@@ -29,10 +41,11 @@ class RunHandle:
     'running' or 'parked', and at the end 'done', 'stopped' or 'failed' (see `error`). `request_id` finds the handle
     again (`Engine.find`) and cannot be guessed. `provenance`, once the run has been prepared: the checkpoint, the
     SHA-256 of its weights, the device and every setting. `control` is what the readers want: 'run', 'park', 'stop' or
-    'discard'; the last two are final.
+    'discard'; the last two are final. `note` says what a run without frames is waiting for, if there is more to say.
     """
 
-    def __init__(self, settings: SampleSettings, notify: Callable[[], None] = lambda: None):
+    def __init__(self, settings: SampleSettings, notify: Callable[[], None] = lambda: None, note: str = ""):
+        self.note = note
         self.request_id = secrets.token_urlsafe(16)
         self.trajectory = Trajectory(settings)
         self.frame: Frame | None = None
@@ -109,3 +122,15 @@ class Subscription:
     def close(self) -> None:
         self.is_closed = True
         self.handle._count(self, is_closed=True)
+
+
+class Runner(Protocol):
+    """Whatever samples requests: the engine, or a lent GPU (`dp.ui.zero_gpu.GpuRunner`)."""
+
+    has_attention: bool  # whether `inside` can be called
+
+    def submit_all(self, requests: Sequence[SampleRequest]) -> list[RunHandle]: ...
+
+    def find(self, request_id: str) -> RunHandle | None: ...
+
+    def inside(self, request_id: str, row: int, index: int) -> Tensor: ...

@@ -7,26 +7,26 @@ import gradio as gr
 from dp.serving.engine import Engine
 from dp.ui import api, hub_models, words
 from dp.ui.server import Page
-from dp.ui.streaming import Viewers
+from dp.ui.streaming import Sessions
 from dp.ui.tabs import compare, denoise, train
-from dp.ui.zero_gpu import lender
+from dp.ui.zero_gpu import GpuRunner
 
 TITLE = "Watch a diffusion model at work"
 
 
 def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
-    """Return the page, ready to launch. on_zero_gpu: the engine's thread is not used, see `dp.ui.zero_gpu`."""
+    """Return the page, ready to launch. on_zero_gpu: sample on lent GPUs, see `dp.ui.zero_gpu`."""
     with Page(title=TITLE) as demo:
         gr.Markdown(words.INTRO)
-        viewers, lend = Viewers(engine, demo), lender(engine) if on_zero_gpu else None
+        sessions = Sessions(GpuRunner(engine) if on_zero_gpu else engine, demo)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Denoise", id="denoise"):
-                panels = {"denoise": denoise.build(demo, viewers, lend)}
+                panels = {"denoise": denoise.build(demo, engine, sessions)}
             with gr.Tab("Compare", id="compare"):
-                panels["compare"] = compare.build(demo, viewers, lend)
+                panels["compare"] = compare.build(demo, engine, sessions)
             hub_models.wire(panels)
             with gr.Tab("Train", id="train"):
                 train.build(demo, engine, tabs, panels)
-        api.build(viewers, lend)
+        api.build(engine, sessions)
     demo.queue(max_size=256, api_open=False, default_concurrency_limit=None)
     return demo

@@ -1,7 +1,8 @@
-"""Between the engine and a page: who is subscribed to which run, and the newest frame some fifteen times a second.
+"""The stream of a run to its readers: which sessions are subscribed to which runs, and the newest frame of each some
+fifteen times a second.
 
-A run goes on while a page watches it. When the last one has gone, by leaving, by reloading or by losing its connection,
-the engine parks the run, and a page that comes back with its id sees it from the beginning and takes it up again.
+A run continues while a page watches it. When the last page leaves, reloads or loses its connection, the engine parks
+the run. A page that returns with the run's id replays it from the start and resumes it.
 """
 
 from __future__ import annotations
@@ -13,55 +14,44 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import gradio as gr
-from torch import Tensor
 
-from dp.diffusion.settings import SampleSettings
-from dp.serving.engine import Engine
 from dp.serving.frames import Frame, Trajectory, evenly
-from dp.serving.handle import RunHandle, Subscription
+from dp.serving.handle import RunHandle, Runner, SampleRequest, Subscription
 from dp.ui.components.player.player import show
 from dp.ui.sampling import page_values
 
-FRAMES_PER_S = 15  # Gradio queues every yield and drops none, so a reader takes only what an eye can follow
-BEAT = 1.0  # seconds without a frame after which a reader speaks all the same: only then is one that has gone noticed
-REPLAYED = 30  # frames at most from the past of a run that is taken up again
-CURVE = 200  # points of the curve of log-SNR
-PATIENCE = 30.0  # seconds for which a reader may be behind, before it counts as gone
-MOST_WAITING = 100  # messages unread by a session that asks for another run
-MAX_RUNS = 64  # at once, on all pages and for all programs: each holds one of Gradio's places until it ends
-
-Answer = tuple[Frame | None, bool]
+FRAMES_PER_S = 15  # Gradio queues every yield and drops none, so a reader takes only what the eye can follow
+BEAT_S = 1.0  # a reader without new frames yields this often: only then does Gradio notice that its page has gone
+REPLAYED = 30  # the most frames of a run's past that are replayed
+CURVE = 200  # points of the log-SNR curve
+PATIENCE_S = 30.0  # how long a reader may be behind before it counts as gone
+MAX_UNREAD = 100  # messages that a session may have unread and still start another run
+MAX_RUNS = 64  # watched at once, by all pages and programs: each occupies one of Gradio's events until it ends
 
 
-class Viewers:
-    """The subscriptions of each session of `page`."""
+class Sessions:
+    """The runs that each session of `page` watches."""
 
-    def __init__(self, engine: Engine, page: gr.Blocks):
-        self.engine, self.page = engine, page
-        # The subscriptions of each session, and the tab that each is on.
+    def __init__(self, runner: Runner, page: gr.Blocks):
+        self.runner, self._page = runner, page
+        # The subscriptions of each session, and the tab that shows each.
         self._open: defaultdict[str, dict[Subscription, str]] = defaultdict(dict)
-        self._programs: Counter[str] = Counter()  # runs of each session that no page watches
+        self._api_runs: Counter[str] = Counter()  # of each session
 
-    def start(
-        self,
-        session: str,
-        checkpoint: str,
-        settings: SampleSettings,
-        start: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Submit, and then the player's values. Raises gr.Error where too many runs are under way."""
-        self.check_room(session)
-        return self.values(session, self.engine.submit(settings, checkpoint, start=start, mask=mask))
+    def start(self, session: str, request: SampleRequest) -> AsyncIterator[dict[str, Any]]:
+        """Submit a request and return the player's values for it. Raises gr.Error where too many runs are under way."""
+        self.check_capacity(session)
+        [handle] = self.runner.submit_all([request])
+        return self.values(session, handle)
 
-    def again(self, session: str, request_id: str) -> AsyncIterator[dict[str, Any]] | None:
-        """The values of a run that another page, or this one before it was reloaded, has begun; None if there is none
-        of that id.
+    def reattach(self, session: str, request_id: str) -> AsyncIterator[dict[str, Any]] | None:
+        """Return the values of a run that another page, or this one before a reload, has started; None if no run has
+        that id.
         """
-        handle = self.engine.find(request_id)
+        handle = self.runner.find(request_id)
         if handle is None:
             return None
-        self.check_room(session)
+        self.check_capacity(session)
         return self.values(session, handle, replay=True)
 
     def stop(self, session: str, tab: str = "denoise") -> None:
@@ -70,16 +60,18 @@ class Viewers:
             if on == tab:
                 subscription.handle.cancel()
 
-    def leave(self, session: str) -> None:
-        """The page has gone. Its readers might notice only at their next frame, so they are not asked."""
+    def disconnect(self, session: str) -> None:
+        """Close the subscriptions of a page that has gone. Its readers might notice only at their next frame."""
         for subscription in self._open.pop(session, {}):
             subscription.close()
 
-    async def program(self, session: str, checkpoint: str, settings: SampleSettings) -> AsyncIterator[Answer]:
-        """A run for a program: its newest frame or None, and whether it is the last. Whoever asked cannot come back."""
-        self.check_room(session)
-        handle = self.engine.submit(settings, checkpoint)
-        self._programs[session] += 1
+    async def run_for_api(self, session: str, request: SampleRequest) -> AsyncIterator[tuple[Frame | None, bool]]:
+        """Run a request of a program. Yield its newest frame, or None, and whether it is the last. A program that
+        leaves cannot return, so its run is discarded.
+        """
+        self.check_capacity(session)
+        [handle] = self.runner.submit_all([request])
+        self._api_runs[session] += 1
         try:
             async for frame in follow(handle, is_behind=lambda: self._is_behind(session)):
                 yield frame, False
@@ -88,51 +80,52 @@ class Viewers:
             yield handle.frame, True
         finally:
             handle.discard()
-            self._programs[session] -= 1
-            self._programs += Counter()  # drops the zeros
+            self._api_runs[session] -= 1
+            self._api_runs += Counter()  # drops the zeros
 
-    def check_room(self, session: str) -> None:
-        """Raises gr.Error where too many runs are under way, or the session does not read what it was sent."""
-        if sum(map(len, self._open.values())) + self._programs.total() >= MAX_RUNS:
+    def check_capacity(self, session: str) -> None:
+        """Raise gr.Error where too many runs are under way, or the session does not read what it was sent."""
+        if sum(map(len, self._open.values())) + self._api_runs.total() >= MAX_RUNS:
             raise page_values.complaint(
                 f"the server is at its limit of {MAX_RUNS} simultaneous runs: try again in a moment"
             )
-        if self._is_behind(session, MOST_WAITING):
+        if self._is_behind(session, MAX_UNREAD):
             raise page_values.complaint("your connection is still receiving earlier images: try again in a moment")
 
-    def _is_behind(self, session: str, more: int = 0) -> bool:
-        """Whether more messages wait for the session's connection than one for each of its runs, and `more`. Gradio
-        keeps all of them, so a reader adds none to them.
+    def _is_behind(self, session: str, slack: int = 0) -> bool:
+        """Return whether the session has more than `slack` unread messages beyond one for each of its runs. Gradio
+        keeps all of them, so a reader that is behind adds none.
         """
-        waiting = self.page._queue.pending_messages_per_session.get(session)
-        runs = len(self._open.get(session, ())) + self._programs[session]
-        return waiting is not None and waiting.qsize() > max(runs, 1) + more
+        unread = self._page._queue.pending_messages_per_session.get(session)
+        runs = len(self._open.get(session, ())) + self._api_runs[session]
+        return unread is not None and unread.qsize() > max(runs, 1) + slack
 
     async def values(
         self, session: str, handle: RunHandle, tab: str = "denoise", replay: bool = False
     ) -> AsyncIterator[dict[str, Any]]:
-        """The player's values for a run, which goes on while they are asked for. replay: from its beginning."""
+        """Subscribe to a run and yield the player's values for it. replay: from its first frame."""
         subscription = handle.subscribe()
         self._open[session][subscription] = tab
-        settings = handle.trajectory.settings
+        settings, trajectory = handle.trajectory.settings, handle.trajectory
         about = {"run": handle.request_id, "walk": settings.walk_to is not None}
+        note = {"message": handle.note} if handle.note else {}
         try:
-            yield {"state": "waiting", "seed": settings.seed} | about
+            yield {"state": "waiting", "seed": settings.seed} | note | about
             if replay:
-                for frame in some(handle.trajectory.frames):
-                    yield show(frame, "running") | about | curve_of(handle.trajectory)
+                for frame in evenly_chosen(trajectory.frames):
+                    yield show(frame, "running") | about | curve_of(trajectory)
                     await asyncio.sleep(1 / FRAMES_PER_S)
-            spoke = replay
+            has_curve = replay
             async for frame in follow(handle, subscription, is_behind=lambda: self._is_behind(session)):
-                state = "running" if handle.frame else "waiting"
-                if frame is None:
-                    yield {"state": state, "beat": time.monotonic()} | about
+                if frame is not None:
+                    yield show(frame, "running") | about | ({} if has_curve else curve_of(trajectory))
+                    has_curve = True
                 else:
-                    yield show(frame, state) | about | ({} if spoke else curve_of(handle.trajectory))
-                    spoke = True
+                    state = {"state": "running"} if handle.frame else {"state": "waiting"} | note
+                    yield state | {"beat": time.monotonic()} | about
             if not subscription.is_closed and not handle.is_live:
-                yield show(handle.frame, handle.state, handle.error) | about | curve_of(handle.trajectory)
-        finally:  # may run on the event loop, so it only raises a flag
+                yield show(handle.frame, handle.state, handle.error) | about | curve_of(trajectory)
+        finally:  # may run on the event loop, so it only sets a flag
             subscription.close()
             self._open[session].pop(subscription, None)
             if not self._open[session]:
@@ -142,26 +135,26 @@ class Viewers:
 async def follow(
     handle: RunHandle, subscription: Subscription | None = None, is_behind: Callable[[], bool] = lambda: False
 ) -> AsyncIterator[Frame | None]:
-    """The newest frame whenever there is a newer one, and None when there has been none for a while, until the run has
-    ended or the subscription is closed; nothing while the reader is behind, and the end when it stays behind. The last
-    frame is the handle's.
+    """Yield the newest frame whenever there is a newer one, and None after BEAT_S without one, until the run has ended
+    or the subscription is closed. Yield nothing while the reader is behind, and end if it stays behind. The last frame
+    is left on the handle.
     """
     seen, spoke = 0, time.monotonic()
-    while handle.is_live and not (subscription and subscription.is_closed) and time.monotonic() - spoke < PATIENCE:
+    while handle.is_live and not (subscription and subscription.is_closed) and time.monotonic() - spoke < PATIENCE_S:
         frame, now = handle.frame, time.monotonic()
         is_new = frame is not None and frame.index > seen
-        if (is_new or now - spoke > BEAT) and not is_behind():
+        if (is_new or now - spoke > BEAT_S) and not is_behind():
             seen, spoke = frame.index if is_new else seen, now
             yield frame if is_new else None
         await asyncio.sleep(1 / FRAMES_PER_S)
 
 
 def curve_of(trajectory: Trajectory) -> dict[str, Any]:
-    """log-SNR against the step, for the chart: enough of its points."""
+    """Return log-SNR against the step, for the chart: up to CURVE points."""
     steps = evenly(len(trajectory.log_snr), CURVE)
     return {"curve": [(step, round(trajectory.log_snr[step - 1], 3)) for step in steps]}
 
 
-def some(frames: list[Frame]) -> list[Frame]:
-    """An even choice of a run's past."""
+def evenly_chosen(frames: list[Frame]) -> list[Frame]:
+    """Return up to REPLAYED evenly chosen frames."""
     return frames[:: -(-len(frames) // REPLAYED)] if frames else []

@@ -1,85 +1,135 @@
-"""ZeroGPU: a GPU that is lent for the seconds of one call, and exists only there. What runs inside such a call, for how
-long it is asked for, and what a visitor is told who gets none.
+"""ZeroGPU: a GPU that exists only inside a call, for a limited time.
 
-The call is a process of its own: what goes in and what comes out is pickled, and the pictures are packed for the page
-out here, where no GPU waits for that.
+`GpuRunner` samples in such calls and returns the same handles as the engine, so the page has one pipeline for both.
+Each call is a forked process: requests and frames are pickled, and the frames are encoded for the page outside of it,
+where no GPU waits for that.
 """
 
 from __future__ import annotations
 
 import html
 import re
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from contextvars import copy_context
 from functools import partial
-from typing import NamedTuple
 
 import gradio as gr
 import spaces
 from torch import Tensor
 
-from dp.diffusion.settings import SampleSettings
-from dp.serving.engine import Engine
+from dp.diffusion.plan import make_plan
+from dp.serving.engine import MAX_FRAMES, MAX_REQUESTS, Engine
 from dp.serving.frames import Frame
+from dp.serving.handle import RunHandle, SampleRequest
 from dp.system.device import best_device, describe
 from dp.ui.sampling import page_values
 from dp.ui.streaming import FRAMES_PER_S
 
-# Seconds asked for. A call of the bundled network is some 500 kernels: 5 to 10 ms on a GPU, however few the images.
+# Seconds to request. A call of the bundled network is some 500 kernels: 5 to 10 ms on a GPU for any number of images.
 START_S, CALLS_PER_S, ROWS_PER_S = 10, 50, 4000
-ANONYMOUS_S = 80  # that the platform lends at once to a visitor who has not signed in
-IN_OUR_WORDS = {  # what the platform's own leave open
+ANONYMOUS_S = 80  # the most that the platform lends at once to a visitor who has not signed in
+CLEARER = {  # for messages of the platform that do not say what to do
     "GPU task aborted": "the GPU was released before the run finished: try again, or use fewer images or timesteps",
     "Expired ZeroGPU proxy token": "this page has been open too long to request a GPU: reload it",
 }
 
 
-class Asked(NamedTuple):
-    """One run, as `DiffusionPolicy.stream` takes it. keep: steps whose frames come in any case."""
+class GpuRunner:
+    """Samples inside calls on a GPU that is lent for each. `submit_all` and `find` are the engine's.
 
-    checkpoint: str
-    settings: SampleSettings
-    start: Tensor | None = None
-    mask: Tensor | None = None
-    keep: frozenset[int] = frozenset()
+    A run on a lent GPU is never parked: it ends when its last reader leaves, so that the GPU goes back.
+    """
 
+    has_attention = False
 
-class NotLent(gr.Error):
-    """There was no GPU, or the run on it failed. sentence: the reason as plain text; Gradio's message is markup."""
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._call = spaces.GPU(duration=seconds_needed)(partial(run_all, engine))
+        self._handles: dict[str, RunHandle] = {}  # by id, oldest first
+        self._lock = threading.RLock()
 
-    def __init__(self, sentence: str):
-        super().__init__(html.escape(sentence, quote=False), print_exception=False)
-        self.sentence = sentence
+    def submit_all(self, requests: Sequence[SampleRequest]) -> list[RunHandle]:
+        """Start one call that runs the requests one after the other, and return at once."""
+        handles = [RunHandle(request.settings, self._apply_controls, waiting_message(requests)) for request in requests]
+        with self._lock:
+            self._evict()
+            self._handles |= {handle.request_id: handle for handle in handles}
+        # The platform reads from the context which visitor's quota the call counts against.
+        run = partial(copy_context().run, self._run, requests, handles)
+        threading.Thread(target=run, name="dp-lent-gpu", daemon=True).start()
+        return handles
 
+    def find(self, request_id: str) -> RunHandle | None:
+        """Return the handle of a run that is live or still in memory; None for any other id."""
+        return self._handles.get(request_id)
 
-News = tuple[int, Frame, bool]  # which of the runs, its newest frame, and whether that is its last
-Lend = Callable[[Sequence[Asked]], Iterator[News]]
+    def inside(self, request_id: str, row: int, index: int) -> Tensor:
+        """Raise ValueError: the model is on a GPU only during a run."""
+        raise ValueError("attention maps need the model, which is on a GPU only during a run")
 
-
-def lender(engine: Engine) -> Lend:
-    """A function that runs one run after the other inside one call. It raises NotLent for whatever goes wrong."""
-    call = spaces.GPU(duration=seconds_needed)(partial(run_all, engine))
-
-    def lend(runs: Sequence[Asked]) -> Iterator[News]:
+    def _run(self, requests: Sequence[SampleRequest], handles: Sequence[RunHandle]) -> None:
+        """Post the frames of a call on the handles, in a thread of their own. Closing the call releases the GPU."""
         try:
-            yield from call(runs)
+            prepared = [self._prepared(*pair) for pair in zip(requests, handles, strict=True)]
+            with closing(self._call(prepared)) as frames:
+                for which, frame, is_last in frames:
+                    self._post(handles[which], "done" if is_last else "running", frame=frame)
+                    if not any(handle.is_live for handle in handles):
+                        return
         except Exception as error:
-            raise NotLent(sentence(error)) from error
+            reason = sentence(error)
+            for handle in handles:
+                if handle.is_live:
+                    self._post(handle, "failed", error=reason)
+                    reason = "did not finish"  # the others in the same call
 
-    return lend
+    def _prepared(self, request: SampleRequest, handle: RunHandle) -> SampleRequest:
+        """Choose the frames to keep in the trajectory, and return a request that keeps them."""
+        policy = self._engine.policy(request.checkpoint)
+        request = request._replace(settings=request.settings.with_defaults(policy.defaults))
+        handle.provenance = self._engine.provenance(request) | {"device": best_device().type}
+        plan = make_plan(request.settings, policy.schedule, policy.scale)
+        handle.trajectory.choose(plan.t.log_snr.tolist(), MAX_FRAMES, request.keep)
+        return request._replace(keep=handle.trajectory.chosen)
+
+    def _post(self, handle: RunHandle, state: str, **news) -> None:
+        with self._lock:
+            if handle.is_live:
+                handle.post(state, **news)
+
+    def _apply_controls(self) -> None:
+        """End the runs that their readers have stopped or left, without waiting for the call."""
+        with self._lock:
+            for handle in list(self._handles.values()):
+                if handle.control != "run":
+                    self._post(handle, "stopped")
+                if handle.control == "discard":
+                    del self._handles[handle.request_id]
+
+    def _evict(self) -> None:
+        """Evict the oldest ended runs until the others fit in the memory for trajectories."""
+        used = sum(handle.trajectory.nbytes for handle in self._handles.values())
+        for handle in [handle for handle in self._handles.values() if not handle.is_live]:
+            if used > self._engine.memory_for_trajectories or len(self._handles) > MAX_REQUESTS:
+                used -= handle.trajectory.nbytes
+                del self._handles[handle.request_id]
 
 
-def run_all(engine: Engine, runs: Sequence[Asked]) -> Iterator[News]:
-    """Inside the call. As many frames as an eye can follow, on the host, those to keep, and the last of each run. What
-    goes wrong is a gr.Error: of any other only its class's name leaves the call.
+def run_all(engine: Engine, requests: Sequence[SampleRequest]) -> Iterator[tuple[int, Frame, bool]]:
+    """Inside the call, yield the index of a request, its newest frame, and whether that is its last: at most
+    FRAMES_PER_S, those to keep, and the last of each run. Every error is raised as a gr.Error, since of any other only
+    the name of its class leaves the call.
     """
     try:
-        for i, run in enumerate(runs):
-            policy, before, shown_at = engine.policy(run.checkpoint).to(best_device()), None, 0.0
-            for step in policy.run(policy.init_state(run.settings, run.start, run.mask)):
+        for i, request in enumerate(requests):
+            policy, before, shown_at = engine.policy(request.checkpoint).to(best_device()), None, 0.0
+            for step in policy.run(policy.init_state(request.settings, request.start, request.mask)):
                 is_last = step.index == step.timesteps
-                if is_last or step.index in run.keep or time.monotonic() - shown_at >= 1 / FRAMES_PER_S:
+                if is_last or step.index in request.keep or time.monotonic() - shown_at >= 1 / FRAMES_PER_S:
                     shown_at = time.monotonic()
                     yield i, Frame.of(step, before), is_last
                 before = step
@@ -87,24 +137,24 @@ def run_all(engine: Engine, runs: Sequence[Asked]) -> Iterator[News]:
         raise page_values.complaint(describe(error)) from error
 
 
-def seconds_needed(runs: Sequence[Asked]) -> int:
+def seconds_needed(requests: Sequence[SampleRequest]) -> int:
     """Return the seconds that the runs may take, one after the other. They are requested from the visitor's quota."""
-    calls = sum(run.settings.timesteps for run in runs)
-    rows = sum(run.settings.timesteps * run.settings.batch_size for run in runs)
+    calls = sum(request.settings.timesteps for request in requests)
+    rows = sum(request.settings.timesteps * request.settings.batch_size for request in requests)
     return START_S + calls // CALLS_PER_S + rows // ROWS_PER_S
 
 
-def waiting_for(runs: Sequence[Asked]) -> str:
+def waiting_message(requests: Sequence[SampleRequest]) -> str:
     """Return the page's status line until the first frame arrives."""
-    seconds = seconds_needed(runs)
+    seconds = seconds_needed(requests)
     more = f": more than the {ANONYMOUS_S} that visitors get without signing in" if seconds > ANONYMOUS_S else ""
     return f"waiting for a GPU, to be used for at most {seconds} seconds{more}…"
 
 
 def sentence(error: Exception) -> str:
-    """Out of what the call has raised. The platform's errors are markup, some with a link in it."""
+    """Return an error of the call as plain text. The platform's errors are markup, some with a link in it."""
     if not isinstance(error, gr.Error):
         traceback.print_exception(error)
         return f"no GPU is available: {describe(error)}"
-    words = html.unescape(re.sub(r"<[^<>]*>", "", error.message)).strip()
-    return IN_OUR_WORDS.get(words, words)
+    message = html.unescape(re.sub(r"<[^<>]*>", "", error.message)).strip()
+    return CLEARER.get(message, message)

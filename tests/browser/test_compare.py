@@ -1,7 +1,5 @@
 """Comparing: runs that differ in one thing start from the very same noise, and are played on one clock."""
 
-from functools import partial
-
 import gradio as gr
 import numpy as np
 import pytest
@@ -11,12 +9,13 @@ from pages import ROOT, awaited, decode, hearing_late, settle, type_numbers, unf
 from dp import DiffusionPolicy
 from dp.data.codec import grid, to_uint8
 from dp.serving.engine import Engine
-from dp.ui.sampling.comparison import Tally, one_by_one, side_by_side
+from dp.serving.handle import SampleRequest
+from dp.ui.sampling.comparison import Tally, side_by_side
 from dp.ui.sampling.page_values import TRAINED
 from dp.ui.sampling.variants import MOST, SHORT_RUNS, make_arms
-from dp.ui.streaming import Viewers
+from dp.ui.streaming import Sessions
 from dp.ui.tabs.compare import AXES, NUMBERS
-from dp.ui.zero_gpu import run_all
+from dp.ui.zero_gpu import GpuRunner
 
 SAMPLERS = ["dpmpp_2m", "ddim", "ddpm"]
 VALUES = {
@@ -42,14 +41,14 @@ def page_values(timesteps=20, sampler="dpmpp_2m", eta=0, seed=7, random_seed=Fal
     return values | {"time_difference_steps": 0, "eta": eta, "seed": seed, "random_seed": random_seed}
 
 
-def run(engine, arms):
-    """All values of each arm, and the tally, from the engine."""
+def run(runner, arms):
+    """Return all values of each arm, and the tally. runner: the engine or a lent GPU."""
     with gr.Blocks() as page:
-        viewers = Viewers(engine, page)
+        sessions = Sessions(runner, page)
     tally, told = Tally(arms), [[] for _ in arms]
 
     async def watch():
-        async for news in side_by_side(viewers, "a session", arms, tally):
+        async for news in side_by_side(sessions, "a session", arms, tally):
             for i, value in news.items():
                 told[i].append(value)
 
@@ -124,14 +123,12 @@ def test_step_k_of_n_stands_above_the_end_of_a_k_step_run(engine):
     assert all(float(far) > 0 for *_, far in tally.table()["rows"])
 
 
-def test_one_after_the_other_they_end_in_the_same_pictures(engine):
+def test_a_lent_gpu_samples_the_same_images_one_run_after_the_other(engine):
     for axis in ("sampler", SHORT_RUNS):
         arms = make_arms(engine, axis, VALUES[axis], page_values())
         _, together = run(engine, arms)
-        alone, last = Tally(arms), {}
-        for news in one_by_one(partial(run_all, engine), arms, alone):
-            last |= news
-        assert [last[i]["state"] for i in range(len(arms))] == ["done"] * len(arms)
+        told, alone = run(GpuRunner(engine), arms)
+        assert [values[-1]["state"] for values in told] == ["done"] * len(arms)
         for row, other in zip(together.table()["rows"], alone.table()["rows"]):
             assert (row[0], row[1]) == (other[0], other[1])
             assert abs(float(row[3]) - float(other[3])) < 2e-3
@@ -139,21 +136,23 @@ def test_one_after_the_other_they_end_in_the_same_pictures(engine):
 
 def test_stop_ends_the_comparison_and_leaves_the_other_tab_alone(engine):
     with gr.Blocks() as page:
-        viewers = Viewers(engine, page)
+        sessions = Sessions(engine, page)
     page.queue()
     arms = make_arms(engine, "sampler", SAMPLERS, page_values(timesteps=1000))
 
     async def watch():
-        mine = viewers.start("a session", "one", make_arms(engine, "sampler", ["ddim"], page_values(1000))[0].settings)
+        mine = sessions.start(
+            "a session", SampleRequest(*make_arms(engine, "sampler", ["ddim"], page_values(1000))[0].run)
+        )
         await anext(mine)
         last = {}
-        async for news in side_by_side(viewers, "a session", arms, Tally(arms)):
+        async for news in side_by_side(sessions, "a session", arms, Tally(arms)):
             last |= news
             if all(value.get("index", 0) > 2 for value in last.values()) and len(last) == len(arms):
-                viewers.stop("a session", tab="compare")
+                sessions.stop("a session", tab="compare")
         states = {value["state"] for value in last.values()}
         after = await anext(mine)
-        viewers.leave("a session")
+        sessions.disconnect("a session")
         await mine.aclose()
         return states, after["state"]
 

@@ -24,7 +24,7 @@ from dp.diffusion.policy import DiffusionPolicy
 from dp.serving.engine import Engine
 from dp.ui import streaming
 from dp.ui.app import build_app
-from dp.ui.streaming import REPLAYED, some
+from dp.ui.streaming import REPLAYED, evenly_chosen
 
 # The server runs in this process, where a warning made an error would be raised inside Gradio's threads.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -230,9 +230,9 @@ def test_past_the_limit_of_runs_under_way_the_next_one_is_asked_to_wait(app, mon
 
 
 def test_an_even_choice_of_the_past():
-    assert some([]) == []
-    assert some(list(range(5))) == list(range(5))
-    assert len(some(list(range(128)))) <= REPLAYED
+    assert evenly_chosen([]) == []
+    assert evenly_chosen(list(range(5))) == list(range(5))
+    assert len(evenly_chosen(list(range(128)))) <= REPLAYED
 
 
 # ----------------------------------------------------------------------------

@@ -23,10 +23,11 @@ from dp import DiffusionPolicy, SampleSettings
 from dp.data.codec import grid, to_uint8
 from dp.serving.engine import Engine
 from dp.serving.files import export
+from dp.serving.handle import SampleRequest
 from dp.ui.auth.permission import ON_ZERO_GPU
 from dp.ui.sampling.page_values import MAX_IMAGES, MAX_TIMESTEPS, SAMPLERS
 from dp.ui.sampling.variants import MOST
-from dp.ui.zero_gpu import ANONYMOUS_S, Asked, seconds_needed, waiting_for
+from dp.ui.zero_gpu import ANONYMOUS_S, seconds_needed, waiting_message
 
 # How the platform tells visitors from each other; without it, all of them share what the app has.
 PARTS = ({"alg": "HS256"}, {"user": "ann"}, {})
@@ -221,6 +222,8 @@ def test_stop_while_waiting_for_a_gpu_gives_it_back_as_soon_as_it_comes(page, ap
     since = len(api.log)
     set_run(page, timesteps=1000, seed=1)
     page.click("#generate")
+    while "/schedule" not in api.log[since:]:
+        page.wait_for_timeout(20)
     page.click("#stop")
     until_said(page, "stopped before the first step")
     page.wait_for_selector("#generate", state="visible")
@@ -250,21 +253,21 @@ def test_whoever_leaves_gives_the_gpu_back(page, url, api):
 
 
 def test_the_largest_run_is_one_that_anybody_may_ask_for():
-    largest = Asked("faces-32", SampleSettings(MAX_IMAGES, timesteps=MAX_TIMESTEPS))
-    assert seconds_needed([largest]) <= ANONYMOUS_S and "signed in" not in waiting_for([largest])
-    assert seconds_needed([Asked("faces-32", SampleSettings(4, timesteps=20))]) == 10
-    assert waiting_for([largest] * MOST).startswith(
+    largest = SampleRequest("faces-32", SampleSettings(MAX_IMAGES, timesteps=MAX_TIMESTEPS))
+    assert seconds_needed([largest]) <= ANONYMOUS_S and "signed in" not in waiting_message([largest])
+    assert seconds_needed([SampleRequest("faces-32", SampleSettings(4, timesteps=20))]) == 10
+    assert waiting_message([largest] * MOST).startswith(
         f"waiting for a GPU, to be used for at most {seconds_needed([largest] * MOST)} seconds"
     )
-    assert f"more than the {ANONYMOUS_S} that visitors get without signing in" in waiting_for([largest] * MOST)
+    assert f"more than the {ANONYMOUS_S} that visitors get without signing in" in waiting_message([largest] * MOST)
 
 
 @pytest.mark.browser
 def test_the_seconds_are_said_before_they_are_asked_for(page, api):
     api.answer = "queue in vain"
     compare(page, timesteps=1000, images=64)
-    run = Asked("faces-32", SampleSettings(64, timesteps=1000))
-    until_said(page, waiting_for([run] * 3), ".player.arm")
+    run = SampleRequest("faces-32", SampleSettings(64, timesteps=1000))
+    until_said(page, waiting_message([run] * 3), ".player.arm")
     until_said(page, SAID["queue in vain"], ".player.arm")
     assert api.asked[-1]["durationSeconds"] == str(seconds_needed([run] * 3))
 
@@ -289,7 +292,7 @@ def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page,
     page.focus("#player .player")
     page.keyboard.press("Enter")
     until(page, "d.image === '0'")
-    assert not page.is_visible("#player .save") and not page.is_visible("#player .peer")
+    assert not page.is_visible("#player .peer")
     page.keyboard.press("Escape")
 
     choose(page, tmp_path)

@@ -88,7 +88,7 @@ def test_the_read_attention_is_the_one_that_is_used(tiny_rin):
 
 def test_gradients_reach_every_number_of_every_parameter(tiny_rin, conv_widths):
     # Two channels in each group: a bias before the norm of a single channel changes nothing.
-    rin = tiny_rin(conv_widths=conv_widths and (16,))
+    rin = tiny_rin(dim=16, conv_widths=conv_widths and (16,))
     rin(**inputs(rin)).square().sum().backward()
     without = [name for name, p in rin.named_parameters() if p.grad is None or not p.grad.all()]
     assert not without

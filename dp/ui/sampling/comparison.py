@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from dp.serving.frames import Frame
-from dp.serving.handle import RunHandle
+from dp.serving.handle import RunHandle, SampleRequest
 from dp.ui.components.player.player import show
 from dp.ui.sampling.variants import Arm, Run
-from dp.ui.streaming import FRAMES_PER_S, Viewers
-from dp.ui.zero_gpu import Asked, Lend
+from dp.ui.streaming import FRAMES_PER_S, Sessions
 
 
 @dataclass
@@ -46,23 +45,18 @@ class Tally:
         is_pairs = any(arm.until for arm in self.arms)
         return {"rows": rows, "longest": name, "began": self.began, "pairs": is_pairs, "is_over": is_over}
 
-    def about(self, arm: int) -> dict[str, Any]:
-        """Return the fields that every value of a variant has when its run has no handle."""
-        return {"label": self.arms[arm].label, "run": f"{self.began}-{arm}"}
-
 
 Values = dict[int, dict[str, Any]]  # the players' values, by arm
 
 
-async def side_by_side(viewers: Viewers, session: str, arms: Sequence[Arm], tally: Tally) -> AsyncIterator[Values]:
-    """Run all variants at once on the engine, and yield their new values about fifteen times a second."""
-    viewers.check_room(session)
-    handles: dict[Run, RunHandle] = {}
-    for arm in arms:
-        if arm.run not in handles:
-            keep = [other.until for other in arms if other.until and other.run == arm.run]
-            handles[arm.run] = viewers.engine.submit(arm.settings, arm.checkpoint, keep=keep)
-    streams = [arm_values(viewers, session, arm, i, handles[arm.run], tally) for i, arm in enumerate(arms)]
+async def side_by_side(sessions: Sessions, session: str, arms: Sequence[Arm], tally: Tally) -> AsyncIterator[Values]:
+    """Run all variants, and yield their new values about fifteen times a second. The engine advances them together; a
+    lent GPU runs one after the other.
+    """
+    sessions.check_capacity(session)
+    requests = requests_of(arms)
+    handles = dict(zip(requests, sessions.runner.submit_all(list(requests.values())), strict=True))
+    streams = [arm_values(sessions, session, arm, i, handles[arm.run], tally) for i, arm in enumerate(arms)]
     waiting = {asyncio.ensure_future(anext(stream)): i for i, stream in enumerate(streams)}
     try:
         while waiting:
@@ -87,11 +81,11 @@ async def side_by_side(viewers: Viewers, session: str, arms: Sequence[Arm], tall
 
 
 async def arm_values(
-    viewers: Viewers, session: str, arm: Arm, i: int, handle: RunHandle, tally: Tally
+    sessions: Sessions, session: str, arm: Arm, i: int, handle: RunHandle, tally: Tally
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield the values of one variant. One that shows a part of its run ends with that part, but stays subscribed."""
     about = {"label": arm.label} | ({"until": arm.until} if arm.until else {})
-    async for value in viewers.values(session, handle, tab="compare"):
+    async for value in sessions.values(session, handle, tab="compare"):
         if i in tally.ended:
             continue
         frame = handle.frame
@@ -105,33 +99,10 @@ async def arm_values(
         tally.whole[arm.run] = handle.frame.x0
 
 
-def runs_of(arms: Sequence[Arm]) -> dict[Run, list[int]]:
-    """The runs that the arms show, and who shows each."""
-    runs: dict[Run, list[int]] = {}
-    for i, arm in enumerate(arms):
-        runs.setdefault(arm.run, []).append(i)
-    return runs
-
-
-def asked(arms: Sequence[Arm]) -> list[Asked]:
-    """The runs, each to be asked for once."""
-    runs = runs_of(arms).items()
-    return [Asked(*run, keep=frozenset(arms[i].until for i in members if arms[i].until)) for run, members in runs]
-
-
-def one_by_one(lend: Lend, arms: Sequence[Arm], tally: Tally) -> Iterator[Values]:
-    """The same inside one call, where alone the GPU exists: run after run. Raises NotLent."""
-    runs = list(runs_of(arms).items())
-    for which, frame, is_last in lend(asked(arms)):
-        run, members = runs[which]
-        news: Values = {}
-        for i in members:
-            if frame.index > arms[i].calls:
-                continue
-            is_end = is_last or frame.index == arms[i].until
-            news[i] = show(frame, "done" if is_end else "running") | tally.about(i)
-            if is_end:
-                tally.end(i, frame)
-        if is_last:
-            tally.whole[run] = frame.x0
-        yield news
+def requests_of(arms: Sequence[Arm]) -> dict[Run, SampleRequest]:
+    """Return the requests for the runs that the variants show, each run once."""
+    requests: dict[Run, SampleRequest] = {}
+    for run in dict.fromkeys(arm.run for arm in arms):
+        keep = frozenset(arm.until for arm in arms if arm.until and arm.run == run)
+        requests[run] = SampleRequest(*run, keep=keep)
+    return requests

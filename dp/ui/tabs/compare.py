@@ -4,7 +4,7 @@ components in page order, then one function per concern that wires them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,10 @@ from dp.serving.engine import Engine
 from dp.ui import words
 from dp.ui.components.player.player import Clock, Player
 from dp.ui.sampling import page_values
-from dp.ui.sampling.comparison import Tally, Values, asked, one_by_one, side_by_side
+from dp.ui.sampling.comparison import Tally, Values, side_by_side
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
 from dp.ui.sampling.variants import MOST, SETTINGS, SHORT_RUNS, Arm, make_arms
-from dp.ui.streaming import Viewers
-from dp.ui.zero_gpu import Lend, NotLent, waiting_for
+from dp.ui.streaming import Sessions
 
 AXES = [
     ("Sampler", "sampler"),
@@ -74,27 +73,21 @@ class Tab:
         return {self.players[i]: value for i, value in values.items()} | {self.clock: table}
 
 
-def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
-    """Add the tab to the page being built, and return its controls. lend: as in `denoise.build`."""
-    engine = viewers.engine
-    tab = components(engine, keeps_runs=lend is None)
-    if lend:
-        wire_lent_runs(tab, lend)
-    else:
-        wire_runs(tab, viewers)
+def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
+    """Add the tab to the page being built, and return its controls."""
+    tab = components(engine, sessions)
+    wire_runs(tab, sessions)
     wire_choices(page, tab, engine)
     return tab.panel
 
 
-def components(engine: Engine, keeps_runs: bool) -> Tab:
+def components(engine: Engine, sessions: Sessions) -> Tab:
     has_models = bool(page_values.usable_names(engine))
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320):
             gr.Markdown(words.COMPARE_HINT, elem_id="compare-hint", elem_classes="about")
             with gr.Row(elem_classes="arms"):
-                players = [
-                    Player(engine, is_arm=True, keeps_runs=keeps_runs, min_width=80, padding=False) for _ in range(MOST)
-                ]
+                players = [Player(sessions.runner, is_arm=True, min_width=80, padding=False) for _ in range(MOST)]
             clock = Clock(elem_id="clock")
         with gr.Column(scale=2, min_width=300):
             start = gr.Button("Compare", variant="primary", size="lg", elem_id="compare", interactive=has_models)
@@ -119,15 +112,15 @@ def components(engine: Engine, keeps_runs: bool) -> Tab:
     return Tab(players, clock, start, stop, axis, chosen, panel)
 
 
-def wire_runs(tab: Tab, viewers: Viewers) -> None:
-    """Compare and Stop: all arms at once, on the engine."""
+def wire_runs(tab: Tab, sessions: Sessions) -> None:
+    """Compare and Stop."""
 
-    async def at_once(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
+    async def run(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
         arms = tab.arms(given)
         tally = Tally(arms)
         shown, table = first_values(tally), tally.table()
         yield tab.show(shown, table) | {tab.panel.controls.seed: arms[0].settings.seed}
-        async with aclosing(side_by_side(viewers, request.session_hash, arms, tally)) as values_of_arms:
+        async with aclosing(side_by_side(sessions, request.session_hash, arms, tally)) as values_of_arms:
             async for news in values_of_arms:
                 shown |= news
                 table = table_on(news, tally, table)
@@ -135,39 +128,11 @@ def wire_runs(tab: Tab, viewers: Viewers) -> None:
         yield tab.show(shown, tally.table(is_over=True))
 
     async def halt(request: gr.Request) -> None:
-        viewers.stop(request.session_hash, tab="compare")
+        sessions.stop(request.session_hash, tab="compare")
 
-    run = tab.start.click(at_once, tab.inputs, tab.outputs, concurrency_limit=None, **QUIET)
+    comparison = tab.start.click(run, tab.inputs, tab.outputs, concurrency_limit=None, **QUIET)
     tab.stop.click(halt, queue=False, api_visibility="private")
-    run.failure(lambda: {tab.clock: OVER}, None, tab.clock, **QUIET)
-
-
-def wire_lent_runs(tab: Tab, lend: Lend) -> None:
-    """Compare and Stop where all runs share one call on a lent GPU, one after the other."""
-
-    def after_each_other(given: Given) -> Iterator[Updates]:
-        arms = tab.arms(given)
-        tally = Tally(arms)
-        shown, table = first_values(tally, waiting_for(asked(arms))), tally.table()
-        yield tab.show(shown, table) | {tab.panel.controls.seed: arms[0].settings.seed}
-        try:
-            for news in one_by_one(lend, arms, tally):
-                shown |= news
-                table = table_on(news, tally, table)
-                yield tab.show(shown, table)
-        except NotLent as why_not:
-            shown |= failed_values(tally, why_not.sentence)
-            yield tab.show(shown, tally.table(is_over=True))
-            raise
-        yield tab.show(shown, tally.table(is_over=True))
-
-    def stopped() -> Updates:
-        return tab.show({i: {"state": "stopped"} for i in range(MOST)}, OVER)
-
-    run = tab.start.click(after_each_other, tab.inputs, tab.outputs, concurrency_limit=None, **QUIET)
-    closed = tab.stop.click(None, cancels=[run], api_visibility="private")
-    closed.then(stopped, None, [*tab.players, tab.clock], **QUIET)
-    run.failure(lambda: {tab.clock: OVER}, None, tab.clock, **QUIET)
+    comparison.failure(lambda: {tab.clock: OVER}, None, tab.clock, **QUIET)
 
 
 def wire_choices(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
@@ -225,24 +190,15 @@ def offer(engine: Engine, axis: str, name: str | None) -> Any:
     )
 
 
-def first_values(tally: Tally, message: str | None = None) -> Values:
-    """Return the players' values at the start of a comparison: each arm has its label and waits, the players without an
-    arm are hidden. message: for the first arm's status line.
+def first_values(tally: Tally) -> Values:
+    """Return the players' values at the start of a comparison: each variant has its label and waits, the other players
+    are hidden.
     """
     values: Values = {i: {"state": "idle"} for i in range(MOST)}
-    values |= {i: {"state": "waiting"} | tally.about(i) for i in range(len(tally.arms))}
-    values[0]["message"] = message
-    return values
+    return values | {i: {"state": "waiting", "label": arm.label} for i, arm in enumerate(tally.arms)}
 
 
 def table_on(news: Values, tally: Tally, table: dict[str, Any]) -> dict[str, Any]:
     """Return a new table if an arm has ended, else the same one."""
     is_end = any(value["state"] not in ("waiting", "running") for value in news.values())
     return tally.table() if is_end else table
-
-
-def failed_values(tally: Tally, message: str) -> Values:
-    """Return the values of the arms that did not finish, for lack of a GPU; the first of them shows the reason."""
-    missing = [i for i in range(len(tally.arms)) if i not in tally.ended]
-    said = {i: message if i == missing[0] else "did not finish" for i in missing}
-    return {i: {"state": "failed", "message": text} | tally.about(i) for i, text in said.items()}

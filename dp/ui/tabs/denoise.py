@@ -4,25 +4,24 @@ that wires them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import gradio as gr
 from gradio.components import Component
 
 from dp.serving.engine import Engine
 from dp.serving.files import read_settings
+from dp.serving.handle import SampleRequest
 from dp.ui import scripts, words
-from dp.ui.components.player.player import Player, show
+from dp.ui.components.player.player import Player
 from dp.ui.components.start_image.start_image import StartPicture, props_of, read
 from dp.ui.hub_models import Loader
 from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
-from dp.ui.streaming import Viewers
-from dp.ui.zero_gpu import Asked, Lend, NotLent, waiting_for
+from dp.ui.streaming import Sessions
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,10 @@ class Tab:
         return {self.player: value} | ({self.panel.controls.seed: value["seed"]} if seeded else {})
 
 
-def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
-    """Add the tab to the page being built, and return its controls. lend: samples where the GPU exists only inside a
-    call; the page then offers nothing that needs a run after its end.
-    """
-    engine = viewers.engine
-    tab = components(engine, keeps_runs=lend is None)
-    if lend:
-        wire_lent_runs(tab, engine, lend)
-    else:
-        wire_runs(page, tab, viewers)
+def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
+    """Add the tab to the page being built, and return its controls."""
+    tab = components(engine, sessions)
+    wire_runs(page, tab, engine, sessions)
     wire_settings(page, tab, engine)
     wire_start_image(page, tab, engine)
     for script in (scripts.KEEP_FOCUS, scripts.SEND_LESS):
@@ -68,11 +61,11 @@ def build(page: gr.Blocks, viewers: Viewers, lend: Lend | None) -> Panel:
     return tab.panel
 
 
-def components(engine: Engine, keeps_runs: bool) -> Tab:
+def components(engine: Engine, sessions: Sessions) -> Tab:
     has_models = bool(page_values.usable_names(engine))
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320):
-            player = Player(engine, keeps_runs=keeps_runs, elem_id="player")
+            player = Player(sessions.runner, elem_id="player")
         with gr.Column(scale=2, min_width=300):
             generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=has_models)
             stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop")
@@ -95,7 +88,7 @@ def components(engine: Engine, keeps_runs: bool) -> Tab:
     return Tab(player, generate, stop, panel, start_image, walk_to, link, load)
 
 
-def requested(engine: Engine, tab: Tab, given: Given) -> Asked:
+def requested(engine: Engine, tab: Tab, given: Given) -> SampleRequest:
     """Return the run that the controls describe. Raises gr.Error."""
     values = tab.panel.values(given)
     try:
@@ -104,15 +97,14 @@ def requested(engine: Engine, tab: Tab, given: Given) -> Asked:
     except ValueError as error:
         raise page_values.complaint(error) from None
     name, settings = page_values.read(engine, **values, walk_to=given[tab.walk_to], strength=strength)
-    return Asked(name, settings, start, mask)
+    return SampleRequest(name, settings, start, mask)
 
 
-def wire_runs(page: gr.Blocks, tab: Tab, viewers: Viewers) -> None:
+def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> None:
     """Generate and Stop, and watching a run again after a reload or a lost connection."""
 
-    async def from_engine(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
-        run = requested(viewers.engine, tab, given)
-        values = viewers.start(request.session_hash, run.checkpoint, run.settings, run.start, run.mask)
+    async def run(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
+        values = sessions.start(request.session_hash, requested(engine, tab, given))
         async with aclosing(values) as shown:
             async for value in shown:
                 yield tab.show(value)
@@ -121,7 +113,7 @@ def wire_runs(page: gr.Blocks, tab: Tab, viewers: Viewers) -> None:
 
     async def reattach(request: gr.Request, run: str) -> AsyncIterator[Updates]:
         """Watch the run again that this browser tab was watching before it was reloaded."""
-        values = viewers.again(request.session_hash, str(run))
+        values = sessions.reattach(request.session_hash, str(run))
         if values is None:
             yield gr.skip()
             return
@@ -131,7 +123,7 @@ def wire_runs(page: gr.Blocks, tab: Tab, viewers: Viewers) -> None:
 
     async def reconnect(request: gr.Request, run: str) -> AsyncIterator[Updates]:
         """The same for a page that lost its connection and still shows a run, which may have been evicted."""
-        if viewers.engine.find(str(run)) is None:
+        if sessions.runner.find(str(run)) is None:
             yield tab.show({"state": "stopped", "message": "the server no longer has this run"})
             return
         async with aclosing(reattach(request, run)) as updates:
@@ -139,37 +131,18 @@ def wire_runs(page: gr.Blocks, tab: Tab, viewers: Viewers) -> None:
                 yield update
 
     async def halt(request: gr.Request) -> None:
-        viewers.stop(request.session_hash)
+        sessions.stop(request.session_hash)
 
     async def disconnect(request: gr.Request) -> None:
-        viewers.leave(request.session_hash)
+        sessions.disconnect(request.session_hash)
 
     watching = {"outputs": tab.outputs, "concurrency_limit": None} | QUIET
-    tab.generate.click(from_engine, tab.inputs, **watching)
+    tab.generate.click(run, tab.inputs, **watching)
     tab.stop.click(halt, queue=False, api_visibility="private")
     page.unload(disconnect)
     remembered = gr.Textbox(visible=False)
     page.load(reattach, remembered, js=scripts.REMEMBERED, **watching)
     tab.player.lost(reconnect, remembered, js=scripts.REMEMBERED, **watching)
-
-
-def wire_lent_runs(tab: Tab, engine: Engine, lend: Lend) -> None:
-    """Generate and Stop where each run is one call on a lent GPU. Only Gradio can end such a call: it closes it."""
-
-    def on_lent_gpu(given: Given) -> Iterator[Updates]:
-        run = requested(engine, tab, given)
-        about = {"run": uuid4().hex, "walk": run.settings.walk_to is not None}
-        yield tab.show({"state": "waiting", "message": waiting_for([run]), "seed": run.settings.seed} | about)
-        try:
-            for _, frame, is_last in lend([run]):
-                yield tab.show(show(frame, "done" if is_last else "running") | about)
-        except NotLent as why_not:
-            yield tab.show({"state": "failed", "message": why_not.sentence} | about)
-            raise
-
-    run = tab.generate.click(on_lent_gpu, tab.inputs, tab.outputs, concurrency_limit=None, **QUIET)
-    stopped = tab.stop.click(None, cancels=[run], api_visibility="private")
-    stopped.then(lambda: tab.show({"state": "stopped"}), None, tab.player, **QUIET)
 
 
 def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine) -> None:

@@ -63,7 +63,7 @@ function receive(next) {
   if (follow) seek(run.frames.length - 1);
   else caption();
   if (next.state === "running") speedOf(next.index);
-  if (!isLive() && props.keeps_runs && run.id && run.frames.length && !run.whole) recall(run);
+  if (!isLive() && run.id && run.frames.length && !run.whole) recall(run);
 }
 
 function put(frame) {
@@ -118,7 +118,7 @@ function remember(id) {
   try {
     sessionStorage.setItem("dp-run", id);
   } catch {
-    $(".forgets").hidden = !props.keeps_runs;
+    $(".forgets").hidden = false;
   }
 }
 
@@ -410,7 +410,7 @@ live.addEventListener("click", () => go(run.frames.length - 1));
 
 // ---- files
 
-$(".files").hidden = !props.keeps_runs;
+$(".peer").hidden = !props.has_attention;
 save.addEventListener("click", () => {
   kinds.hidden = !kinds.hidden;
   if (!kinds.hidden) kinds.querySelector("button").focus();

@@ -32,10 +32,9 @@ import gradio as gr
 import numpy as np
 
 from dp.data.codec import encode_jpeg, encode_png, grid
-from dp.serving.engine import Engine
 from dp.serving.files import export
 from dp.serving.frames import Frame, Trajectory
-from dp.serving.handle import RunHandle
+from dp.serving.handle import RunHandle, Runner
 from dp.system.validation import message_of
 
 HERE = Path(__file__).parent
@@ -56,13 +55,14 @@ def html(name: str) -> str:
 
 
 class Player(gr.HTML):
-    """is_arm: one of several that are played by a `Clock`, hidden until a run begins. keeps_runs: has files to save."""
+    """is_arm: one of several that are played by a `Clock`, hidden until a run begins. has_attention: the server can
+    compute attention maps of its runs."""
 
-    def __init__(self, engine: Engine, is_arm: bool = False, keeps_runs: bool = True, **kwargs: Any):
+    def __init__(self, runner: Runner, is_arm: bool = False, **kwargs: Any):
         super().__init__(
             arm=is_arm,
-            keeps_runs=keeps_runs,
-            server_functions=recall(engine),
+            has_attention=runner.has_attention,
+            server_functions=recall(runner),
             value={"state": "idle"},
             html_template=html("player.html"),
             css_template=text("transport.css") + text("player.css"),
@@ -111,32 +111,32 @@ def pictured(frame: Frame, lossless: bool) -> dict[str, Any]:
     return value | {"src": uri(grid(frame.x0)), "noisy": uri(grid(frame.x_t))}
 
 
-def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
+def recall(runner: Runner) -> list[Callable[[Any], dict[str, Any] | None]]:
     """Return the functions that a player calls with the id of its run. Anybody may call them with anything."""
     one_at_a_time = threading.Semaphore(1)  # an animation takes memory and a core
 
     def frames(asked: Any) -> dict[str, Any] | None:
-        return chunk_of(trajectory_of(engine, asked), asked)
+        return chunk_of(trajectory_of(runner, asked), asked)
 
     def closeup(asked: Any) -> dict[str, Any] | None:
-        return sheets_of(trajectory_of(engine, asked), asked)
+        return sheets_of(trajectory_of(runner, asked), asked)
 
     def inside(asked: Any) -> dict[str, Any] | None:
-        return attention_of(engine, asked, one_at_a_time)
+        return attention_of(runner, asked, one_at_a_time)
 
     def save(asked: Any) -> dict[str, Any]:
-        return file_of(engine, asked, one_at_a_time)
+        return file_of(runner, asked, one_at_a_time)
 
     return [frames, closeup, inside, save]
 
 
-def handle_of(engine: Engine, asked: Any) -> RunHandle | None:
+def handle_of(runner: Runner, asked: Any) -> RunHandle | None:
     run = asked.get("run") if isinstance(asked, dict) else None
-    return engine.find(run) if isinstance(run, str) else None
+    return runner.find(run) if isinstance(run, str) else None
 
 
-def trajectory_of(engine: Engine, asked: Any) -> Trajectory | None:
-    handle = handle_of(engine, asked)
+def trajectory_of(runner: Runner, asked: Any) -> Trajectory | None:
+    handle = handle_of(runner, asked)
     return handle and handle.trajectory
 
 
@@ -164,12 +164,12 @@ def sheets_of(trajectory: Trajectory | None, asked: Any) -> dict[str, Any] | Non
     return sheets | {"indices": [frame.index for frame in kept], "columns": SHEET_COLUMNS}
 
 
-def attention_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
+def attention_of(runner: Runner, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
     """Return what the latents read of image `row` at step `index`: a sheet with one line per block, which shows the
     mean over the latents and then each latent. Every map is scaled to its own peak; `peaks` are relative to uniform
     attention.
     """
-    trajectory = trajectory_of(engine, asked)
+    trajectory = trajectory_of(runner, asked)
     if trajectory is None or (row := number(asked, "row", trajectory.settings.batch_size)) is None:
         return None
     if (index := number(asked, "index", len(trajectory.log_snr) + 1)) is None:
@@ -177,7 +177,7 @@ def attention_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore)
     if not one_at_a_time.acquire(timeout=PATIENCE):
         return {"problem": BUSY}
     try:
-        weights = engine.inside(asked["run"], row, index).numpy()  # [depth,M,N]
+        weights = runner.inside(asked["run"], row, index).numpy()  # [depth,M,N]
     except ValueError as error:
         return {"problem": message_of(error)}
     finally:
@@ -191,9 +191,9 @@ def attention_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore)
     return found | {"peaks": (peaks * patches).round(3).tolist()}
 
 
-def file_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
+def file_of(runner: Runner, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
     """Return a file of the run; `kind` is one of those that `export` takes."""
-    handle = handle_of(engine, asked)
+    handle = handle_of(runner, asked)
     if handle is None:
         return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
     if not one_at_a_time.acquire(timeout=PATIENCE):
