@@ -76,7 +76,7 @@ class Sessions:
             async for frame in follow(handle, is_behind=lambda: self._is_behind(session)):
                 yield frame, False
             if handle.state == "failed":
-                raise page_values.complaint(handle.error)
+                raise page_values.user_error(handle.error)
             yield handle.frame, True
         finally:
             handle.discard()
@@ -86,11 +86,11 @@ class Sessions:
     def check_capacity(self, session: str) -> None:
         """Raise gr.Error where too many runs are under way, or the session does not read what it was sent."""
         if sum(map(len, self._open.values())) + self._api_runs.total() >= MAX_RUNS:
-            raise page_values.complaint(
+            raise page_values.user_error(
                 f"the server is at its limit of {MAX_RUNS} simultaneous runs: try again in a moment"
             )
         if self._is_behind(session, MAX_UNREAD):
-            raise page_values.complaint("your connection is still receiving earlier images: try again in a moment")
+            raise page_values.user_error("your connection is still receiving earlier images: try again in a moment")
 
     def _is_behind(self, session: str, slack: int = 0) -> bool:
         """Return whether the session has more than `slack` unread messages beyond one for each of its runs. Gradio

@@ -134,7 +134,7 @@ def run_all(engine: Engine, requests: Sequence[SampleRequest]) -> Iterator[tuple
                     yield i, Frame.of(step, before), is_last
                 before = step
     except Exception as error:
-        raise page_values.complaint(describe(error)) from error
+        raise page_values.user_error(describe(error)) from error
 
 
 def seconds_needed(requests: Sequence[SampleRequest]) -> int:

@@ -10,7 +10,7 @@ from dp import DiffusionPolicy
 from dp.data.codec import grid, to_uint8
 from dp.serving.engine import Engine
 from dp.serving.handle import SampleRequest
-from dp.ui.sampling.comparison import Tally, side_by_side
+from dp.ui.sampling.comparison import ComparisonResult, side_by_side
 from dp.ui.sampling.page_values import TRAINED
 from dp.ui.sampling.variants import MOST, SHORT_RUNS, make_arms
 from dp.ui.streaming import Sessions
@@ -42,19 +42,19 @@ def page_values(timesteps=20, sampler="dpmpp_2m", eta=0, seed=7, random_seed=Fal
 
 
 def run(runner, arms):
-    """Return all values of each arm, and the tally. runner: the engine or a lent GPU."""
+    """Return all values of each arm, and the result. runner: the engine or a lent GPU."""
     with gr.Blocks() as page:
         sessions = Sessions(runner, page)
-    tally, told = Tally(arms), [[] for _ in arms]
+    result, told = ComparisonResult(arms), [[] for _ in arms]
 
     async def watch():
-        async for news in side_by_side(sessions, "a session", arms, tally):
+        async for news in side_by_side(sessions, "a session", arms, result):
             for i, value in news.items():
                 told[i].append(value)
 
     page.queue()
     awaited(watch())
-    return told, tally
+    return told, result
 
 
 @pytest.mark.parametrize("axis", [value for _, value in AXES])
@@ -87,14 +87,14 @@ def test_arms_differ_in_what_was_chosen_and_in_nothing_else(engine, axis):
 
 def test_each_arm_ends_in_what_the_library_makes_alone(engine):
     arms = make_arms(engine, "timesteps", ["3", "8", "12"], page_values())
-    told, tally = run(engine, arms)
+    told, result = run(engine, arms)
     policy = engine.policy("one")
     ends = [to_uint8(policy.sample(2, timesteps=n, sampler="dpmpp_2m", seed=7)) for n in (3, 8, 12)]
     for arm, values, images in zip(arms, told, ends):
         assert values[0]["state"] == "waiting" and values[-1]["state"] == "done"
         assert {value["label"] for value in values} == {arm.label}
         np.testing.assert_allclose(decode(values[-1]["src"]), grid(images), atol=1)
-    table = tally.table()
+    table = result.table()
     assert table["longest"] == "12 steps"
     assert [row[:2] for row in table["rows"]] == [["3 steps", "3"], ["8 steps", "8"], ["12 steps", "12"]]
     for row, images in zip(table["rows"], ends):
@@ -110,7 +110,7 @@ def test_step_k_of_n_stands_above_the_end_of_a_k_step_run(engine):
         "step 9 of 60",
         "end of a 9-step run",
     ]
-    told, tally = run(engine, arms)
+    told, result = run(engine, arms)
     policy = engine.policy("one")
     steps = list(policy.stream(2, timesteps=60, sampler="dpmpp_2m", seed=7))
     for i, k in enumerate((2, 9)):
@@ -119,8 +119,8 @@ def test_step_k_of_n_stands_above_the_end_of_a_k_step_run(engine):
         np.testing.assert_allclose(decode(cut["src"]), grid(to_uint8((steps[k - 1].x0 + 1) / 2)), atol=1)
         alone = policy.sample(2, timesteps=k, sampler="dpmpp_2m", seed=7)
         np.testing.assert_allclose(decode(short["src"]), grid(to_uint8(alone)), atol=1)
-    assert tally.table()["longest"] == "the 60-step run"
-    assert all(float(far) > 0 for *_, far in tally.table()["rows"])
+    assert result.table()["longest"] == "the 60-step run"
+    assert all(float(far) > 0 for *_, far in result.table()["rows"])
 
 
 def test_a_lent_gpu_samples_the_same_images_one_run_after_the_other(engine):
@@ -146,7 +146,7 @@ def test_stop_ends_the_comparison_and_leaves_the_other_tab_alone(engine):
         )
         await anext(mine)
         last = {}
-        async for news in side_by_side(sessions, "a session", arms, Tally(arms)):
+        async for news in side_by_side(sessions, "a session", arms, ComparisonResult(arms)):
             last |= news
             if all(value.get("index", 0) > 2 for value in last.values()) and len(last) == len(arms):
                 sessions.stop("a session", tab="compare")

@@ -370,7 +370,7 @@ def test_who_may_not_train_may_not_rent(run, hub, monkeypatch):  # noqa: F811
         remote_training.end,
         remote_training.forget,
     )
-    for name, why_not in (("SPACE_ID", permission.OFF), ("SPACES_ZERO_GPU", permission.ON_ZERO_GPU)):
+    for name, reason in (("SPACE_ID", permission.OFF), ("SPACES_ZERO_GPU", permission.ON_ZERO_GPU)):
         monkeypatch.setenv(name, "1")
-        assert [function(fine, signed_in(WRITER)) for function in functions] == [{"problem": why_not}] * 6
+        assert [function(fine, signed_in(WRITER)) for function in functions] == [{"problem": reason}] * 6
     assert hub.requests == []

@@ -382,7 +382,7 @@ def asking(name=None, expires_at=None, is_owner=False):
 
 
 @pytest.mark.parametrize(
-    "environment, name, why_not",
+    "environment, name, reason",
     [
         ({}, None, None),
         ({"DP_TRAINERS": "ann"}, None, None),  # a machine of one's own has no sign-in
@@ -399,14 +399,14 @@ def asking(name=None, expires_at=None, is_owner=False):
         ({"SPACES_ZERO_GPU": "true", "SPACE_ID": "a/b", "DP_ALLOW_TRAINING": "1"}, "ann", permission.ON_ZERO_GPU),
     ],
 )
-def test_who_may_train_and_why_not(monkeypatch, environment, name, why_not):
+def test_who_may_train_and_why_not(monkeypatch, environment, name, reason):
     for key in ("SPACE_ID", "DP_ALLOW_TRAINING", "DP_TRAINERS", "SPACES_ZERO_GPU"):
         monkeypatch.delenv(key, raising=False)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    assert permission.refusal(asking(name)) == why_not
+    assert permission.refusal(asking(name)) == reason
     raw = asking(name).request  # as a component's own functions are given it
-    assert permission.refusal(raw) == why_not
+    assert permission.refusal(raw) == reason
 
 
 def test_an_expired_sign_in_is_none():

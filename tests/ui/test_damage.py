@@ -105,7 +105,7 @@ def details(run: RunFolder) -> None:
         shown, settings = brought_by(run)
         encoded([shown, {**images_of(run), "path": None}, vars(settings)])
     except (ValueError, OSError) as error:
-        encoded(str(page_values.complaint(error)))
+        encoded(str(page_values.user_error(error)))
 
 
 def resumed(run: RunFolder) -> None:

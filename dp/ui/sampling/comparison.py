@@ -19,7 +19,7 @@ from dp.ui.streaming import FRAMES_PER_S, Sessions
 
 
 @dataclass
-class Tally:
+class ComparisonResult:
     """The results of the variants. ended: seconds after the beginning, and the images, uint8 [B,H,W,C]."""
 
     arms: Sequence[Arm]
@@ -49,14 +49,16 @@ class Tally:
 Values = dict[int, dict[str, Any]]  # the players' values, by arm
 
 
-async def side_by_side(sessions: Sessions, session: str, arms: Sequence[Arm], tally: Tally) -> AsyncIterator[Values]:
+async def side_by_side(
+    sessions: Sessions, session: str, arms: Sequence[Arm], result: ComparisonResult
+) -> AsyncIterator[Values]:
     """Run all variants, and yield their new values about fifteen times a second. The engine advances them together; a
     lent GPU runs one after the other.
     """
     sessions.check_capacity(session)
     requests = requests_of(arms)
     handles = dict(zip(requests, sessions.runner.submit_all(list(requests.values())), strict=True))
-    streams = [arm_values(sessions, session, arm, i, handles[arm.run], tally) for i, arm in enumerate(arms)]
+    streams = [arm_values(sessions, session, arm, i, handles[arm.run], result) for i, arm in enumerate(arms)]
     waiting = {asyncio.ensure_future(anext(stream)): i for i, stream in enumerate(streams)}
     try:
         while waiting:
@@ -81,22 +83,22 @@ async def side_by_side(sessions: Sessions, session: str, arms: Sequence[Arm], ta
 
 
 async def arm_values(
-    sessions: Sessions, session: str, arm: Arm, i: int, handle: RunHandle, tally: Tally
+    sessions: Sessions, session: str, arm: Arm, i: int, handle: RunHandle, result: ComparisonResult
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield the values of one variant. One that shows a part of its run ends with that part, but stays subscribed."""
     about = {"label": arm.label} | ({"until": arm.until} if arm.until else {})
     async for value in sessions.values(session, handle, tab="compare"):
-        if i in tally.ended:
+        if i in result.ended:
             continue
         frame = handle.frame
         if arm.until and frame is not None and frame.index >= arm.until:
             frame = next(kept for kept in handle.trajectory.frames if kept.index == arm.until)
             value = show(frame, "done") | {"run": handle.request_id}
         if value["state"] not in ("waiting", "running"):
-            tally.end(i, frame)
+            result.end(i, frame)
         yield value | about
     if handle.state == "done":
-        tally.whole[arm.run] = handle.frame.x0
+        result.whole[arm.run] = handle.frame.x0
 
 
 def requests_of(arms: Sequence[Arm]) -> dict[Run, SampleRequest]:

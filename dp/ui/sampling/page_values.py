@@ -69,7 +69,7 @@ def read(
             strength=strength,
         )
     except ValueError as error:
-        raise complaint(error) from None
+        raise user_error(error) from None
     return checkpoint, settings
 
 
@@ -91,7 +91,7 @@ def restored(engine: Engine, made_with: Mapping[str, Any]) -> dict[str, Any]:
         if schedule != TRAINED and kwargs:
             raise ValueError(f"the page has no control for these schedule keywords: {quote(kwargs)}")
     except ValueError as error:
-        raise complaint(error) from None
+        raise user_error(error) from None
     values = {
         "checkpoint": checkpoint,
         "images": images,
@@ -123,7 +123,7 @@ def of_link(engine: Engine, query: Mapping[str, str]) -> tuple[dict[str, Any], s
                 value = min(steps / usable.get("timesteps", TIMESTEPS), 1.0)
             restored(engine, usable | {NAMES[key]: value})
         except (ValueError, gr.Error) as error:
-            ignored.append(f"{key} ({error.message if isinstance(error, gr.Error) else complaint(error).message})")
+            ignored.append(f"{key} ({error.message if isinstance(error, gr.Error) else user_error(error).message})")
         else:
             usable[NAMES[key]] = value
     return usable, f"Ignored from the link: {'; '.join(ignored)}." if ignored else ""
@@ -181,7 +181,7 @@ def config_of(engine: Engine, checkpoint: str) -> dict[str, Any]:
     return configs[checkpoint]
 
 
-def complaint(error: object) -> gr.Error:
+def user_error(error: object) -> gr.Error:
     """An error for the page, which shows its text as markup: and it may quote what a stranger sent."""
     words = message_of(error) if isinstance(error, Exception) else str(error)
     return gr.Error(html.escape(readable(words), quote=False), print_exception=False)

@@ -48,14 +48,14 @@ def make_arms(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapping[
     `page_values.read` that all arms share. Raises gr.Error.
     """
     if axis not in [*SETTINGS, SHORT_RUNS]:
-        raise page_values.complaint(f"cannot compare by {quote(axis)}: choose {', '.join(SETTINGS)} or {SHORT_RUNS}")
+        raise page_values.user_error(f"cannot compare by {quote(axis)}: choose {', '.join(SETTINGS)} or {SHORT_RUNS}")
     chosen = chosen if isinstance(chosen, list) else []
     chosen = [value for i, value in enumerate(chosen) if value not in chosen[:i]]
     if axis not in ("sampler", "schedule", "checkpoint"):
         chosen = [number(value) if isinstance(value, str) else value for value in chosen]
     most = MOST // 2 if axis == SHORT_RUNS else MOST
     if not 1 <= len(chosen) <= most:
-        raise page_values.complaint(f"choose 1 to {most} values to compare, got {len(chosen)}")
+        raise page_values.user_error(f"choose 1 to {most} values to compare, got {len(chosen)}")
     values = dict(values)
     if axis == "eta":
         values["sampler"] = "ddim"  # the only sampler with an eta
@@ -76,7 +76,7 @@ def pairs(engine: Engine, steps: Sequence[Any], whole: int, values: dict[str, An
     try:
         steps = sorted(within("Step k", k, 1, whole - 1) for k in steps)
     except ValueError as error:
-        raise page_values.complaint(error) from None
+        raise page_values.user_error(error) from None
     arms = []
     for k in steps:
         arms.append(Arm(f"step {k} of {whole}", *page_values.read(engine, **values), until=k))

@@ -16,7 +16,7 @@ from dp.serving.engine import Engine
 from dp.ui import words
 from dp.ui.components.player.player import Clock, Player
 from dp.ui.sampling import page_values
-from dp.ui.sampling.comparison import Tally, Values, side_by_side
+from dp.ui.sampling.comparison import ComparisonResult, Values, side_by_side
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
 from dp.ui.sampling.variants import MOST, SETTINGS, SHORT_RUNS, Arm, make_arms
 from dp.ui.streaming import Sessions
@@ -117,15 +117,15 @@ def wire_runs(tab: Tab, sessions: Sessions) -> None:
 
     async def run(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
         arms = tab.arms(given)
-        tally = Tally(arms)
-        shown, table = first_values(tally), tally.table()
+        result = ComparisonResult(arms)
+        shown, table = first_values(result), result.table()
         yield tab.show(shown, table) | {tab.panel.controls.seed: arms[0].settings.seed}
-        async with aclosing(side_by_side(sessions, request.session_hash, arms, tally)) as values_of_arms:
+        async with aclosing(side_by_side(sessions, request.session_hash, arms, result)) as values_of_arms:
             async for news in values_of_arms:
                 shown |= news
-                table = table_on(news, tally, table)
+                table = table_on(news, result, table)
                 yield tab.show(shown, table)
-        yield tab.show(shown, tally.table(is_over=True))
+        yield tab.show(shown, result.table(is_over=True))
 
     async def halt(request: gr.Request) -> None:
         sessions.stop(request.session_hash, tab="compare")
@@ -190,15 +190,15 @@ def offer(engine: Engine, axis: str, name: str | None) -> Any:
     )
 
 
-def first_values(tally: Tally) -> Values:
+def first_values(result: ComparisonResult) -> Values:
     """Return the players' values at the start of a comparison: each variant has its label and waits, the other players
     are hidden.
     """
     values: Values = {i: {"state": "idle"} for i in range(MOST)}
-    return values | {i: {"state": "waiting", "label": arm.label} for i, arm in enumerate(tally.arms)}
+    return values | {i: {"state": "waiting", "label": arm.label} for i, arm in enumerate(result.arms)}
 
 
-def table_on(news: Values, tally: Tally, table: dict[str, Any]) -> dict[str, Any]:
+def table_on(news: Values, result: ComparisonResult, table: dict[str, Any]) -> dict[str, Any]:
     """Return a new table if an arm has ended, else the same one."""
     is_end = any(value["state"] not in ("waiting", "running") for value in news.values())
-    return tally.table() if is_end else table
+    return result.table() if is_end else table

@@ -95,7 +95,7 @@ def requested(engine: Engine, tab: Tab, given: Given) -> SampleRequest:
         network = page_values.config_of(engine, values["checkpoint"])["network"]
         start, mask, strength = read(given[tab.start_image], network["image_size"], network.get("channels", 3))
     except ValueError as error:
-        raise page_values.complaint(error) from None
+        raise page_values.user_error(error) from None
     name, settings = page_values.read(engine, **values, walk_to=given[tab.walk_to], strength=strength)
     return SampleRequest(name, settings, start, mask)
 
@@ -109,7 +109,7 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> 
             async for value in shown:
                 yield tab.show(value)
         if value["state"] == "failed":
-            raise page_values.complaint(value["message"])
+            raise page_values.user_error(value["message"])
 
     async def reattach(request: gr.Request, run: str) -> AsyncIterator[Updates]:
         """Watch the run again that this browser tab was watching before it was reloaded."""
@@ -160,7 +160,7 @@ def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
         try:
             made_with = read_settings(given[tab.load])
         except ValueError as error:
-            raise page_values.complaint(error) from None
+            raise page_values.user_error(error) from None
         updates = tab.panel.apply_settings(made_with)
         start = None
         if made_with.get("start") and given[tab.start_image]:

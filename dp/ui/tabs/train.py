@@ -102,11 +102,11 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
 
 
 def components(tabs: list[str]) -> Tab:
-    why_not = permission.refusal()
-    refused = gr.Markdown(why_not or "", visible=why_not is not None, elem_id="refused")
+    reason = permission.refusal()
+    refused = gr.Markdown(reason or "", visible=reason is not None, elem_id="refused")
     if permission.must_sign_in():
         gr.LoginButton(size="sm", min_width=120)
-    with gr.Row(visible=why_not is None, elem_classes="train", elem_id="train") as inside:
+    with gr.Row(visible=reason is None, elem_classes="train", elem_id="train") as inside:
         with gr.Column(scale=2, min_width=300):
             intake = Intake(elem_id="intake")
             form = Form()
@@ -135,9 +135,9 @@ def wire_access(page: gr.Blocks, tab: Tab) -> None:
     """The tab's contents, or the reason why this visitor may not train."""
 
     def admit(request: gr.Request) -> Updates:
-        why_not = permission.refusal(request)
-        shown = gr.update(value=why_not or "", visible=why_not is not None)
-        return {tab.refused: shown, tab.inside: gr.update(visible=why_not is None)}
+        reason = permission.refusal(request)
+        shown = gr.update(value=reason or "", visible=reason is not None)
+        return {tab.refused: shown, tab.inside: gr.update(visible=reason is None)}
 
     page.load(admit, None, [tab.refused, tab.inside], **EVENT)
 
@@ -223,7 +223,7 @@ def wire_measuring(tab: Tab, checks: Sequence[Dependency]) -> list[Dependency]:
             settings = tab.form.settings(given)
             dataset = uploaded(given[tab.brought])["path"]
         except ValueError as error:
-            raise page_values.complaint(error) from None
+            raise page_values.user_error(error) from None
         async with aclosing(measured(dataset, settings)) as trial:
             async for found in trial:
                 yield {tab.note: f"{settings.steps:,} steps: {found.words if found else MEASURING}"}
@@ -265,7 +265,7 @@ def wire_start(tab: Tab, trials: list[Dependency]) -> None:
         try:
             processes.start(run)
         except (ValueError, OSError) as error:
-            raise page_values.complaint(error) from None
+            raise page_values.user_error(error) from None
         return tab.empty(given[tab.times]) | {tab.board: {"show": run.id}, tab.form.name: ""}
 
     def rent(request: gr.Request, given: Given) -> Updates:
@@ -291,7 +291,7 @@ def create_run(request: gr.Request, tab: Tab, given: Given) -> RunFolder:
             return processes.duplicate(run_of(reference.removeprefix(OF_RUN)), home(), **config)
         run = processes.create(home(), config, images["path"])
     except (ValueError, OSError) as error:
-        raise page_values.complaint(error) from None
+        raise page_values.user_error(error) from None
     forget(reference)
     return run
 
@@ -305,7 +305,7 @@ def wire_board(tab: Tab) -> None:
             run = run_of(event.run)
             shown, settings = brought_by(run)
         except (ValueError, OSError) as error:
-            raise page_values.complaint(error) from None
+            raise page_values.user_error(error) from None
         forget(reference)
         images = tab.show_images(shown, OF_RUN + run.id, can_start=True)
         return images | tab.form.set(settings) | {tab.form.name: free_name(run.name), tab.note: OWN}
@@ -315,7 +315,7 @@ def wire_board(tab: Tab) -> None:
         try:
             archive = zip_checkpoint(run_of(event.run), int(event.milestone))
         except (ValueError, TypeError, OverflowError, OSError) as error:
-            raise page_values.complaint(error) from None
+            raise page_values.user_error(error) from None
         return {tab.board: {"file": gr.FileData(path=str(archive), orig_name=archive.name).model_dump()}}
 
     outputs = [*tab.images, tab.note, *tab.form.controls.values()]
@@ -346,9 +346,9 @@ def wire_opening(tab: Tab, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             name = next(entry.name for entry in page_values.entries(engine) if entry.path.resolve() == path)
             updates = panels[event.tab].select(name)
         except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
-            raise page_values.complaint(error) from None
+            raise page_values.user_error(error) from None
         except StopIteration:
-            raise page_values.complaint("this checkpoint no longer exists") from None
+            raise page_values.user_error("this checkpoint no longer exists") from None
         return {tabs: gr.Tabs(selected=event.tab)} | updates
 
     outputs = [tabs, *(one for panel in panels.values() for one in panel.selected)]
@@ -356,8 +356,8 @@ def wire_opening(tab: Tab, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
 
 
 def permitted(request: gr.Request) -> None:
-    if why_not := permission.refusal(request):
-        raise page_values.complaint(why_not)
+    if reason := permission.refusal(request):
+        raise page_values.user_error(reason)
 
 
 def forget(reference: str) -> None:

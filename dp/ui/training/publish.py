@@ -27,8 +27,8 @@ def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
     """What the form for publishing the run `run` begins with: `repo`, a name on the Hub without its `owner` where that
     is not known, and whether there is a `login`.
     """
-    if why_not := permission.refusal(request):
-        return {"problem": why_not}
+    if reason := permission.refusal(request):
+        return {"problem": reason}
     try:
         run = run_of(asked["run"])
     except (KeyError, TypeError, ValueError):
@@ -41,8 +41,8 @@ def publish(asked: Any, request: gr.Request) -> dict[str, Any]:
     """Publish the `milestone` of the run `run` as `repo`, `private` or not, with its `licence`: the `url`, or a
     `problem`. token: that of the call, over the visitor's own sign-in, over this machine's login at home.
     """
-    if why_not := permission.refusal(request):
-        return {"problem": why_not}
+    if reason := permission.refusal(request):
+        return {"problem": reason}
     try:
         run, milestone, repo = run_of(asked["run"]), int(asked["milestone"]), asked["repo"].strip()
         token, licence = asked["token"].strip() or permission.token_of(request), plain(asked["licence"])
