@@ -27,7 +27,7 @@ from dp.ui.components.player.player import recall
 from dp.ui.components.start_image.start_image import read
 from dp.ui.components.upload import upload as page_of_intake
 from dp.ui.sampling import page_values
-from dp.ui.sampling.variants import make_arms
+from dp.ui.sampling.variants import make_variants
 from dp.ui.training.uploads import Draft
 
 LONG = "x\n\ud800" * 10_000
@@ -114,8 +114,8 @@ ENTRIES = {  # each is called with the engine, the home and a value that is too 
     "a verb": lambda engine, home, bad: RunFolder(home / "run").ask(bad),
     "a run's name": lambda engine, home, bad: processes.rename(RunFolder(home / "run"), str(bad)),
     "a checkpoint": lambda engine, home, bad: sampled_from(engine, str(bad)),
-    "an axis": lambda engine, home, bad: make_arms(engine, bad, ["1"], settings()),
-    "a value to compare": lambda engine, home, bad: make_arms(engine, "timesteps", [bad], settings()),
+    "an axis": lambda engine, home, bad: make_variants(engine, bad, ["1"], settings()),
+    "a value to compare": lambda engine, home, bad: make_variants(engine, "timesteps", [bad], settings()),
     "a start image": lambda engine, home, bad: read({"picture": bad}, 8, 3),
     "a draft": lambda engine, home, bad: Draft(bad),
     "an unknown field": lambda engine, home, bad: schema.check_config(config_with() | {str(bad): 1}, "here"),

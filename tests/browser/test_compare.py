@@ -12,7 +12,7 @@ from dp.serving.engine import Engine
 from dp.serving.handle import SampleRequest
 from dp.ui.sampling.comparison import ComparisonResult, side_by_side
 from dp.ui.sampling.page_values import TRAINED
-from dp.ui.sampling.variants import MOST, SHORT_RUNS, make_arms
+from dp.ui.sampling.variants import MOST, SHORT_RUNS, make_variants
 from dp.ui.streaming import Sessions
 from dp.ui.tabs.compare import AXES, NUMBERS
 from dp.ui.zero_gpu import GpuRunner
@@ -41,14 +41,14 @@ def page_values(timesteps=20, sampler="dpmpp_2m", eta=0, seed=7, random_seed=Fal
     return values | {"time_difference_steps": 0, "eta": eta, "seed": seed, "random_seed": random_seed}
 
 
-def run(runner, arms):
-    """Return all values of each arm, and the result. runner: the engine or a lent GPU."""
+def run(runner, variants):
+    """Return all values of each variant, and the result. runner: the engine or a lent GPU."""
     with gr.Blocks() as page:
         sessions = Sessions(runner, page)
-    result, told = ComparisonResult(arms), [[] for _ in arms]
+    result, told = ComparisonResult(variants), [[] for _ in variants]
 
     async def watch():
-        async for news in side_by_side(sessions, "a session", arms, result):
+        async for news in side_by_side(sessions, "a session", variants, result):
             for i, value in news.items():
                 told[i].append(value)
 
@@ -58,13 +58,14 @@ def run(runner, arms):
 
 
 @pytest.mark.parametrize("axis", [value for _, value in AXES])
-def test_all_arms_start_from_the_same_noise_to_the_bit(engine, axis):
-    arms = make_arms(engine, axis, VALUES[axis], page_values(random_seed=True))
-    assert len({arm.settings.seed for arm in arms}) == 1 and len({arm.label for arm in arms}) == len(arms)
-    first = [engine.policy(arm.checkpoint).init_state(arm.settings).x_t for arm in arms]
+def test_all_variants_start_from_the_same_noise_to_the_bit(engine, axis):
+    variants = make_variants(engine, axis, VALUES[axis], page_values(random_seed=True))
+    assert len({variant.settings.seed for variant in variants}) == 1
+    assert len({variant.label for variant in variants}) == len(variants)
+    first = [engine.policy(variant.checkpoint).init_state(variant.settings).x_t for variant in variants]
     assert all(torch.equal(x_t, first[0]) for x_t in first)
     # And so it is on the engine, where they share its network calls.
-    handles = [engine.submit(arm.settings, arm.checkpoint) for arm in arms]
+    handles = [engine.submit(variant.settings, variant.checkpoint) for variant in variants]
     shown = []
     for handle in handles:
         for _ in handle:
@@ -75,24 +76,24 @@ def test_all_arms_start_from_the_same_noise_to_the_bit(engine, axis):
 
 
 @pytest.mark.parametrize("axis", [value for _, value in AXES if value != SHORT_RUNS])
-def test_arms_differ_in_what_was_chosen_and_in_nothing_else(engine, axis):
+def test_variants_differ_in_what_was_chosen_and_in_nothing_else(engine, axis):
     field = {"sampler": "sampler", "timesteps": "timesteps", "schedule": "noise_schedule", "eta": "eta"}
     field |= {"difference": "time_difference", "checkpoint": "batch_size"}
-    arms = make_arms(engine, axis, VALUES[axis], page_values())
-    rests = [vars(arm.settings) | {field[axis]: None} for arm in arms]
+    variants = make_variants(engine, axis, VALUES[axis], page_values())
+    rests = [vars(variant.settings) | {field[axis]: None} for variant in variants]
     assert all(rest == rests[0] for rest in rests)
-    apart = {(arm.checkpoint, getattr(arm.settings, field[axis])) for arm in arms}
-    assert len(apart) == len(arms) == len(VALUES[axis])
+    apart = {(variant.checkpoint, getattr(variant.settings, field[axis])) for variant in variants}
+    assert len(apart) == len(variants) == len(VALUES[axis])
 
 
-def test_each_arm_ends_in_what_the_library_makes_alone(engine):
-    arms = make_arms(engine, "timesteps", ["3", "8", "12"], page_values())
-    told, result = run(engine, arms)
+def test_each_variant_ends_in_what_the_library_makes_alone(engine):
+    variants = make_variants(engine, "timesteps", ["3", "8", "12"], page_values())
+    told, result = run(engine, variants)
     policy = engine.policy("one")
     ends = [to_uint8(policy.sample(2, timesteps=n, sampler="dpmpp_2m", seed=7)) for n in (3, 8, 12)]
-    for arm, values, images in zip(arms, told, ends):
+    for variant, values, images in zip(variants, told, ends):
         assert values[0]["state"] == "waiting" and values[-1]["state"] == "done"
-        assert {value["label"] for value in values} == {arm.label}
+        assert {value["label"] for value in values} == {variant.label}
         np.testing.assert_allclose(decode(values[-1]["src"]), grid(images), atol=1)
     table = result.table()
     assert table["longest"] == "12 steps"
@@ -103,14 +104,14 @@ def test_each_arm_ends_in_what_the_library_makes_alone(engine):
 
 
 def test_step_k_of_n_stands_above_the_end_of_a_k_step_run(engine):
-    arms = make_arms(engine, SHORT_RUNS, ["9", "2"], page_values(timesteps=60))
-    assert [arm.label for arm in arms] == [
+    variants = make_variants(engine, SHORT_RUNS, ["9", "2"], page_values(timesteps=60))
+    assert [variant.label for variant in variants] == [
         "step 2 of 60",
         "end of a 2-step run",
         "step 9 of 60",
         "end of a 9-step run",
     ]
-    told, result = run(engine, arms)
+    told, result = run(engine, variants)
     policy = engine.policy("one")
     steps = list(policy.stream(2, timesteps=60, sampler="dpmpp_2m", seed=7))
     for i, k in enumerate((2, 9)):
@@ -125,10 +126,10 @@ def test_step_k_of_n_stands_above_the_end_of_a_k_step_run(engine):
 
 def test_a_lent_gpu_samples_the_same_images_one_run_after_the_other(engine):
     for axis in ("sampler", SHORT_RUNS):
-        arms = make_arms(engine, axis, VALUES[axis], page_values())
-        _, together = run(engine, arms)
-        told, alone = run(GpuRunner(engine), arms)
-        assert [values[-1]["state"] for values in told] == ["done"] * len(arms)
+        variants = make_variants(engine, axis, VALUES[axis], page_values())
+        _, together = run(engine, variants)
+        told, alone = run(GpuRunner(engine), variants)
+        assert [values[-1]["state"] for values in told] == ["done"] * len(variants)
         for row, other in zip(together.table()["rows"], alone.table()["rows"]):
             assert (row[0], row[1]) == (other[0], other[1])
             assert abs(float(row[3]) - float(other[3])) < 2e-3
@@ -138,17 +139,16 @@ def test_stop_ends_the_comparison_and_leaves_the_other_tab_alone(engine):
     with gr.Blocks() as page:
         sessions = Sessions(engine, page)
     page.queue()
-    arms = make_arms(engine, "sampler", SAMPLERS, page_values(timesteps=1000))
+    variants = make_variants(engine, "sampler", SAMPLERS, page_values(timesteps=1000))
 
     async def watch():
-        mine = sessions.start(
-            "a session", SampleRequest(*make_arms(engine, "sampler", ["ddim"], page_values(1000))[0].run)
-        )
+        [other] = make_variants(engine, "sampler", ["ddim"], page_values(1000))
+        mine = sessions.start("a session", SampleRequest(*other.run))
         await anext(mine)
         last = {}
-        async for news in side_by_side(sessions, "a session", arms, ComparisonResult(arms)):
+        async for news in side_by_side(sessions, "a session", variants, ComparisonResult(variants)):
             last |= news
-            if all(value.get("index", 0) > 2 for value in last.values()) and len(last) == len(arms):
+            if all(value.get("index", 0) > 2 for value in last.values()) and len(last) == len(variants):
                 sessions.stop("a session", tab="compare")
         states = {value["state"] for value in last.values()}
         after = await anext(mine)
@@ -179,22 +179,28 @@ def test_what_cannot_be_compared_is_told(engine):
         (SHORT_RUNS, [{}], "Step k must be a whole number"),
     ):
         with pytest.raises(gr.Error, match=words.replace("(", r"\(")):
-            make_arms(engine, axis, chosen, page_values())
+            make_variants(engine, axis, chosen, page_values())
 
 
 def test_the_first_choices_can_be_compared(engine):
     for axis, (offered, first) in NUMBERS.items():
-        assert set(first) <= set(offered) and make_arms(engine, axis, first, page_values(timesteps=40))
+        assert set(first) <= set(offered) and make_variants(engine, axis, first, page_values(timesteps=40))
 
 
 # ----------------------------------------------------------------------------
 # In the browser
 
-ARMS = "[...document.querySelectorAll('.player.arm')].filter(p => !p.hidden)"
+PLAYERS = "[...document.querySelectorAll('.player.arm')].filter(p => !p.hidden)"
 
 
-def until_arms(page, condition, seconds=150):
-    page.wait_for_function(f"(() => {{ const arms = {ARMS}; return {condition}; }})()", timeout=seconds * 1000)
+def until_players(page, condition, seconds=150):
+    page.wait_for_function(f"(() => {{ const players = {PLAYERS}; return {condition}; }})()", timeout=seconds * 1000)
+
+
+def until_done(page, count):
+    until_players(
+        page, f"players.length === {count} && players.every(p => p.dataset.kept && p.dataset.state === 'done')"
+    )
 
 
 def compare(page, axis=None, values=(), seed=5, **numbers):
@@ -220,17 +226,17 @@ def compare(page, axis=None, values=(), seed=5, **numbers):
 
 
 def shown(page):
-    """What each arm shows, and of which step."""
+    """What each variant shows, and of which step."""
     canvas = "p.querySelector('.guess canvas').toDataURL('image/png')"
-    pairs = page.evaluate(f"{ARMS}.map(p => [+p.dataset.step, {canvas}])")
+    pairs = page.evaluate(f"{PLAYERS}.map(p => [+p.dataset.step, {canvas}])")
     return [step for step, _ in pairs], [decode(picture) for _, picture in pairs]
 
 
 @pytest.mark.browser
-def test_six_arms_on_one_clock_show_what_the_library_makes(page):
+def test_six_variants_on_one_clock_show_what_the_library_makes(page):
     counts = [int(number) for number in NUMBERS["timesteps"][1]]
     compare(page, "Timesteps", images=2)
-    until_arms(page, f"arms.length === {MOST} && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+    until_done(page, MOST)
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     runs = [list(policy.stream(2, timesteps=n, sampler="dpmpp_2m", seed=5)) for n in counts]
     steps, pictures = shown(page)
@@ -245,35 +251,35 @@ def test_six_arms_on_one_clock_show_what_the_library_makes(page):
     page.on("request", lambda request: request.url.startswith("data:") or asked.append(request.url))
     page.locator("#clock .scrub").fill("50")
     half = [max(n // 2, 1) for n in counts]
-    until_arms(page, f"String(arms.map(p => +p.dataset.step)) === '{','.join(map(str, half))}'")
+    until_players(page, f"String(players.map(p => +p.dataset.step)) === '{','.join(map(str, half))}'")
     page.select_option("#clock .by", "log_snr")
     page.locator("#clock .scrub").fill("60")
     lows, highs = [made[0].log_snr for made in runs], [made[-1].log_snr for made in runs]
     level = min(lows) + 0.6 * (max(highs) - min(lows))
     there = [max([step.index for step in made if step.log_snr <= level], default=1) for made in runs]
-    until_arms(page, f"String(arms.map(p => +p.dataset.step)) === '{','.join(map(str, there))}'")
+    until_players(page, f"String(players.map(p => +p.dataset.step)) === '{','.join(map(str, there))}'")
     assert [url for url in asked if "heartbeat" not in url] == []
 
     page.focus("#clock .clock")
     page.keyboard.press("Home")
-    until_arms(page, "arms.every(p => +p.dataset.step === 1)")
+    until_players(page, "players.every(p => +p.dataset.step === 1)")
     page.select_option("#clock .pane", "noisy")
-    pictures = page.evaluate(f"{ARMS}.map(p => p.querySelector('.noisy canvas').toDataURL('image/png'))")
+    pictures = page.evaluate(f"{PLAYERS}.map(p => p.querySelector('.noisy canvas').toDataURL('image/png'))")
     noisy = [decode(src) for src in pictures]
     assert all(np.array_equal(picture, noisy[0]) for picture in noisy)  # the same noise for all
     page.keyboard.press("End")
-    until_arms(page, f"String(arms.map(p => +p.dataset.step)) === '{','.join(map(str, counts))}'")
+    until_players(page, f"String(players.map(p => +p.dataset.step)) === '{','.join(map(str, counts))}'")
 
     page.select_option("#clock .pane", "guess")
     third = page.locator(".player.arm .guess canvas").nth(2)
     box = third.bounding_box()
     third.click(position={"x": box["width"] / 4, "y": box["height"] / 2})  # the first of two images
-    until_arms(page, "arms.every(p => p.dataset.image === '0')")
+    until_players(page, "players.every(p => p.dataset.image === '0')")
     page.focus("#clock .clock")
     page.keyboard.press("Escape")
-    until_arms(page, "arms.every(p => p.dataset.image === undefined)")
+    until_players(page, "players.every(p => p.dataset.image === undefined)")
     page.keyboard.press("Space")
-    until_arms(page, "+arms[5].dataset.step > 5 && +arms[5].dataset.step < 95")
+    until_players(page, "+players[5].dataset.step > 5 && +players[5].dataset.step < 95")
     page.keyboard.press("Space")
 
 
@@ -281,17 +287,19 @@ def test_six_arms_on_one_clock_show_what_the_library_makes(page):
 def test_a_comparison_whose_words_reach_the_page_together_comes_to_its_end(page):
     with hearing_late(page, beside="Denoise"):
         compare(page, images=1)
-        until_arms(page, "arms.length === 3 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+        until_done(page, 3)
         page.wait_for_selector("#compare", state="visible")
         assert page.locator("#clock tbody tr").count() == 3 and not page.is_visible("#compare-stop")
         compare(page, "Step k of a long run")
-        until_arms(page, "arms.length === 6 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+        until_done(page, 6)
         assert page.locator(".arms.pairs").count() == 1
     compare(page, values=("5", "900"), timesteps=1000, images=4)
-    until_arms(page, "arms.length === 4 && +arms[2].dataset.step > 0 && arms[2].dataset.state === 'running'")
+    until_players(
+        page, "players.length === 4 && +players[2].dataset.step > 0 && players[2].dataset.state === 'running'"
+    )
     page.focus("#compare-stop")
     page.keyboard.press("Enter")
-    until_arms(page, "arms[2].dataset.state === 'stopped'")
+    until_players(page, "players[2].dataset.state === 'stopped'")
     page.wait_for_function("document.activeElement.id === 'compare'")
 
 
@@ -302,7 +310,7 @@ def test_the_pairs_show_their_steps_and_another_tab_keeps_its_run(page):
     page.wait_for_function("document.querySelector('#player .player').dataset.kept")
     mine = page.evaluate("sessionStorage.getItem('dp-run')")
     compare(page, "Step k of a long run", images=2)
-    until_arms(page, "arms.length === 6 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+    until_done(page, 6)
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     made = list(policy.stream(2, timesteps=40, sampler="dpmpp_2m", seed=5))
     steps, pictures = shown(page)
@@ -311,7 +319,7 @@ def test_the_pairs_show_their_steps_and_another_tab_keeps_its_run(page):
         np.testing.assert_allclose(pictures[2 * i], grid(to_uint8((made[k - 1].x0 + 1) / 2)), atol=1)
         alone = policy.sample(2, timesteps=k, sampler="dpmpp_2m", seed=5)
         np.testing.assert_allclose(pictures[2 * i + 1], grid(to_uint8(alone)), atol=1)
-    tops = page.evaluate(f"{ARMS}.map(p => p.getBoundingClientRect().top)")
+    tops = page.evaluate(f"{PLAYERS}.map(p => p.getBoundingClientRect().top)")
     assert tops[0] == tops[2] == tops[4] < tops[1] == tops[3] == tops[5]
     assert page.evaluate("sessionStorage.getItem('dp-run')") == mine
     page.get_by_role("tab", name="Denoise").click()

@@ -4,7 +4,7 @@ import pytest
 from conftest import LEFT_EARLY, WINDOWS
 from launching import launched
 from pages import click, set_run, settle, unfold, until, window
-from test_compare import ARMS, compare, until_arms
+from test_compare import PLAYERS, compare, until_done
 
 pytestmark = pytest.mark.browser
 
@@ -77,18 +77,18 @@ def test_the_denoise_tab_fits_into_both_windows(page):
 
 
 def tops_and_lefts(page):
-    boxes = page.evaluate(f"{ARMS}.map(p => [p.getBoundingClientRect().top, p.getBoundingClientRect().left])")
+    boxes = page.evaluate(f"{PLAYERS}.map(p => [p.getBoundingClientRect().top, p.getBoundingClientRect().left])")
     return [len(set(values)) for values in zip(*boxes)]
 
 
 def test_the_compare_tab_fits_into_both_windows(page):
     compare(page, "Step k of a long run", timesteps=21, images=1)
-    until_arms(page, "arms.length === 6 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+    until_done(page, 6)
     for _ in resized(page):
         check_reachable(page, COMPARE)
         assert tops_and_lefts(page) == [2, 3]  # each short run below its long one
     compare(page, "Time difference", images=1, timesteps=2)
-    until_arms(page, "arms.length === 3 && arms.every(p => p.dataset.kept && p.dataset.state === 'done')")
+    until_done(page, 3)
     for name in resized(page):
         check_reachable(page, COMPARE)
         assert tops_and_lefts(page) == ([2, 2] if name == "phone" else [1, 3])

@@ -14,7 +14,7 @@ import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from pages import ROOT, canvas_pixels, copied_link, serve, set_run, type_numbers, unfold, until
-from test_compare import ARMS, compare, shown, until_arms
+from test_compare import PLAYERS, compare, shown, until_players
 from test_player import upload
 from test_start_image import choose, given
 from zerogpu import ANSWERS, DeviceAPI
@@ -133,7 +133,7 @@ def test_a_refusal_is_said_in_the_players_own_line_and_the_next_run_works(page, 
 
 @pytest.mark.browser
 def test_a_refused_comparison_says_why_and_the_next_one_works(page, api, policy):
-    lines = f"{ARMS}.map(p => p.querySelector('.step').textContent)"
+    lines = f"{PLAYERS}.map(p => p.querySelector('.step').textContent)"
     for answer, words in SAID.items():
         api.answer = answer
         if answer == next(iter(SAID)):
@@ -142,14 +142,16 @@ def test_a_refused_comparison_says_why_and_the_next_one_works(page, api, policy)
             page.click("#compare")
         there = [words, *["did not finish"] * 2]
         page.wait_for_function(f"words => String({lines}) === String(words)", arg=there)
-        until_arms(page, "arms.every(p => p.dataset.state === 'failed' && p.getAttribute('aria-busy') === 'false')")
+        until_players(
+            page, "players.every(p => p.dataset.state === 'failed' && p.getAttribute('aria-busy') === 'false')"
+        )
         page.wait_for_selector("#compare", state="visible")
         assert not page.is_visible("#compare-stop")
         page.evaluate(CLOSE_TOASTS)
     api.answer = "lent"
     type_numbers(page, "compare-", seed=6)
     page.click("#compare")
-    until_arms(page, "arms.length === 3 && arms.every(p => p.dataset.state === 'done')")
+    until_players(page, "players.length === 3 && players.every(p => p.dataset.state === 'done')")
     for (_, sampler), picture in zip(SAMPLERS[:3], shown(page)[1], strict=True):
         images = policy.sample(2, timesteps=10, sampler=sampler, seed=6)
         np.testing.assert_allclose(picture, grid(to_uint8(images)), atol=1)
@@ -186,10 +188,12 @@ def test_a_gpu_that_is_taken_away_ends_the_run_with_a_sentence_and_its_frames_st
     until(page, "step === 1")
 
     compare(page, "Timesteps", values=LONG_SECOND, seed=2)
-    until_arms(page, "arms.length === 3 && +arms[1].dataset.step >= 5 && arms[1].dataset.state === 'running'")
+    until_players(
+        page, "players.length === 3 && +players[1].dataset.step >= 5 && players[1].dataset.state === 'running'"
+    )
     os.kill(api.workers[-1], signal.SIGKILL)
-    until_arms(page, "String(arms.map(p => p.dataset.state)) === 'done,failed,failed'")
-    lines = page.evaluate(f"{ARMS}.map(p => p.querySelector('.step').textContent)")
+    until_players(page, "String(players.map(p => p.dataset.state)) === 'done,failed,failed'")
+    lines = page.evaluate(f"{PLAYERS}.map(p => p.querySelector('.step').textContent)")
     assert lines[1:] == [TAKEN_AWAY, "did not finish"]
     page.wait_for_selector("#compare", state="visible")
 
@@ -207,11 +211,13 @@ def test_stop_gives_the_gpu_back(page, api):
 
     since = len(api.log)
     compare(page, "Timesteps", values=LONG_SECOND)
-    until_arms(page, "arms.length === 3 && +arms[1].dataset.step >= 5 && arms[1].dataset.state === 'running'")
+    until_players(
+        page, "players.length === 3 && +players[1].dataset.step >= 5 && players[1].dataset.state === 'running'"
+    )
     page.click("#compare-stop")
     until_released(api, since)
-    until_arms(page, "String(arms.map(p => p.dataset.state)) === 'done,stopped,stopped'")
-    lines = page.evaluate(f"{ARMS}.map(p => p.querySelector('.step').textContent)")
+    until_players(page, "String(players.map(p => p.dataset.state)) === 'done,stopped,stopped'")
+    lines = page.evaluate(f"{PLAYERS}.map(p => p.querySelector('.step').textContent)")
     assert lines[1].startswith("stopped at ") and lines[2] == "stopped before the first step"
     page.wait_for_selector("#compare", state="visible")
 

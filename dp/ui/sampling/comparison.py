@@ -14,7 +14,7 @@ import numpy as np
 from dp.serving.frames import Frame
 from dp.serving.handle import RunHandle, SampleRequest
 from dp.ui.components.player.player import show
-from dp.ui.sampling.variants import Arm, Run
+from dp.ui.sampling.variants import Run, Variant
 from dp.ui.streaming import FRAMES_PER_S, Sessions
 
 
@@ -22,43 +22,46 @@ from dp.ui.streaming import FRAMES_PER_S, Sessions
 class ComparisonResult:
     """The results of the variants. ended: seconds after the beginning, and the images, uint8 [B,H,W,C]."""
 
-    arms: Sequence[Arm]
+    variants: Sequence[Variant]
     began: float = field(default_factory=time.monotonic)
     ended: dict[int, tuple[float, np.ndarray]] = field(default_factory=dict)
     whole: dict[Run, np.ndarray] = field(default_factory=dict)  # the last images of each run
 
-    def end(self, arm: int, frame: Frame | None) -> None:
+    def end(self, variant: int, frame: Frame | None) -> None:
         if frame is not None:
-            self.ended.setdefault(arm, (time.monotonic() - self.began, frame.x0))
+            self.ended.setdefault(variant, (time.monotonic() - self.began, frame.x0))
 
     def table(self, is_over: bool = False) -> dict[str, Any]:
-        """The clock's value: a line for each arm. Distances are root mean squares, with white at 1."""
-        longest = max(self.arms, key=lambda arm: arm.settings.timesteps)
+        """The clock's value: a line for each variant. Distances are root mean squares, with white at 1."""
+        longest = max(self.variants, key=lambda variant: variant.settings.timesteps)
         goal, rows = self.whole.get(longest.run), []
-        for i, arm in enumerate(self.arms):
+        for i, variant in enumerate(self.variants):
             seconds, images = self.ended.get(i, (None, None))
             is_comparable = images is not None and goal is not None and images.shape == goal.shape
             far = math.sqrt(np.square((images.astype(np.float32) - goal) / 255).mean()) if is_comparable else None
             shown = "–" if seconds is None else f"{seconds:.2f}", "–" if far is None else f"{far:.4f}"
-            rows.append([arm.label, str(arm.calls), *shown])
+            rows.append([variant.label, str(variant.calls), *shown])
         name = f"the {longest.settings.timesteps}-step run" if longest.until else longest.label
-        is_pairs = any(arm.until for arm in self.arms)
+        is_pairs = any(variant.until for variant in self.variants)
         return {"rows": rows, "longest": name, "began": self.began, "pairs": is_pairs, "is_over": is_over}
 
 
-Values = dict[int, dict[str, Any]]  # the players' values, by arm
+Values = dict[int, dict[str, Any]]  # the players' values, by variant
 
 
 async def side_by_side(
-    sessions: Sessions, session: str, arms: Sequence[Arm], result: ComparisonResult
+    sessions: Sessions, session: str, variants: Sequence[Variant], result: ComparisonResult
 ) -> AsyncIterator[Values]:
     """Run all variants, and yield their new values about fifteen times a second. The engine advances them together; a
     lent GPU runs one after the other.
     """
     sessions.check_capacity(session)
-    requests = requests_of(arms)
+    requests = requests_of(variants)
     handles = dict(zip(requests, sessions.runner.submit_all(list(requests.values())), strict=True))
-    streams = [arm_values(sessions, session, arm, i, handles[arm.run], result) for i, arm in enumerate(arms)]
+    streams = [
+        variant_values(sessions, session, variant, i, handles[variant.run], result)
+        for i, variant in enumerate(variants)
+    ]
     waiting = {asyncio.ensure_future(anext(stream)): i for i, stream in enumerate(streams)}
     try:
         while waiting:
@@ -82,29 +85,29 @@ async def side_by_side(
             await stream.aclose()
 
 
-async def arm_values(
-    sessions: Sessions, session: str, arm: Arm, i: int, handle: RunHandle, result: ComparisonResult
+async def variant_values(
+    sessions: Sessions, session: str, variant: Variant, i: int, handle: RunHandle, result: ComparisonResult
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield the values of one variant. One that shows a part of its run ends with that part, but stays subscribed."""
-    about = {"label": arm.label} | ({"until": arm.until} if arm.until else {})
+    about = {"label": variant.label} | ({"until": variant.until} if variant.until else {})
     async for value in sessions.values(session, handle, tab="compare"):
         if i in result.ended:
             continue
         frame = handle.frame
-        if arm.until and frame is not None and frame.index >= arm.until:
-            frame = next(kept for kept in handle.trajectory.frames if kept.index == arm.until)
+        if variant.until and frame is not None and frame.index >= variant.until:
+            frame = next(kept for kept in handle.trajectory.frames if kept.index == variant.until)
             value = show(frame, "done") | {"run": handle.request_id}
         if value["state"] not in ("waiting", "running"):
             result.end(i, frame)
         yield value | about
     if handle.state == "done":
-        result.whole[arm.run] = handle.frame.x0
+        result.whole[variant.run] = handle.frame.x0
 
 
-def requests_of(arms: Sequence[Arm]) -> dict[Run, SampleRequest]:
+def requests_of(variants: Sequence[Variant]) -> dict[Run, SampleRequest]:
     """Return the requests for the runs that the variants show, each run once."""
     requests: dict[Run, SampleRequest] = {}
-    for run in dict.fromkeys(arm.run for arm in arms):
-        keep = frozenset(arm.until for arm in arms if arm.until and arm.run == run)
+    for run in dict.fromkeys(variant.run for variant in variants):
+        keep = frozenset(variant.until for variant in variants if variant.until and variant.run == run)
         requests[run] = SampleRequest(*run, keep=keep)
     return requests

@@ -1,4 +1,4 @@
-"""The arms of a comparison: runs that differ in one setting and start from the same noise."""
+"""The variants of a comparison: runs that differ in one setting and start from the same noise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = {  # an axis -> its parameter of `page_values.read`
 Run = tuple[str, SampleSettings]
 
 
-class Arm(NamedTuple):
+class Variant(NamedTuple):
     """until: the last step of the run that is shown; None shows all of it."""
 
     label: str
@@ -39,13 +39,13 @@ class Arm(NamedTuple):
 
     @property
     def run(self) -> Run:
-        """A key that is equal for arms that show the same run."""
+        """A key that is equal for variants that show the same run."""
         return self.checkpoint, self.settings
 
 
-def make_arms(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapping[str, Any]) -> list[Arm]:
-    """Return one arm for each value in `chosen` of `axis` (a key of SETTINGS, or SHORT_RUNS). values: the arguments of
-    `page_values.read` that all arms share. Raises gr.Error.
+def make_variants(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapping[str, Any]) -> list[Variant]:
+    """Return one variant for each value in `chosen` of `axis` (a key of SETTINGS, or SHORT_RUNS). values: the arguments
+    of `page_values.read` that all variants share. Raises gr.Error.
     """
     if axis not in [*SETTINGS, SHORT_RUNS]:
         raise page_values.user_error(f"cannot compare by {quote(axis)}: choose {', '.join(SETTINGS)} or {SHORT_RUNS}")
@@ -60,28 +60,28 @@ def make_arms(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapping[
     if axis == "eta":
         values["sampler"] = "ddim"  # the only sampler with an eta
     _, first = page_values.read(engine, **values)
-    values |= {"seed": first.seed, "random_seed": False}  # all arms share a random seed, too
+    values |= {"seed": first.seed, "random_seed": False}  # all variants share a random seed, too
     if axis == SHORT_RUNS:
         return pairs(engine, chosen, first.timesteps, values)
-    arms = []
+    variants = []
     for value in chosen:
         changed = values | {SETTINGS[axis]: value}
         run = page_values.read(engine, **changed)
-        arms.append(Arm(label_of(engine, axis, changed), *run))
-    return arms
+        variants.append(Variant(label_of(engine, axis, changed), *run))
+    return variants
 
 
-def pairs(engine: Engine, steps: Sequence[Any], whole: int, values: dict[str, Any]) -> list[Arm]:
+def pairs(engine: Engine, steps: Sequence[Any], whole: int, values: dict[str, Any]) -> list[Variant]:
     """For each k in `steps`: the run of `whole` steps, shown up to step k, and a run of k steps."""
     try:
         steps = sorted(within("Step k", k, 1, whole - 1) for k in steps)
     except ValueError as error:
         raise page_values.user_error(error) from None
-    arms = []
+    variants = []
     for k in steps:
-        arms.append(Arm(f"step {k} of {whole}", *page_values.read(engine, **values), until=k))
-        arms.append(Arm(f"end of a {k}-step run", *page_values.read(engine, **values | {"timesteps": k})))
-    return arms
+        variants.append(Variant(f"step {k} of {whole}", *page_values.read(engine, **values), until=k))
+        variants.append(Variant(f"end of a {k}-step run", *page_values.read(engine, **values | {"timesteps": k})))
+    return variants
 
 
 def label_of(engine: Engine, axis: str, values: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from dp.ui.components.player.player import Clock, Player
 from dp.ui.sampling import page_values
 from dp.ui.sampling.comparison import ComparisonResult, Values, side_by_side
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
-from dp.ui.sampling.variants import MOST, SETTINGS, SHORT_RUNS, Arm, make_arms
+from dp.ui.sampling.variants import MOST, SETTINGS, SHORT_RUNS, Variant, make_variants
 from dp.ui.streaming import Sessions
 
 AXES = [
@@ -62,13 +62,13 @@ class Tab:
         """Return the components that a comparison updates."""
         return [*self.players, self.clock, self.panel.controls.seed]
 
-    def arms(self, given: Given) -> list[Arm]:
+    def variants(self, given: Given) -> list[Variant]:
         values = self.panel.values(given)
-        return make_arms(self.panel.engine, given[self.axis], given[self.chosen], values)
+        return make_variants(self.panel.engine, given[self.axis], given[self.chosen], values)
 
     def show(self, values: Values, table: dict[str, Any]) -> Updates:
-        """Show the arms' values and the table. `values` must name every arm each time: Gradio's client merges an update
-        into the one that still waits to be drawn, and a missing value would replace the one before it.
+        """Show the variants' values and the table. `values` must name every variant each time: Gradio's client merges
+        an update into the one that still waits to be drawn, and a missing value would replace the one before it.
         """
         return {self.players[i]: value for i, value in values.items()} | {self.clock: table}
 
@@ -116,12 +116,12 @@ def wire_runs(tab: Tab, sessions: Sessions) -> None:
     """Compare and Stop."""
 
     async def run(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
-        arms = tab.arms(given)
-        result = ComparisonResult(arms)
+        variants = tab.variants(given)
+        result = ComparisonResult(variants)
         shown, table = first_values(result), result.table()
-        yield tab.show(shown, table) | {tab.panel.controls.seed: arms[0].settings.seed}
-        async with aclosing(side_by_side(sessions, request.session_hash, arms, result)) as values_of_arms:
-            async for news in values_of_arms:
+        yield tab.show(shown, table) | {tab.panel.controls.seed: variants[0].settings.seed}
+        async with aclosing(side_by_side(sessions, request.session_hash, variants, result)) as values_of_variants:
+            async for news in values_of_variants:
                 shown |= news
                 table = table_on(news, result, table)
                 yield tab.show(shown, table)
@@ -195,10 +195,10 @@ def first_values(result: ComparisonResult) -> Values:
     are hidden.
     """
     values: Values = {i: {"state": "idle"} for i in range(MOST)}
-    return values | {i: {"state": "waiting", "label": arm.label} for i, arm in enumerate(result.arms)}
+    return values | {i: {"state": "waiting", "label": variant.label} for i, variant in enumerate(result.variants)}
 
 
 def table_on(news: Values, result: ComparisonResult, table: dict[str, Any]) -> dict[str, Any]:
-    """Return a new table if an arm has ended, else the same one."""
+    """Return a new table if an variant has ended, else the same one."""
     is_end = any(value["state"] not in ("waiting", "running") for value in news.values())
     return result.table() if is_end else table
