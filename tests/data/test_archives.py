@@ -34,7 +34,7 @@ from dp.data.archives import archive_kinds
 from dp.data.dataset import ImageDataset
 from dp.data.prepare import Limits, prepare
 from dp.data.report import Findings
-from dp.ui.components.upload.upload import HERE
+from dp.ui.components.component import read_file
 
 CASES = Path(__file__).parent.parent / "data" / "cases"
 PNG = {number: png(number) for number in range(4)}
@@ -392,7 +392,7 @@ def test_the_page_lets_choose_what_is_read_and_the_command_names_runs_by_it():
                 self.accepted = dict(attributes)["accept"]
 
     page = Accept()
-    page.feed((HERE / "upload.html").read_text(encoding="utf-8"))
+    page.feed(read_file("upload/upload.html"))
     assert set(page.accepted.split(",")) == {Path(f"x{suffix}").suffix for suffix in archive_kinds.SUFFIXES}
     assert [archive_kinds.stem(f"a.b{suffix.upper()}") for suffix in archive_kinds.SUFFIXES] == ["a.b"] * len(
         archive_kinds.SUFFIXES

@@ -14,7 +14,8 @@ from gradio.components import Component
 
 from dp.serving.engine import Engine
 from dp.ui import words
-from dp.ui.components.player.player import Clock, Player
+from dp.ui.components.clock.clock import Clock
+from dp.ui.components.player.player import Player
 from dp.ui.sampling import page_values
 from dp.ui.sampling.comparison import ComparisonResult, Values, side_by_side
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel

@@ -17,7 +17,7 @@ from dp.serving.files import read_settings
 from dp.serving.handle import SampleRequest
 from dp.ui import scripts, words
 from dp.ui.components.player.player import Player
-from dp.ui.components.start_image.start_image import StartPicture, props_of, read
+from dp.ui.components.start_image.start_image import StartImage, props_of, read
 from dp.ui.hub_models import Loader
 from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
@@ -30,7 +30,7 @@ class Tab:
     generate: gr.Button
     stop: gr.Button
     panel: Panel
-    start_image: StartPicture
+    start_image: StartImage
     walk_to: gr.Textbox
     link: gr.Button
     load: gr.UploadButton
@@ -72,7 +72,7 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
             panel = build_panel(engine, fold=Loader)
             with gr.Accordion("Start from an image", open=False, elem_id="start-fold"):
                 gr.Markdown(words.START, elem_classes="about")
-                start_image = StartPicture(elem_id="start")
+                start_image = StartImage(elem_id="start")
             with gr.Accordion("Walk between two seeds", open=False, elem_id="walk-fold"):
                 gr.Markdown(words.WALK, elem_classes="about")
                 # Not a gr.Number: an empty one becomes 0 when the section is opened, and 0 is a seed.

@@ -29,8 +29,8 @@ from dp.training.presets import PRESETS, SIZES
 from dp.training.run_folder import RunFolder, home
 from dp.ui import words
 from dp.ui.auth import permission
-from dp.ui.components.run_board.run_board import Board, free_name, run_of
-from dp.ui.components.upload.upload import Intake, brought_by, checked, images_of
+from dp.ui.components.run_board.run_board import RunBoard, free_name, run_of
+from dp.ui.components.upload.upload import ImageUpload, brought_by, checked, images_of
 from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates
 from dp.ui.training import publish, remote_training
@@ -52,12 +52,12 @@ class Tab:
 
     refused: gr.Markdown
     inside: gr.Row
-    intake: Intake
+    intake: ImageUpload
     form: Form
     start: gr.Button
     rent: gr.Button
     note: gr.Markdown
-    board: Board
+    board: RunBoard
     brought: gr.Textbox
     times: gr.State
 
@@ -108,7 +108,7 @@ def components(tabs: list[str]) -> Tab:
         gr.LoginButton(size="sm", min_width=120)
     with gr.Row(visible=reason is None, elem_classes="train", elem_id="train") as inside:
         with gr.Column(scale=2, min_width=300):
-            intake = Intake(elem_id="intake")
+            intake = ImageUpload(elem_id="intake")
             form = Form()
             with gr.Row():
                 start = gr.Button(
@@ -125,7 +125,7 @@ def components(tabs: list[str]) -> Tab:
                 remote_training.rent,
             ]
             served += [remote_training.exchange, remote_training.end, remote_training.forget]
-            board = Board(tabs, served, remote_training.EXCHANGE_S, elem_id="board")
+            board = RunBoard(tabs, served, remote_training.EXCHANGE_S, elem_id="board")
     words.explain(words.TRAIN)
     brought = gr.Textbox("", visible=False, elem_id="brought")
     return Tab(refused, inside, intake, form, start, rent, note, board, brought, gr.State({}))

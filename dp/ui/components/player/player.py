@@ -25,75 +25,39 @@ import base64
 import math
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 
 from dp.data.codec import encode_jpeg, encode_png, grid
+from dp.serving.engine import Engine
 from dp.serving.files import export
 from dp.serving.frames import Frame, Trajectory
-from dp.serving.handle import RunHandle, Runner
+from dp.serving.handle import RunHandle
 from dp.system.validation import message_of
+from dp.ui.components.component import Component
 
-HERE = Path(__file__).parent
-SCRIPTS = ("player.js", "attention.js", "walk.js", "variant.js")  # one scope
 CHUNK = 16  # frames in one answer to the player
 PATIENCE = 10  # seconds that a file waits for another's end
 SHEET_COLUMNS = 16  # of a sheet with one image's frames
 BUSY = "the server is busy with another visitor's attention maps or file: try again in a moment"
 
 
-def text(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
+class Player(Component):
+    """is_arm: one of several that are played by a `Clock`, hidden until a run begins. keeps_runs: has files to save."""
 
-
-def html(name: str) -> str:
-    """A template, with the buttons and the slider that the player and the clock have in common."""
-    return text(name).replace("<!-- transport -->", text("transport.html"))
-
-
-class Player(gr.HTML):
-    """is_arm: one of several that are played by a `Clock`, hidden until a run begins. has_attention: the server can
-    compute attention maps of its runs."""
-
-    def __init__(self, runner: Runner, is_arm: bool = False, **kwargs: Any):
+    def __init__(self, engine: Engine, is_arm: bool = False, keeps_runs: bool = True, **kwargs: Any):
         super().__init__(
-            arm=is_arm,
-            has_attention=runner.has_attention,
-            server_functions=recall(runner),
+            html="player/player.html",
+            css=["shared/transport.css", "player/player.css"],
+            js=["player/player.js", "player/attention.js", "player/walk.js", "player/variant.js"],
+            description="the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
+            server_functions=recall(engine),
             value={"state": "idle"},
-            html_template=html("player.html"),
-            css_template=text("transport.css") + text("player.css"),
-            js_on_load="\n".join(map(text, SCRIPTS)),
-            apply_default_css=False,
+            arm=is_arm,
+            keeps_runs=keeps_runs,
             **kwargs,
         )
-
-    def api_info(self) -> dict[str, Any]:
-        words = "the newest frame: state, index, timesteps, time, log_snr, src, seed, message"
-        return {"type": "object", "description": words}
-
-
-class Clock(gr.HTML):
-    """Plays all arms on the page together, and shows a table. value: rows, a list of texts for each arm; longest, the
-    name of the run that distances are measured to; began, a number of its own for each comparison; pairs, whether the
-    arms are pairs, one above the other; is_over, after the last word of a comparison.
-    """
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(
-            value={},
-            html_template=html("clock.html"),
-            css_template=text("transport.css") + text("clock.css"),
-            js_on_load=text("clock.js"),
-            apply_default_css=False,
-            **kwargs,
-        )
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object", "description": "one row per variant: name, steps, seconds, distance"}
 
 
 def show(frame: Frame | None, state: str, message: str | None = None) -> dict[str, Any]:
@@ -111,32 +75,32 @@ def pictured(frame: Frame, lossless: bool) -> dict[str, Any]:
     return value | {"src": uri(grid(frame.x0)), "noisy": uri(grid(frame.x_t))}
 
 
-def recall(runner: Runner) -> list[Callable[[Any], dict[str, Any] | None]]:
+def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
     """Return the functions that a player calls with the id of its run. Anybody may call them with anything."""
     one_at_a_time = threading.Semaphore(1)  # an animation takes memory and a core
 
     def frames(asked: Any) -> dict[str, Any] | None:
-        return chunk_of(trajectory_of(runner, asked), asked)
+        return chunk_of(trajectory_of(engine, asked), asked)
 
     def closeup(asked: Any) -> dict[str, Any] | None:
-        return sheets_of(trajectory_of(runner, asked), asked)
+        return sheets_of(trajectory_of(engine, asked), asked)
 
     def inside(asked: Any) -> dict[str, Any] | None:
-        return attention_of(runner, asked, one_at_a_time)
+        return attention_of(engine, asked, one_at_a_time)
 
     def save(asked: Any) -> dict[str, Any]:
-        return file_of(runner, asked, one_at_a_time)
+        return file_of(engine, asked, one_at_a_time)
 
     return [frames, closeup, inside, save]
 
 
-def handle_of(runner: Runner, asked: Any) -> RunHandle | None:
+def handle_of(engine: Engine, asked: Any) -> RunHandle | None:
     run = asked.get("run") if isinstance(asked, dict) else None
-    return runner.find(run) if isinstance(run, str) else None
+    return engine.find(run) if isinstance(run, str) else None
 
 
-def trajectory_of(runner: Runner, asked: Any) -> Trajectory | None:
-    handle = handle_of(runner, asked)
+def trajectory_of(engine: Engine, asked: Any) -> Trajectory | None:
+    handle = handle_of(engine, asked)
     return handle and handle.trajectory
 
 
@@ -164,12 +128,12 @@ def sheets_of(trajectory: Trajectory | None, asked: Any) -> dict[str, Any] | Non
     return sheets | {"indices": [frame.index for frame in kept], "columns": SHEET_COLUMNS}
 
 
-def attention_of(runner: Runner, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
+def attention_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
     """Return what the latents read of image `row` at step `index`: a sheet with one line per block, which shows the
     mean over the latents and then each latent. Every map is scaled to its own peak; `peaks` are relative to uniform
     attention.
     """
-    trajectory = trajectory_of(runner, asked)
+    trajectory = trajectory_of(engine, asked)
     if trajectory is None or (row := number(asked, "row", trajectory.settings.batch_size)) is None:
         return None
     if (index := number(asked, "index", len(trajectory.log_snr) + 1)) is None:
@@ -177,7 +141,7 @@ def attention_of(runner: Runner, asked: Any, one_at_a_time: threading.Semaphore)
     if not one_at_a_time.acquire(timeout=PATIENCE):
         return {"problem": BUSY}
     try:
-        weights = runner.inside(asked["run"], row, index).numpy()  # [depth,M,N]
+        weights = engine.inside(asked["run"], row, index).numpy()  # [depth,M,N]
     except ValueError as error:
         return {"problem": message_of(error)}
     finally:
@@ -191,9 +155,9 @@ def attention_of(runner: Runner, asked: Any, one_at_a_time: threading.Semaphore)
     return found | {"peaks": (peaks * patches).round(3).tolist()}
 
 
-def file_of(runner: Runner, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
+def file_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
     """Return a file of the run; `kind` is one of those that `export` takes."""
-    handle = handle_of(runner, asked)
+    handle = handle_of(engine, asked)
     if handle is None:
         return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
     if not one_at_a_time.acquire(timeout=PATIENCE):

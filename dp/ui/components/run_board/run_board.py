@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -26,10 +25,10 @@ from dp.training.presets import MAX_STEPS
 from dp.training.remote.hardware import words_of
 from dp.training.run_folder import ALIVE, METRICS_BYTES, NO_STATUS, RunFolder, home, runs_in
 from dp.ui.auth import permission
+from dp.ui.components.component import Component
 from dp.ui.components.player.player import data_uri
 
-HERE = Path(__file__).parent
-SCRIPTS = ("run_board.js", "chart.js", "samples.js", "form.js", "longer.js", "publish.js", "rent.js")  # one scope
+SCRIPTS = ("run_board", "chart", "samples", "form", "longer", "publish", "rent")  # one scope
 PICTURES = 12  # in one answer, at most
 MAX_SAMPLE = 20_000_000  # bytes of one of them
 LOG_LINES = 20
@@ -43,27 +42,24 @@ VERBS: dict[str, Callable[[RunFolder], Any]] = {
 }
 
 
-class Board(gr.HTML):
+class RunBoard(Component):
     """tabs: the ids of those in which a milestone can be opened. served: functions that the page may call beside those
     of here. exchange_s: how often the page asks for news of what is trained elsewhere.
     """
 
     def __init__(self, tabs: list[str], served: Sequence[Callable[..., Any]], exchange_s: float, **kwargs: Any):
         super().__init__(
+            html="run_board/run_board.html",
+            css=["run_board/run_board.css"],
+            js=[f"run_board/{name}.js" for name in SCRIPTS],
+            description="the run to show",
             server_functions=[look, act, *served],
             value={},
             tabs=tabs,
             exchange_s=exchange_s,
             max_steps=MAX_STEPS,
-            html_template=(HERE / "run_board.html").read_text(encoding="utf-8"),
-            css_template=(HERE / "run_board.css").read_text(encoding="utf-8"),
-            js_on_load="\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
-            apply_default_css=False,
             **kwargs,
         )
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object", "description": "the run to show"}
 
 
 def look(asked: Any, request: gr.Request) -> dict[str, Any]:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 import torch
 from PIL import Image
@@ -22,26 +20,23 @@ from torch import Tensor
 from dp.data.codec import MODES, to_float
 from dp.data.formats.crop_resize import Look, small_square, to_mode
 from dp.diffusion.schedules import level, make_schedule
+from dp.ui.components.component import Component
 
-HERE = Path(__file__).parent
 PREFIX = "data:image/png;base64,"
 MAX_BYTES, MAX_SIDE = 2 << 20, 1024  # ours are far smaller
 LEVELS = 101
 
 
-class StartPicture(gr.HTML):
+class StartImage(Component):
     def __init__(self, **kwargs: Any):
         super().__init__(
+            html="start_image/start_image.html",
+            css=["start_image/start_image.css"],
+            js=["start_image/start_image.js"],
+            description="image and mask as data URIs of PNGs, and strength",
             value=None,
-            html_template=(HERE / "start_image.html").read_text(encoding="utf-8"),
-            css_template=(HERE / "start_image.css").read_text(encoding="utf-8"),
-            js_on_load=(HERE / "start_image.js").read_text(encoding="utf-8"),
-            apply_default_css=False,
             **kwargs,
         )
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object", "description": "image and mask as data URIs of PNGs, and strength"}
 
 
 def props_of(config: dict[str, Any], noise_schedule: str | None) -> dict[str, Any]:

@@ -27,28 +27,25 @@ from dp.system.validation import message_of, quote
 from dp.training.presets import Settings
 from dp.training.run_folder import RunFolder
 from dp.ui.auth import permission
+from dp.ui.components.component import Component
 from dp.ui.components.player.player import png
 from dp.ui.training.uploads import LIMITS, Draft
 
-HERE = Path(__file__).parent
 LISTED = 300  # refused files and duplicates shown, at most
 SHEET = 36  # pictures
 
 
-class Intake(gr.HTML):
+class ImageUpload(Component):
     def __init__(self, **kwargs: Any):
         super().__init__(
+            html="upload/upload.html",
+            css=["upload/upload.css"],
+            js=["upload/upload.js"],
+            description="the report on the uploaded images",
             server_functions=[begin, receive],
             value={"state": "empty"},
-            html_template=(HERE / "upload.html").read_text(encoding="utf-8"),
-            css_template=(HERE / "upload.css").read_text(encoding="utf-8"),
-            js_on_load=(HERE / "upload.js").read_text(encoding="utf-8"),
-            apply_default_css=False,
             **kwargs,
         )
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object", "description": "the report on the uploaded images"}
 
 
 def begin(asked: Any, request: gr.Request) -> dict[str, Any]:

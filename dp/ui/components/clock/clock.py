@@ -1,0 +1,28 @@
+"""The clock of the Compare tab: it plays the variants on the page together and shows a table of their results.
+
+Its value, everything optional:
+
+    rows      a list of texts for each variant, as in the table's columns
+    longest   the name of the run to which distances are measured
+    began     a number that identifies the comparison
+    pairs     whether the variants are pairs, one above the other
+    is_over   whether the comparison has ended
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dp.ui.components.component import Component
+
+
+class Clock(Component):
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            html="clock/clock.html",
+            css=["shared/transport.css", "clock/clock.css"],
+            js=["clock/clock.js"],
+            description="one row per variant: name, steps, seconds, distance",
+            value={},
+            **kwargs,
+        )

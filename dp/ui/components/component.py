@@ -1,0 +1,41 @@
+"""The base class of the page's custom components: a `gr.HTML` that is made of the files of a folder beside this one.
+
+A component's JavaScript is one function body, put together from its files. In it, Gradio defines `element`, `props`,
+`server`, `trigger` and `watch`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+FOLDER = Path(__file__).parent
+
+
+@cache
+def read_file(name: str) -> str:
+    """Return the text of a file in this folder. A comment such as `<!-- shared/x.html -->` is replaced by that file."""
+    text = (FOLDER / name).read_text(encoding="utf-8")
+    return re.sub(r"<!-- (\w+/\w+\.html) -->", lambda match: read_file(match[1]), text)
+
+
+class Component(gr.HTML):
+    """html, css, js: names of files, relative to this folder. description: of the value, for the API's users."""
+
+    def __init__(self, html: str, css: Sequence[str], js: Sequence[str], description: str, **kwargs: Any):
+        self.description = description
+        super().__init__(
+            html_template=read_file(html),
+            css_template="".join(map(read_file, css)),
+            js_on_load="\n".join(map(read_file, js)),
+            apply_default_css=False,
+            **kwargs,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object", "description": self.description}
