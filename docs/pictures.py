@@ -36,8 +36,8 @@ def compare(page) -> None:
     page.get_by_role("option", name="Step k of a long run").click()
     page.wait_for_timeout(1500)
     page.click("#compare")
-    arms = "[...document.querySelectorAll('.player.arm')]"
-    page.wait_for_function(f"{arms}.every(p => p.dataset.kept && p.dataset.state === 'done')")
+    variants = "[...document.querySelectorAll('.player.variant')]"
+    page.wait_for_function(f"{variants}.every(p => p.dataset.kept && p.dataset.state === 'done')")
 
 
 def train(page) -> None:

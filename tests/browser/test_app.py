@@ -107,7 +107,7 @@ def test_generate_streams_to_the_very_picture_that_sample_makes(page):
     steps = [step for state, step in page.evaluate("window.seen") if state in ("running", "done") and step]
     assert steps == sorted(steps) and steps[-1] == 30 and len(set(steps)) > 1
     assert page.inner_text(".player .step") == "step 30/30 · done"
-    assert re.search(r"t 0\.033 · log-SNR -?\d", page.inner_text(".player .where"))
+    assert re.search(r"t 0\.033 · log-SNR -?\d", page.inner_text(".player .noise-level"))
     assert page.is_visible("#generate") and not page.is_visible("#stop")
 
     images = policy().sample(2, timesteps=30, sampler="dpmpp_2m", seed=7)
@@ -170,7 +170,7 @@ def test_the_keyboard_starts_and_stops_a_run_without_losing_its_place(page):
     page.keyboard.press("Enter")
     wait_for(page, "p.dataset.state === 'stopped'")
     page.wait_for_function("document.activeElement.id === 'generate'")
-    assert page.inner_text(".player .news") == page.inner_text(".player .step")
+    assert page.inner_text(".player .announcement") == page.inner_text(".player .step")
 
 
 GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5, 0.0]

@@ -114,26 +114,26 @@ def test_the_page_lights_what_the_chosen_latent_reads(page):
     set_run(page, timesteps=12, seed=5, images=4)
     page.click("#generate")
     until(page, "d.state === 'done' && +d.kept === 12")
-    click(page, ".guess canvas", 0.75, 0.25)  # the second
+    click(page, ".prediction canvas", 0.75, 0.25)  # the second
     page.wait_for_selector(".strip:not([hidden])")
-    page.click(".peer")
-    until(page, "d.inside === '12/1/0'")
+    page.click(".attention-toggle")
+    until(page, "d.attention === '12/1/0'")
     page.focus(".player")
     page.keyboard.press("ArrowLeft")
-    until(page, "d.inside === '11/1/0'")
-    page.locator(".inside .block").fill("2")
-    page.locator(".inside .latent").fill("7")
-    until(page, "d.inside === '11/2/7'")
+    until(page, "d.attention === '11/1/0'")
+    page.locator(".attention .block").fill("2")
+    page.locator(".attention .latent").fill("7")
+    until(page, "d.attention === '11/2/7'")
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     settings = SampleSettings(4, timesteps=12, sampler="dpmpp_2m", seed=5)
     weights = look(policy, settings, row=1, index=11, start=None, mask=None)[1, 6]
     dark = page.evaluate(
-        """Array.from(document.querySelector('.noisy .light').getContext('2d').getImageData(0, 0, 8, 8).data)
+        """Array.from(document.querySelector('.noisy .overlay').getContext('2d').getImageData(0, 0, 8, 8).data)
         .filter((_, i) => i % 4 === 3)"""
     )
     expected = 0.85 * 255 * (1 - weights / weights.max())
     assert (torch.tensor(dark) - expected).abs().max() < 3 and dark[weights.argmax()] == 0
-    assert f"{(weights.max() * 64).item():.1f}× a uniform share" in page.inner_text(".reads")
+    assert f"{(weights.max() * 64).item():.1f}× a uniform share" in page.inner_text(".attention-summary")
     page.keyboard.press("Escape")
-    until(page, "d.inside === undefined")
-    assert page.locator(".light").count() == 0 and not page.is_visible(".reads")
+    until(page, "d.attention === undefined")
+    assert page.locator(".player .overlay").count() == 0 and not page.is_visible(".attention-summary")

@@ -190,7 +190,7 @@ def test_the_first_choices_can_be_compared(engine):
 # ----------------------------------------------------------------------------
 # In the browser
 
-PLAYERS = "[...document.querySelectorAll('.player.arm')].filter(p => !p.hidden)"
+PLAYERS = "[...document.querySelectorAll('.player.variant')].filter(p => !p.hidden)"
 
 
 def until_players(page, condition, seconds=150):
@@ -227,7 +227,7 @@ def compare(page, axis=None, values=(), seed=5, **numbers):
 
 def shown(page):
     """What each variant shows, and of which step."""
-    canvas = "p.querySelector('.guess canvas').toDataURL('image/png')"
+    canvas = "p.querySelector('.prediction canvas').toDataURL('image/png')"
     pairs = page.evaluate(f"{PLAYERS}.map(p => [+p.dataset.step, {canvas}])")
     return [step for step, _ in pairs], [decode(picture) for _, picture in pairs]
 
@@ -252,7 +252,7 @@ def test_six_variants_on_one_clock_show_what_the_library_makes(page):
     page.locator("#clock .scrub").fill("50")
     half = [max(n // 2, 1) for n in counts]
     until_players(page, f"String(players.map(p => +p.dataset.step)) === '{','.join(map(str, half))}'")
-    page.select_option("#clock .by", "log_snr")
+    page.select_option("#clock .align-by", "log_snr")
     page.locator("#clock .scrub").fill("60")
     lows, highs = [made[0].log_snr for made in runs], [made[-1].log_snr for made in runs]
     level = min(lows) + 0.6 * (max(highs) - min(lows))
@@ -270,8 +270,8 @@ def test_six_variants_on_one_clock_show_what_the_library_makes(page):
     page.keyboard.press("End")
     until_players(page, f"String(players.map(p => +p.dataset.step)) === '{','.join(map(str, counts))}'")
 
-    page.select_option("#clock .pane", "guess")
-    third = page.locator(".player.arm .guess canvas").nth(2)
+    page.select_option("#clock .pane", "prediction")
+    third = page.locator(".player.variant .prediction canvas").nth(2)
     box = third.bounding_box()
     third.click(position={"x": box["width"] / 4, "y": box["height"] / 2})  # the first of two images
     until_players(page, "players.every(p => p.dataset.image === '0')")
@@ -292,7 +292,7 @@ def test_a_comparison_whose_words_reach_the_page_together_comes_to_its_end(page)
         assert page.locator("#clock tbody tr").count() == 3 and not page.is_visible("#compare-stop")
         compare(page, "Step k of a long run")
         until_done(page, 6)
-        assert page.locator(".arms.pairs").count() == 1
+        assert page.locator(".variants.pairs").count() == 1
     compare(page, values=("5", "900"), timesteps=1000, images=4)
     until_players(
         page, "players.length === 4 && +players[2].dataset.step > 0 && players[2].dataset.state === 'running'"

@@ -57,7 +57,7 @@ def framed(page, app, allow):
 def opened(page):
     frame = page.frames[1]
     frame.wait_for_selector("#generate")
-    frame.wait_for_selector(".player .guess canvas")
+    frame.wait_for_selector(".player .prediction canvas")
     return frame
 
 
@@ -104,7 +104,7 @@ def test_the_page_works_in_a_frame_without_storage(page, port):
 
         generate(frame, 5)
         shown_step(frame, 5, "done")
-        assert frame.locator("#player .forgets").is_visible()
+        assert frame.locator("#player .storage-warning").is_visible()
         with page.expect_download() as saved:
             frame.click("#player .save")
             frame.click("#player [data-kind=png]")
@@ -125,7 +125,9 @@ def test_the_page_works_in_a_frame_without_storage(page, port):
         frame.locator("#compare-timesteps input[type=number]").fill("3")
         frame.locator("#compare-timesteps input[type=number]").press("Tab")
         frame.click("#compare")
-        frame.wait_for_function("document.querySelectorAll('.player.arm:not([hidden])[data-state=done]').length === 3")
+        frame.wait_for_function(
+            "document.querySelectorAll('.player.variant:not([hidden])[data-state=done]').length === 3"
+        )
         unfold(frame.get_by_role("tab", name="Train"))
         frame.wait_for_selector(".intake")
 
@@ -175,7 +177,7 @@ def noise(side, number=0):
 @pytest.mark.browser
 def test_no_message_reaches_the_1_mb_that_proxies_accept_and_a_rejected_one_says_so(page, proxy, tmp_path):
     page.goto(f"http://127.0.0.1:{proxy.server_address[1]}/")
-    page.wait_for_selector(".player .guess canvas")
+    page.wait_for_selector(".player .prediction canvas")
 
     large = encode_png(noise(900), {"dp": json.dumps({"timesteps": 7, "seed": 5})})
     assert len(large) > 2_000_000

@@ -9,10 +9,10 @@ from test_compare import PLAYERS, compare, until_done
 pytestmark = pytest.mark.browser
 
 DESKTOP, PHONE = (param.values[0] for param in WINDOWS)
-DENOISE = "#generate, #player .guess canvas, #player .noisy canvas, #player .play, #player .scrub, #player .live"
+DENOISE = "#generate, #player .prediction canvas, #player .noisy canvas, #player .play, #player .scrub, #player .live"
 DENOISE += ", #player .speed, #player .save, #player .charts, #checkpoint, #images, #timesteps, #seed, #link, #load"
 COMPARE = "#compare, #axis, #values, #compare-images, #compare-timesteps, #compare-seed"
-COMPARE += ", #clock .scrub, #clock .by, #clock .pane, #clock table"
+COMPARE += ", #clock .scrub, #clock .align-by, #clock .pane, #clock table"
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +59,17 @@ def test_the_denoise_tab_fits_into_both_windows(page):
     until(page, "d.state === 'done' && +d.kept === 5 && step === 5")
     for name in resized(page):
         check_reachable(page, DENOISE)
-        click(page, ".guess canvas", 0.75, 0.25)
+        click(page, ".prediction canvas", 0.75, 0.25)
         until(page, "d.image === '1'")
-        check_reachable(page, "#player .strip canvas, #player .peer")
+        check_reachable(page, "#player .strip canvas, #player .attention-toggle")
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
         page.keyboard.press("Escape")
         until(page, "d.image === undefined")
         page.click("#player .save")
-        check_reachable(page, "#player .kinds [data-kind=png], #player .kinds [data-kind=mp4]")
+        check_reachable(page, "#player .save-menu [data-kind=png], #player .save-menu [data-kind=mp4]")
         page.click("#player .save")
-        for chart in (".curve", ".moved"):
-            click(page, f".chart {chart}", 0.5, 0.5)
+        for chart in (".snr", ".change"):
+            click(page, f".chart{chart} canvas", 0.5, 0.5)
             until(page, "step === 3")
             page.focus("#player .player")
             page.keyboard.press("End")

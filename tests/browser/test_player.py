@@ -75,8 +75,8 @@ def test_arrow_keys_step_through_every_step_of_the_run_and_both_panes_move_toget
     step = steps[STEPS - 4]
     assert step.index == STEPS - 3
     assert kept.inner_text(".player .step") == f"step {STEPS - 3}/{STEPS}"
-    assert f"t {step.time:.3f} · log-SNR {step.log_snr:.2f}" in kept.inner_text(".player .where")
-    assert distance(canvas_pixels(kept, ".guess"), step.x0) < 10
+    assert f"t {step.time:.3f} · log-SNR {step.log_snr:.2f}" in kept.inner_text(".player .noise-level")
+    assert distance(canvas_pixels(kept, ".prediction"), step.x0) < 10
     noisy = canvas_pixels(kept, ".noisy")
     assert min(steps, key=lambda other: distance(noisy, other.x_t)) is step
     kept.keyboard.press("Home")
@@ -164,27 +164,27 @@ def test_play_runs_from_the_beginning_to_the_end_and_space_pauses_it(kept):
 
 @pytest.mark.browser
 def test_a_tile_becomes_a_large_lossless_view_with_its_own_strip(kept, steps):
-    click(kept, ".guess canvas", 0.75, 0.25)  # the second of four
+    click(kept, ".prediction canvas", 0.75, 0.25)  # the second of four
     until(kept, "d.image === '1'")
     kept.wait_for_selector(".strip:not([hidden])")
     kept.focus(".player")
     kept.keyboard.press("ArrowLeft")
     until(kept, f"step === {STEPS - 1}")
     step = steps[STEPS - 2]
-    np.testing.assert_array_equal(canvas_pixels(kept, ".guess"), to_uint8((step.x0 + 1) / 2)[1])
+    np.testing.assert_array_equal(canvas_pixels(kept, ".prediction"), to_uint8((step.x0 + 1) / 2)[1])
     np.testing.assert_array_equal(canvas_pixels(kept, ".noisy"), to_uint8((step.x_t + 1) / 2)[1])
     assert "(image 2)" in kept.inner_text(".charts")
     click(kept, ".strip canvas", 0.01, 0.5)
     until(kept, "step === 1")
     kept.keyboard.press("Escape")
-    until(kept, "d.image === undefined && p.querySelector('.guess canvas').width === 64")
+    until(kept, "d.image === undefined && p.querySelector('.prediction canvas').width === 64")
     assert not kept.is_visible(".strip")
 
 
 @pytest.mark.browser
 def test_a_click_on_a_chart_goes_to_that_step(kept):
-    for chart in (".curve", ".moved"):
-        click(kept, f".chart {chart}", 0.5, 0.5)
+    for chart in (".snr", ".change"):
+        click(kept, f".chart{chart} canvas", 0.5, 0.5)
         until(kept, f"Math.abs(step - {STEPS / 2}) < 2")
         kept.focus(".player")
         kept.keyboard.press("End")
@@ -199,7 +199,7 @@ def saved(page, kind):
     """The file that the player's menu gives, as bytes."""
     with page.expect_download(timeout=60_000) as download:
         page.click(".save")
-        page.click(f".kinds [data-kind={kind}]")
+        page.click(f".save-menu [data-kind={kind}]")
     page.wait_for_function("document.querySelector('.player .step').innerText.startsWith('saved ')")
     return Path(download.value.path()).read_bytes()
 

@@ -228,11 +228,11 @@ def test_a_walk_stands_in_a_line_that_plays_and_its_link_brings_it_back(page):
     finished(page, 8)
     images = to_uint8(policy.sample(5, timesteps=8, sampler="dpmpp_2m", seed=2, walk_to=9))
     np.testing.assert_allclose(canvas_pixels(page), grid(images), atol=1)
-    page.wait_for_function("document.querySelector('.path canvas').width === 160")
-    page.click(".walk")
+    page.wait_for_function("document.querySelector('.walk canvas').width === 160")
+    page.click(".play-walk")
     for row in (0, 2, 4, 3):  # to the end and back
         until(page, f"d.image === '{row}'")
-    page.click(".walk")
+    page.click(".play-walk")
     link = copied_link(page)
     assert "walk=9" in link and "seed=2" in link
     page.goto(link)

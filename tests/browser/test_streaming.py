@@ -207,7 +207,9 @@ def test_stop_before_the_first_frame_does_not_speak_of_the_run_before(app, conte
     page.wait_for_function("document.querySelector('.player').dataset.state === 'stopped'", timeout=150_000)
     gate.set()
     assert page.inner_text(".player .step") == "stopped before the first step"
-    assert page.inner_text(".player .where") == "" and page.get_attribute(".player .bar", "aria-valuenow") == "0.000"
+    assert (
+        page.inner_text(".player .noise-level") == "" and page.get_attribute(".player .bar", "aria-valuenow") == "0.000"
+    )
 
 
 def test_twelve_streams_of_one_program_all_come(app):

@@ -277,7 +277,9 @@ def test_a_preset_starts_as_it_stands_and_sampling_goes_on_beside_it(browser, ho
         set_run(page, timesteps=500, seed=1, images=1)
         page.click("#generate")
         until(page, "step > 0")
-        page.wait_for_function("/[1-9][0-9.]* steps\\/s/.test(document.querySelector('.player .where').innerText)")
+        page.wait_for_function(
+            "/[1-9][0-9.]* steps\\/s/.test(document.querySelector('.player .noise-level').innerText)"
+        )
         until(page, "d.state === 'done' && step === 500")
         sooner_or_later(lambda: run.status()["step"] > before)
         assert run.status()["state"] == "running" and run.status()["images_per_s"] > 0

@@ -273,8 +273,8 @@ def test_the_seconds_are_said_before_they_are_asked_for(page, api):
     api.answer = "queue in vain"
     compare(page, timesteps=1000, images=64)
     run = SampleRequest("faces-32", SampleSettings(64, timesteps=1000))
-    until_said(page, waiting_message([run] * 3), ".player.arm")
-    until_said(page, SAID["queue in vain"], ".player.arm")
+    until_said(page, waiting_message([run] * 3), ".player.variant")
+    until_said(page, SAID["queue in vain"], ".player.variant")
     assert api.asked[-1]["durationSeconds"] == str(seconds_needed([run] * 3))
 
 
@@ -298,7 +298,7 @@ def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page,
     page.focus("#player .player")
     page.keyboard.press("Enter")
     until(page, "d.image === '0'")
-    assert not page.is_visible("#player .peer")
+    assert not page.is_visible("#player .attention-toggle")
     page.keyboard.press("Escape")
 
     choose(page, tmp_path)
@@ -313,7 +313,7 @@ def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page,
     start, *_ = given(page)
     images = policy.sample(4, timesteps=6, sampler="ddim", seed=11, walk_to=9, start=start, strength=0.5)
     np.testing.assert_allclose(canvas_pixels(page), grid(to_uint8(images)), atol=1)
-    page.wait_for_function("document.querySelector('.path canvas').width === 128")
+    page.wait_for_function("document.querySelector('.walk canvas').width === 128")
     link = copied_link(page)
     assert "walk=9" in link and "seed=11" in link
     page.goto(link)

@@ -68,7 +68,7 @@ def window(browser, url, forgiven=(), **options):
         page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
         page.goto(url)
         page.wait_for_selector("#generate")
-        page.wait_for_selector(".player .guess canvas")
+        page.wait_for_selector(".player .prediction canvas")
         yield page
         unforgiven = [text for text in trouble if not any(words in text for words in forgiven)]
         assert not unforgiven, unforgiven
@@ -132,7 +132,7 @@ def hearing_late(page, beside="Compare"):
     first values then wait to be shown, and Gradio writes what is new into values that wait.
     """
     unfold(page.get_by_role("tab", name=beside))
-    name, player = ("compare-", ".player.arm") if beside == "Compare" else ("", "#player .player")
+    name, player = ("compare-", ".player.variant") if beside == "Compare" else ("", "#player .player")
     type_numbers(page, name, timesteps=1000, images=1)
     page.click("#compare" if name else "#generate")
     page.wait_for_function(f"document.querySelector('{player}').dataset.step > 0")
@@ -183,7 +183,7 @@ def decode(src):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(src.split(",")[1]))).convert("RGB"))
 
 
-def canvas_pixels(page, pane=".guess"):
+def canvas_pixels(page, pane=".prediction"):
     """What the player shows."""
     return decode(page.evaluate(f"document.querySelector('.player {pane} canvas').toDataURL('image/png')"))
 

@@ -526,7 +526,7 @@ def test_an_allowed_site_may_embed_the_page(url, browser):
 def test_behind_a_proxy_that_says_nothing_the_page_works_and_nobody_is_the_owner(url, home, board, browser):
     with site(proxy_to=urlsplit(url).port) as port, tab(browser) as page:
         page.goto(f"http://app.test:{port}/")
-        page.wait_for_selector(".player .guess canvas")
+        page.wait_for_selector(".player .prediction canvas")
         set_run(page, timesteps=3, seed=1)
         page.click("#generate")
         until(page, "d.state === 'done'")

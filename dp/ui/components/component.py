@@ -1,6 +1,8 @@
 """The base class of the page's custom components: a `gr.HTML` that is made of the files of a folder beside this one.
 
-A component's JavaScript is one function body, put together from its files. In it, Gradio defines `element`, `props`,
+A component's JavaScript is one function body, put together from several files. Most of them define a function
+`create…`, which adds the behavior of one part of the component and gets everything that it needs as arguments; files in
+`shared/` define helpers. The component's own file comes last and calls them. In it, Gradio defines `element`, `props`,
 `server`, `trigger` and `watch`.
 """
 

@@ -87,8 +87,8 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320):
             gr.Markdown(words.COMPARE_HINT, elem_id="compare-hint", elem_classes="about")
-            with gr.Row(elem_classes="arms"):
-                players = [Player(sessions.runner, is_arm=True, min_width=80, padding=False) for _ in range(MOST)]
+            with gr.Row(elem_classes="variants"):
+                players = [Player(sessions.runner, is_variant=True, min_width=80, padding=False) for _ in range(MOST)]
             clock = Clock(elem_id="clock")
         with gr.Column(scale=2, min_width=300):
             start = gr.Button("Compare", variant="primary", size="lg", elem_id="compare", interactive=has_models)

@@ -142,7 +142,7 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> 
     page.unload(disconnect)
     remembered = gr.Textbox(visible=False)
     page.load(reattach, remembered, js=scripts.REMEMBERED, **watching)
-    tab.player.lost(reconnect, remembered, js=scripts.REMEMBERED, **watching)
+    tab.player.reconnect(reconnect, remembered, js=scripts.REMEMBERED, **watching)
 
 
 def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine) -> None:

@@ -1,164 +1,150 @@
-// One clock for several players: where in their runs all of them stand. It finds them on the page, speaks to them in
-// events, and asks the server for nothing.
-const SECONDS = 4; // that a replay takes at 1x
-const FEWEST = 100; // places of the slider, where the runs have fewer steps
+// One clock for all variants on the page: it sets how far into their runs the players stand. It finds the players by
+// their class and talks to them in DOM events (see variant.js); it sends the server nothing.
+const REPLAY_S = 4; // duration of a replay at 1x
+const MIN_POSITIONS = 100; // of the slider, if the runs have fewer steps
 
 const $ = (selector) => element.querySelector(selector);
-const clock = $(".clock");
-const [scrub, by, live] = [$(".scrub"), $(".by"), $(".live")];
+const root = $(".clock");
+const [scrub, alignBy, pane] = [$(".scrub"), $(".align-by"), $(".pane")];
+let playable = null; // what the variants have to play: { isLive, steps, fraction, low, high }
+let isFollowing = true; // show the newest frames as they arrive
+let isCollecting = false; // in the next animation frame
+let comparison = null; // the `began` of the one that is shown
+
+const variants = () => document.querySelectorAll(".player.variant");
+const send = (type, detail) => variants().forEach((player) => player.dispatchEvent(new CustomEvent(type, { detail })));
+const end = () => Number(scrub.max);
+const isAtSteps = () => alignBy.value === "step";
+
+const transport = createTransport({
+  root,
+  rate: () => end() / REPLAY_S,
+  end,
+  show: place,
+  onEnd: () => place(end()),
+  playFrom,
+  goTo,
+  step,
+  goLive: () => {
+    transport.pause();
+    isFollowing = true;
+    seek();
+  },
+  keys: { Escape: () => send("clock-select", null) },
+  isIgnored: () => !playable?.steps,
+});
 scrub.step = "any";
 scrub.setAttribute("aria-label", "Progress");
-const arms = () => document.querySelectorAll(".player.arm");
-const send = (type, detail) => arms().forEach((arm) => arm.dispatchEvent(new CustomEvent(type, { detail })));
-let there = null; // what there is to play
-let follow = true; // the newest frames, as they come
-let playing = null;
-let pending = false;
-let comparison = null; // when the one that is shown began
 
-// ---- what there is
+// ---- the variants
 
-function survey() {
-  there = { live: false, steps: 0, share: 0, low: Infinity, high: -Infinity };
-  send("survey", there);
-  const idle = !there.steps;
-  for (const control of [$(".back"), $(".play"), $(".forward"), scrub]) control.disabled = idle;
-  live.disabled = idle || !there.live;
-  live.setAttribute("aria-pressed", String(follow && there.live));
-  scrub.max = Math.max(there.steps, FEWEST);
-  if (follow) scrub.value = by.value === "step" ? there.share * scrub.max : scrub.max;
-  say();
+function collect() {
+  playable = { isLive: false, steps: 0, fraction: 0, low: Infinity, high: -Infinity };
+  send("clock-collect", playable);
+  updateTransport();
+  scrub.max = Math.max(playable.steps, MIN_POSITIONS);
+  if (isFollowing) scrub.value = isAtSteps() ? playable.fraction * end() : end();
+  caption();
 }
 
-function say() {
-  const at = place();
-  const words = by.value === "step" ? `${Math.round(100 * at)} % of the run` : `log-SNR ${at.toFixed(2)}`;
-  $(".where").textContent = there?.steps ? words : "";
-  scrub.setAttribute("aria-valuetext", words);
+function updateTransport() {
+  transport.update({ isEnabled: Boolean(playable?.steps), isLive: Boolean(playable?.isLive), isFollowing });
 }
 
-// Where the slider stands, in what the runs are aligned by.
-function place() {
-  const share = Number(scrub.value) / Number(scrub.max);
-  return by.value === "step" || !there?.steps ? share : there.low + share * (there.high - there.low);
+function collectSoon() {
+  if (isCollecting) return; // several variants change at once
+  isCollecting = true;
+  requestAnimationFrame(() => {
+    isCollecting = false;
+    collect();
+  });
 }
 
-function stand() {
-  send("clock", { at: follow ? null : place(), by: by.value });
-  live.setAttribute("aria-pressed", String(follow && there?.live));
-  clock.dataset.at = follow ? "end" : place();
-  say();
+const listeners = { "variant-changed": collectSoon, "variant-selected": ({ detail }) => send("clock-select", detail) };
+for (const [type, listener] of Object.entries(listeners))
+  document.addEventListener(type, (event) => {
+    // Gradio may create this component again, with its tab.
+    if (root.isConnected && event.target.matches?.(".player.variant")) listener(event);
+  });
+
+// ---- the position, in the quantity by which the runs are aligned
+
+function position() {
+  const fraction = Number(scrub.value) / end();
+  return isAtSteps() || !playable?.steps ? fraction : playable.low + fraction * (playable.high - playable.low);
 }
 
-// ---- transport
-
-function go(to) {
-  pause();
-  scrub.value = to;
-  follow = Boolean(there?.live) && Number(scrub.value) >= there.share * scrub.max;
-  stand();
+function seek() {
+  send("clock-seek", { at: isFollowing ? null : position(), alignBy: alignBy.value });
+  root.dataset.at = isFollowing ? "end" : position();
+  updateTransport();
+  caption();
 }
 
-function step(by_steps) {
-  const one = scrub.max / Math.max(there.steps, 1);
-  go(Math.round(Number(scrub.value) / one + by_steps) * one);
+function caption() {
+  const text = isAtSteps() ? `${Math.round(100 * position())} % of the run` : `log-SNR ${position().toFixed(2)}`;
+  $(".progress").textContent = playable?.steps ? text : "";
+  scrub.setAttribute("aria-valuetext", text);
 }
 
-function play() {
-  if (playing) return pause();
-  if (!there?.steps) return;
-  follow = false;
-  let at = Number(scrub.value) >= Number(scrub.max) ? 0 : Number(scrub.value);
-  let before = null;
-  clock.classList.add("playing");
-  $(".play").setAttribute("aria-label", "Pause");
-  const advance = (now) => {
-    at += (((now - (before ?? now)) / 1000) * scrub.max * Number($(".speed").value)) / SECONDS;
-    before = now;
-    scrub.value = at;
-    stand();
-    if (at >= Number(scrub.max)) pause();
-    else playing = requestAnimationFrame(advance);
-  };
-  playing = requestAnimationFrame(advance);
+// ---- the controls
+
+function place(value) {
+  scrub.value = value;
+  seek();
 }
 
-function pause() {
-  if (playing) cancelAnimationFrame(playing);
-  playing = null;
-  clock.classList.remove("playing");
-  $(".play").setAttribute("aria-label", "Play");
+function goTo(value) {
+  transport.pause();
+  scrub.value = value;
+  isFollowing = Boolean(playable?.isLive) && Number(scrub.value) >= playable.fraction * end();
+  seek();
 }
 
-const keys = {
-  ArrowLeft: () => step(-1),
-  ArrowRight: () => step(1),
-  Home: () => go(0),
-  End: () => go(scrub.max),
-  " ": play,
-  Escape: () => send("image", null),
-};
-clock.addEventListener("keydown", (event) => {
-  const own = event.target.closest("button") && event.key === " "; // it answers itself
-  if (!keys[event.key] || own || event.target.matches("select") || event.ctrlKey || event.metaKey || event.altKey || !there?.steps) return;
-  event.preventDefault();
-  keys[event.key]();
+function step(by) {
+  const size = end() / Math.max(playable.steps, 1);
+  goTo(Math.round(Number(scrub.value) / size + by) * size);
+}
+
+function playFrom() {
+  if (!playable?.steps) return null;
+  isFollowing = false;
+  return Number(scrub.value) >= end() ? 0 : Number(scrub.value);
+}
+
+alignBy.addEventListener("change", () => {
+  transport.pause();
+  isFollowing = Boolean(playable?.isLive);
+  collect();
+  place(end());
 });
-scrub.addEventListener("input", () => go(scrub.value));
-$(".back").addEventListener("click", () => step(-1));
-$(".forward").addEventListener("click", () => step(1));
-$(".play").addEventListener("click", play);
-live.addEventListener("click", () => {
-  pause();
-  follow = true;
-  stand();
+pane.addEventListener("change", () => {
+  for (const player of variants()) player.classList.toggle("noise", pane.value === "noisy");
 });
-by.addEventListener("change", () => {
-  pause();
-  follow = Boolean(there?.live);
-  survey();
-  scrub.value = scrub.max;
-  stand();
-});
-$(".pane").addEventListener("change", () => arms().forEach((arm) => arm.classList.toggle("noise", $(".pane").value === "noisy")));
 
-// ---- from the players
+// ---- the table; names are inserted as text
 
-const heard = {
-  news: () => {
-    if (pending) return; // many speak at once
-    pending = true;
-    requestAnimationFrame(() => ((pending = false), survey()));
-  },
-  chosen: ({ detail }) => send("image", detail),
-};
-for (const [type, listener] of Object.entries(heard)) {
-  // This component may be made anew with its tab.
-  document.addEventListener(type, (event) => clock.isConnected && event.target.matches?.(".player.arm") && listener(event));
-}
-
-// ---- the table; names are put in as text
-
-function table() {
+function showTable() {
   const { rows, longest, began, pairs, is_over } = props.value || {};
-  clock.setAttribute("aria-busy", String(!is_over && Boolean(rows)));
+  root.setAttribute("aria-busy", String(!is_over && Boolean(rows)));
   if (!rows) return;
   if (began !== comparison) {
     comparison = began;
-    pause();
-    follow = true;
-    document.querySelector(".arms").classList.toggle("pairs", pairs);
+    transport.pause();
+    isFollowing = true;
+    document.querySelector(".variants").classList.toggle("pairs", pairs);
   }
   $("table").hidden = false;
-  $(".far").textContent = longest ? `distance to ${longest}` : "distance";
-  $("tbody").replaceChildren(
-    ...rows.map((row) => {
-      const line = document.createElement("tr");
-      row.forEach((text, i) => (line.appendChild(document.createElement(i ? "td" : "th")).textContent = text));
-      line.firstChild.scope = "row";
-      return line;
-    }),
-  );
+  $(".distance").textContent = longest ? `distance to ${longest}` : "distance";
+  $("tbody").replaceChildren(...rows.map(tableRow));
 }
-watch("value", table);
-table();
+
+function tableRow(texts) {
+  const row = document.createElement("tr");
+  row.append(...texts.map((text, i) => Object.assign(document.createElement(i ? "td" : "th"), { textContent: text })));
+  row.firstChild.scope = "row";
+  return row;
+}
+
+watch("value", showTable);
+showTable();

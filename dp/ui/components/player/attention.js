@@ -1,104 +1,105 @@
-// ---- look inside: what the latents of the network read of the image that is looked at alone, lit up on it
+// Look inside: the attention of the network's latents to the patches of the selected image, as an overlay that darkens
+// what is not attended to.
+function createAttention({ root, state, server, panes, isWalking }) {
+  const DELAY_MS = 150; // of a request, so that a quick succession of steps causes only one
+  const DARKEST = 0.85; // opacity of the overlay where nothing is attended to
+  const $ = (selector) => root.querySelector(selector);
+  const [block, latent, sheet] = [$(".attention .block"), $(".attention .latent"), $(".attention canvas")];
+  const [button, summary] = [$(".attention-toggle"), $(".attention-summary")];
+  const overlays = [0, 1].map(() => Object.assign(document.createElement("canvas"), { className: "overlay" }));
+  let maps = null; // of a step: { index, row, run, image, depth, latents, side, peaks }
+  let pending = null; // { index, row, run } of the request under way
+  let isOpen = false;
 
-const inner = $(".inside");
-const [latent, block, sheet] = [$(".inside .latent"), $(".inside .block"), $(".inside canvas")];
-const covers = [0, 1].map(() => Object.assign(document.createElement("canvas"), { className: "light" }));
-let reads = null; // of the shown step: { index, row, picture, depth, latents, side, peaks }
-let looking = null; // the step that has been asked for
-let opened = false;
-
-function peer() {
-  const shown = run.frames[position];
-  if (!opened || !single || walking || !run.whole || !run.id || !shown) return dim();
-  if (reads && reads.index === shown.index && reads.row === single.row && reads.run === run) return light();
-  dim();
-  const asked = (looking = { index: shown.index, row: single.row, run });
-  // The last of a quick succession of steps is enough.
-  setTimeout(async () => {
-    if (asked !== looking) return;
-    $(".reads").textContent = "Computing the attention…";
-    const found = (await server.inside({ run: run.id, row: asked.row, index: asked.index })) || { problem: "The server no longer has this run." };
-    if (asked !== looking) return;
-    if (found.problem) return void ($(".reads").textContent = found.problem);
-    reads = { ...found, ...asked, picture: await picture(found.sheet) };
-    [latent.max, latent.disabled, block.max, block.disabled] = [reads.latents, false, reads.depth, reads.depth < 2];
-    if (asked === looking) light();
-  }, 150);
-}
-
-// Everything but what is read grows dark.
-function light() {
-  const [b, l] = [Number(block.value) - 1, Number(latent.value)];
-  const side = reads.side;
-  const pixels = tileOf(l, b).data;
-  const cover = new ImageData(side, side);
-  for (let i = 0; i < side * side; i++) cover.data[4 * i + 3] = 0.85 * (255 - pixels[4 * i]);
-  for (const canvas of covers) {
-    canvas.width = canvas.height = side;
-    canvas.getContext("2d").putImageData(cover, 0, 0);
+  function updateAttention() {
+    const { run, selected, position } = state;
+    const shown = run.frames[position];
+    if (!isOpen || !selected || isWalking() || !run.isRecalled || !run.id || !shown) return hideOverlay();
+    if (maps && maps.index === shown.index && maps.row === selected.row && maps.run === run) return showOverlay();
+    hideOverlay();
+    const asked = (pending = { index: shown.index, row: selected.row, run });
+    setTimeout(() => asked === pending && load(asked), DELAY_MS);
   }
-  panes.x_t.after(covers[0]);
-  panes.x0.after(covers[1]);
-  sheet.classList.remove("stale");
-  const who = l ? `latent ${l} of ${reads.latents}` : `mean of all ${reads.latents} latents`;
-  const peak = reads.peaks[b][l]; // in uniform shares
-  const percent = ((100 * peak) / side ** 2).toFixed(1);
-  const words = `${percent} % of the attention is on the brightest patch (${peak.toFixed(1)}× a uniform share)`;
-  $(".reads").textContent = `Block ${b + 1} of ${reads.depth}, ${who}: ${words}`;
-  thumbnails(b, l);
-  player.dataset.inside = `${reads.index}/${b + 1}/${l}`;
-}
 
-function tileOf(l, b) {
-  const { side } = reads;
-  const page = new OffscreenCanvas(side, side).getContext("2d");
-  page.drawImage(reads.picture, l * side, b * side, side, side, 0, 0, side, side);
-  return page.getImageData(0, 0, side, side);
-}
+  async function load(asked) {
+    const { index, row, run } = asked;
+    summary.textContent = "Computing the attention…";
+    const found = (await server.attention({ run: run.id, row, index })) || { problem: "The server no longer has this run." };
+    if (asked !== pending) return;
+    if (found.problem) return void (summary.textContent = found.problem);
+    maps = { ...found, ...asked, image: await decodeImage(found.sheet) };
+    [latent.max, latent.disabled, block.max, block.disabled] = [maps.latents, false, maps.depth, maps.depth < 2];
+    if (asked === pending) showOverlay();
+  }
 
-function across() {
-  return Math.min(reads.latents + 1, sheet.clientWidth < 420 ? 11 : 17);
-}
-
-// Each map once, small; the first is all latents together.
-function thumbnails(b, l) {
-  const { side, latents } = reads;
-  const [columns, cell] = [across(), side + 2];
-  [sheet.width, sheet.height] = [columns * cell, Math.ceil((latents + 1) / columns) * cell];
-  const pen = sheet.getContext("2d");
-  for (let i = 0; i <= latents; i++) {
-    const [x, y] = [(i % columns) * cell, Math.floor(i / columns) * cell];
-    if (i === l) {
-      pen.fillStyle = getComputedStyle(player).getPropertyValue("--color-accent");
-      pen.fillRect(x, y, cell, cell);
+  // Latent 0 is the mean of all.
+  function showOverlay() {
+    const [b, l] = [Number(block.value) - 1, Number(latent.value)];
+    const { side, depth, latents, peaks } = maps;
+    const attention = readMap(b, l).data;
+    const darkness = new ImageData(side, side);
+    for (let i = 3; i < attention.length; i += 4) darkness.data[i] = DARKEST * (255 - attention[i - 1]);
+    for (const overlay of overlays) {
+      overlay.width = overlay.height = side;
+      overlay.getContext("2d").putImageData(darkness, 0, 0);
     }
-    pen.drawImage(reads.picture, i * side, b * side, side, side, x + 1, y + 1, side, side);
+    panes.canvases.x_t.after(overlays[0]);
+    panes.canvases.x0.after(overlays[1]);
+    const which = l ? `latent ${l} of ${latents}` : `mean of all ${latents} latents`;
+    const percent = ((100 * peaks[b][l]) / side ** 2).toFixed(1);
+    const peak = `${percent} % of the attention is on the brightest patch (${peaks[b][l].toFixed(1)}× a uniform share)`;
+    summary.textContent = `Block ${b + 1} of ${depth}, ${which}: ${peak}`;
+    drawThumbnails(b, l);
+    root.dataset.attention = `${maps.index}/${b + 1}/${l}`;
   }
-}
 
-function dim() {
-  looking = null;
-  sheet.classList.add("stale");
-  for (const canvas of covers) canvas.remove();
-  if (opened && single) $(".reads").textContent = run.whole ? "" : "Available when the run has finished.";
-  delete player.dataset.inside;
-}
+  function hideOverlay() {
+    pending = null;
+    sheet.classList.add("stale");
+    for (const overlay of overlays) overlay.remove();
+    if (isOpen && state.selected) summary.textContent = state.run.isRecalled ? "" : "Available when the run has finished.";
+    delete root.dataset.attention;
+  }
 
-$(".peer").addEventListener("click", () => {
-  opened = !opened;
-  $(".peer").setAttribute("aria-pressed", String(opened));
-  inner.hidden = !opened;
-  peer();
-});
-for (const slider of [latent, block]) slider.addEventListener("input", () => reads && light());
-sheet.addEventListener("click", (event) => {
-  if (!reads) return;
-  const columns = across();
-  const rows = Math.ceil((reads.latents + 1) / columns);
-  const at = Math.floor((event.offsetY / sheet.clientHeight) * rows) * columns + Math.floor((event.offsetX / sheet.clientWidth) * columns);
-  if (at > reads.latents) return;
-  latent.value = at;
-  light();
-});
-// The frame, or the image, that is shown has changed.
-new MutationObserver(peer).observe(player, { attributeFilter: ["data-step", "data-image", "data-kept"] });
+  function readMap(b, l) {
+    const { image, side } = maps;
+    const pen = new OffscreenCanvas(side, side).getContext("2d");
+    pen.drawImage(image, l * side, b * side, side, side, 0, 0, side, side);
+    return pen.getImageData(0, 0, side, side);
+  }
+
+  // ---- one thumbnail per map, the mean first
+
+  const columns = () => Math.min(maps.latents + 1, sheet.clientWidth < 420 ? 11 : 17);
+  const rows = () => Math.ceil((maps.latents + 1) / columns());
+
+  function drawThumbnails(b, selected) {
+    const { image, side, latents } = maps;
+    const cell = side + 2;
+    [sheet.width, sheet.height] = [columns() * cell, rows() * cell];
+    const pen = sheet.getContext("2d");
+    pen.fillStyle = getComputedStyle(root).getPropertyValue("--color-accent");
+    for (let l = 0; l <= latents; l++) {
+      const [x, y] = tilePosition(l, columns(), cell);
+      if (l === selected) pen.fillRect(x, y, cell, cell);
+      pen.drawImage(image, l * side, b * side, side, side, x + 1, y + 1, side, side);
+    }
+    sheet.classList.remove("stale");
+  }
+
+  button.addEventListener("click", () => {
+    isOpen = !isOpen;
+    button.setAttribute("aria-pressed", String(isOpen));
+    $(".attention").hidden = !isOpen;
+    updateAttention();
+  });
+  for (const slider of [latent, block]) slider.addEventListener("input", () => maps && showOverlay());
+  sheet.addEventListener("click", (event) => {
+    const l = maps ? tileAt(event, sheet, columns(), rows()) : -1;
+    if (l < 0 || l > maps.latents) return;
+    latent.value = l;
+    showOverlay();
+  });
+  // Another frame or another image is shown.
+  new MutationObserver(updateAttention).observe(root, { attributeFilter: ["data-step", "data-image", "data-kept"] });
+}

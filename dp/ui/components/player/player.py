@@ -37,6 +37,8 @@ from dp.serving.handle import RunHandle
 from dp.system.validation import message_of
 from dp.ui.components.component import Component
 
+SHARED = ("shared/canvas.js", "shared/playback.js", "shared/transport.js")
+SCRIPTS = ("run", "panes", "charts", "selection", "attention", "walk", "files", "variant", "player")
 CHUNK = 16  # frames in one answer to the player
 PATIENCE = 10  # seconds that a file waits for another's end
 SHEET_COLUMNS = 16  # of a sheet with one image's frames
@@ -44,17 +46,19 @@ BUSY = "the server is busy with another visitor's attention maps or file: try ag
 
 
 class Player(Component):
-    """is_arm: one of several that are played by a `Clock`, hidden until a run begins. keeps_runs: has files to save."""
+    """A player. is_variant: one of several that a `Clock` plays, hidden until a run begins. keeps_runs: whether the
+    server keeps the runs, so that their files can be saved.
+    """
 
-    def __init__(self, engine: Engine, is_arm: bool = False, keeps_runs: bool = True, **kwargs: Any):
+    def __init__(self, engine: Engine, is_variant: bool = False, keeps_runs: bool = True, **kwargs: Any):
         super().__init__(
             html="player/player.html",
             css=["shared/transport.css", "player/player.css"],
-            js=["player/player.js", "player/attention.js", "player/walk.js", "player/variant.js"],
+            js=[*SHARED, *(f"player/{name}.js" for name in SCRIPTS)],
             description="the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
             server_functions=recall(engine),
             value={"state": "idle"},
-            arm=is_arm,
+            is_variant=is_variant,
             keeps_runs=keeps_runs,
             **kwargs,
         )
@@ -85,13 +89,13 @@ def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
     def closeup(asked: Any) -> dict[str, Any] | None:
         return sheets_of(trajectory_of(engine, asked), asked)
 
-    def inside(asked: Any) -> dict[str, Any] | None:
+    def attention(asked: Any) -> dict[str, Any] | None:
         return attention_of(engine, asked, one_at_a_time)
 
     def save(asked: Any) -> dict[str, Any]:
         return file_of(engine, asked, one_at_a_time)
 
-    return [frames, closeup, inside, save]
+    return [frames, closeup, attention, save]
 
 
 def handle_of(engine: Engine, asked: Any) -> RunHandle | None:

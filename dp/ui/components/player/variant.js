@@ -1,43 +1,45 @@
-// ---- one of several that are played by a clock: it says where to stand, and is told what has come
-
-const tell = (type, detail) => player.dispatchEvent(new CustomEvent(type, { bubbles: true, detail }));
-
-if (props.arm) {
-  player.classList.add("arm");
-  player.removeAttribute("tabindex"); // the clock has the keys
-  player.hidden = true;
+// A player that a clock controls, together with others. It sends and receives DOM events: the clock finds the players
+// on the page, as Gradio gives components no other way to know each other.
+function createVariant({ root, state, props, watch, isLive, seek, selection }) {
+  const send = (type, detail) => root.dispatchEvent(new CustomEvent(type, { bubbles: true, detail }));
+  root.classList.add("variant");
+  root.removeAttribute("tabindex"); // the clock takes the keys
+  root.hidden = true;
 
   watch("value", () => {
-    const { state, label } = props.value || {};
-    if (label) player.setAttribute("aria-label", ($(".label").textContent = label));
-    if (state !== "stopped") player.hidden = !state || state === "idle";
-    tell("news");
+    const { state: name, label } = props.value || {};
+    if (label) root.setAttribute("aria-label", (root.querySelector(".label").textContent = label));
+    if (name !== "stopped") root.hidden = !name || name === "idle";
+    send("variant-changed");
   });
 
-  // What there is to play, added to what the other arms have said.
-  player.addEventListener("survey", ({ detail }) => {
-    const [first, last] = [run.frames[0], run.frames[run.frames.length - 1]];
-    if (player.hidden || !last) return;
-    detail.live ||= isLive();
+  // Add what this variant has to play to what others have.
+  root.addEventListener("clock-collect", ({ detail }) => {
+    const { run } = state;
+    const [first, last] = [run.frames[0], run.frames.at(-1)];
+    if (root.hidden || !last) return;
+    detail.isLive ||= isLive();
     detail.steps = Math.max(detail.steps, run.timesteps);
-    detail.share = Math.max(detail.share, last.index / run.timesteps);
+    detail.fraction = Math.max(detail.fraction, last.index / run.timesteps);
     detail.low = Math.min(detail.low, first.log_snr);
     detail.high = Math.max(detail.high, last.log_snr);
   });
 
-  // The last frame that does not lie beyond the clock; the first where all do.
-  player.addEventListener("clock", ({ detail: { at, by } }) => {
-    follow = at === null;
-    const reached = (frame) => (by === "log_snr" ? frame.log_snr : frame.index / run.timesteps) <= at + 1e-9;
-    seek(follow ? run.frames.length - 1 : Math.max(run.frames.findLastIndex(reached), 0));
+  // Show the last frame that is not beyond the clock, or the first if all are.
+  root.addEventListener("clock-seek", ({ detail: { at, alignBy } }) => {
+    const { run } = state;
+    state.isFollowing = at === null;
+    const isReached = (frame) => (alignBy === "log_snr" ? frame.log_snr : frame.index / run.timesteps) <= at + 1e-9;
+    seek(state.isFollowing ? run.frames.length - 1 : Math.max(run.frames.findLastIndex(isReached), 0));
   });
 
-  // An image is looked at alone in all of them.
-  player.addEventListener("image", ({ detail: row }) => {
-    if (row === (single ? single.row : null)) return;
-    if (row === null) leave();
-    else if (row < run.images) look(row);
+  // The same image is selected in all variants.
+  root.addEventListener("clock-select", ({ detail: row }) => {
+    if (row === (state.selected?.row ?? null)) return;
+    if (row === null) selection.showAll();
+    else if (row < state.run.images) selection.showImage(row);
   });
-  new MutationObserver(() => tell("chosen", single ? single.row : null)).observe(player, { attributeFilter: ["data-image"] });
-  new MutationObserver(() => tell("news")).observe(player, { attributeFilter: ["data-kept"] });
+  const onSelect = () => send("variant-selected", state.selected?.row ?? null);
+  new MutationObserver(onSelect).observe(root, { attributeFilter: ["data-image"] });
+  new MutationObserver(() => send("variant-changed")).observe(root, { attributeFilter: ["data-kept"] });
 }

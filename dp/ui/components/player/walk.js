@@ -1,65 +1,67 @@
-// ---- a walk between two seeds: its images in a line, played to and fro
+// A walk between two seeds: its images side by side, and a button that shows them one after the other, back and forth.
+function createWalk({ root, state, selection, pause }) {
+  const COLUMNS = 16; // at most
+  const IMAGES_PER_S = 6;
+  const [button, canvas] = [root.querySelector(".play-walk"), root.querySelector(".walk canvas")];
+  let timer = null;
+  let decoded = null; // { frame, image } of the frame that is drawn
 
-const line_up = $(".path canvas");
-let walking = null;
-let lined = null; // the frame whose images stand in the line
+  const columns = () => Math.min(state.run.images, COLUMNS);
+  const rows = () => Math.ceil(state.run.images / columns());
 
-async function path() {
-  const shown = run.frames[position];
-  $(".path").hidden = !run.walk || !shown;
-  if (!run.walk || !shown) return;
-  const image = lined?.frame === shown ? lined.image : await picture(shown.x0);
-  lined = { frame: shown, image };
-  const side = image.width / columns();
-  const many = Math.min(run.images, 16);
-  [line_up.width, line_up.height] = [many * side, Math.ceil(run.images / many) * side];
-  const pen = line_up.getContext("2d");
-  for (let i = 0; i < run.images; i++) {
-    const [x, y] = [(i % columns()) * side, Math.floor(i / columns()) * side];
-    pen.drawImage(image, x, y, side, side, (i % many) * side, Math.floor(i / many) * side, side, side);
+  async function draw() {
+    const { run, position } = state;
+    const shown = run.frames[position];
+    root.querySelector(".walk").hidden = !run.isWalk || !shown;
+    if (!run.isWalk || !shown) return;
+    const image = decoded?.frame === shown ? decoded.image : await decodeImage(shown.x0);
+    decoded = { frame: shown, image };
+    const side = image.width / run.columns();
+    [canvas.width, canvas.height] = [columns() * side, rows() * side];
+    const pen = canvas.getContext("2d");
+    for (let i = 0; i < run.images; i++) {
+      const [from, to] = [tilePosition(i, run.columns(), side), tilePosition(i, columns(), side)];
+      pen.drawImage(image, ...from, side, side, ...to, side, side);
+    }
+    if (state.selected) frameTile(pen, tilePosition(state.selected.row, columns(), side), side);
   }
-  if (!single) return;
-  [pen.strokeStyle, pen.lineWidth] = [getComputedStyle(player).getPropertyValue("--color-accent"), side / 20];
-  const edge = pen.lineWidth / 2;
-  pen.strokeRect((single.row % many) * side + edge, Math.floor(single.row / many) * side + edge, side - 2 * edge, side - 2 * edge);
-}
 
-function stride() {
-  if (walking) return halt();
-  pause();
-  player.classList.add("walking");
-  $(".walk").setAttribute("aria-pressed", "true");
-  let [row, by] = [single ? single.row : 0, 1];
-  stand(row);
-  walking = setInterval(() => {
-    if (!single || run.images < 2) return halt(); // left, or another run has begun
-    if (row + by < 0 || row + by >= run.images) by = -by;
-    stand((row += by));
-  }, 1000 / 6);
-}
+  function frameTile(pen, [x, y], side) {
+    [pen.strokeStyle, pen.lineWidth] = [getComputedStyle(root).getPropertyValue("--color-accent"), side / 20];
+    pen.strokeRect(x + pen.lineWidth / 2, y + pen.lineWidth / 2, side - pen.lineWidth, side - pen.lineWidth);
+  }
 
-// As `look`, but without asking for the image's whole course: it is gone again in a moment.
-function stand(row) {
-  single = { row, sheets: null };
-  player.classList.add("single");
-  [player.dataset.image, drawn] = [row, null];
-  seek(position);
-}
+  function play() {
+    pause();
+    mark(true);
+    let [row, direction] = [state.selected ? state.selected.row : 0, 1];
+    selection.select(row);
+    timer = setInterval(() => {
+      const { run, selected } = state;
+      if (!selected || run.images < 2) return stop(); // all images are shown again, or another run has begun
+      if (row + direction < 0 || row + direction >= run.images) direction = -direction;
+      selection.select((row += direction)); // its lossless frames are not loaded: the next image follows at once
+    }, 1000 / IMAGES_PER_S);
+  }
 
-function halt() {
-  clearInterval(walking);
-  walking = null;
-  player.classList.remove("walking");
-  $(".walk").setAttribute("aria-pressed", "false");
-  if (single) look(single.row);
-}
+  function stop() {
+    clearInterval(timer);
+    timer = null;
+    mark(false);
+    if (state.selected) selection.showImage(state.selected.row);
+  }
 
-$(".walk").addEventListener("click", stride);
-line_up.addEventListener("click", (event) => {
-  const many = Math.min(run.images, 16);
-  const rows = Math.ceil(run.images / many);
-  const row = Math.floor((event.offsetY / line_up.clientHeight) * rows) * many + Math.floor((event.offsetX / line_up.clientWidth) * many);
-  if (walking) halt();
-  if (row < run.images) look(row);
-});
-new MutationObserver(path).observe(player, { attributeFilter: ["data-step", "data-image", "data-state"] });
+  function mark(isPlaying) {
+    button.setAttribute("aria-pressed", String(isPlaying));
+  }
+
+  button.addEventListener("click", () => (timer ? stop() : play()));
+  canvas.addEventListener("click", (event) => {
+    const row = tileAt(event, canvas, columns(), rows());
+    if (timer) stop();
+    if (row >= 0 && row < state.run.images) selection.showImage(row);
+  });
+  new MutationObserver(draw).observe(root, { attributeFilter: ["data-step", "data-image", "data-state"] });
+
+  return { isPlaying: () => timer !== null };
+}
