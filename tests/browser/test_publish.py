@@ -289,7 +289,7 @@ def test_a_run_is_published_and_comes_back_and_the_token_is_nowhere(
             page.get_by_text(said).wait_for()
             assert page.input_value("#board .publish .token") == ""
         page.fill("#board .publish .token", WRITER)
-        page.fill("#board .publish .licence", "cc0-1.0")
+        page.fill("#board .publish .license", "cc0-1.0")
         page.check("#board .publish .private")
         page.select_option("#board .publish select", "2")
         page.click("#board .publish .main")

@@ -51,7 +51,7 @@ def priced(page):
 def press(page, verb, answer=None):
     page.click(f"#board [data-verb={verb}]")
     if answer:
-        page.click(f"#board .asks .{answer}")
+        page.click(f"#board .confirmation .{answer}")
 
 
 def start(page, token=""):
@@ -102,7 +102,7 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         start(page, WRITER)
         in_state(page, "queued")
         says(page, ".message", "Waits for a machine (cpu-basic).")
-        says(page, ".job .where", "On a rented machine (cpu-basic) since")
+        says(page, ".job .job-description", "On a rented machine (cpu-basic) since")
         assert page.get_attribute("#board .job a", "href") == f"{hub.url}/jobs/alice/job0"
         assert not page.is_visible("#board .rent") and not page.is_visible("#board [data-verb=rent]")
         (job,) = hub.jobs.values()
@@ -128,16 +128,16 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         start(page)
         in_state(page, "queued")
         hub.trouble["inspect"] = refuses(503)
-        says(page, ".job .trouble", "The Hub has an internal problem (error 503)")
-        assert page.locator("#board .milestones canvas:visible").count() >= 1
+        says(page, ".job .job-problem", "The Hub has an internal problem (error 503)")
+        assert page.locator("#board .checkpoints canvas:visible").count() >= 1
         hub.trouble.clear()
-        says(page, ".job .heard", "Last checked at")
+        says(page, ".job .last-check", "Last checked at")
         hub.run(hub.jobs["job1"])
         in_state(page, "finished")  # it may have few steps left, so that nobody sees it running
         assert run.status()["step"] == total == run.milestones()[-1] and len(hub.repos) == 1
         press(page, "delete")
-        says(page, ".asks", f"Its repository {run.status()['remote']['repo']} on Hugging Face stays")
-        page.click("#board .asks .no")
+        says(page, ".confirmation", f"Its repository {run.status()['remote']['repo']} on Hugging Face stays")
+        page.click("#board .confirmation .no")
         press(page, "forget", "yes")
         page.wait_for_selector("#board [data-verb=forget]", state="hidden")
         assert hub.repos == {} and run.milestones()[-1] == total
@@ -160,17 +160,17 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
     job.start(run, "a10g-small", "1h", WRITER, every=0.2)
     with served(environment) as url, window(browser, url, forgiven=LEFT_EARLY) as page:  # it is reloaded
         open_train_tab(page)
-        page.wait_for_selector("#board .sign .token")
+        page.wait_for_selector("#board .sign-in .token")
         in_state(page, "queued")  # nobody has asked the Hub
         for token, said in ((WRITER + "x", "does not accept this token"), (BOB, "This Job is alice's")):
-            page.fill("#board .sign .token", token)
-            page.click("#board .sign .main")
-            says(page, ".sign .outcome", said)
+            page.fill("#board .sign-in .token", token)
+            page.click("#board .sign-in .main")
+            says(page, ".sign-in .outcome", said)
         assert run.is_away()  # a stranger's token does not see its Job, which goes on
-        page.fill("#board .sign .token", WRITER)
-        page.click("#board .sign .main")
+        page.fill("#board .sign-in .token", WRITER)
+        page.click("#board .sign-in .main")
         in_state(page, "running")
-        assert not page.is_visible("#board .sign")
+        assert not page.is_visible("#board .sign-in")
         press(page, "save")
         sooner_or_later(lambda: run.milestones())
         press(page, "sample")
@@ -179,7 +179,7 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
         with window(browser, url) as other:  # a second page does not do it all again
             open_train_tab(other)
             in_state(other, "running")
-            other.wait_for_selector("#board .sign .token")
+            other.wait_for_selector("#board .sign-in .token")
         press(page, "end", "yes")
         in_state(page, "stopped")
         says(page, ".message", "Its Job was cancelled; Resume goes on from step")
@@ -187,12 +187,12 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
         page.reload()
         open_train_tab(page)
         press(page, "forget", "yes")
-        page.click("#board .sign .cancel")
+        page.click("#board .sign-in .cancel")
         press(page, "forget", "yes")
-        page.fill("#board .sign .token", WRITER)
-        page.click("#board .sign .main")
+        page.fill("#board .sign-in .token", WRITER)
+        page.click("#board .sign-in .main")
         page.wait_for_selector("#board [data-verb=forget]", state="hidden")
-        assert hub.repos == {} and not page.is_visible("#board .sign")
+        assert hub.repos == {} and not page.is_visible("#board .sign-in")
 
 
 @pytest.mark.browser

@@ -148,7 +148,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         in_state(page, "running")
         page.wait_for_function("+document.querySelector('#board .chart').dataset.points >= 3", timeout=150_000)
         page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=150_000)
-        assert page.locator("#board .milestones canvas:visible").count() >= 1
+        assert page.locator("#board .checkpoints canvas:visible").count() >= 1
         (run,) = runs_in(home)
         assert not list((home / ".drafts").iterdir())  # what was uploaded is gone, the checked pictures are the run's
         before = shown(page, "step")
@@ -208,10 +208,10 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         assert (again.dataset / IMAGES).samefile(run.dataset / IMAGES)
 
         page.click("#board [data-verb=delete]")
-        page.click("#board .asks .no")
+        page.click("#board .confirmation .no")
         assert again.path.exists()
         page.click("#board [data-verb=delete]")
-        page.click("#board .asks .yes")
+        page.click("#board .confirmation .yes")
         page.wait_for_function("document.querySelector('#board .run .name').textContent === 'holiday'")
         assert [left.id for left in runs_in(home)] == [run.id]
 
@@ -311,19 +311,19 @@ def test_a_finished_run_is_trained_longer_beside_one_that_is_damaged(browser, ho
         page.locator("#board .runs button", has_text="cats").click()
         in_state(page, "finished")
         page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 2")
-        field = page.locator("#board .longer .steps")
-        page.click("#board [data-verb=longer]")
+        field = page.locator("#board .extend .steps")
+        page.click("#board [data-verb=extend]")
         assert (int(field.input_value()), int(field.get_attribute("min"))) == (60, 31)
         field.fill("45")
-        page.click("#board .longer .main")
+        page.click("#board .extend .main")
         page.wait_for_function("document.querySelector('#board .step').textContent.includes('of 45')")
         in_state(page, "finished")
-        assert not page.is_visible("#board .longer") and run.status()["step"] == 45 == run.milestones()[-1]
+        assert not page.is_visible("#board .extend") and run.status()["step"] == 45 == run.milestones()[-1]
         page.set_viewport_size({"width": 390, "height": 844})  # at which `window` looks whether it is too wide
         page.emulate_media(color_scheme="dark")
-        page.click("#board [data-verb=longer]")
+        page.click("#board [data-verb=extend]")
         assert (int(field.input_value()), int(field.get_attribute("min"))) == (90, 46)
-    said = run_board.act({"run": run.id, "verb": "extend", "steps": 45}, asking())
+    said = run_board.command({"run": run.id, "verb": "extend", "steps": 45}, asking())
     assert said == {"problem": "Steps must be a whole number from 46 to 10000000, got 45"}
 
 
@@ -455,9 +455,9 @@ def test_a_stranger_sees_nothing_of_the_runs(home, tiny_rin, monkeypatch, allowe
     if not allowed:
         monkeypatch.setenv("SPACE_ID", "ann/space")
     with launched(home) as url:
-        looked, config = call(url, "look", {"run": run.id})
-        unfit, _ = call(url, "act", {"run": run.id, "verb": "rename", "name": "Mine\ud800"})
-        acted, _ = call(url, "act", {"run": run.id, "verb": "rename", "name": "Mine"})
+        looked, config = call(url, "poll", {"run": run.id})
+        unfit, _ = call(url, "command", {"run": run.id, "verb": "rename", "name": "Mine\ud800"})
+        acted, _ = call(url, "command", {"run": run.id, "verb": "rename", "name": "Mine"})
         begun, _ = call(url, "begin", {"files": 1, "bytes": 1})
         client = Client(url, verbose=False)
         sample = {"checkpoint": "Secret/000002" if not allowed else "Mine/000002", "images": 1, "timesteps": 2}

@@ -81,7 +81,7 @@ def encoded(value: Any) -> Any:
 def everything(place: Path, engine: Engine) -> dict[str, Any]:
     """All that the page asks for in lists and details -> what it says of what is not damaged."""
     other = next(path.name for path in (place / "home").glob("other-*"))
-    looked = encoded(run_board.look({"run": other}, None))
+    looked = encoded(run_board.poll({"run": other}, None))
     [line] = [line for line in looked.pop("runs") if line["id"] == other]
     entries = page_values.entries(engine)
     encoded([[entry.name, entry.problem] for entry in entries])
@@ -90,15 +90,15 @@ def everything(place: Path, engine: Engine) -> dict[str, Any]:
         for name in [name for name in names if name in ("other", "Whole/000020")]:
             encoded([page_values.describe(engine, name), page_values.schedule_choices(engine, name)])
         config = page_values.config_of(engine, "other")
-    del looked["seen"]
+    del looked["runs_mark"]
     return looked | {"line": line, "config": config}
 
 
 def details(run: RunFolder) -> None:
     """Ask for everything about the damaged run; errors must be those that the page can show."""
-    looked = encoded(run_board.look({"run": run.id}, None))
+    looked = encoded(run_board.poll({"run": run.id}, None))
     if any(line["id"] == run.id for line in looked["runs"]):
-        assert looked["facts"]["id"] == run.id and looked["facts"]["made"]
+        assert looked["facts"]["id"] == run.id and looked["facts"]["description"]
         encoded([publish.offer({"run": run.id}, None), publish.facts(run), run_board.free_name("Whole")])
     publish.samples(run, 20)
     try:
@@ -228,7 +228,7 @@ def test_any_file_or_folder_may_be_something_else(place, damage, monkeypatch):
             assert everything(place, engine) == before
             details(run)
             resumed(run)
-            encoded([run_board.act({"run": run.id, "verb": verb}, None) for verb in ("pause", "sample")])
+            encoded([run_board.command({"run": run.id, "verb": verb}, None) for verb in ("pause", "sample")])
         except Exception as error:
             raise AssertionError(f"{name}") from error
         finally:
@@ -270,7 +270,7 @@ def test_folders_whose_names_are_not_utf8_are_shown_and_break_nothing(place):
     renamed(shutil.copytree(run.checkpoint(20), run.path / "checkpoints" / "copy"), b"copi\xe9")
     engine = Engine(place / "bundled", device="cpu", runs=place / "home")
 
-    lines = {line["id"]: line["name"] for line in encoded(run_board.look({}, None))["runs"]}
+    lines = {line["id"]: line["name"] for line in encoded(run_board.poll({}, None))["runs"]}
     assert len(lines) == 3 and lines[run.id] == "Café" and run.id.startswith("caf\ufffd")
     [other] = [name for name in lines.values() if name.startswith("caf\ufffd")]
     assert other != run.id
@@ -282,11 +282,11 @@ def test_folders_whose_names_are_not_utf8_are_shown_and_break_nothing(place):
     everything(place, engine)
     details(run)
 
-    assert run_board.act({"run": run.id, "verb": "rename", "name": "Thé"}, None) == {}
+    assert run_board.command({"run": run.id, "verb": "rename", "name": "Thé"}, None) == {}
     assert run_board.run_of(run.id).name == "Thé" and run_board.run_of(run.id).path == run.path
-    said = encoded(run_board.act({"run": run.id, "verb": "resume"}, None))
+    said = encoded(run_board.command({"run": run.id, "verb": "resume"}, None))
     assert "the path of a run's folder must be text that UTF-8 can encode" in said["problem"]
-    assert run_board.act({"run": run.id, "verb": "delete"}, None) == {}
+    assert run_board.command({"run": run.id, "verb": "delete"}, None) == {}
     assert twin.is_dir() and not run.path.exists()
 
 
@@ -296,10 +296,10 @@ HALF = "cat\ud800"
 def test_half_a_surrogate_pair_is_refused_on_the_way_in(place, monkeypatch):
     engine, run = Engine(place / "bundled", device="cpu", runs=place / "home"), victim(place)
     before = everything(place, engine)
-    said = encoded(run_board.act({"run": run.id, "verb": "rename", "name": HALF}, None))
+    said = encoded(run_board.command({"run": run.id, "verb": "rename", "name": HALF}, None))
     assert said["problem"] == r"a run's name must be text that UTF-8 can encode, got 'cat\ud800': choose another name"
     for name in (None, 3, ["x"], {}):
-        assert "must be text" in run_board.act({"run": run.id, "verb": "rename", "name": name}, None)["problem"]
+        assert "must be text" in run_board.command({"run": run.id, "verb": "rename", "name": name}, None)["problem"]
     for what in (
         lambda: processes.duplicate(run, place / "home", name=HALF),
         lambda: Settings(name=HALF),
@@ -320,6 +320,9 @@ def test_half_a_surrogate_pair_is_refused_on_the_way_in(place, monkeypatch):
     rented = {"run": run.id, "flavor": "x", "timeout": "1h", "token": "hf_x"}
     for key in ("run", "timeout", "token"):
         assert encoded(remote_training.rent(rented | {key: HALF}, None))["problem"]
-    for asked in ({"seen": HALF, "run": HALF, "known": HALF}, {"run": run.id, "offset": 10**400, "have": 10**400}):
-        encoded(run_board.look(asked, None))
+    for asked in (
+        {"runs_mark": HALF, "run": HALF, "facts_mark": HALF},
+        {"run": run.id, "offset": 10**400, "last_sample": 10**400},
+    ):
+        encoded(run_board.poll(asked, None))
     assert everything(place, engine) == before

@@ -314,7 +314,7 @@ TEXT = {"Content_Type": "text/plain"}  # what a no-cors request of another site 
 
 
 def test_programs_need_nothing_new(url, board):
-    status, said = ask(url, "/gradio_api/component_server", call(board, "look"), **JSON)
+    status, said = ask(url, "/gradio_api/component_server", call(board, "poll"), **JSON)
     assert status == 200 and "Secret cats" in said
     client = Client(url, verbose=False)
     image, made_with = client.predict(images=1, timesteps=2, seed=3, api_name="/sample")
@@ -355,7 +355,7 @@ def test_files_can_be_downloaded(url):
 def test_other_sites_neither_read_nor_change_anything(url, home, board, headers):
     run = next(path.name for path in home.iterdir() if path.is_dir())
     for kind in JSON, TEXT:
-        for body in call(board, "look"), call(board, "act", {"run": run, "verb": "delete"}):
+        for body in call(board, "poll"), call(board, "command", {"run": run, "verb": "delete"}):
             status, said = ask(url, "/gradio_api/component_server", body, **kind, **headers)
             assert status == 403 and "Secret" not in said and "--allowed-" in said
     for path in "/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=x":
@@ -472,8 +472,8 @@ ATTACK = """async ([app, board]) => {
     const body = (fn_name, data) => JSON.stringify({component_id: board, fn_name, session_hash: "x", data});
     const to = `${app}/gradio_api/component_server`;
     const tries = [
-        () => fetch(to, {method: "POST", mode: "no-cors", body: body("look", {})}),
-        () => fetch(to, {method: "POST", headers: {"Content-Type": "application/json"}, body: body("look", {})}),
+        () => fetch(to, {method: "POST", mode: "no-cors", body: body("poll", {})}),
+        () => fetch(to, {method: "POST", headers: {"Content-Type": "application/json"}, body: body("poll", {})}),
         () => fetch(`${app}/config`),
         () => fetch(`${app}/gradio_api/queue/data?session_hash=x`),
     ];
@@ -554,7 +554,7 @@ def test_invented_sessions_take_nothing_from_a_page(url, home, board, browser, t
         page.locator("#intake .files").set_input_files(sorted(tmp_path.iterdir()))
         page.wait_for_selector("#intake .intake[data-state=checked]")
         for number in range(SESSIONS + 10):
-            body = call(board, "look").replace('"x"', f'"invented-{number}"')
+            body = call(board, "poll").replace('"x"', f'"invented-{number}"')
             assert ask(url, "/gradio_api/component_server", body, **JSON)[0] == 200
         page.click("#rent-training")  # a run that waits for its machine
         sooner_or_later(

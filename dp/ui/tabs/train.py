@@ -313,7 +313,7 @@ def wire_board(tab: Tab) -> None:
     def download(request: gr.Request, event: gr.EventData) -> Updates:
         permitted(request)
         try:
-            archive = zip_checkpoint(run_of(event.run), int(event.milestone))
+            archive = zip_checkpoint(run_of(event.run), int(event.checkpoint))
         except (ValueError, TypeError, OverflowError, OSError) as error:
             raise page_values.user_error(error) from None
         return {tab.board: {"file": gr.FileData(path=str(archive), orig_name=archive.name).model_dump()}}
@@ -342,7 +342,7 @@ def wire_opening(tab: Tab, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     def open_in(request: gr.Request, event: gr.EventData) -> Updates:
         permitted(request)
         try:
-            path = run_of(event.run).checkpoint(int(event.milestone)).resolve()
+            path = run_of(event.run).checkpoint(int(event.checkpoint)).resolve()
             name = next(entry.name for entry in page_values.entries(engine) if entry.path.resolve() == path)
             updates = panels[event.tab].select(name)
         except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:

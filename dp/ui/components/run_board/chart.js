@@ -1,136 +1,153 @@
-// The loss on a canvas, from records that come a few at a time: every point faint, a running mean strong, and if asked
-// for a line for each range of noise levels.
-const COLOURS = ["#2563eb", "#0891b2", "#16a34a", "#ca8a04", "#ea580c", "#dc2626", "#9333ea", "#db2777"];
-let records = []; // of training, by step
-let logScale = true;
-let byLevel = false;
-
-function clearChart() {
-  records = [];
-  drawChart();
-}
-
-function plot(news) {
-  for (const record of news) {
-    // A run that went on from an earlier checkpoint does the steps after it again.
-    if ("event" in record) while (records.length && records.at(-1).step > record.step) records.pop();
-    if (Number.isFinite(record.loss)) records.push(record);
-  }
-  if (news.length) drawChart();
-}
-
-// An exponential mean over a fiftieth of what there is, without the pull towards its beginning.
-function smooth(points) {
-  const keep = 1 - 1 / Math.max(5, points.length / 50);
-  let [sum, weight] = [0, 0];
-  return points.map(([step, loss]) => {
-    [sum, weight] = [keep * sum + (1 - keep) * loss, keep * weight + 1 - keep];
-    return [step, sum / weight];
-  });
-}
-
-// At most about two points for each pixel: the lowest and highest between.
-function thinned(points, across) {
-  const size = Math.ceil(points.length / across);
-  if (size < 3) return points;
-  const kept = [];
-  for (let i = 0; i < points.length; i += size) {
-    const some = points.slice(i, i + size).sort((a, b) => a[1] - b[1]);
-    kept.push(...[some[0], some.at(-1)].sort((a, b) => a[0] - b[0]));
-  }
-  return kept;
-}
-
-const of = (key) =>
-  records.map((record) => [record.step, key === null ? record.loss : record.buckets?.[key]]).filter(([, loss]) => Number.isFinite(loss));
-
-function drawChart() {
+// The loss against the step: each measurement faint, a running mean strong, and on request one line per range of noise
+// levels. The records arrive a few at a time.
+function createLossChart({ root, board }) {
+  const COLORS = ["#2563eb", "#0891b2", "#16a34a", "#ca8a04", "#ea580c", "#dc2626", "#9333ea", "#db2777"];
+  const ENDED_WITHOUT_LOSS = ["failed", "interrupted", "stopped"];
+  const [LEFT, RIGHT, TOP, BOTTOM] = [54, 8, 10, 18]; // margins in pixels
+  const $ = (selector) => root.querySelector(selector);
   const canvas = $(".chart");
-  const raw = of(null);
-  $(".losses").hidden = !raw.length && ["failed", "lost", "stopped"].includes(facts?.state);
-  const [across, down] = [canvas.clientWidth, canvas.clientHeight];
-  if (!across) return;
-  const ratio = window.devicePixelRatio || 1;
-  [canvas.width, canvas.height] = [Math.round(across * ratio), Math.round(down * ratio)];
-  const pen = canvas.getContext("2d");
-  pen.scale(ratio, ratio);
-  const style = getComputedStyle(root);
-  const ink = style.getPropertyValue("--body-text-color-subdued");
-  pen.font = "11px system-ui";
-  $(".now").textContent = raw.length ? smooth(raw).at(-1)[1].toPrecision(3) : "";
-  canvas.dataset.points = raw.length;
-  const levels = byLevel ? Object.keys(records.findLast((record) => record.buckets)?.buckets || {}) : [];
-  const scaleOfNoise = levels.length ? [part("", "t = 0: clean image, t = 1: pure noise")] : [];
-  $(".legend").replaceChildren(...scaleOfNoise, ...levels.map((level, i) => legend(level, COLOURS[i % COLOURS.length])));
-  $(".levels").hidden = !records.some((record) => record.buckets);
-  if (raw.length < 2) {
-    pen.fillStyle = ink;
+  let records = []; // by rising step
+  let isLogarithmic = true;
+  let isByLevel = false;
+
+  function clear() {
+    records = [];
+    draw();
+  }
+
+  function add(added) {
+    for (const record of added) {
+      // A run that resumed from an earlier checkpoint repeats the steps after it.
+      if ("event" in record) while (records.length && records.at(-1).step > record.step) records.pop();
+      if (Number.isFinite(record.loss)) records.push(record);
+    }
+    if (added.length) draw();
+  }
+
+  // The points [step, loss] of all images, or of a range of noise levels.
+  function pointsOf(level) {
+    const points = records.map((record) => [record.step, level === null ? record.loss : record.buckets?.[level]]);
+    return points.filter(([, loss]) => Number.isFinite(loss));
+  }
+
+  // An exponential mean over a fiftieth of the points, without a bias toward the first.
+  function smooth(points) {
+    const decay = 1 - 1 / Math.max(5, points.length / 50);
+    let [sum, weight] = [0, 0];
+    return points.map(([step, loss]) => {
+      [sum, weight] = [decay * sum + (1 - decay) * loss, decay * weight + 1 - decay];
+      return [step, sum / weight];
+    });
+  }
+
+  // About two points per pixel at most: the lowest and the highest of each stretch.
+  function decimate(points, width) {
+    const size = Math.ceil(points.length / width);
+    if (size < 3) return points;
+    const kept = [];
+    for (let i = 0; i < points.length; i += size) {
+      const stretch = points.slice(i, i + size).sort((a, b) => a[1] - b[1]);
+      kept.push(...[stretch[0], stretch.at(-1)].sort((a, b) => a[0] - b[0]));
+    }
+    return kept;
+  }
+
+  function draw() {
+    const points = pointsOf(null);
+    $(".loss").hidden = !points.length && ENDED_WITHOUT_LOSS.includes(board.facts?.state);
+    const fitted = fitCanvas(canvas);
+    if (!fitted) return;
+    const mean = smooth(points);
+    const levels = isByLevel ? Object.keys(records.findLast((record) => record.buckets)?.buckets || {}) : [];
+    $(".current-loss").textContent = points.length ? mean.at(-1)[1].toPrecision(3) : "";
+    $(".by-level").hidden = !records.some((record) => record.buckets);
+    canvas.dataset.points = points.length;
+    drawLegend(levels);
+    if (points.length < 2) return drawHint(fitted, points.length ? "one measurement so far" : "The loss appears here.");
+    const lines = levels.map((level) => smooth(pointsOf(level)));
+    const axes = scaleAxes(fitted, points, [points, mean, ...lines]);
+    drawAxes(fitted, axes);
+    drawLines(fitted, axes, points, mean, lines);
+  }
+
+  function drawLegend(levels) {
+    const entries = levels.map((level, i) => {
+      const entry = createElement("span", "level", level);
+      const mark = createElement("i", "", "");
+      mark.style.background = COLORS[i % COLORS.length];
+      entry.prepend(mark);
+      return entry;
+    });
+    const scale = levels.length ? [createElement("span", "", "t = 0: clean image, t = 1: pure noise")] : [];
+    $(".legend").replaceChildren(...scale, ...entries);
+  }
+
+  function styleText(pen) {
+    pen.font = "11px system-ui";
+    pen.fillStyle = getComputedStyle(root).getPropertyValue("--body-text-color-subdued");
+  }
+
+  function drawHint({ pen, width, height }, text) {
+    styleText(pen);
     pen.textAlign = "center";
-    pen.fillText(raw.length ? "one measurement so far" : "The loss appears here.", across / 2, down / 2);
-    return;
+    pen.fillText(text, width / 2, height / 2);
   }
-  const lines = levels.map((level) => smooth(of(level)));
-  const scale = (loss) => (logScale ? Math.log10(Math.max(loss, 1e-9)) : loss);
-  // The heights of a long run's very first steps would press all the rest against the ground.
-  const settled = (line) => line.slice(raw.length < 50 ? 0 : 5);
-  const seen = [raw, smooth(raw), ...lines].flatMap(settled).map(([, loss]) => scale(loss));
-  let [low, high] = seen.reduce(([a, b], y) => [Math.min(a, y), Math.max(b, y)], [Infinity, -Infinity]);
-  if (!logScale) low = 0;
-  if (high - low < 1e-9) high = low + 1e-9;
-  const [left, bottom] = [54, 18];
-  const last = Math.max(records.at(-1).step, 1);
-  const x = (step) => left + ((across - left - 8) * step) / last;
-  const y = (loss) => Math.max(4, down - bottom - ((down - bottom - 10) * (scale(loss) - low)) / (high - low));
 
-  pen.fillStyle = ink;
-  pen.strokeStyle = style.getPropertyValue("--border-color-primary");
-  for (let i = 0; i <= 3; i++) {
-    const value = low + ((high - low) * i) / 3;
-    const loss = logScale ? 10 ** value : value;
+  function scaleAxes({ width, height }, points, lines) {
+    const scale = (loss) => (isLogarithmic ? Math.log10(Math.max(loss, 1e-9)) : loss);
+    // The first losses of a long run are so high that they would flatten all the others.
+    const skipped = points.length < 50 ? 0 : 5;
+    const values = lines.flatMap((line) => line.slice(skipped)).map(([, loss]) => scale(loss));
+    let [low, high] = values.reduce(([a, b], y) => [Math.min(a, y), Math.max(b, y)], [Infinity, -Infinity]);
+    if (!isLogarithmic) low = 0;
+    if (high - low < 1e-9) high = low + 1e-9;
+    const last = Math.max(records.at(-1).step, 1);
+    const x = (step) => LEFT + ((width - LEFT - RIGHT) * step) / last;
+    const y = (loss) => Math.max(4, height - BOTTOM - ((height - BOTTOM - TOP) * (scale(loss) - low)) / (high - low));
+    return { x, y, low, high, last };
+  }
+
+  function drawAxes({ pen, width, height }, { x, y, low, high, last }) {
+    styleText(pen);
+    pen.strokeStyle = getComputedStyle(root).getPropertyValue("--border-color-primary");
     pen.textAlign = "right";
-    pen.fillText(loss.toPrecision(3), left - 6, y(loss) + 4);
-    pen.beginPath();
-    pen.moveTo(left, y(loss));
-    pen.lineTo(across - 8, y(loss));
-    pen.stroke();
+    for (let i = 0; i <= 3; i++) {
+      const value = low + ((high - low) * i) / 3;
+      const loss = isLogarithmic ? 10 ** value : value;
+      pen.fillText(loss.toPrecision(3), LEFT - 6, y(loss) + 4);
+      drawLine(pen, [[LEFT, y(loss)], [width - RIGHT, y(loss)]]);
+    }
+    for (const [fraction, align] of [[0, "left"], [0.5, "center"], [1, "right"]]) {
+      pen.textAlign = align;
+      pen.fillText(formatNumber(Math.round(last * fraction)), x(last * fraction), height - 4);
+    }
   }
-  for (const share of [0, 0.5, 1]) {
-    pen.textAlign = ["left", "center", "right"][share * 2];
-    pen.fillText(number(Math.round(last * share)), x(last * share), down - 4);
-  }
-  const line = (points, colour, width, alpha) => {
-    [pen.strokeStyle, pen.lineWidth, pen.globalAlpha] = [colour, width, alpha];
+
+  function drawLines({ pen, width, height }, { x, y }, points, mean, lines) {
+    const line = (values, color, lineWidth, alpha) => {
+      [pen.strokeStyle, pen.lineWidth, pen.globalAlpha] = [color, lineWidth, alpha];
+      drawLine(pen, decimate(values, width).map(([step, loss]) => [x(step), y(loss)]));
+    };
     pen.beginPath();
-    thinned(points, across).forEach(([step, loss], i) => (i ? pen.lineTo(x(step), y(loss)) : pen.moveTo(x(step), y(loss))));
-    pen.stroke();
-    pen.globalAlpha = 1;
-  };
-  pen.save();
-  pen.beginPath();
-  pen.rect(left, 0, across - left - 6, down - bottom + 2);
-  pen.clip();
-  const accent = style.getPropertyValue("--color-accent");
-  line(raw, accent, 1, 0.3);
-  lines.forEach((points, i) => line(points, COLOURS[i % COLOURS.length], 1.5, 1));
-  line(smooth(raw), accent, 2.5, 1);
-  pen.restore();
-}
+    pen.rect(LEFT, 0, width - LEFT - 6, height - BOTTOM + 2);
+    pen.clip();
+    const accent = getComputedStyle(root).getPropertyValue("--color-accent");
+    line(points, accent, 1, 0.3);
+    lines.forEach((values, i) => line(values, COLORS[i % COLORS.length], 1.5, 1));
+    line(mean, accent, 2.5, 1);
+  }
 
-function legend(words, colour) {
-  const made = part("level", words);
-  const mark = document.createElement("i");
-  mark.style.background = colour;
-  made.prepend(mark);
-  return made;
-}
+  $(".log-scale").addEventListener("click", ({ target }) => {
+    isLogarithmic = !isLogarithmic;
+    target.setAttribute("aria-pressed", isLogarithmic);
+    draw();
+  });
+  $(".by-level").addEventListener("click", ({ target }) => {
+    isByLevel = !isByLevel;
+    target.setAttribute("aria-pressed", isByLevel);
+    draw();
+  });
+  new ResizeObserver(draw).observe(root);
 
-$(".log").addEventListener("click", ({ target }) => {
-  logScale = !logScale;
-  target.setAttribute("aria-pressed", logScale);
-  drawChart();
-});
-$(".levels").addEventListener("click", ({ target }) => {
-  byLevel = !byLevel;
-  target.setAttribute("aria-pressed", byLevel);
-  drawChart();
-});
+  return { add, clear };
+}

@@ -1,63 +1,49 @@
-// What the board's forms have in common. A typed token is taken from its field before it goes anywhere.
-const LOST = "The server did not respond. Try again.";
+// A form of the board. forms: all of them, of which one is open at a time.
+function createForm({ root, board, forms, name }) {
+  const form = root.querySelector(`.form.${name}`);
+  const field = (name) => form.querySelector(`.${name}`);
 
-// The answer of a server function. Where the request fails, Gradio's client neither throws nor says why: it answers
-// undefined.
-const answered = async (call, lost = LOST) => (await call) ?? { problem: lost };
-
-class Form {
-  static all = [];
-
-  constructor(name) {
-    this.form = $(`.${name}`);
-    this.field("cancel")?.addEventListener("click", () => this.close());
-    Form.all.push(this);
+  function open() {
+    for (const other of forms) other.close();
+    report("");
+    form.hidden = false;
   }
 
-  field(name) {
-    return this.form.querySelector(`.${name}`);
+  function close() {
+    form.hidden = true;
+    takeToken();
   }
 
-  open() {
-    for (const form of Form.all) form.close();
-    this.said("");
-    this.form.hidden = false;
+  // Return the typed token, and clear its field; "" if the form has none.
+  function takeToken() {
+    const input = field("token");
+    if (!input) return "";
+    const token = input.value;
+    input.value = "";
+    return token;
   }
 
-  close() {
-    this.form.hidden = true;
-    this.token();
+  function report(text, { url, isProblem = false } = {}) {
+    field("outcome").replaceChildren(text, ...(url ? [createLink(url, url)] : []));
+    field("outcome").classList.toggle("bad", isProblem);
   }
 
-  token() {
-    const field = this.field("token");
-    if (!field) return ""; // a form that needs none
-    const { value } = field;
-    field.value = "";
-    return value;
-  }
-
-  said(words, url, isWrong = false) {
-    const link = url ? [linkTo(url, url)] : [];
-    this.field("outcome").replaceChildren(words, ...link);
-    this.field("outcome").classList.toggle("bad", isWrong);
-  }
-
-  // The server's answer, which is told unless another run is shown by then.
-  async send(call, meanwhile, lost) {
-    const about = shown;
-    this.field("main").disabled = true;
-    this.said(meanwhile);
-    const answer = await answered(call, lost);
-    this.field("main").disabled = false;
-    if (answer.problem && about === shown) {
-      if (this.field("asks-token")) this.field("asks-token").hidden = false; // it may be the login that does not do
-      this.said(answer.problem, null, true);
+  // Return the server's answer. A problem is reported, unless another run is shown by then.
+  async function send(call, waitingText, noResponse) {
+    const { runId } = board;
+    field("main").disabled = true;
+    report(waitingText);
+    const answer = await answerOf(call, noResponse);
+    field("main").disabled = false;
+    if (answer.problem && runId === board.runId) {
+      if (field("needs-token")) field("needs-token").hidden = false; // the login may lack the permission
+      report(answer.problem, { isProblem: true });
     }
     return answer;
   }
-}
 
-function linkTo(url, words) {
-  return Object.assign(document.createElement("a"), { href: url, textContent: words, target: "_blank", rel: "noopener" });
+  const created = { form, field, open, close, takeToken, report, send, isOpen: () => !form.hidden };
+  field("cancel")?.addEventListener("click", close);
+  forms.push(created);
+  return created;
 }

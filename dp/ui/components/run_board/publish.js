@@ -1,25 +1,37 @@
-// A milestone for the Hub.
-const publishing = new Form("publish");
+// Publish a checkpoint on the Hub.
+function createPublishForm({ root, board, forms, server, showProblem }) {
+  const publishing = createForm({ root, board, forms, name: "publish" });
+  const { field } = publishing;
 
-async function openPublish() {
-  const [about, field] = [shown, (name) => publishing.field(name)];
-  const told = await answered(server.offer({ run: about }));
-  if (about !== shown) return;
-  if (told.problem) return ($(".problem").textContent = told.problem);
-  publishing.open();
-  field("repo").value = told.owner ? `${told.owner}/${told.repo}` : "";
-  field("repo").placeholder = `you/${told.repo}`;
-  field("asks-token").hidden = told.login;
-  field("hint").textContent = told.hint;
-  field("milestone").replaceChildren(...[...facts.checkpoints].reverse().map((step) => new Option(`step ${number(step)}`, step)));
-  field("repo").focus();
+  async function open() {
+    const { runId } = board;
+    const offer = await answerOf(server.offer({ run: runId }));
+    if (runId !== board.runId) return;
+    if (offer.problem) return showProblem(offer.problem);
+    publishing.open();
+    field("repo").value = offer.owner ? `${offer.owner}/${offer.repo}` : "";
+    field("repo").placeholder = `you/${offer.repo}`;
+    field("needs-token").hidden = offer.login;
+    field("hint").textContent = offer.hint;
+    const steps = [...board.facts.checkpoints].reverse();
+    field("checkpoint").replaceChildren(...steps.map((step) => new Option(`step ${formatNumber(step)}`, step)));
+    field("repo").focus();
+  }
+
+  publishing.form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const request = {
+      run: board.runId,
+      repo: field("repo").value,
+      milestone: field("checkpoint").value,
+      licence: field("license").value,
+      private: field("private").checked,
+      token: publishing.takeToken(),
+    };
+    const noResponse = "The server did not respond. Check on the Hub whether the model is there, or try again.";
+    const { url } = await publishing.send(server.publish(request), "Publishing… A large model takes a while.", noResponse);
+    if (url && request.run === board.runId) publishing.report("Published: ", { url });
+  });
+
+  return { open };
 }
-
-publishing.form.addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const asked = { run: shown, private: publishing.field("private").checked, token: publishing.token() };
-  for (const name of ["repo", "milestone", "licence"]) asked[name] = publishing.field(name).value;
-  const lost = "The server did not respond. Check on the Hub whether the model is there, or try again.";
-  const { url } = await publishing.send(server.publish(asked), "Publishing… A large model takes a while.", lost);
-  if (url && asked.run === shown) publishing.said("Published: ", url);
-});

@@ -1,258 +1,288 @@
-// The runs, asked for once a second while they are looked at. What the page knows already is named in the question, so
-// that an answer holds only what is new.
+// The list of runs, and the run that is shown. While they are visible, the page asks the server once a second for
+// changes; each request says what the page has already, so that an answer holds only what is new.
+const POLL_MS = 1000;
+const RETRY_MS = 3000;
 const $ = (selector) => element.querySelector(selector);
 const root = $(".board");
-const detail = $(".run");
-const EVERY = 1000; // ms
-const number = (value) => value.toLocaleString("en");
-let shown = null; // the id of the run
-let known = {}; // seen, known, offset, have: what is on the page already
-let chosen = false; // by the visitor; until then the newest run is shown
-let asking = 0;
-let facts = null; // of the run, as last told
+const details = $(".run");
+const board = {
+  runId: null, // of the run that is shown
+  facts: null, // about that run, as last sent
+  token: "", // as typed in this page; it is kept here and nowhere else
+};
+let have = {}; // what the page has: runs_mark, facts_mark, offset, last_sample
+let isChosen = false; // by the visitor; until then the newest run is shown
+let pollNumber = 0; // only the answer to the last request counts
+let onConfirm = null;
 
-function choose(id) {
-  if (id === shown) return;
-  shown = id;
-  known = { seen: known.seen };
-  [facts, detail.hidden] = [null, true];
-  $(".problem").textContent = "";
-  ask(null);
-  waiting = null;
-  for (const form of Form.all) form.close();
-  clearChart();
-  clearSamples();
+const common = { root, board, forms: [], server };
+const chart = createLossChart({ root, board });
+const samples = createSamples({ root, details, board, tabs: props.tabs, trigger });
+const extendForm = createExtendForm({ ...common, maxSteps: props.max_steps, reloadFacts });
+const publishForm = createPublishForm({ ...common, showProblem });
+const rentForm = createRentForm({ ...common, poll });
+const job = createJob({
+  ...common,
+  element,
+  intervalMs: 1000 * props.exchange_s,
+  closeRentForm: rentForm.close,
+  sendCommand,
+});
+
+function showRun(id) {
+  if (id === board.runId) return;
+  [board.runId, board.facts, details.hidden] = [id, null, true];
+  have = { runs_mark: have.runs_mark };
+  showProblem("");
+  closeConfirmation();
+  job.reset();
+  for (const form of common.forms) form.close();
+  chart.clear();
+  samples.clear();
   for (const row of root.querySelectorAll(".runs button")) row.setAttribute("aria-current", row.dataset.id === id);
 }
 
-// ---- once a second
+// ---- polling
 
-async function turn() {
-  const mine = ++asking; // whatever was asked before is not heard any more
-  let pause = EVERY;
+async function poll() {
+  const mine = ++pollNumber;
+  let pause = POLL_MS;
   if (element.offsetParent && !document.hidden) {
     try {
-      const answer = await server.look({ run: shown, ...known });
-      if (mine !== asking) return;
-      $(".away").hidden = true;
-      const about = shown;
-      if (answer.seen) known.seen = answer.seen;
-      if (answer.runs) list(answer.runs);
-      if (about !== shown) pause = 0;
-      else if (!answer.gone && !answer.problem) pause = await take(answer);
+      const answer = await server.poll({ run: board.runId, ...have });
+      if (mine !== pollNumber) return;
+      $(".offline").hidden = true;
+      pause = await receive(answer);
     } catch {
-      if (mine !== asking) return;
-      $(".away").hidden = false;
-      pause = 3 * EVERY;
+      if (mine !== pollNumber) return;
+      $(".offline").hidden = false;
+      pause = RETRY_MS;
     }
   }
-  if (mine === asking) setTimeout(() => mine === asking && turn(), pause);
+  if (mine === pollNumber) setTimeout(() => mine === pollNumber && poll(), pause);
 }
 
-async function take(answer) {
-  for (const key of ["known", "offset"]) if (key in answer) known[key] = answer[key];
-  if (answer.facts) tell(answer.facts);
-  plot(answer.records);
-  if (answer.samples.length) known.have = answer.samples.at(-1)[0];
-  await hang(answer.samples);
-  return answer.more ? 0 : EVERY;
+// Show what is new, and return the milliseconds until the next request.
+async function receive(answer) {
+  const { runId } = board;
+  if (answer.runs_mark) have.runs_mark = answer.runs_mark;
+  if (answer.runs) listRuns(answer.runs);
+  if (runId !== board.runId) return 0;
+  if (answer.is_gone || answer.problem) return POLL_MS;
+  for (const key of ["facts_mark", "offset"]) if (key in answer) have[key] = answer[key];
+  if (answer.facts) showFacts(answer.facts);
+  chart.add(answer.records);
+  if (answer.samples.length) have.last_sample = answer.samples.at(-1)[0];
+  await samples.add(answer.samples);
+  return answer.has_more ? 0 : POLL_MS;
 }
 
-function list(runs) {
-  follow(runs);
-  root.dataset.runs = runs.length ? runs.length : "";
-  $(".runs").replaceChildren(
-    ...runs.map((run) => {
-      const row = document.createElement("button");
-      [row.type, row.dataset.id] = ["button", run.id];
-      row.append(part("title", run.name), part("steps", run.total ? `${number(run.step)} / ${number(run.total)}` : ""), pill(run.state));
-      row.addEventListener("click", () => {
-        chosen = true;
-        choose(run.id);
-        turn();
-      });
-      row.setAttribute("aria-current", run.id === shown);
-      const line = document.createElement("li");
-      line.append(row);
-      return line;
-    }),
-  );
+function reloadFacts() {
+  delete have.facts_mark;
+  return poll();
+}
+
+// ---- the list
+
+function listRuns(runs) {
+  job.follow(runs);
+  root.dataset.runs = runs.length ? runs.length : ""; // app.css depends on it
+  $(".runs").replaceChildren(...runs.map(createRow));
   const ids = runs.map((run) => run.id);
-  if (!ids.includes(shown) || (!chosen && ids[0] !== shown)) choose(ids.includes(shown) && chosen ? shown : ids[0] || null);
+  if (!isChosen || !ids.includes(board.runId)) showRun(ids[0] || null);
 }
 
-function part(name, words) {
-  return Object.assign(document.createElement("span"), { className: name, textContent: words });
+function createRow({ id, name, state, step, total }) {
+  const [line, button] = [createElement("li", "", ""), createElement("button", "", "")];
+  [button.type, button.dataset.id] = ["button", id];
+  button.setAttribute("aria-current", id === board.runId);
+  const progress = total ? `${formatNumber(step)} / ${formatNumber(total)}` : "";
+  button.append(createElement("span", "title", name), createElement("span", "steps", progress), createPill(state));
+  button.addEventListener("click", () => {
+    isChosen = true;
+    showRun(id);
+    poll();
+  });
+  line.append(button);
+  return line;
 }
 
-function pill(state) {
-  const made = part("pill", state);
-  made.dataset.state = state;
-  return made;
+function createPill(state) {
+  const pill = createElement("span", "pill", state);
+  pill.dataset.state = state;
+  return pill;
 }
 
 // ---- the run that is shown
 
-function tell(now) {
-  facts = now;
-  detail.hidden = false;
-  detail.dataset.state = now.state;
-  detail.dataset.step = now.step || 0;
-  $(".run .name").textContent = now.name;
-  $(".run header .pill").replaceWith(pill(now.state));
-  $(".made").textContent = now.made;
-  for (const button of root.querySelectorAll(".verbs button")) {
-    const { in: states, of } = button.dataset;
-    button.hidden = !states.split(" ").includes(now.state) || Boolean(of && !now[of]);
-    if (["download", "publish"].includes(button.dataset.verb)) button.disabled = !now.checkpoints.length;
-    else button.disabled = false;
-  }
-  $('[data-verb="resume"]').textContent = now.state === "new" ? "Start" : "Resume";
-  const share = now.total ? (now.step || 0) / now.total : 0;
-  $(".bar i").style.transform = `scaleX(${share})`;
-  $(".bar").setAttribute("aria-valuenow", Math.round(share * 100));
-  const said = now.total ? [`step ${number(now.step || 0)} of ${number(now.total)}`] : [];
-  if (now.images_per_s && now.state === "running") said.push(`${number(Math.round(now.images_per_s))} images/s`);
-  $(".step").textContent = said.join(" · ");
-  $(".left").textContent = now.left == null ? "" : `about ${long(now.left)} left`;
-  const asleep = now.job ? "No progress reported for a while." : "No progress reported for a while: the machine may be asleep or very busy.";
-  const silent = now.answers ? "" : asleep;
-  const words = now.job || now.was_job ? { ...WORDS, ...JOB_WORDS } : WORDS;
-  const more = /^(training|(paused|stopped|finished) at step)/.test(now.message || "") ? "" : sentence(now.message || "");
-  $(".message").textContent = [silent, more, words[now.state]].filter(Boolean).join(" ");
-  $(".wrong").hidden = !("log" in now);
-  if ("log" in now) {
-    $(".wrong pre").textContent = now.log || "(the log is empty)";
-    $(".wrong pre").scrollTop = 1e6; // what went wrong stands last
-  }
-  mark(now.checkpoints);
-  tellJob(now);
-}
-
-const WORDS = {
+const STATE_TEXTS = {
   new: "Not started yet.",
   pausing: "Saving, then pausing…",
   stopping: "Saving, then stopping…",
   paused: "Everything is saved: Resume continues from here. Until then the device is free for Denoise.",
-  lost: "The process ended unexpectedly (shutdown or out of memory?). Resume continues from the last complete checkpoint.",
+  interrupted: "The process ended unexpectedly (shutdown or out of memory?). Resume continues from the last complete checkpoint.",
   failed: "The saved checkpoints are intact: once the cause is fixed, Resume continues from the last one.",
 };
 
-// Where it is, or was last, on a rented machine; of one that is lost the message says all.
-const JOB_WORDS = {
+// For a run that is, or was last, on a rented machine. If it was interrupted, its message says why.
+const JOB_STATE_TEXTS = {
+  ...STATE_TEXTS,
   pausing: "The job saves the next time it checks for commands, then ends. It costs nothing after that.",
   stopping: "The job saves the next time it checks for commands, then ends. It costs nothing after that.",
   paused: "Everything is saved, and nothing costs money now. Resume continues on this machine; Rent a machine continues in a new job.",
-  lost: "",
+  interrupted: "",
 };
 
-const sentence = (words) => words && words[0].toUpperCase() + words.slice(1).replace(/\.?$/, ".");
-
-function long(seconds) {
-  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
-  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+function showFacts(facts) {
+  board.facts = facts;
+  details.hidden = false;
+  [details.dataset.state, details.dataset.step] = [facts.state, facts.step || 0];
+  $(".run .name").textContent = facts.name;
+  $(".run header .pill").replaceWith(createPill(facts.state));
+  $(".description").textContent = facts.description;
+  $('[data-verb="resume"]').textContent = facts.state === "new" ? "Start" : "Resume";
+  for (const button of root.querySelectorAll(".verbs button")) {
+    const { verb, in: states, if: condition } = button.dataset;
+    button.hidden = !states.split(" ").includes(facts.state) || Boolean(condition && !facts[condition]);
+    button.disabled = ["download", "publish"].includes(verb) && !facts.checkpoints.length;
+  }
+  showProgress(facts);
+  $(".message").textContent = describe(facts);
+  $(".log").hidden = !("log" in facts);
+  if ("log" in facts) {
+    $(".log pre").textContent = facts.log || "(the log is empty)";
+    $(".log pre").scrollTop = 1e6; // the error comes last
+  }
+  samples.markCheckpoints(facts.checkpoints);
+  job.show(facts);
 }
 
-// ---- what can be done with it
+function showProgress({ state, step, total, images_per_s, seconds_left }) {
+  const fraction = total ? (step || 0) / total : 0;
+  $(".bar i").style.transform = `scaleX(${fraction})`;
+  $(".bar").setAttribute("aria-valuenow", Math.round(fraction * 100));
+  const parts = total ? [`step ${formatNumber(step || 0)} of ${formatNumber(total)}`] : [];
+  if (images_per_s && state === "running") parts.push(`${formatNumber(Math.round(images_per_s))} images/s`);
+  $(".step").textContent = parts.join(" · ");
+  $(".time-left").textContent = seconds_left == null ? "" : `about ${formatDuration(seconds_left)} left`;
+}
 
-const act = (verb, more) => press(server.act({ run: shown, verb, ...more }));
+function describe(facts) {
+  const isRemote = facts.job || facts.was_remote;
+  const maybeAsleep = facts.job ? "." : ": the machine may be asleep or very busy.";
+  const silence = facts.is_responding ? "" : `No progress reported for a while${maybeAsleep}`;
+  const isRedundant = /^(training|(paused|stopped|finished) at step)/.test(facts.message || "");
+  const message = isRedundant ? "" : toSentence(facts.message || "");
+  return [silence, message, (isRemote ? JOB_STATE_TEXTS : STATE_TEXTS)[facts.state]].filter(Boolean).join(" ");
+}
 
-async function press(call) {
-  const about = shown;
-  const buttons = [...root.querySelectorAll(".verbs button")];
-  buttons.forEach((button) => (button.disabled = true)); // one at a time; the next facts say what is possible
-  $(".problem").textContent = "";
-  const answer = await answered(call);
-  if (answer.problem && about === shown) $(".problem").textContent = answer.problem;
-  delete known.known;
-  await turn();
-  if (away.includes(about)) exchange(); // it hands over what was asked
+function showProblem(text) {
+  $(".problem").textContent = text;
+}
+
+// ---- commands
+
+const command = (verb, options) => sendCommand(server.command({ run: board.runId, verb, ...options }));
+
+async function sendCommand(call) {
+  const { runId } = board;
+  // One command at a time; the next facts enable what is possible then.
+  for (const button of root.querySelectorAll(".verbs button")) button.disabled = true;
+  showProblem("");
+  const answer = await answerOf(call);
+  if (answer.problem && runId === board.runId) showProblem(answer.problem);
+  await reloadFacts();
+  if (job.isRemote(runId)) job.exchange(); // forwards the command
   return answer;
 }
 
-let agreed = null; // what is done after Yes
-
-function ask(words, yes, no, then) {
-  $(".asks").hidden = words === null;
-  [$(".asks span").textContent, $(".asks .yes").textContent, $(".asks .no").textContent] = [words, yes, no];
-  agreed = then;
+function requestConfirmation(question, yes, no, action) {
+  $(".confirmation").hidden = false;
+  [$(".confirmation span").textContent, $(".confirmation .yes").textContent, $(".confirmation .no").textContent] = [question, yes, no];
+  onConfirm = action;
 }
 
-function askDelete() {
-  const left = facts.repo ? ` Its repository ${facts.repo} on Hugging Face stays: if you do not need it, delete that first.` : "";
-  const words = `Delete ${facts.name} with its images, samples and checkpoints? This cannot be undone.${left}`;
-  ask(words, "Delete it", "Keep it", () => {
-    chosen = false;
-    act("delete");
+function closeConfirmation() {
+  $(".confirmation").hidden = true;
+}
+
+function confirmDelete() {
+  const { name, repo } = board.facts;
+  const remains = repo ? ` Its repository ${repo} on Hugging Face stays: if you do not need it, delete that first.` : "";
+  const question = `Delete ${name} with its images, samples and checkpoints? This cannot be undone.${remains}`;
+  requestConfirmation(question, "Delete it", "Keep it", () => {
+    isChosen = false;
+    command("delete");
   });
 }
 
-function askEnd() {
-  const words = "End the job immediately? Steps since the last saved checkpoint are lost, as is whatever it has not reported yet (about a minute). Pause and Stop save first.";
-  ask(words, "End the job", "Let it continue", () => tellHub("end"));
+function confirmEnd() {
+  const question =
+    "End the job immediately? Steps since the last saved checkpoint are lost, as is whatever it has not reported yet (about a minute). Pause and Stop save first.";
+  requestConfirmation(question, "End the job", "Let it continue", () => job.sendToHub("end"));
 }
 
-function askForget() {
-  const words = `Delete ${facts.repo} on Hugging Face? The run stays here, with everything that was downloaded.`;
-  ask(words, "Delete it", "Keep it", () => tellHub("forget"));
+function confirmForget() {
+  const question = `Delete ${board.facts.repo} on Hugging Face? The run stays here, with everything that was downloaded.`;
+  requestConfirmation(question, "Delete it", "Keep it", () => job.sendToHub("forget"));
 }
 
-for (const button of root.querySelectorAll(".verbs button"))
-  button.addEventListener("click", () => {
-    const verb = button.dataset.verb;
-    if (verb === "rename") return rename();
-    if (verb === "delete") return askDelete();
-    if (verb === "publish") return openPublish();
-    if (verb === "rent") return openRent();
-    if (verb === "longer") return openLonger();
-    if (verb === "end") return askEnd();
-    if (verb === "duplicate") return trigger("duplicated", { run: shown });
-    if (verb === "download") return trigger("downloaded", { run: shown, milestone: facts.checkpoints.at(-1) });
-    act(verb);
-  });
-$(".remains button").addEventListener("click", askForget);
-$(".asks .no").addEventListener("click", () => ask(null));
-$(".asks .yes").addEventListener("click", () => {
-  const then = agreed;
-  ask(null);
-  then();
-});
-
-function rename() {
-  const box = $(".rename");
-  [box.value, box.hidden, $(".run .name").hidden] = [facts.name, false, true];
-  box.focus();
-  box.select();
+const verbs = {
+  rename: startRenaming,
+  delete: confirmDelete,
+  publish: publishForm.open,
+  rent: rentForm.open,
+  extend: extendForm.open,
+  end: confirmEnd,
+  duplicate: () => trigger("duplicated", { run: board.runId }),
+  download: () => trigger("downloaded", { run: board.runId, checkpoint: board.facts.checkpoints.at(-1) }),
+};
+for (const button of root.querySelectorAll(".verbs button")) {
+  const { verb } = button.dataset;
+  button.addEventListener("click", () => (verbs[verb] ? verbs[verb]() : command(verb)));
 }
-$(".rename").addEventListener("keydown", (event) => {
-  if (event.key === "Enter") event.target.blur();
-  if (event.key === "Escape") {
-    event.target.value = facts.name;
-    event.target.blur();
-  }
-});
-$(".rename").addEventListener("blur", ({ target }) => {
-  [target.hidden, $(".run .name").hidden] = [true, false];
-  const name = target.value.trim();
-  if (name && name !== facts.name) act("rename", { name });
+$(".job-repo button").addEventListener("click", confirmForget);
+$(".confirmation .no").addEventListener("click", closeConfirmation);
+$(".confirmation .yes").addEventListener("click", () => {
+  closeConfirmation();
+  onConfirm();
 });
 
-// ---- from the page: a run that was just started, a file to take away
+// ---- the name, edited in place
+
+const nameField = $(".rename");
+
+function startRenaming() {
+  [nameField.value, nameField.hidden, $(".run .name").hidden] = [board.facts.name, false, true];
+  nameField.focus();
+  nameField.select();
+}
+nameField.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") nameField.value = board.facts.name;
+  if (event.key === "Enter" || event.key === "Escape") nameField.blur();
+});
+nameField.addEventListener("blur", () => {
+  [nameField.hidden, $(".run .name").hidden] = [true, false];
+  const name = nameField.value.trim();
+  if (name && name !== board.facts.name) command("rename", { name });
+});
+
+// ---- values from the server: a run that was just created, or a file to download
 
 watch("value", () => {
   const { show, rent, file } = props.value || {};
   if (show) {
-    chosen = true;
-    choose(show);
-    delete known.seen;
-    const looked = turn();
-    if (rent) looked.then(openRent);
+    isChosen = true;
+    showRun(show);
+    delete have.runs_mark;
+    const polled = poll();
+    if (rent) polled.then(rentForm.open);
   }
-  if (file) {
-    const link = Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name });
-    link.click();
-  }
+  if (file) Object.assign(document.createElement("a"), { href: file.url, download: file.orig_name }).click();
 });
-document.addEventListener("visibilitychange", () => document.hidden || (turn(), exchange()));
-new ResizeObserver(() => drawChart()).observe(root);
-setTimeout(turn);
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return;
+  poll();
+  job.exchange();
+});
+setTimeout(poll);

@@ -1,9 +1,9 @@
-"""The runs as they are on disk: a `gr.HTML` component that asks once a second for what is new, as long as it is looked
-at. Nothing of it is kept here, so a second page, a reload, a phone and an app that was started anew show the same.
+"""The board of training runs: a `gr.HTML` component that polls the run folders once a second while it is visible. The
+server keeps no state for it, so a second page, a reload, a phone and a restarted app all show the same.
 
-Its value is {"show": the id of the run to show, "rent": whether a machine for it is to be chosen, "file": one to be
-taken away}. It triggers `opened`, with a `run`, a `milestone` and a `tab`; `downloaded`, with the first two; and
-`duplicated`, with a `run`.
+Its value is an instruction: {"show": the id of the run to show, "rent": whether to open its form for renting a machine,
+"file": a file to download}. It triggers `opened` with a `run`, a `checkpoint` (its step) and a `tab`, `downloaded` with
+a `run` and a `checkpoint`, and `duplicated` with a `run`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from dp.ui.auth import permission
 from dp.ui.components.component import Component
 from dp.ui.components.player.player import data_uri
 
-SCRIPTS = ("run_board", "chart", "samples", "form", "longer", "publish", "rent")  # one scope
-PICTURES = 12  # in one answer, at most
-MAX_SAMPLE = 20_000_000  # bytes of one of them
+SCRIPTS = [f"shared/{name}.js" for name in ("format", "elements", "server", "canvas", "playback")]
+SCRIPTS += [f"run_board/{name}.js" for name in ("chart", "samples", "form", "extend", "publish", "rent", "job")]
+SCRIPTS += ["run_board/run_board.js"]
+MAX_SAMPLES = 12  # in one answer
+MAX_SAMPLE_BYTES = 20_000_000
 LOG_LINES = 20
 VERBS: dict[str, Callable[[RunFolder], Any]] = {
     "pause": processes.pause,
@@ -43,17 +45,17 @@ VERBS: dict[str, Callable[[RunFolder], Any]] = {
 
 
 class RunBoard(Component):
-    """tabs: the ids of those in which a milestone can be opened. served: functions that the page may call beside those
-    of here. exchange_s: how often the page asks for news of what is trained elsewhere.
+    """The board of runs. tabs: ids of the tabs in which a checkpoint can be opened. served: further functions that the
+    page may call. exchange_s: seconds between two exchanges with the Hub about a run on a rented machine.
     """
 
     def __init__(self, tabs: list[str], served: Sequence[Callable[..., Any]], exchange_s: float, **kwargs: Any):
         super().__init__(
             html="run_board/run_board.html",
-            css=["run_board/run_board.css"],
-            js=[f"run_board/{name}.js" for name in SCRIPTS],
+            css=["shared/transport.css", "run_board/run_board.css"],
+            js=SCRIPTS,
             description="the run to show",
-            server_functions=[look, act, *served],
+            server_functions=[poll, command, *served],
             value={},
             tabs=tabs,
             exchange_s=exchange_s,
@@ -62,31 +64,31 @@ class RunBoard(Component):
         )
 
 
-def look(asked: Any, request: gr.Request) -> dict[str, Any]:
-    """What is new since the last time: `runs`, the list, unless `seen` is its mark; and of the run `run` its `facts`,
-    unless `known` is theirs, `records` of metrics.jsonl from `offset` on, and pictures of `samples` later than `have`.
-    Anybody may call this, and the next one, with anything.
+def poll(asked: Any, request: gr.Request) -> dict[str, Any]:
+    """Return what is new since an earlier answer: the list of `runs`, unless `runs_mark` is its mark; and about the run
+    `run`, its `facts`, unless `facts_mark` is their mark, the `records` of metrics.jsonl from `offset` on, and the
+    `samples` after step `last_sample`. Anybody may call this, and `command`, with anything.
     """
     if why_not := permission.refusal(request):
         return {"problem": why_not}
     asked = asked if isinstance(asked, dict) else {}
-    answer = changed("runs", [summary(run) for run in runs_in(home())], asked.get("seen"), "seen")
+    answer = changed("runs", [summary(run) for run in runs_in(home())], asked.get("runs_mark"))
     try:
         run = run_of(asked.get("run"))
-    except ValueError:  # deleted, just now perhaps
-        return answer | {"gone": True}
-    answer |= changed("facts", facts(run), asked.get("known"), "known")
-    offset, have = asked.get("offset"), asked.get("have")
+    except ValueError:  # deleted, perhaps a moment ago
+        return answer | {"is_gone": True}
+    answer |= changed("facts", facts(run), asked.get("facts_mark"))
+    offset, last = asked.get("offset"), asked.get("last_sample")
     start = offset if isinstance(offset, int) and 0 <= offset < 2**53 else 0
     records, offset = run.metrics(start)
-    later = [step for step in run.sampled() if not isinstance(have, int) or step > have]
-    samples = [[step, image] for step in later[:PICTURES] if (image := sample(run, step))]
-    more = len(later) > PICTURES or offset - start > METRICS_BYTES // 2
-    return answer | {"records": records, "offset": offset, "samples": samples, "more": more}
+    steps = [step for step in run.sampled() if not isinstance(last, int) or step > last]
+    samples = [[step, image] for step in steps[:MAX_SAMPLES] if (image := sample(run, step))]
+    has_more = len(steps) > MAX_SAMPLES or offset - start > METRICS_BYTES // 2
+    return answer | {"records": records, "offset": offset, "samples": samples, "has_more": has_more}
 
 
-def act(asked: Any, request: gr.Request) -> dict[str, Any]:
-    """Do the `verb` with the run `run`; 'rename' takes a `name`, 'extend' the `steps` in all."""
+def command(asked: Any, request: gr.Request) -> dict[str, Any]:
+    """Apply a `verb` to the run `run`. 'rename' takes a `name`, and 'extend' the new total number of `steps`."""
     if why_not := permission.refusal(request):
         return {"problem": why_not}
     try:
@@ -105,39 +107,40 @@ def act(asked: Any, request: gr.Request) -> dict[str, Any]:
     return {}
 
 
-def run_of(name: Any) -> RunFolder:
-    """The run of an id. Raises ValueError where there is none."""
+def run_of(run_id: Any) -> RunFolder:
+    """Return the run with this id. Raises ValueError if there is none."""
     for run in runs_in(home()):
-        if run.id == name:
+        if run.id == run_id:
             return run
     raise ValueError("this run no longer exists")
 
 
-def changed(key: str, value: Any, mark: Any, of_mark: str) -> dict[str, Any]:
-    """Nothing where `mark` is already that of `value`."""
-    found = hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
-    return {} if found == mark else {key: value, of_mark: found}
+def changed(key: str, value: Any, mark: Any) -> dict[str, Any]:
+    """Return the value and its mark, a hash, unless `mark` is equal to it."""
+    new_mark = hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
+    return {} if new_mark == mark else {key: value, f"{key}_mark": new_mark}
 
 
 def summary(run: RunFolder) -> dict[str, Any]:
-    """A run's line in the list."""
+    """Return a run's entry in the list."""
     status = status_of(run)
-    line = {"id": run.id, "name": run.name, "state": status["state"], "away": run.is_away()}
-    return line | {key: status.get(key) or 0 for key in ("step", "total")}
+    entry = {"id": run.id, "name": run.name, "state": status["state"], "is_remote": run.is_away()}
+    return entry | {key: status.get(key) or 0 for key in ("step", "total")}
 
 
 def status_of(run: RunFolder) -> dict[str, Any]:
-    """The run's status; where its folder is so broken that it has none, a failed one that says why."""
+    """Return the run's status; if its folder cannot be read, the state is 'failed' and the message says why."""
     try:
-        return run.status()
+        status = run.status()
     except OSError as error:
         return NO_STATUS | {"state": "failed", "message": readable(f"the run folder cannot be read: {error}")}
+    return status | {"state": "interrupted" if status["state"] == "lost" else status["state"]}
 
 
 def sample(run: RunFolder, step: int) -> str | None:
-    """The sample images of a step as a data URI; None where the file cannot be sent."""
+    """Return the samples of a step as a data URI, or None if the file is missing or too large."""
     with suppress(OSError):
-        if run.sample(step).stat().st_size <= MAX_SAMPLE:
+        if run.sample(step).stat().st_size <= MAX_SAMPLE_BYTES:
             return data_uri("png", run.sample(step).read_bytes())
     return None
 
@@ -146,37 +149,38 @@ def facts(run: RunFolder) -> dict[str, Any]:
     """Return the facts of a run that the page shows beside its charts and images."""
     status = status_of(run)
     state = status["state"]
-    said = {key: status.get(key) for key in ("step", "total", "loss", "images_per_s", "message", "error")}
-    said |= {"id": run.id, "name": run.name, "state": state}
-    said |= {"checkpoints": run.milestones(), "answers": status.get("is_responding", True) or state not in ALIVE}
-    said |= {"log": run.tail(LOG_LINES)} if state in ("failed", "lost") else {}
-    said |= rented(status)
+    shown = {key: status.get(key) for key in ("step", "total", "loss", "images_per_s", "message", "error")}
+    shown |= {"id": run.id, "name": run.name, "state": state, "checkpoints": run.milestones()}
+    shown |= {"is_responding": status.get("is_responding", True) or state not in ALIVE}
+    shown |= {"log": run.tail(LOG_LINES)} if state in ("failed", "interrupted") else {}
+    shown |= job_facts(status)
     try:
         config = run.config()
     except ValueError as error:
-        return said | {"left": None, "made": readable(message_of(error))}
+        return shown | {"seconds_left": None, "description": readable(message_of(error))}
     dataset, network = config.get("dataset", {}), config.get("network", {})
     side = config.get("image_size") or "?"
-    made = f"{dataset.get('count', '?')} images · {dataset.get('name', '?')} · {side} × {side}"
-    made += f" · width {network.get('dim', '?')}, depth {network.get('depth', '?')}"
-    return said | {"left": seconds_left(config, status), "made": made}
+    description = f"{dataset.get('count', '?')} images · {dataset.get('name', '?')} · {side} × {side}"
+    description += f" · width {network.get('dim', '?')}, depth {network.get('depth', '?')}"
+    return shown | {"seconds_left": seconds_left(config, status), "description": description}
 
 
-def rented(status: dict[str, Any]) -> dict[str, Any]:
-    """Of a run that goes on as a Job, `job`: where, since when, for how long; of one that did so last, `was_job`; and
-    `repo`, what a Job that is over has left.
+def job_facts(status: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts about a run's job on a rented machine: `job`, its hardware, page, start and time limit, while it
+    is active; afterwards `repo`, the repository that remains of it, and `was_remote`, whether the run has not continued
+    on this machine since.
     """
     remote = status["remote"]
     if not remote:
         return {}
     if not remote["is_going_on"]:
-        return {"repo": remote["repo"], "was_job": status["pid"] is None}
+        return {"repo": remote["repo"], "was_remote": status["pid"] is None}
     limit = words_of(remote["timeout"])
     return {"job": {"flavor": remote["flavor"], "url": remote["url"], "since": status["started"], "limit": limit}}
 
 
 def seconds_left(config: dict[str, Any], status: dict[str, Any]) -> float | None:
-    """By the speed of late; None where it is not under way or nothing has been measured."""
+    """Return the remaining time at the current speed, or None if the run is not training or was not measured yet."""
     rate, step, total = (status.get(key) for key in ("images_per_s", "step", "total"))
     if status["state"] != "running" or not rate or not total:
         return None
@@ -188,6 +192,6 @@ def seconds_left(config: dict[str, Any], status: dict[str, Any]) -> float | None
 
 
 def free_name(name: str) -> str:
-    """`name`, or where a run has it already, that and a number."""
+    """Return `name`, with a number appended if a run already has that name."""
     taken = {run.name for run in runs_in(home())}
     return next(free for number in count(1) if (free := f"{name} {number}" if number > 1 else name) not in taken)
