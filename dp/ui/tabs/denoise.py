@@ -56,7 +56,7 @@ def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
     wire_runs(page, tab, engine, sessions)
     wire_settings(page, tab, engine)
     wire_start_image(page, tab, engine)
-    for script in (scripts.KEEP_FOCUS, scripts.SEND_LESS):
+    for script in (scripts.KEEP_FOCUS, scripts.TRUNCATE_PNG):
         page.load(js=script, api_visibility="private")
     return tab.panel
 
@@ -141,8 +141,8 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> 
     tab.stop.click(halt, queue=False, api_visibility="private")
     page.unload(disconnect)
     remembered = gr.Textbox(visible=False)
-    page.load(reattach, remembered, js=scripts.REMEMBERED, **watching)
-    tab.player.reconnect(reconnect, remembered, js=scripts.REMEMBERED, **watching)
+    page.load(reattach, remembered, js=scripts.REMEMBERED_RUN, **watching)
+    tab.player.reconnect(reconnect, remembered, js=scripts.REMEMBERED_RUN, **watching)
 
 
 def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
