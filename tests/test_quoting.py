@@ -23,7 +23,7 @@ from dp.training import processes
 from dp.training.presets import Settings
 from dp.training.remote import hardware
 from dp.training.run_folder import RunFolder
-from dp.ui.components.player.player import recall
+from dp.ui.components.player.player import server_functions
 from dp.ui.components.start_image.start_image import read
 from dp.ui.components.upload import upload as page_of_intake
 from dp.ui.sampling import page_values
@@ -147,7 +147,7 @@ def test_a_message_about_long_input_is_short_and_printable(engine, home, entry, 
 @pytest.mark.parametrize("bad", MANY.values(), ids=MANY)
 def test_an_answer_to_the_page_is_short_too(engine, home, monkeypatch, bad):
     monkeypatch.setenv("DP_HOME", str(home))
-    *_, save = recall(engine)
+    *_, save = server_functions(engine)
     answers = [save({"run": bad, "kind": bad})]
     answers += [page_of_intake.begin({"files": bad, "bytes": bad}, None)]
     answers += [page_of_intake.receive({"draft": bad, "pieces": bad}, None)]

@@ -18,7 +18,7 @@ from dp import DiffusionPolicy
 from dp.data.codec import encode_png, grid, png_text, to_uint8
 from dp.diffusion.settings import SampleSettings
 from dp.serving.engine import Engine
-from dp.ui.components.player.player import recall
+from dp.ui.components.player.player import server_functions
 
 NAME, STEPS, SEED = "faces-32", 40, 3
 
@@ -346,7 +346,7 @@ def ended():
 
 def test_the_kept_frames_come_in_chunks(ended):
     engine, handle = ended
-    frames, *_ = recall(engine)
+    frames, *_ = server_functions(engine)
     first = frames({"run": handle.request_id, "start": 0})
     second = frames({"run": handle.request_id, "start": len(first["frames"])})
     assert first["total"] == 20
@@ -356,15 +356,15 @@ def test_the_kept_frames_come_in_chunks(ended):
 
 def test_anybody_may_ask_for_anything(ended):
     engine, handle = ended
-    frames, closeup, inside, save = recall(engine)
+    frames, closeup, attention, save = server_functions(engine)
     run = handle.request_id
     for asked in (None, [], "x", {}, {"run": run}, {"run": "x", "start": 0, "row": 0}, {"run": [run], "start": 0}):
-        assert frames(asked) is None and closeup(asked) is None and inside(asked) is None
+        assert frames(asked) is None and closeup(asked) is None and attention(asked) is None
         assert "problem" in save(asked)
     for wrong in (-1, 20, 1.5, "0", None, True, 10**30):
         assert frames({"run": run, "start": wrong}) is None
     for wrong in (-1, 3, 1.5, "0", None, True):
         assert closeup({"run": run, "row": wrong}) is None
-        assert inside({"run": run, "row": wrong, "index": 1}) is None
-        assert inside({"run": run, "row": 0, "index": 21 if wrong == 3 else wrong}) is None
-    assert "problem" in inside({"run": run, "row": 0, "index": 0})
+        assert attention({"run": run, "row": wrong, "index": 1}) is None
+        assert attention({"run": run, "row": 0, "index": 21 if wrong == 3 else wrong}) is None
+    assert "problem" in attention({"run": run, "row": 0, "index": 0})

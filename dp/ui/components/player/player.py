@@ -1,22 +1,21 @@
-"""The trajectory player: a `gr.HTML` component that is fed one frame at a time and draws it on a canvas.
+"""The trajectory player: a `gr.HTML` component that receives one frame at a time and draws it on a canvas.
 
-The server sends small JSON values, never markup, and the newest frame only. What a value holds, all of it optional but
-`state`:
+The server sends small JSON values with the newest frame, never markup. All keys of a value but `state` are optional:
 
     state     'idle', 'waiting', 'running', 'done', 'stopped' or 'failed'
-    index, timesteps, time, log_snr, moved   of the step that is shown, as in `Frame`
-    src, noisy   its x0 and x_t, `count` images each, as data URIs: JPEG while running, PNG at the end
-    curve     log-SNR at some steps of the run, with its first frame and its last
+    index, timesteps, time, log_snr, moved   of the frame's step, as in `Frame`
+    src, noisy   the images of x0 and of x_t, `count` of each, as data URIs: JPEG during the run and PNG at its end
+    curve     [step, log-SNR] at some steps of the run, with the run's first frame and its last
     seed      the seed of the first image, when a run begins
-    run       its id; kept for this tab, so that a reload finds it again
+    run       the id of the run; the browser tab keeps it, so that a reloaded page finds the run again
     walk      whether the images are a walk between two seeds
-    label     the name of an arm, and `until`, the step at which what it shows of its run ends
-    beat      any number, new each time, that says no more than that the run goes on
+    label     the name of a variant, and `until`, the last step of its run that it shows
+    beat      a number, new each time, in a value that says only that the run continues
     message   one sentence for the status line, as plain text
 
-A run begins with 'waiting', or with another `run`: of values that come close together the page may see only the last.
-Where one goes on but nothing has come for a while, the event `lost` is triggered. A value without `src` keeps the
-picture that is there: nothing blanks. After 'stopped', of a live run, only another run counts.
+A run begins with the state 'waiting' or with another `run`: of several values in quick succession, the page may see
+only the last. If a live run sends nothing for some seconds, the component triggers `reconnect`. A value without `src`
+leaves the images as they are. After 'stopped', values are ignored until another run begins.
 """
 
 from __future__ import annotations
@@ -37,12 +36,13 @@ from dp.serving.handle import RunHandle
 from dp.system.validation import message_of
 from dp.ui.components.component import Component
 
-SHARED = ("shared/canvas.js", "shared/playback.js", "shared/transport.js")
-SCRIPTS = ("run", "panes", "charts", "selection", "attention", "walk", "files", "variant", "player")
-CHUNK = 16  # frames in one answer to the player
-PATIENCE = 10  # seconds that a file waits for another's end
-SHEET_COLUMNS = 16  # of a sheet with one image's frames
-BUSY = "the server is busy with another visitor's attention maps or file: try again in a moment"
+SCRIPTS = [f"shared/{name}.js" for name in ("canvas", "playback", "transport")]
+PARTS = ("run", "panes", "charts", "selection", "attention", "walk", "files", "variant", "player")
+SCRIPTS += [f"player/{name}.js" for name in PARTS]
+CHUNK_FRAMES = 16  # in one answer to the player
+QUEUE_S = 10  # for which an attention map or a file waits for another one
+SHEET_COLUMNS = 16  # of the sheet with all frames of one image
+BUSY = "the server is busy with an attention map or a file for another visitor: try again in a moment"
 
 
 class Player(Component):
@@ -54,9 +54,9 @@ class Player(Component):
         super().__init__(
             html="player/player.html",
             css=["shared/transport.css", "player/player.css"],
-            js=[*SHARED, *(f"player/{name}.js" for name in SCRIPTS)],
+            js=SCRIPTS,
             description="the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
-            server_functions=recall(engine),
+            server_functions=server_functions(engine),
             value={"state": "idle"},
             is_variant=is_variant,
             keeps_runs=keeps_runs,
@@ -65,23 +65,23 @@ class Player(Component):
 
 
 def show(frame: Frame | None, state: str, message: str | None = None) -> dict[str, Any]:
-    """The player's value for a frame: lossless once the run has ended, light while it goes on."""
+    """Return the player's value for a frame. Its images are lossless PNGs unless the run is still running."""
     value: dict[str, Any] = {"state": state}
     if message:
         value["message"] = message
-    return value | pictured(frame, lossless=state != "running") if frame else value
+    return value | frame_value(frame, lossless=state != "running") if frame else value
 
 
-def pictured(frame: Frame, lossless: bool) -> dict[str, Any]:
+def frame_value(frame: Frame, lossless: bool) -> dict[str, Any]:
     uri = png if lossless else jpeg
     value = {key: getattr(frame, key) for key in ("index", "timesteps", "time", "log_snr")}
     value |= {"count": len(frame.x0), "moved": frame.moved.round(5).tolist()}
     return value | {"src": uri(grid(frame.x0)), "noisy": uri(grid(frame.x_t))}
 
 
-def recall(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
+def server_functions(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
     """Return the functions that a player calls with the id of its run. Anybody may call them with anything."""
-    one_at_a_time = threading.Semaphore(1)  # an animation takes memory and a core
+    one_at_a_time = threading.Semaphore(1)  # making a file takes memory and a core
 
     def frames(asked: Any) -> dict[str, Any] | None:
         return chunk_of(trajectory_of(engine, asked), asked)
@@ -108,24 +108,24 @@ def trajectory_of(engine: Engine, asked: Any) -> Trajectory | None:
     return handle and handle.trajectory
 
 
-def number(asked: dict[str, Any], key: str, below: int) -> int | None:
+def read_number(asked: dict[str, Any], key: str, below: int) -> int | None:
     value = asked.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below else None
 
 
 def chunk_of(trajectory: Trajectory | None, asked: Any) -> dict[str, Any] | None:
-    """Return CHUNK of the kept frames, beginning with number `start`, and how many there are in total."""
-    if trajectory is None or (start := number(asked, "start", len(trajectory.frames))) is None:
+    """Return up to CHUNK_FRAMES of the kept frames, from number `start` on, and the `total` number of kept frames."""
+    if trajectory is None or (start := read_number(asked, "start", len(trajectory.frames))) is None:
         return None
-    chunk = [pictured(frame, lossless=False) for frame in trajectory.frames[start : start + CHUNK]]
+    chunk = [frame_value(frame, lossless=False) for frame in trajectory.frames[start : start + CHUNK_FRAMES]]
     for value in chunk:
         value["x0"], value["x_t"] = value.pop("src"), value.pop("noisy")
     return {"frames": chunk, "total": len(trajectory.frames)}
 
 
 def sheets_of(trajectory: Trajectory | None, asked: Any) -> dict[str, Any] | None:
-    """Return all kept frames of image `row`, lossless: one sheet with x_t and one with x0."""
-    if trajectory is None or (row := number(asked, "row", trajectory.settings.batch_size)) is None:
+    """Return all kept frames of image `row`, lossless: one sheet of x_t and one of x0."""
+    if trajectory is None or (row := read_number(asked, "row", trajectory.settings.batch_size)) is None:
         return None
     kept = list(trajectory.frames)
     sheets = {key: png(grid(np.stack([getattr(f, key)[row] for f in kept]), SHEET_COLUMNS)) for key in ("x_t", "x0")}
@@ -133,16 +133,16 @@ def sheets_of(trajectory: Trajectory | None, asked: Any) -> dict[str, Any] | Non
 
 
 def attention_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
-    """Return what the latents read of image `row` at step `index`: a sheet with one line per block, which shows the
-    mean over the latents and then each latent. Every map is scaled to its own peak; `peaks` are relative to uniform
-    attention.
+    """Return the attention of each latent to the patches of image `row` at step `index`: a sheet with one line per
+    block, which has the mean over the latents and then each latent. Every map is scaled to its own peak; `peaks` are
+    relative to uniform attention.
     """
     trajectory = trajectory_of(engine, asked)
-    if trajectory is None or (row := number(asked, "row", trajectory.settings.batch_size)) is None:
+    if trajectory is None or (row := read_number(asked, "row", trajectory.settings.batch_size)) is None:
         return None
-    if (index := number(asked, "index", len(trajectory.log_snr) + 1)) is None:
+    if (index := read_number(asked, "index", len(trajectory.log_snr) + 1)) is None:
         return None
-    if not one_at_a_time.acquire(timeout=PATIENCE):
+    if not one_at_a_time.acquire(timeout=QUEUE_S):
         return {"problem": BUSY}
     try:
         weights = engine.inside(asked["run"], row, index).numpy()  # [depth,M,N]
@@ -160,11 +160,11 @@ def attention_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore)
 
 
 def file_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
-    """Return a file of the run; `kind` is one of those that `export` takes."""
+    """Return a file of the run, or the `problem`. `kind` is one of those that `export` takes."""
     handle = handle_of(engine, asked)
     if handle is None:
         return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
-    if not one_at_a_time.acquire(timeout=PATIENCE):
+    if not one_at_a_time.acquire(timeout=QUEUE_S):
         return {"problem": BUSY}
     try:
         name, content = export(list(handle.trajectory.frames), handle.provenance, asked.get("kind"))
@@ -175,13 +175,13 @@ def file_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore) -> d
     return {"name": name, "content": "data:application/octet-stream;base64," + base64.b64encode(content).decode()}
 
 
-def jpeg(picture: np.ndarray) -> str:
-    return data_uri("jpeg", encode_jpeg(picture))
+def jpeg(image: np.ndarray) -> str:
+    return data_uri("jpeg", encode_jpeg(image))
 
 
-def png(picture: np.ndarray) -> str:
-    return data_uri("png", encode_png(picture))
+def png(image: np.ndarray) -> str:
+    return data_uri("png", encode_png(image))
 
 
-def data_uri(kind: str, picture: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+def data_uri(image_format: str, image: bytes) -> str:
+    return f"data:image/{image_format};base64,{base64.b64encode(image).decode()}"
