@@ -70,7 +70,7 @@ function receive(next) {
   else caption();
   if (next.state === "running") state.run.measureSpeed(next.index);
   const { run } = state;
-  if (!isLive() && props.keeps_runs && run.id && run.frames.length && !run.isRecalled) recall(run);
+  if (!isLive() && run.id && run.frames.length && !run.isRecalled) recall(run);
 }
 
 // Begin another run. Its predecessor's images stay on the canvases until its first frame arrives.
@@ -129,7 +129,7 @@ function remember(id) {
   try {
     sessionStorage.setItem("dp-run", id);
   } catch {
-    $(".storage-warning").hidden = !props.keeps_runs;
+    $(".storage-warning").hidden = false;
   }
 }
 
@@ -203,7 +203,7 @@ function updateTransport(index) {
   root.dataset.follow = isFollowing;
 }
 
-$(".files").hidden = !props.keeps_runs;
+$(".attention-toggle").hidden = !props.has_attention;
 
 // A live run sends a value every second. After a silence (the laptop slept, the network failed) the page asks for it.
 setInterval(() => {

@@ -29,10 +29,9 @@ from typing import Any
 import numpy as np
 
 from dp.data.codec import encode_jpeg, encode_png, grid
-from dp.serving.engine import Engine
 from dp.serving.files import export
 from dp.serving.frames import Frame, Trajectory
-from dp.serving.handle import RunHandle
+from dp.serving.handle import RunHandle, Runner
 from dp.system.validation import message_of
 from dp.ui.components.component import Component
 
@@ -46,20 +45,20 @@ BUSY = "the server is busy with an attention map or a file for another visitor: 
 
 
 class Player(Component):
-    """A player. is_variant: one of several that a `Clock` plays, hidden until a run begins. keeps_runs: whether the
-    server keeps the runs, so that their files can be saved.
+    """A player of the runs that `runner` samples. is_variant: one of several that a `Clock` plays, hidden until a run
+    begins.
     """
 
-    def __init__(self, engine: Engine, is_variant: bool = False, keeps_runs: bool = True, **kwargs: Any):
+    def __init__(self, runner: Runner, is_variant: bool = False, **kwargs: Any):
         super().__init__(
             html="player/player.html",
             css=["shared/transport.css", "player/player.css"],
             js=SCRIPTS,
             description="the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
-            server_functions=server_functions(engine),
+            server_functions=server_functions(runner),
             value={"state": "idle"},
             is_variant=is_variant,
-            keeps_runs=keeps_runs,
+            has_attention=runner.has_attention,
             **kwargs,
         )
 
@@ -79,32 +78,32 @@ def frame_value(frame: Frame, lossless: bool) -> dict[str, Any]:
     return value | {"src": uri(grid(frame.x0)), "noisy": uri(grid(frame.x_t))}
 
 
-def server_functions(engine: Engine) -> list[Callable[[Any], dict[str, Any] | None]]:
+def server_functions(runner: Runner) -> list[Callable[[Any], dict[str, Any] | None]]:
     """Return the functions that a player calls with the id of its run. Anybody may call them with anything."""
     one_at_a_time = threading.Semaphore(1)  # making a file takes memory and a core
 
     def frames(asked: Any) -> dict[str, Any] | None:
-        return chunk_of(trajectory_of(engine, asked), asked)
+        return chunk_of(trajectory_of(runner, asked), asked)
 
     def closeup(asked: Any) -> dict[str, Any] | None:
-        return sheets_of(trajectory_of(engine, asked), asked)
+        return sheets_of(trajectory_of(runner, asked), asked)
 
     def attention(asked: Any) -> dict[str, Any] | None:
-        return attention_of(engine, asked, one_at_a_time)
+        return attention_of(runner, asked, one_at_a_time)
 
     def save(asked: Any) -> dict[str, Any]:
-        return file_of(engine, asked, one_at_a_time)
+        return file_of(runner, asked, one_at_a_time)
 
     return [frames, closeup, attention, save]
 
 
-def handle_of(engine: Engine, asked: Any) -> RunHandle | None:
+def handle_of(runner: Runner, asked: Any) -> RunHandle | None:
     run = asked.get("run") if isinstance(asked, dict) else None
-    return engine.find(run) if isinstance(run, str) else None
+    return runner.find(run) if isinstance(run, str) else None
 
 
-def trajectory_of(engine: Engine, asked: Any) -> Trajectory | None:
-    handle = handle_of(engine, asked)
+def trajectory_of(runner: Runner, asked: Any) -> Trajectory | None:
+    handle = handle_of(runner, asked)
     return handle and handle.trajectory
 
 
@@ -132,12 +131,12 @@ def sheets_of(trajectory: Trajectory | None, asked: Any) -> dict[str, Any] | Non
     return sheets | {"indices": [frame.index for frame in kept], "columns": SHEET_COLUMNS}
 
 
-def attention_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
+def attention_of(runner: Runner, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
     """Return the attention of each latent to the patches of image `row` at step `index`: a sheet with one line per
     block, which has the mean over the latents and then each latent. Every map is scaled to its own peak; `peaks` are
     relative to uniform attention.
     """
-    trajectory = trajectory_of(engine, asked)
+    trajectory = trajectory_of(runner, asked)
     if trajectory is None or (row := read_number(asked, "row", trajectory.settings.batch_size)) is None:
         return None
     if (index := read_number(asked, "index", len(trajectory.log_snr) + 1)) is None:
@@ -145,7 +144,7 @@ def attention_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore)
     if not one_at_a_time.acquire(timeout=QUEUE_S):
         return {"problem": BUSY}
     try:
-        weights = engine.inside(asked["run"], row, index).numpy()  # [depth,M,N]
+        weights = runner.inside(asked["run"], row, index).numpy()  # [depth,M,N]
     except ValueError as error:
         return {"problem": message_of(error)}
     finally:
@@ -159,9 +158,9 @@ def attention_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore)
     return found | {"peaks": (peaks * patches).round(3).tolist()}
 
 
-def file_of(engine: Engine, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
+def file_of(runner: Runner, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
     """Return a file of the run, or the `problem`. `kind` is one of those that `export` takes."""
-    handle = handle_of(engine, asked)
+    handle = handle_of(runner, asked)
     if handle is None:
         return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
     if not one_at_a_time.acquire(timeout=QUEUE_S):
