@@ -52,7 +52,7 @@ def engine(tiny_rin, home):
 
 
 def settings(**changed):
-    """The arguments of `page_values.read`, some of them changed."""
+    """The arguments of `page_values.parse_settings`, some of them changed."""
     usual = {"checkpoint": "tiny", "images": 1, "timesteps": 4, "sampler": "ddim", "noise_schedule": "trained"}
     usual |= {"time_difference_steps": 0, "eta": 0, "seed": 1, "random_seed": False, "walk_to": None, "strength": 1}
     return usual | changed
@@ -119,7 +119,7 @@ ENTRIES = {  # each is called with the engine, the home and a value that is too 
     "a start image": lambda engine, home, bad: read({"picture": bad}, 8, 3),
     "a draft": lambda engine, home, bad: Draft(bad),
     "an unknown field": lambda engine, home, bad: schema.check_config(config_with() | {str(bad): 1}, "here"),
-    "settings in a PNG": lambda engine, home, bad: page_values.restored(
+    "settings in a PNG": lambda engine, home, bad: page_values.to_page_values(
         engine, files.read_settings(encode_png(np.zeros((4, 4, 3), np.uint8), {"dp": json.dumps({"sampler": bad})}))
     ),
 }
@@ -129,7 +129,7 @@ ENTRIES |= {
 ENTRIES |= {f"sampling: {key}": lambda engine, home, bad, key=key: SampleSettings(**{key: bad}) for key in SAMPLING}
 ENTRIES |= {f"training: {key}": lambda engine, home, bad, key=key: Settings(**{key: bad}) for key in TRAIN}
 ENTRIES |= {
-    f"page: {key}": lambda engine, home, bad, key=key: page_values.read(engine, **settings(**{key: bad}))
+    f"page: {key}": lambda engine, home, bad, key=key: page_values.parse_settings(engine, **settings(**{key: bad}))
     for key in CONTROLS
 }
 ENTRIES |= {f"config: {key}": lambda engine, home, bad, key=key: built(config_with(**{key: bad})) for key in CONFIG}

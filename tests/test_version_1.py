@@ -18,7 +18,7 @@ from dp.diffusion.settings import SampleSettings
 from dp.serving.engine import Engine
 from dp.serving.files import read_settings
 from dp.training.run_folder import RunFolder
-from dp.ui.sampling.page_values import of_link
+from dp.ui.sampling.page_values import parse_link
 
 DATA = ROOT / "tests" / "data" / "version-1"
 TRAINED = "network", "objective", "trained", "scale"  # of each run; the rest are the settings it was sampled with
@@ -108,7 +108,7 @@ def test_an_image_and_a_link_carry_the_same_settings(tmp_path):
     shutil.copytree(DATA / "checkpoint-patches", tmp_path / "tiny")
     stored = read_settings((DATA / "image.png").read_bytes())
     query = dict(parse_qsl(urlsplit((DATA / "link.txt").read_text().strip()).query))
-    linked, ignored = of_link(Engine(str(tmp_path), device="cpu"), query)
+    linked, ignored = parse_link(Engine(str(tmp_path), device="cpu"), query)
     assert len(linked) == len(query) and ignored == ""
     assert {key: linked[key] for key in linked} == {key: stored[key] for key in linked}
     assert stored["sampler"] == "ddim" and stored["eta"] == 0.3 and stored["time_difference"] == 0.1

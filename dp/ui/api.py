@@ -1,5 +1,5 @@
-"""The programs' way in: `/sample` and `/stream`, for gradio_client, plain HTTP and, where Gradio's `mcp` extra is
-installed, language models. The same settings, checks and limits as on the page.
+"""The API endpoints `/sample` and `/stream`, for gradio_client, plain HTTP and (if Gradio's `mcp` extra is installed)
+language models. Settings, checks and limits are those of the page.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from dp.data.codec import encode_png, grid
-from dp.diffusion.settings import SampleSettings
 from dp.serving.engine import Engine
 from dp.serving.frames import Frame
 from dp.serving.handle import SampleRequest
 from dp.ui.components.player.player import png, show
 from dp.ui.sampling import page_values
+from dp.ui.sampling.page_values import SAMPLER, TIMESTEPS, TRAINED
 from dp.ui.streaming import Sessions
 
 
@@ -35,7 +35,7 @@ def build(engine: Engine, sessions: Sessions) -> None:
 
 
 def default_checkpoint(engine: Engine) -> str:
-    return next(iter(page_values.usable_names(engine)), "")
+    return next(iter(page_values.usable_checkpoints(engine)), "")
 
 
 def sample_endpoint(engine: Engine, sessions: Sessions) -> Callable[..., Any]:
@@ -43,9 +43,9 @@ def sample_endpoint(engine: Engine, sessions: Sessions) -> Callable[..., Any]:
         request: gr.Request,
         checkpoint: str = default_checkpoint(engine),
         images: int = 1,
-        timesteps: int = page_values.TIMESTEPS,
-        sampler: str = page_values.SAMPLER,
-        noise_schedule: str = page_values.TRAINED,
+        timesteps: int = TIMESTEPS,
+        sampler: str = SAMPLER,
+        noise_schedule: str = TRAINED,
         time_difference: float = 0.0,
         seed: int | None = None,
         eta: float = 0.0,  # last, for callers that pass arguments by position
@@ -63,10 +63,10 @@ def sample_endpoint(engine: Engine, sessions: Sessions) -> Callable[..., Any]:
             eta: amount of new noise in each DDIM step, 0 to 1
         """
         chosen = (checkpoint, images, timesteps, sampler, noise_schedule, time_difference, eta)
-        run = SampleRequest(*page_values.read(engine, *chosen, seed, random_seed=seed is None))
+        run = SampleRequest(*page_values.parse_settings(engine, *chosen, seed, random_seed=seed is None))
         async with aclosing(sessions.run_for_api(request.session_hash, run)) as frames:
             async for frame, is_last in frames:
-                yield result_of(frame, is_last, run)
+                yield sample_value(frame, is_last, run)
 
     return sample
 
@@ -98,25 +98,27 @@ def stream_endpoint(engine: Engine, sessions: Sessions) -> Callable[..., Any]:
             eta: amount of new noise in each DDIM step, 0 to 1
         """
         chosen = (checkpoint, images, timesteps, sampler, noise_schedule, time_difference, eta)
-        run = SampleRequest(*page_values.read(engine, *chosen, seed, random_seed=seed is None))
+        run = SampleRequest(*page_values.parse_settings(engine, *chosen, seed, random_seed=seed is None))
         async with aclosing(sessions.run_for_api(request.session_hash, run)) as frames:
             async for frame, is_last in frames:
-                yield step_of(frame, is_last, run.settings)
+                yield stream_value(frame, is_last, run)
 
     return stream
 
 
-def step_of(frame: Frame | None, is_last: bool, settings: SampleSettings) -> dict[str, Any]:
-    if frame is None:
-        return {"state": "running"}
-    value = show(frame, "done" if is_last else "running") | {"seed": settings.seed}
-    return value | {"images": [png(image) for image in frame.x0]} if is_last else value
-
-
-def result_of(frame: Frame | None, is_last: bool, run: SampleRequest) -> tuple[Any, dict[str, Any]]:
+def sample_value(frame: Frame | None, is_last: bool, run: SampleRequest) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Return the file and the settings; before the last frame, None and the progress."""
     if not is_last:
         return None, {"state": "running"} | ({"index": frame.index, "timesteps": frame.timesteps} if frame else {})
     used = {key: value for key, value in asdict(run.settings).items() if value is not None}
     name = f"{run.checkpoint}-{run.settings.seed}.png"
     path = save_bytes_to_cache(encode_png(grid(frame.x0)), name, cache_dir=get_upload_folder())
     return gr.FileData(path=path).model_dump(), {"state": "done", "checkpoint": run.checkpoint} | used
+
+
+def stream_value(frame: Frame | None, is_last: bool, run: SampleRequest) -> dict[str, Any]:
+    """Return the player's value of the frame; with the last one, each image alone, too."""
+    if frame is None:
+        return {"state": "running"}
+    value = show(frame, "done" if is_last else "running") | {"seed": run.settings.seed}
+    return value | {"images": [png(image) for image in frame.x0]} if is_last else value

@@ -41,7 +41,7 @@ class Loader:
                 self.name = gr.Dropdown(
                     label="Model", allow_custom_value=True, elem_id="hub-name", container=False, scale=3, min_width=160
                 )
-                page_values.unchecked(self.name)
+                page_values.skip_gradio_check(self.name)
                 self.load = gr.Button("Load", size="md", elem_id="hub-load", min_width=90)
                 self.cancel = gr.Button("Cancel", size="md", elem_id="hub-cancel", min_width=90, visible=False)
             self.said = gr.Markdown(elem_id="hub-said", elem_classes="about")
@@ -87,7 +87,7 @@ def wire(panels: Mapping[str, Panel]) -> None:
 
 
 def token_for(request: gr.Request) -> bool | None:
-    return None if permission.is_owner(request) else False
+    return None if permission.is_local_user(request) else False
 
 
 async def fetched(name: str, request: gr.Request, under_way: dict[Any, str | None]) -> AsyncIterator[str]:

@@ -12,7 +12,7 @@ from dp.serving.engine import Engine
 from dp.serving.handle import SampleRequest
 from dp.ui.sampling.comparison import ComparisonResult, side_by_side
 from dp.ui.sampling.page_values import TRAINED
-from dp.ui.sampling.variants import MOST, SHORT_RUNS, make_variants
+from dp.ui.sampling.variants import MAX_VARIANTS, SHORT_RUNS, make_variants
 from dp.ui.streaming import Sessions
 from dp.ui.tabs.compare import AXES, NUMBERS
 from dp.ui.zero_gpu import GpuRunner
@@ -236,14 +236,14 @@ def shown(page):
 def test_six_variants_on_one_clock_show_what_the_library_makes(page):
     counts = [int(number) for number in NUMBERS["timesteps"][1]]
     compare(page, "Timesteps", images=2)
-    until_done(page, MOST)
+    until_done(page, MAX_VARIANTS)
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     runs = [list(policy.stream(2, timesteps=n, sampler="dpmpp_2m", seed=5)) for n in counts]
     steps, pictures = shown(page)
     assert steps == counts
     for picture, made in zip(pictures, runs):
         np.testing.assert_allclose(picture, grid(to_uint8((made[-1].x0 + 1) / 2)), atol=1)
-    assert page.locator("#clock tbody tr").count() == MOST
+    assert page.locator("#clock tbody tr").count() == MAX_VARIANTS
     assert page.inner_text("#clock tbody tr:last-child").split()[:3] == ["100", "steps", "100"]
 
     # Half of each run, by its steps; and then wherever there is as much picture in the noise.

@@ -227,7 +227,7 @@ def test_a_model_is_no_way_to_a_strangers_run(home, tmp_path, monkeypatch, hub, 
     downloads.put(home, "bob/000002", hub.folder / "bob" / "000002")
     engine = Engine(tmp_path / "bundled", device="cpu", runs=home)
     monkeypatch.setenv("SPACE_ID", "ann/space")
-    assert page_values.usable_names(engine) == ["bob/000002"]
+    assert page_values.usable_checkpoints(engine) == ["bob/000002"]
     weights = engine.policy("bob/000002").state_dict()
     assert all(torch.equal(weights[name], value) for name, value in policy.state_dict().items())
 
@@ -323,13 +323,13 @@ def signed_in(token, expires_in=3600):
 @pytest.mark.parametrize(
     "place, typed, request_of, login, sent",
     [
-        ("home", READER, asking(is_owner=True), True, READER),
-        ("home", "", asking(is_owner=True), True, "hf_owner"),
+        ("home", READER, asking(is_local_user=True), True, READER),
+        ("home", "", asking(is_local_user=True), True, "hf_owner"),
         ("home", "", asking(), False, None),
         ("home", READER, asking(), False, READER),
         ("space", "", signed_in(READER), True, READER),
         ("space", f" {WRITER}\n", signed_in(READER), True, WRITER),
-        ("space", "", asking(is_owner=True), False, None),
+        ("space", "", asking(is_local_user=True), False, None),
         ("space", "", signed_in(READER, -1), False, None),
     ],
 )

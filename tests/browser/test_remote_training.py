@@ -250,13 +250,13 @@ def run(hub, home, tmp_path):  # noqa: F811
 @pytest.mark.parametrize(
     "place, typed, request_of, sent",
     [
-        ("home", WRITER, asking(is_owner=True), WRITER),
-        ("home", "", asking(is_owner=True), "hf_owner"),
+        ("home", WRITER, asking(is_local_user=True), WRITER),
+        ("home", "", asking(is_local_user=True), "hf_owner"),
         ("home", "", asking(), None),  # from another machine
         ("home", f" {WRITER}\n", asking(), WRITER),
         ("space", "", signed_in(WRITER, 7200), WRITER),
         ("space", BOB, signed_in(WRITER), BOB),
-        ("space", "", asking(is_owner=True), None),
+        ("space", "", asking(is_local_user=True), None),
         ("space", "", signed_in(WRITER, -1), None),
     ],
 )

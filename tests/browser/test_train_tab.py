@@ -374,12 +374,12 @@ def test_a_page_that_has_gone_measures_no_more(browser, home, tmp_path):
 # Who may
 
 
-def asking(name=None, expires_at=None, is_owner=False):
+def asking(name=None, expires_at=None, is_local_user=False):
     """A request as Gradio passes it to a handler, from a visitor who signed in as `name`. The peer address is that of
     this machine, as behind a proxy: it proves nothing.
     """
     session = {"oauth_info": {"userinfo": {"preferred_username": name}, "expires_at": expires_at}} if name else {}
-    scope = {"type": "http", "session": session, "client": ("127.0.0.1", 50000), OWNER: is_owner}
+    scope = {"type": "http", "session": session, "client": ("127.0.0.1", 50000), OWNER: is_local_user}
     return gr.Request(request=Request(scope))
 
 
@@ -406,9 +406,9 @@ def test_who_may_train_and_why_not(monkeypatch, environment, name, reason):
         monkeypatch.delenv(key, raising=False)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    assert permission.refusal(asking(name)) == reason
+    assert permission.denial_reason(asking(name)) == reason
     raw = asking(name).request  # as a component's own functions are given it
-    assert permission.refusal(raw) == reason
+    assert permission.denial_reason(raw) == reason
 
 
 def test_an_expired_sign_in_is_none():
@@ -552,7 +552,7 @@ def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
 
 def test_a_draft_that_nobody_has_touched_for_a_day_is_swept(home):
     old, young = Draft.begin(), Draft.begin()
-    os.utime(old.path, (time.time() - uploads.KEPT_S - 60,) * 2)
+    os.utime(old.path, (time.time() - uploads.UPLOAD_TTL_S - 60,) * 2)
     Draft.begin()
     assert not old.path.exists() and young.path.exists()
 

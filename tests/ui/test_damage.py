@@ -83,10 +83,10 @@ def everything(place: Path, engine: Engine) -> dict[str, Any]:
     other = next(path.name for path in (place / "home").glob("other-*"))
     looked = encoded(run_board.poll({"run": other}, None))
     [line] = [line for line in looked.pop("runs") if line["id"] == other]
-    entries = page_values.entries(engine)
+    entries = page_values.visible_checkpoints(engine)
     encoded([[entry.name, entry.problem] for entry in entries])
     names = [entry.name for entry in entries if not entry.problem]
-    with patch.object(page_values, "entries", lambda engine: entries):  # each of these functions would list them again
+    with patch.object(page_values, "visible_checkpoints", lambda engine: entries):  # list them once
         for name in [name for name in names if name in ("other", "Whole/000020")]:
             encoded([page_values.describe(engine, name), page_values.schedule_choices(engine, name)])
         config = page_values.config_of(engine, "other")
@@ -274,10 +274,12 @@ def test_folders_whose_names_are_not_utf8_are_shown_and_break_nothing(place):
     assert len(lines) == 3 and lines[run.id] == "Café" and run.id.startswith("caf\ufffd")
     [other] = [name for name in lines.values() if name.startswith("caf\ufffd")]
     assert other != run.id
-    names = encoded([entry.name for entry in page_values.entries(engine)])
+    names = encoded([entry.name for entry in page_values.visible_checkpoints(engine)])
     assert len(set(names)) == len(names) == 7 and sum("\ufffd" in name for name in names) == 4
-    assert encoded(page_values.usable_names(engine)) == ["other"]  # safetensors opens no path that is not UTF-8
-    assert all("not valid UTF-8" in entry.problem for entry in page_values.entries(engine) if entry.name != "other")
+    assert encoded(page_values.usable_checkpoints(engine)) == ["other"]  # safetensors opens no path that is not UTF-8
+    assert all(
+        "not valid UTF-8" in entry.problem for entry in page_values.visible_checkpoints(engine) if entry.name != "other"
+    )
     encoded(page_values.describe(engine, "other"))
     everything(place, engine)
     details(run)
@@ -304,12 +306,12 @@ def test_half_a_surrogate_pair_is_refused_on_the_way_in(place, monkeypatch):
         lambda: processes.duplicate(run, place / "home", name=HALF),
         lambda: Settings(name=HALF),
         lambda: Draft.begin().take([{"file": 0, "offset": 0, "data": "", "name": HALF}]),
-        lambda: page_values.read(engine, HALF, 1, 1, "ddim", "trained", 0, 0, 0, False),
-        lambda: page_values.read(engine, "other", 1, 1, HALF, "trained", 0, 0, 0, False),
-        lambda: page_values.read(engine, "other", 1, 1, "ddim", HALF, 0, 0, 0, False),
-        lambda: page_values.read(engine, "other", 1, 1, "ddim", "trained", 0, 0, 0, False, walk_to=HALF),
-        lambda: page_values.restored(engine, {"checkpoint": HALF}),
-        lambda: page_values.restored(engine, {"noise_schedule": HALF, "schedule_kwargs": {HALF: HALF}}),
+        lambda: page_values.parse_settings(engine, HALF, 1, 1, "ddim", "trained", 0, 0, 0, False),
+        lambda: page_values.parse_settings(engine, "other", 1, 1, HALF, "trained", 0, 0, 0, False),
+        lambda: page_values.parse_settings(engine, "other", 1, 1, "ddim", HALF, 0, 0, 0, False),
+        lambda: page_values.parse_settings(engine, "other", 1, 1, "ddim", "trained", 0, 0, 0, False, walk_to=HALF),
+        lambda: page_values.to_page_values(engine, {"checkpoint": HALF}),
+        lambda: page_values.to_page_values(engine, {"noise_schedule": HALF, "schedule_kwargs": {HALF: HALF}}),
     ):
         with pytest.raises((ValueError, gr.Error)) as caught:
             what()

@@ -34,13 +34,13 @@ from dp.ui.auth.origins import Access
 from dp.ui.auth.owner import FILE, Owner
 
 LOCAL = Access()
-SERVER = Access.of("0.0.0.0", ["photos.lan"], ["https://blog.test"], {})
-SPACE = Access.of(None, [], [], {"SPACE_ID": "a/b", "SPACE_HOST": "a-b.hf.space,dp.example.com"})
+SERVER = Access.from_environment("0.0.0.0", ["photos.lan"], ["https://blog.test"], {})
+SPACE = Access.from_environment(None, [], [], {"SPACE_ID": "a/b", "SPACE_HOST": "a-b.hf.space,dp.example.com"})
 
 
 def accepts(access, method="GET", path="/config", **headers):
     pairs = [(name.replace("_", "-").lower().encode(), value.encode()) for name, value in headers.items()]
-    return access.problem(method, path, Headers(raw=pairs)) is None
+    return access.rejection_reason(method, path, Headers(raw=pairs)) is None
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def accepts(access, method="GET", path="/config", **headers):
         ],
         *[(SERVER, host, False) for host in ("evil.test", "sub.photos.lan", "blog.test", "photos.lan@evil.test")],
         (SPACE, "anything.test", True),
-        (Access.of("studio.lan", [], [], {}), "studio.lan:7860", True),
-        (Access.of(None, ["one.test:8443"], [], {}), "one.test:8443", True),
-        (Access.of(None, ["one.test:8443"], [], {}), "one.test", False),
-        (Access.of(None, [], [], {"DP_ALLOWED_HOSTS": "one.test, https://two.test"}), "two.test", True),
-        (Access.of(None, [], [], {"GRADIO_SERVER_NAME": "0.0.0.0"}), "10.0.0.1", True),
+        (Access.from_environment("studio.lan", [], [], {}), "studio.lan:7860", True),
+        (Access.from_environment(None, ["one.test:8443"], [], {}), "one.test:8443", True),
+        (Access.from_environment(None, ["one.test:8443"], [], {}), "one.test", False),
+        (Access.from_environment(None, [], [], {"DP_ALLOWED_HOSTS": "one.test, https://two.test"}), "two.test", True),
+        (Access.from_environment(None, [], [], {"GRADIO_SERVER_NAME": "0.0.0.0"}), "10.0.0.1", True),
     ],
 )
 def test_a_server_answers_to_its_own_names_alone(access, host, is_known):
@@ -72,7 +72,7 @@ def test_a_forwarded_name_counts_for_nothing():
     assert not accepts(LOCAL, host="evil.test", x_forwarded_host="localhost")
     assert accepts(LOCAL, host="localhost", x_forwarded_host="evil.test")
     two = Headers(raw=[(b"host", b"localhost"), (b"host", b"evil.test")])
-    assert "more than one Host" in LOCAL.problem("GET", "/", two)
+    assert "more than one Host" in LOCAL.rejection_reason("GET", "/", two)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_a_forwarded_name_counts_for_nothing():
         (SERVER, "127.0.0.1:7860", "https://photos.lan", True),  # a proxy changes Host
         (SERVER, "photos.lan", "https://blog.test", True),
         (SERVER, "photos.lan", "https://blog.test.evil.test", False),
-        (Access.of("studio.lan", [], [], {}), "studio.lan:7860", "http://studio.lan:7860", True),
-        (Access.of("studio.lan", [], [], {}), "studio.lan:7860", "http://studio.lan:3000", False),
-        (Access.of(None, ["bücher.de"], [], {}), "127.0.0.1:7860", "https://xn--bcher-kva.de", True),
+        (Access.from_environment("studio.lan", [], [], {}), "studio.lan:7860", "http://studio.lan:7860", True),
+        (Access.from_environment("studio.lan", [], [], {}), "studio.lan:7860", "http://studio.lan:3000", False),
+        (Access.from_environment(None, ["bücher.de"], [], {}), "127.0.0.1:7860", "https://xn--bcher-kva.de", True),
         (SPACE, "10.1.2.3:7860", "https://a-b.hf.space", True),
         (SPACE, "10.1.2.3:7860", "https://dp.example.com", True),
         (SPACE, "a-b.hf.space", "https://evil.hf.space", False),
@@ -137,7 +137,7 @@ def test_only_pages_of_this_machine_and_of_allowed_sites_may_frame_the_app():
 )
 def test_a_name_that_is_none_is_a_clear_error(name):
     with pytest.raises(ValueError, match="--allowed-host or DP_ALLOWED_HOSTS takes names like"):
-        Access.of(None, [name], [], {})
+        Access.from_environment(None, [name], [], {})
 
 
 # ----------------------------------------------------------------------------
@@ -150,7 +150,7 @@ async def echo(request: Request) -> JSONResponse:
 
 @pytest.fixture
 def owner(tmp_path):
-    return Owner.of_home(tmp_path)
+    return Owner.from_home(tmp_path)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_a_body_ends_at_its_limit_however_it_is_sent(client, path, limit, is_chu
             assert answer.status_code == 200 and answer.json()["bytes"] == size
         else:
             assert answer.status_code == 413
-            assert answer.text == f"The request is larger than the limit of {limit >> 20} MB. Send less at a time."
+            assert answer.text == f"The request exceeds the limit of {limit >> 20} MB. Send less at a time."
 
 
 def test_a_wrong_length_does_not_help(client):
@@ -189,7 +189,7 @@ def test_a_visitor_leaves_only_so_much_in_the_upload_cache(client, monkeypatch):
     upload = lambda size: client.post("/gradio_api/upload", content=b"x" * size).status_code  # noqa: E731
     assert [upload(size) for size in (10, 3 << 20, 2 << 20, 1 << 20)] == [200, 429, 200, 429]
     assert client.post("/api", content=b"x").status_code == 200
-    monkeypatch.setattr(gateway, "KEPT_S", 0)  # an hour later
+    monkeypatch.setattr(gateway, "UPLOAD_TTL_S", 0)  # an hour later
     assert upload(2 << 20) == 200
 
 
@@ -204,27 +204,27 @@ def test_a_small_upload_counts_as_64_kilobytes(client, monkeypatch):
 
 
 def test_the_key_is_private_and_stays(tmp_path):
-    owner = Owner.of_home(tmp_path / "new")
+    owner = Owner.from_home(tmp_path / "new")
     file = tmp_path / "new" / FILE
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert Owner.of_home(tmp_path / "new").key == owner.key
+    assert Owner.from_home(tmp_path / "new").key == owner.key
 
 
 @pytest.mark.parametrize(
     "damage", [lambda file: file.chmod(0o644), lambda file: file.write_bytes(b"\xff\n"), os.unlink]
 )
 def test_a_key_that_others_could_read_or_that_is_damaged_is_replaced(tmp_path, damage):
-    old = Owner.of_home(tmp_path)
+    old = Owner.from_home(tmp_path)
     damage(tmp_path / FILE)
-    new = Owner.of_home(tmp_path)
-    assert new.key != old.key and Owner.of_home(tmp_path).key == new.key
+    new = Owner.from_home(tmp_path)
+    assert new.key != old.key and Owner.from_home(tmp_path).key == new.key
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
 def test_where_nothing_can_be_written_the_key_lasts_as_long_as_the_app(tmp_path):
     (tmp_path / "file").write_text("")
-    assert Owner.of_home(tmp_path / "file").key != Owner.of_home(tmp_path / "file").key
+    assert Owner.from_home(tmp_path / "file").key != Owner.from_home(tmp_path / "file").key
 
 
 def test_the_key_opened_once_makes_an_owner(client, owner):
@@ -256,7 +256,7 @@ def test_the_cookie_may_come_in_any_of_several_headers(client, owner):
 
 
 def test_two_apps_on_one_host_keep_their_cookies_apart(tmp_path):
-    one, two = Owner.of_home(tmp_path / "one"), Owner.of_home(tmp_path / "two")
+    one, two = Owner.from_home(tmp_path / "one"), Owner.from_home(tmp_path / "two")
     assert one.cookie_name != two.cookie_name
     both = "; ".join(owner.set_cookie(False).partition(";")[0] for owner in (one, two))
     assert one.accepts_cookies(both) and two.accepts_cookies(both)
@@ -381,13 +381,13 @@ def test_large_bodies_are_stopped_on_every_route(url, board):
         "/nothing",
     ):
         status, said = ask(url, path, large, **JSON)
-        assert status == 413 and said.startswith("The request is larger than the limit of 6 MB")
+        assert status == 413 and said.startswith("The request exceeds the limit of 6 MB")
     parts = "".join(
         f'--b\r\nContent-Disposition: form-data; name="files"; filename="{n}"\r\n\r\n{"x" * (5 << 20)}\r\n'
         for n in range(7)
     )
     status, said = ask(url, "/gradio_api/upload", parts + "--b--\r\n", Content_Type="multipart/form-data; boundary=b")
-    assert status == 413 and said.startswith("The request is larger than the limit of 32 MB")
+    assert status == 413 and said.startswith("The request exceeds the limit of 32 MB")
 
 
 def test_no_request_makes_the_server_fetch_an_address(url):

@@ -75,8 +75,8 @@ USED = {
 
 
 def test_a_link_holds_every_setting(engine):
-    assert page_values.of_link(engine, LINK | {"__theme": "dark"}) == (USED, "")
-    assert page_values.of_link(engine, {}) == ({}, "")
+    assert page_values.parse_link(engine, LINK | {"__theme": "dark"}) == (USED, "")
+    assert page_values.parse_link(engine, {}) == ({}, "")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_link_holds_every_setting(engine):
 def test_a_bad_setting_in_a_link_is_ignored_with_a_sentence_and_the_others_apply(engine, key, bad):
     if (key, bad) == ("walk", ""):
         return  # no walk, as the page has it
-    usable, sentence = page_values.of_link(engine, LINK | {key: bad})
+    usable, sentence = page_values.parse_link(engine, LINK | {key: bad})
     lost = {NAMES[key]} | ({"eta"} if key == "sampler" else set())  # the page's own sampler has no eta
     if key == "timesteps":  # of the page's own number of steps, 2 are another share
         lost.add("time_difference")
@@ -94,7 +94,7 @@ def test_a_bad_setting_in_a_link_is_ignored_with_a_sentence_and_the_others_apply
     assert usable == {name: value for name, value in USED.items() if name not in lost}
     assert sentence.startswith("Ignored from the link: ") and f"{key} (" in sentence
     assert len(sentence) < 700 and "<b>" not in sentence and sentence.isprintable()
-    page_values.restored(engine, usable)
+    page_values.to_page_values(engine, usable)
 
 
 NUMBERS_OF_A_PNG = ["batch_size", "timesteps", "time_difference", "eta", "seed", "walk_to", "strength"]
@@ -107,25 +107,26 @@ def test_a_bad_setting_in_a_png_is_an_error_that_can_be_shown(engine, key, bad):
         return  # none
     text = f'{{"checkpoint": "tiny", "noise_schedule": "linear", "{key}": {bad}}}'
     with pytest.raises((ValueError, gr.Error)) as error:
-        page_values.restored(engine, read_settings(encode_png(np.zeros((8, 8, 3), np.uint8), {"dp": text})))
+        page_values.to_page_values(engine, read_settings(encode_png(np.zeros((8, 8, 3), np.uint8), {"dp": text})))
     assert len(str(error.value)) < 700
 
 
 def test_time_difference_is_counted_in_steps(engine):
-    _, settings = page_values.read(engine, "tiny", 2, 40, "ddim", "linear", 1.5, 0.5, 9, False)
+    _, settings = page_values.parse_settings(engine, "tiny", 2, 40, "ddim", "linear", 1.5, 0.5, 9, False)
     assert settings.time_difference == 1.5 / 40 and settings.noise_schedule == "linear"
     assert settings.eta == 0.5 and settings.seed == 9
-    _, settings = page_values.read(engine, "tiny", 2, 1, "ddim", page_values.TRAINED, 3, 0, 9, False)
+    _, settings = page_values.parse_settings(engine, "tiny", 2, 1, "ddim", page_values.TRAINED, 3, 0, 9, False)
     assert settings.time_difference == 1 and settings.noise_schedule is None
 
 
 def test_what_a_stranger_sends_never_becomes_markup(engine, tmp_path):
     with pytest.raises(gr.Error) as error:
-        page_values.read(engine, "tiny", 2, 40, "<img src=x onerror=alert(1)>", "linear", 0, 0, 9, False)
+        page_values.parse_settings(engine, "tiny", 2, 40, "<img src=x onerror=alert(1)>", "linear", 0, 0, 9, False)
     assert "<img" not in error.value.message and "&lt;img" in error.value.message
     (tmp_path / "<b>bad").mkdir()
     (tmp_path / "<b>bad" / "config.json").write_text("{}")
-    assert "<b>" not in page_values.problems(engine) and str(tmp_path) not in page_values.problems(engine)
+    problems = page_values.describe_problems(engine)
+    assert "<b>" not in problems and str(tmp_path) not in problems
 
 
 def test_what_a_checkpoint_says_of_itself_is_no_markdown(tiny_rin, tmp_path):
@@ -141,15 +142,15 @@ def test_a_page_without_any_checkpoint_says_what_to_do(tmp_path):
 
 @pytest.mark.parametrize("typed, walk", [(None, None), ("", None), (" ", None), ("0", 0), (" 12 ", 12), (7, 7)])
 def test_a_walk_is_what_was_typed_and_none_where_nothing_was(engine, typed, walk):
-    assert page_values.read(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, 1, False, typed)[1].walk_to == walk
+    assert page_values.parse_settings(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, 1, False, typed)[1].walk_to == walk
 
 
 @pytest.mark.parametrize("typed", ["far", "1.5", "-1", "1e99", True, [3]])
 def test_a_walk_to_what_is_no_seed_is_told(engine, typed):
     with pytest.raises(gr.Error, match="Walk to seed must be a whole number from 0 to"):
-        page_values.read(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, 1, False, typed)
+        page_values.parse_settings(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, 1, False, typed)
 
 
 def test_an_empty_seed_without_a_random_one_is_asked_for(engine):
     with pytest.raises(gr.Error, match="Seed is empty: enter a whole number or select Random seed"):
-        page_values.read(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, None, False)
+        page_values.parse_settings(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, None, False)

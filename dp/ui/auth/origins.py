@@ -1,8 +1,8 @@
-"""Which requests a server accepts, by the names in their headers.
+"""The host names and origins from which the server accepts requests.
 
-A local app is reachable from every web page that its owner opens. Three headers, which no page can forge, tell whose
-request it is: Host (a foreign name means DNS rebinding), Origin and Sec-Fetch-Site. X-Forwarded-Host is not among them:
-anybody can send it.
+Every web page that the owner of a local app opens can send requests to it. Three headers that no page can forge tell
+where a request comes from: Host (an unknown name means DNS rebinding), Origin and Sec-Fetch-Site. X-Forwarded-Host is
+ignored, because any page can set it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ ASSET = re.compile(
 
 @dataclass(frozen=True)
 class Access:
-    """Which names the server answers to, and from which other sites its API may be called.
+    """The host names that the server answers to, and the other sites that may call its API.
 
-    hosts, origins: names with or without a port; without one, every port. listens_on: the name of --host, to which the
-    server answers, but whose other ports are other sites. any_ip: every IP address is a name, because an address cannot
-    be rebound. any_host: as on a Space, whose platform routes by the name.
+    hosts, origins: names with or without a port; without one, every port is allowed. listens_on: the name in --host;
+    the server answers to it, but its other ports are other sites. any_ip: accept every IP address as a host, since DNS
+    rebinding needs a name. any_host: accept every host, as on a Space, whose platform routes by name.
     """
 
     hosts: frozenset[str] = frozenset()
@@ -38,11 +38,11 @@ class Access:
     any_host: bool = False
 
     @classmethod
-    def of(
+    def from_environment(
         cls, server_name: str | None, hosts: Iterable[str], origins: Iterable[str], environment: Mapping[str, str]
     ) -> Access:
-        """Return the access of a server that listens on `server_name`. hosts, origins: those of the command line, added
-        to DP_ALLOWED_HOSTS and DP_ALLOWED_ORIGINS (with commas between). Raises ValueError on a name that is none.
+        """Return the access rules of a server that listens on `server_name`. hosts, origins: from the command line, in
+        addition to DP_ALLOWED_HOSTS and DP_ALLOWED_ORIGINS (comma-separated). Raises ValueError for an invalid name.
         """
         server_name = (server_name or environment.get("GRADIO_SERVER_NAME") or "127.0.0.1").strip("[]")
         is_space = bool(environment.get("SPACE_ID"))
@@ -57,8 +57,8 @@ class Access:
             any_host=is_space,
         )
 
-    def problem(self, method: str, path: str, headers: Headers) -> str | None:
-        """Return why a request is rejected, in a sentence for the person who reads it; None where it passes."""
+    def rejection_reason(self, method: str, path: str, headers: Headers) -> str | None:
+        """Return a sentence that says why a request is rejected, or None if it is accepted."""
         for name in ("host", "origin"):
             if len(headers.getlist(name)) > 1:
                 return f"The request has more than one {name.capitalize()} header."
@@ -84,18 +84,18 @@ class Access:
         return self.any_host or is_own or is_listed(host, self.hosts)
 
     def allows_origin(self, origin: str, host: str) -> bool:
-        """Whether a page of `origin` may call a server that it addressed as `host`."""
+        """Return whether a page of `origin` may call the server, which it addressed as `host`."""
         scheme, separator, rest = origin.lower().partition("://")
         if not separator or not rest:
             return False  # "null": a sandboxed frame, a file
         default = {"http": "80", "https": "443"}.get(scheme)
         pages = [split_port(rest), split_port(host)]
-        page, own = ((name, port or default) for name, port in pages)  # browsers leave the default port out
+        page, own = ((name, port or default) for name, port in pages)  # browsers omit the default port
         return page == own or is_listed(rest, self.hosts | self.origins)
 
     def frame_ancestors(self) -> str | None:
-        """Return the Content-Security-Policy for frames, in which a click meant for the page around them could land on
-        ours: only pages of this machine and of allowed sites may show one. None on a Space, which is a frame.
+        """Return the Content-Security-Policy that lets only pages of this machine and of allowed sites show the page in
+        a frame, against clickjacking. None on a Space, which is shown in a frame.
         """
         if self.any_host:
             return None
@@ -121,12 +121,12 @@ def _listed(text: str | None) -> list[str]:
 
 
 def authority(name: str, option: str) -> str:
-    """Return `name[:port]` of a name or a URL. Raises ValueError, which names the option, where it is neither."""
+    """Return `name[:port]` of a host name or a URL. Raises ValueError, which names the option, if it is neither."""
     try:
         parts = urlsplit(name if "://" in name else f"//{name}")
         is_name = parts.hostname and parts.port != 0 and parts.username is None and not set("* ;,'\"") & set(name)
         encoded = parts.netloc if ":" in parts.hostname else parts.netloc.encode("idna").decode()  # as browsers send it
-    except (ValueError, TypeError):  # a port that is no number below 65,536, or a name that is none
+    except (ValueError, TypeError):  # an invalid port or name
         is_name = False
     if not is_name or parts.path.strip("/") or parts.query:
         raise ValueError(f"{option} takes names like example.com or example.com:8443, got {quote(name)}")
@@ -134,7 +134,7 @@ def authority(name: str, option: str) -> str:
 
 
 def split_port(netloc: str) -> tuple[str, str | None]:
-    """Split "name:port" and "[::1]:port"; the name in lower case and without brackets and the root's dot."""
+    """Split "name:port" or "[::1]:port". The name is in lower case, without brackets and a trailing dot."""
     match = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::(\d*))?", netloc.strip().lower())
     if not match:
         return netloc.strip().lower(), None
@@ -142,6 +142,7 @@ def split_port(netloc: str) -> tuple[str, str | None]:
 
 
 def is_listed(netloc: str, names: Iterable[str]) -> bool:
+    """Return whether `names` contain this name, with the same port or without one."""
     name, port = split_port(netloc)
     return any(name == known and port_of in (None, port) for known, port_of in map(split_port, names))
 

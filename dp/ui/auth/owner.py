@@ -1,8 +1,8 @@
-"""The owner of this machine is the person who opened the address that the app printed, which carries a random key.
+"""The owner of this machine: the person who opened the address printed by the app, which contains a random key.
 
-A reverse proxy on the same machine makes every visitor look local: its peer address is loopback, and nginx sends a
-loopback Host and no forwarding header by default. So nothing in a request's addresses proves ownership.
-The key does. Opened once, it sets a cookie that scripts cannot read and other sites cannot send, as Jupyter's does.
+Addresses cannot prove ownership. Behind a reverse proxy on the same machine every visitor looks local: the peer address
+is loopback, and by default nginx sends a loopback Host and no forwarding header. Opening the address with the key sets
+a cookie that scripts cannot read and other sites cannot send, like Jupyter's token.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ COOKIE_S = 30 * 24 * 3600
 
 
 class Owner:
-    """The owner's key and the cookie that it earns.
+    """The owner's key and cookie.
 
-    key: 43 URL-safe characters. `cookie_name` contains a digest of the key: cookies are shared by all ports of a host,
-    and two apps with keys of their own must not overwrite each other's.
+    key: 43 URL-safe characters. `cookie_name` contains a digest of the key, because all ports of a host share their
+    cookies, and two apps with different keys must not overwrite each other's.
     """
 
     def __init__(self, key: str):
@@ -34,9 +34,9 @@ class Owner:
         self._cookie = hmac.new(key.encode(), b"owner cookie", hashlib.sha256).hexdigest()
 
     @classmethod
-    def of_home(cls, home: Path) -> Owner:
-        """Return the owner of the runs in `home`: with the key kept there, or a new one, in memory alone where no file
-        can be written.
+    def from_home(cls, home: Path) -> Owner:
+        """Return the owner with the key stored in `home`. If there is none, store a new one; if that fails, the key
+        lasts as long as the process.
         """
         return cls(_read_key(home / FILE) or _write_key(home / FILE))
 
@@ -44,7 +44,7 @@ class Owner:
         return hmac.compare_digest(key.encode("utf-8", "replace"), self.key.encode())
 
     def accepts_cookies(self, header: str) -> bool:
-        """Whether a Cookie header contains the owner's cookie."""
+        """Return whether a Cookie header contains the owner's cookie."""
         pairs = (pair.strip().partition("=") for pair in header.split(";"))
         values = [value for name, _, value in pairs if name == self.cookie_name]
         return any(hmac.compare_digest(value.encode("utf-8", "replace"), self._cookie.encode()) for value in values)
@@ -56,7 +56,7 @@ class Owner:
 
 
 def _read_key(file: Path) -> str | None:
-    """Return the key in a file that nobody else can read, or None. A key that others could read is not used again."""
+    """Return the key in `file`, or None if there is none or other users of this machine could read it."""
     try:
         is_private = os.name != "posix" or not stat.S_IMODE(file.stat().st_mode) & 0o077
         key = file.read_text(encoding="ascii").strip()
@@ -66,11 +66,12 @@ def _read_key(file: Path) -> str | None:
 
 
 def _write_key(file: Path) -> str:
+    """Return a new key, stored in `file` if possible."""
     key = secrets.token_urlsafe(32)
-    aside = file.with_name(f"{FILE}-{secrets.token_hex(4)}")
+    temporary = file.with_name(f"{FILE}-{secrets.token_hex(4)}")
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as opened:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as opened:
             opened.write(key + "\n")
-        aside.replace(file)
+        temporary.replace(file)
     return key

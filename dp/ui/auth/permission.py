@@ -37,7 +37,7 @@ OPEN_WITH_KEY = (
 NOT_YOU = "**Training is limited to some users of this Space,** and {name} is not one of them. Its owner can add you."
 
 
-def refusal(request: Any = None) -> str | None:
+def denial_reason(request: Any = None) -> str | None:
     """Why the visitor behind a request, Gradio's or the server's own, may not train, in Markdown; None where they may.
     request: by default that of the handler under way.
     """
@@ -60,7 +60,7 @@ def is_public() -> bool:
     return bool(os.environ.get("SPACE_ID"))
 
 
-def is_owner(request: Any) -> bool:
+def is_local_user(request: Any) -> bool:
     """Whether the visitor holds the owner's cookie, and this is no public Space. See `dp.ui.auth.owner`."""
     return not is_public() and bool((_scope(request) or {}).get(OWNER))
 
@@ -91,7 +91,7 @@ def token_of(request: Any) -> str | bool | None:
     """With whose token the Hub is asked for a visitor: at home None, the login of this machine, for its owner; on
     a Space that of the visitor's own sign-in, from the same place as the name; False for none.
     """
-    if is_owner(request):
+    if is_local_user(request):
         return None
     said = _sign_in(request)
     return said["access_token"] if said else False
@@ -107,13 +107,13 @@ def hint(request: Any) -> dict[str, str]:
     """Return the `hint` that a form shows beside its token field: how to use this machine's login, where there is one
     that the visitor's browser may not use.
     """
-    is_unused = not is_public() and not is_owner(request) and bool(get_token())
+    is_unused = not is_public() and not is_local_user(request) and bool(get_token())
     return {"hint": OPEN_WITH_KEY if is_unused else ""}
 
 
 def seconds_signed_in(request: Any) -> float:
     """For how much longer the sign-in's token will do; a login of this machine has no end that is known here."""
-    said = None if is_owner(request) else _sign_in(request)
+    said = None if is_local_user(request) else _sign_in(request)
     return (said.get("expires_at") or float("inf")) - time.time() if said else float("inf")
 
 

@@ -1,9 +1,9 @@
-"""Settings in a link, by which a page opens with them."""
+"""The settings in a link that opens the page with them."""
 
 from __future__ import annotations
 
-# The names in a link -> those of `SampleSettings`. A link counts the time difference in steps: it comes after their
-# number.
+# The names in a link -> those of `SampleSettings`. The time difference is in steps in a link, so it is read after the
+# number of steps.
 NAMES = {
     "checkpoint": "checkpoint",
     "images": "batch_size",
@@ -18,7 +18,8 @@ NAMES = {
 NUMBERS = ("images", "timesteps", "difference", "eta", "seed", "walk")
 
 
-def number(text: str) -> int | float | str:
+def parse_number(text: str) -> int | float | str:
+    """Return the number that `text` spells, or `text` itself, which a later check rejects."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -1,4 +1,4 @@
-"""Convert the sampling controls' values to the library's settings and back, for every tab that samples."""
+"""Convert the values of the sampling controls to the library's settings and back, for every tab that samples."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dp.system.records import readable
 from dp.system.text import escape
 from dp.system.validation import MAX_SEED, message_of, quote, within
 from dp.ui.auth import permission
-from dp.ui.sampling.links import NAMES, NUMBERS, number
+from dp.ui.sampling.links import NAMES, NUMBERS, parse_number
 
 MAX_IMAGES, MAX_TIMESTEPS, MAX_TIME_DIFFERENCE_STEPS = 64, 1000, 3
-TRAINED = "trained"  # the schedule choice that means the checkpoint's own
+TRAINED = "trained"  # the choice of noise schedule that stands for the checkpoint's own
 SAMPLERS = [
     ("DPM-Solver++(2M)", "dpmpp_2m"),
     ("DDIM", "ddim"),
@@ -29,7 +29,7 @@ SAMPLERS = [
 ]
 
 
-def read(
+def parse_settings(
     engine: Engine,
     checkpoint: str,
     images: int,
@@ -43,7 +43,11 @@ def read(
     walk_to: str | int | None = None,
     strength: float = 1.0,
 ) -> tuple[str, SampleSettings]:
-    """The page's values -> checkpoint and settings, with the seed decided. A bad value is a gr.Error that names it."""
+    """Return the checkpoint's name and the settings, with a seed drawn if `random_seed`.
+
+    time_difference_steps: in steps, 0 to 3. walk_to: a seed, or None or "" for no interpolation. strength: 0 to 1.
+    Raises gr.Error, which names the control, for a bad value.
+    """
     try:
         images = within("Images", images, 1, MAX_IMAGES)
         timesteps = within("Timesteps", timesteps, 1, MAX_TIMESTEPS)
@@ -51,7 +55,7 @@ def read(
         if seed is None and not random_seed:
             raise ValueError("Seed is empty: enter a whole number or select Random seed")
         seed = secrets.randbelow(MAX_SEED) if random_seed else within("Seed", seed, 0, MAX_SEED - 1)
-        walk_to = number(walk_to.strip()) if isinstance(walk_to, str) else walk_to
+        walk_to = parse_number(walk_to.strip()) if isinstance(walk_to, str) else walk_to
         walk_to = None if walk_to in (None, "") else within("Walk to seed", walk_to, 0, MAX_SEED - 1)
         if walk_to is not None:
             images = within("Images of a walk", images, 2, MAX_IMAGES)
@@ -62,7 +66,7 @@ def read(
             timesteps=timesteps,
             sampler=sampler,
             noise_schedule=None if noise_schedule == TRAINED else noise_schedule,
-            time_difference=min(steps * strength / timesteps, 1.0),  # more than the whole run is the whole run
+            time_difference=min(steps * strength / timesteps, 1.0),  # the whole run at most
             eta=within("eta", eta, 0, 1, whole=False),
             seed=seed,
             walk_to=walk_to,
@@ -73,83 +77,85 @@ def read(
     return checkpoint, settings
 
 
-def restored(engine: Engine, made_with: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert settings from a PNG or a link, named as in `SampleSettings`, to the arguments of `read`. Settings that
-    are missing get the page's own values. Raises gr.Error for settings that the page could not have made.
+def to_page_values(engine: Engine, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert settings from a PNG or a link, named as in `SampleSettings`, to the arguments of `parse_settings`.
+
+    Missing settings get the page's defaults. Raises gr.Error for settings that the page cannot show.
     """
-    checkpoint = made_with.get("checkpoint", next(iter(usable_names(engine)), None))
-    images, timesteps = made_with.get("batch_size", IMAGES), made_with.get("timesteps", TIMESTEPS)
+    checkpoint = saved.get("checkpoint", next(iter(usable_checkpoints(engine)), None))
+    images, timesteps = saved.get("batch_size", IMAGES), saved.get("timesteps", TIMESTEPS)
     try:
         policy = config_of(engine, checkpoint)["policy"]
-        difference = made_with.get("time_difference", 0)
-        strength = within("Strength", made_with.get("strength", 1), 0.01, 1, whole=False)
+        difference = saved.get("time_difference", 0)
+        strength = within("Strength", saved.get("strength", 1), 0.01, 1, whole=False)
         steps = within("time_difference", difference, 0, 1, whole=False) / strength
         steps *= within("Timesteps", timesteps, 1, MAX_TIMESTEPS)
-        name, kwargs = made_with.get("noise_schedule"), made_with.get("schedule_kwargs") or {}
+        name, kwargs = saved.get("noise_schedule"), saved.get("schedule_kwargs") or {}
         own = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs", {})
         schedule = TRAINED if name is None or (name, kwargs) == own else name
         if schedule != TRAINED and kwargs:
-            raise ValueError(f"the page has no control for these schedule keywords: {quote(kwargs)}")
+            raise ValueError(f"the page has no control for these schedule parameters: {quote(kwargs)}")
     except ValueError as error:
         raise user_error(error) from None
     values = {
         "checkpoint": checkpoint,
         "images": images,
         "timesteps": timesteps,
-        "sampler": made_with.get("sampler", SAMPLER),
+        "sampler": saved.get("sampler", SAMPLER),
         "noise_schedule": schedule,
         "time_difference_steps": round(steps, 6),
-        "eta": made_with.get("eta", 0),
-        "seed": made_with.get("seed"),
-        "random_seed": made_with.get("seed") is None,
-        "walk_to": made_with.get("walk_to"),
+        "eta": saved.get("eta", 0),
+        "seed": saved.get("seed"),
+        "random_seed": saved.get("seed") is None,
+        "walk_to": saved.get("walk_to"),
         "strength": strength,
     }
-    read(engine, **values)
+    parse_settings(engine, **values)
     return values
 
 
-def of_link(engine: Engine, query: Mapping[str, str]) -> tuple[dict[str, Any], str]:
-    """A link's query -> the settings in it that can be used, named as in `SampleSettings`, and a sentence about those
-    that are ignored, as markup; empty where there are none.
+def parse_link(engine: Engine, query: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    """Return the valid settings of a link's query, named as in `SampleSettings`, and a sentence (as markup) that lists
+    the invalid ones with the reasons, or "".
     """
-    usable: dict[str, Any] = {}
+    valid: dict[str, Any] = {}
     ignored = []
     for key in [key for key in NAMES if key in query]:
-        value = number(query[key]) if key in NUMBERS else query[key]
+        value = parse_number(query[key]) if key in NUMBERS else query[key]
         try:
             if key == "difference":
                 steps = within("Time difference", value, 0, MAX_TIME_DIFFERENCE_STEPS, whole=False)
-                value = min(steps / usable.get("timesteps", TIMESTEPS), 1.0)
-            restored(engine, usable | {NAMES[key]: value})
+                value = min(steps / valid.get("timesteps", TIMESTEPS), 1.0)
+            to_page_values(engine, valid | {NAMES[key]: value})
         except (ValueError, gr.Error) as error:
             ignored.append(f"{key} ({error.message if isinstance(error, gr.Error) else user_error(error).message})")
         else:
-            usable[NAMES[key]] = value
-    return usable, f"Ignored from the link: {'; '.join(ignored)}." if ignored else ""
+            valid[NAMES[key]] = value
+    return valid, f"Ignored from the link: {'; '.join(ignored)}." if ignored else ""
 
 
-def unchecked(control: gr.components.Component) -> None:
-    """Let the control's value through as it comes: `read` checks all of them, and its messages name the setting. (Once
-    its choices have been updated, a page has Gradio's own check again.)
+def skip_gradio_check(control: gr.components.Component) -> None:
+    """Pass the control's value to the handlers unchecked: `parse_settings` checks it, with a message that names the
+    setting. Gradio checks a dropdown's value again on pages where its choices were updated. Checked on Gradio 6.31.
     """
     control.preprocess = lambda payload: payload
 
 
-def entries(engine: Engine) -> list[Entry]:
-    """The checkpoints that the visitor of the handler under way may know of: those of training runs are for those only
-    who may train.
+def visible_checkpoints(engine: Engine) -> list[Entry]:
+    """Return the checkpoints that the visitor of the current request may see: those of training runs are visible only
+    to visitors who may train.
     """
-    may_train = permission.refusal() is None
+    may_train = permission.denial_reason() is None
     return [entry for entry in engine.checkpoints() if may_train or not entry.run]
 
 
-def usable_names(engine: Engine) -> list[str]:
-    return [entry.name for entry in entries(engine) if not entry.problem]
+def usable_checkpoints(engine: Engine) -> list[str]:
+    """Return the names of the visible checkpoints that can be loaded."""
+    return [entry.name for entry in visible_checkpoints(engine) if not entry.problem]
 
 
 def schedule_choices(engine: Engine, checkpoint: str) -> list[tuple[str, str]]:
-    """The trained schedule first, and said so; then the others with their default keywords."""
+    """Return (label, value) pairs: the trained schedule first, then the others with their default parameters."""
     policy = config_of(engine, checkpoint)["policy"]
     name, kwargs = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs", {})
     own = ", ".join([name, *(f"{key} {value:g}".replace("-", "−") for key, value in kwargs.items())])
@@ -157,31 +163,34 @@ def schedule_choices(engine: Engine, checkpoint: str) -> list[tuple[str, str]]:
 
 
 def describe(engine: Engine, checkpoint: str | None) -> str:
-    """One line about a checkpoint, and one for each folder among the checkpoints that cannot be used."""
+    """Return a line of Markdown about a checkpoint, and one for each checkpoint folder that cannot be loaded."""
     if checkpoint is None:
-        return "No checkpoints found: put a checkpoint folder into `checkpoints/` and reload." + problems(engine)
+        hint = "No checkpoints found: put a checkpoint folder into `checkpoints/` and reload the page."
+        return hint + describe_problems(engine)
     config = config_of(engine, checkpoint)
     network, policy = config["network"], config["policy"]
     facts = [f"{network['image_size']} × {network['image_size']} pixels", f"predicts {policy.get('objective', 'v')}"]
     facts += [f"{config['step']:,} training steps"] if "step" in config else []
     facts += [f"trained on {config['dataset']}"] if "dataset" in config else []
-    return escape(" · ".join(facts)) + problems(engine)
+    return escape(" · ".join(facts)) + describe_problems(engine)
 
 
-def problems(engine: Engine) -> str:
-    broken = [entry for entry in entries(engine) if entry.problem]
+def describe_problems(engine: Engine) -> str:
+    broken = [entry for entry in visible_checkpoints(engine) if entry.problem]
     return "".join(f"\n\n⚠️ {escape(entry.problem.replace(readable(str(entry.path)), entry.name))}" for entry in broken)
 
 
 def config_of(engine: Engine, checkpoint: str) -> dict[str, Any]:
-    """The checked config of a checkpoint. Raises ValueError, with the names there are, where it cannot be had."""
-    configs = {entry.name: entry.config for entry in entries(engine) if not entry.problem}
+    """Return the validated config of a checkpoint. Raises ValueError, with the available names, if there is none."""
+    configs = {entry.name: entry.config for entry in visible_checkpoints(engine) if not entry.problem}
     if not isinstance(checkpoint, str) or checkpoint not in configs:
         raise ValueError(f"there is no checkpoint {quote(checkpoint)}; there are: {', '.join(configs) or 'none'}")
     return configs[checkpoint]
 
 
 def user_error(error: object) -> gr.Error:
-    """An error for the page, which shows its text as markup: and it may quote what a stranger sent."""
-    words = message_of(error) if isinstance(error, Exception) else str(error)
-    return gr.Error(html.escape(readable(words), quote=False), print_exception=False)
+    """Return an error to raise in a handler. The page renders its text as markup, and the text may quote a visitor's
+    input, so it is escaped.
+    """
+    text = message_of(error) if isinstance(error, Exception) else str(error)
+    return gr.Error(html.escape(readable(text), quote=False), print_exception=False)

@@ -20,7 +20,7 @@ Updates = dict[Component, Any]  # what a handler returns; Gradio leaves other ou
 
 
 class Controls(NamedTuple):
-    """Named as the parameters of `page_values.read`, in the order of the page."""
+    """Named as the parameters of `page_values.parse_settings`, in the order of the page."""
 
     checkpoint: gr.Dropdown
     images: gr.Slider
@@ -53,14 +53,14 @@ class Panel:
         return [self.controls.checkpoint, self.about, self.controls.noise_schedule]
 
     def values(self, given: Given) -> dict[str, Any]:
-        """Return the arguments of `page_values.read` from the inputs of a handler."""
+        """Return the arguments of `page_values.parse_settings` from the inputs of a handler."""
         return {name: given[control] for name, control in self.controls._asdict().items()}
 
     def refresh(self, asked: Mapping[str, Any] | None = None) -> Updates:
         """List the checkpoints that exist now, and apply the settings in `asked`, if any (checked, and named as in
         `SampleSettings`).
         """
-        names, checkpoint = page_values.usable_names(self.engine), self.controls.checkpoint
+        names, checkpoint = page_values.usable_checkpoints(self.engine), self.controls.checkpoint
         if names and asked:
             return self.apply_settings(asked, choices=names)
         if checkpoint.value in names:  # leave it alone: a quick visitor may have chosen another one already
@@ -72,7 +72,7 @@ class Panel:
         """Put settings from a PNG or a link into the controls. Without a seed among them, the present one stays. Raises
         gr.Error.
         """
-        values, controls = page_values.restored(self.engine, made_with), self.controls
+        values, controls = page_values.to_page_values(self.engine, made_with), self.controls
         updates: Updates = {control: values[name] for name, control in controls._asdict().items()}
         updates[controls.checkpoint] = gr.update(value=values["checkpoint"], **of_checkpoint)
         updates[controls.eta] = update_eta(values["sampler"], values["eta"])
@@ -82,12 +82,12 @@ class Panel:
 
     def select(self, name: str) -> Updates:
         """Choose a checkpoint."""
-        names = page_values.usable_names(self.engine)
+        names = page_values.usable_checkpoints(self.engine)
         return {self.controls.checkpoint: gr.update(choices=names, value=name)} | self.of_checkpoint(name)
 
     def list_checkpoints(self) -> Updates:
         """List the checkpoints that exist now, and keep the choice."""
-        return {self.controls.checkpoint: gr.update(choices=page_values.usable_names(self.engine))}
+        return {self.controls.checkpoint: gr.update(choices=page_values.usable_checkpoints(self.engine))}
 
     def of_checkpoint(self, name: str | None, noise_schedule: str = page_values.TRAINED) -> Updates:
         """Show what depends on the checkpoint: its description and its schedules."""
@@ -105,7 +105,7 @@ def build_panel(
     """Add the controls to the page being built. prefix: of their ids, so that a page can have two panels. fold: adds
     components below the checkpoint.
     """
-    names = page_values.usable_names(engine)
+    names = page_values.usable_checkpoints(engine)
     default = names[0] if names else None
     checkpoint = gr.Dropdown(
         names,
@@ -126,7 +126,7 @@ def build_panel(
     panel = Panel(engine, controls, about, folded)
     for control in controls:
         if control is not controls.random_seed:
-            page_values.unchecked(control)
+            page_values.skip_gradio_check(control)
     checkpoint.input(panel.of_checkpoint, checkpoint, [about, controls.noise_schedule], **QUIET)
     controls.sampler.input(update_eta, controls.sampler, controls.eta, **QUIET)
     return panel

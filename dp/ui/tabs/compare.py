@@ -19,7 +19,7 @@ from dp.ui.components.player.player import Player
 from dp.ui.sampling import page_values
 from dp.ui.sampling.comparison import ComparisonResult, Values, side_by_side
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
-from dp.ui.sampling.variants import MOST, SETTINGS, SHORT_RUNS, Variant, make_variants
+from dp.ui.sampling.variants import MAX_VARIANTS, PARAMETERS, SHORT_RUNS, Variant, make_variants
 from dp.ui.streaming import Sessions
 
 AXES = [
@@ -83,12 +83,13 @@ def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
 
 
 def components(engine: Engine, sessions: Sessions) -> Tab:
-    has_models = bool(page_values.usable_names(engine))
+    has_models = bool(page_values.usable_checkpoints(engine))
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320):
             gr.Markdown(words.COMPARE_HINT, elem_id="compare-hint", elem_classes="about")
             with gr.Row(elem_classes="variants"):
-                players = [Player(sessions.runner, is_variant=True, min_width=80, padding=False) for _ in range(MOST)]
+                options = {"is_variant": True, "min_width": 80, "padding": False}
+                players = [Player(sessions.runner, **options) for _ in range(MAX_VARIANTS)]
             clock = Clock(elem_id="clock")
         with gr.Column(scale=2, min_width=300):
             start = gr.Button("Compare", variant="primary", size="lg", elem_id="compare", interactive=has_models)
@@ -100,16 +101,16 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
                 page_values.SAMPLERS,
                 value=SAMPLERS,
                 multiselect=True,
-                max_choices=MOST,
+                max_choices=MAX_VARIANTS,
                 label="Values",
                 elem_id="values",
-                info=VALUES_INFO.format(MOST),
+                info=VALUES_INFO.format(MAX_VARIANTS),
             )
             panel = build_panel(engine, prefix="compare-", images=IMAGES)
     panel.controls.sampler.visible, panel.controls.eta.visible = False, True  # as `choose_axis` would set them
     words.explain(words.COMPARE)
     for control in (axis, chosen):
-        page_values.unchecked(control)
+        page_values.skip_gradio_check(control)
     return Tab(players, clock, start, stop, axis, chosen, panel)
 
 
@@ -142,7 +143,7 @@ def wire_choices(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
 
     def choose_axis(given: Given) -> Updates:
         axis, name, sampler = given[tab.axis], given[controls.checkpoint], given[controls.sampler]
-        visible = {setting: setting != SETTINGS.get(axis) for setting in controls._fields}
+        visible = {setting: setting != PARAMETERS.get(axis) for setting in controls._fields}
         visible["sampler"] = axis not in ("sampler", "eta")  # eta is a setting of DDIM only
         visible["eta"] = axis == "sampler" or (axis != "eta" and sampler == "ddim")
         updates = {control: gr.update(visible=visible[setting]) for setting, control in controls._asdict().items()}
@@ -156,11 +157,11 @@ def wire_choices(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
 
     def list_checkpoints(axis: str) -> Updates:
         """Offer the checkpoints that were added since the axis was chosen, too."""
-        names = page_values.usable_names(engine)
+        names = page_values.usable_checkpoints(engine)
         return {tab.chosen: gr.update(choices=names) if axis == "checkpoint" else gr.skip()}
 
     def refresh() -> Updates:
-        return {tab.start: gr.update(interactive=bool(page_values.usable_names(engine)))} | tab.panel.refresh()
+        return {tab.start: gr.update(interactive=bool(page_values.usable_checkpoints(engine)))} | tab.panel.refresh()
 
     axis_inputs = {tab.axis, controls.checkpoint, controls.sampler}
     tab.axis.input(choose_axis, axis_inputs, [tab.chosen, *controls], **QUIET)
@@ -179,9 +180,9 @@ def offer(engine: Engine, axis: str, name: str | None) -> Any:
         choices = page_values.schedule_choices(engine, name) if name else []
         value = [choice for _, choice in choices]
     else:
-        choices = page_values.usable_names(engine)
-        value = choices[:MOST]
-    most = MOST // 2 if axis == SHORT_RUNS else MOST
+        choices = page_values.usable_checkpoints(engine)
+        value = choices[:MAX_VARIANTS]
+    most = MAX_VARIANTS // 2 if axis == SHORT_RUNS else MAX_VARIANTS
     return gr.update(
         choices=choices,
         value=value,
@@ -195,7 +196,7 @@ def first_values(result: ComparisonResult) -> Values:
     """Return the players' values at the start of a comparison: each variant has its label and waits, the other players
     are hidden.
     """
-    values: Values = {i: {"state": "idle"} for i in range(MOST)}
+    values: Values = {i: {"state": "idle"} for i in range(MAX_VARIANTS)}
     return values | {i: {"state": "waiting", "label": variant.label} for i, variant in enumerate(result.variants)}
 
 

@@ -62,7 +62,7 @@ def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
 
 
 def components(engine: Engine, sessions: Sessions) -> Tab:
-    has_models = bool(page_values.usable_names(engine))
+    has_models = bool(page_values.usable_checkpoints(engine))
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320):
             player = Player(sessions.runner, elem_id="player")
@@ -77,7 +77,7 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
                 gr.Markdown(words.WALK, elem_classes="about")
                 # Not a gr.Number: an empty one becomes 0 when the section is opened, and 0 is a seed.
                 walk_to = gr.Textbox(max_lines=1, placeholder="no walk", label="Walk to seed", elem_id="walk")
-                page_values.unchecked(walk_to)
+                page_values.skip_gradio_check(walk_to)
             with gr.Row():
                 link = gr.Button("Copy link", size="sm", elem_id="link", min_width=120)
                 load = gr.UploadButton(
@@ -96,7 +96,7 @@ def requested(engine: Engine, tab: Tab, given: Given) -> SampleRequest:
         start, mask, strength = read(given[tab.start_image], network["image_size"], network.get("channels", 3))
     except ValueError as error:
         raise page_values.user_error(error) from None
-    name, settings = page_values.read(engine, **values, walk_to=given[tab.walk_to], strength=strength)
+    name, settings = page_values.parse_settings(engine, **values, walk_to=given[tab.walk_to], strength=strength)
     return SampleRequest(name, settings, start, mask)
 
 
@@ -149,8 +149,8 @@ def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
     """Settings from the link that opened the page and from a PNG saved here, and the link to the present ones."""
 
     def refresh(request: gr.Request) -> Updates:
-        names = page_values.usable_names(engine)
-        linked, ignored = page_values.of_link(engine, request.query_params) if names else ({}, "")
+        names = page_values.usable_checkpoints(engine)
+        linked, ignored = page_values.parse_link(engine, request.query_params) if names else ({}, "")
         if ignored:
             gr.Warning(ignored)
         walk_to = {tab.walk_to: linked["walk_to"]} if "walk_to" in linked else {}

@@ -102,7 +102,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
 
 
 def components(tabs: list[str]) -> Tab:
-    reason = permission.refusal()
+    reason = permission.denial_reason()
     refused = gr.Markdown(reason or "", visible=reason is not None, elem_id="refused")
     if permission.must_sign_in():
         gr.LoginButton(size="sm", min_width=120)
@@ -135,7 +135,7 @@ def wire_access(page: gr.Blocks, tab: Tab) -> None:
     """The tab's contents, or the reason why this visitor may not train."""
 
     def admit(request: gr.Request) -> Updates:
-        reason = permission.refusal(request)
+        reason = permission.denial_reason(request)
         shown = gr.update(value=reason or "", visible=reason is not None)
         return {tab.refused: shown, tab.inside: gr.update(visible=reason is None)}
 
@@ -343,7 +343,7 @@ def wire_opening(tab: Tab, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         permitted(request)
         try:
             path = run_of(event.run).checkpoint(int(event.checkpoint)).resolve()
-            name = next(entry.name for entry in page_values.entries(engine) if entry.path.resolve() == path)
+            name = next(entry.name for entry in page_values.visible_checkpoints(engine) if entry.path.resolve() == path)
             updates = panels[event.tab].select(name)
         except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
             raise page_values.user_error(error) from None
@@ -356,7 +356,7 @@ def wire_opening(tab: Tab, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
 
 
 def permitted(request: gr.Request) -> None:
-    if reason := permission.refusal(request):
+    if reason := permission.denial_reason(request):
         raise page_values.user_error(reason)
 
 

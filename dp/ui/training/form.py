@@ -74,7 +74,7 @@ class Form:
             "seed": seed,
         }
         for control in (size, width, depth, batch, lr, steps, save_every, seed):
-            page_values.unchecked(control)
+            page_values.skip_gradio_check(control)
 
     @property
     def own(self) -> list[Component]:

@@ -27,7 +27,7 @@ def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
     """What the form for publishing the run `run` begins with: `repo`, a name on the Hub without its `owner` where that
     is not known, and whether there is a `login`.
     """
-    if reason := permission.refusal(request):
+    if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
         run = run_of(asked["run"])
@@ -41,7 +41,7 @@ def publish(asked: Any, request: gr.Request) -> dict[str, Any]:
     """Publish the `milestone` of the run `run` as `repo`, `private` or not, with its `licence`: the `url`, or a
     `problem`. token: that of the call, over the visitor's own sign-in, over this machine's login at home.
     """
-    if reason := permission.refusal(request):
+    if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
         run, milestone, repo = run_of(asked["run"]), int(asked["milestone"]), asked["repo"].strip()

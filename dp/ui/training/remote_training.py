@@ -29,7 +29,7 @@ def machines(asked: Any, request: gr.Request) -> dict[str, Any]:
     """What the form begins with: `machines`, pairs of a flavor and words for it, the `flavor` and `timeout` to be
     chosen at first, and whether there is a `login`. Prices are public: no token goes along.
     """
-    if reason := permission.refusal(request):
+    if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
         found = hardware(token=False)
@@ -44,7 +44,7 @@ def machines(asked: Any, request: gr.Request) -> dict[str, Any]:
 
 def price(asked: Any, request: gr.Request) -> dict[str, Any]:
     """Return the price of a machine of `flavor` for a `timeout`, in `words`."""
-    if reason := permission.refusal(request):
+    if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
         return {"words": describe(asked["flavor"], asked["timeout"].strip(), token=False)}
@@ -90,7 +90,7 @@ def done(what: Callable[[RunFolder, str | bool | None], Any], asked: Any, reques
     """Do that to the run `run`: {}, or a `problem`, and `asks` where there is no token, or another one may do. token:
     that of the call, over the visitor's own sign-in, over this machine's login at home.
     """
-    if reason := permission.refusal(request):
+    if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
         run, token = run_of(asked["run"]), asked["token"].strip()

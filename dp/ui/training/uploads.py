@@ -30,7 +30,7 @@ from dp.data.limits import Limits
 from dp.system.validation import check_encodable, quote
 from dp.training.run_folder import home
 
-KEPT_S = 24 * 3600
+UPLOAD_TTL_S = 24 * 3600
 PIECE_BYTES = 8 << 20  # in one message, at most
 NAMES = "names.jsonl"
 MAX_NAME = 1000  # characters that are kept of a file's name: the last ones, with its suffix
@@ -55,7 +55,7 @@ class Draft:
             with suppress(OSError):  # another app has just deleted it
                 # By the clock and by what it said before somebody may have set it.
                 ages = [now - old.stat().st_mtime for now in (time.time(), time.monotonic() + CLOCK_SET)]
-                if min(ages) > KEPT_S:
+                if min(ages) > UPLOAD_TTL_S:
                     shutil.rmtree(old, ignore_errors=True)
                 elif max(ages) < 0:  # from the future: its day begins now
                     os.utime(old)

@@ -69,7 +69,7 @@ def poll(asked: Any, request: gr.Request) -> dict[str, Any]:
     `run`, its `facts`, unless `facts_mark` is their mark, the `records` of metrics.jsonl from `offset` on, and the
     `samples` after step `last_sample`. Anybody may call this, and `command`, with anything.
     """
-    if why_not := permission.refusal(request):
+    if why_not := permission.denial_reason(request):
         return {"problem": why_not}
     asked = asked if isinstance(asked, dict) else {}
     answer = changed("runs", [summary(run) for run in runs_in(home())], asked.get("runs_mark"))
@@ -89,7 +89,7 @@ def poll(asked: Any, request: gr.Request) -> dict[str, Any]:
 
 def command(asked: Any, request: gr.Request) -> dict[str, Any]:
     """Apply a `verb` to the run `run`. 'rename' takes a `name`, and 'extend' the new total number of `steps`."""
-    if why_not := permission.refusal(request):
+    if why_not := permission.denial_reason(request):
         return {"problem": why_not}
     try:
         run, verb = run_of(asked["run"]), asked["verb"]

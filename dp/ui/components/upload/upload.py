@@ -50,7 +50,7 @@ class ImageUpload(Component):
 
 def begin(asked: Any, request: gr.Request) -> dict[str, Any]:
     """A draft for `files` files of `bytes` bytes. Anybody may call this, and the next one, with anything."""
-    if why_not := permission.refusal(request):
+    if why_not := permission.denial_reason(request):
         return {"problem": why_not}
     try:
         files, size = asked["files"], asked["bytes"]
@@ -69,7 +69,7 @@ def begin(asked: Any, request: gr.Request) -> dict[str, Any]:
 
 def receive(asked: Any, request: gr.Request) -> dict[str, Any]:
     """Pieces of the files of a draft."""
-    if why_not := permission.refusal(request):
+    if why_not := permission.denial_reason(request):
         return {"problem": why_not}
     try:
         Draft(asked["draft"]).take(asked["pieces"])
