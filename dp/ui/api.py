@@ -106,7 +106,7 @@ def stream_endpoint(engine: Engine, sessions: Sessions) -> Callable[..., Any]:
     return stream
 
 
-def sample_value(frame: Frame | None, is_last: bool, run: SampleRequest) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+def sample_value(frame: Frame | None, is_last: bool, run: SampleRequest) -> tuple[Any, dict[str, Any]]:
     """Return the file and the settings; before the last frame, None and the progress."""
     if not is_last:
         return None, {"state": "running"} | ({"index": frame.index, "timesteps": frame.timesteps} if frame else {})
