@@ -12,7 +12,7 @@ import spaces  # noqa: F401 (before torch, which dp loads: on ZeroGPU it has to 
 
 from dp.serving.engine import Engine
 from dp.system.device import use_own_cores
-from dp.training.run_folder import home
+from dp.system.environment import runs_dir
 
 with startup.told():  # the limits are read in there
     from dp.ui.app import build_app
@@ -23,7 +23,7 @@ ON_ZERO_GPU = on_zero_gpu()
 
 with startup.told():
     use_own_cores()
-    engine = Engine(os.path.join(HERE, "checkpoints"), device="cpu" if ON_ZERO_GPU else None, runs=home())
+    engine = Engine(os.path.join(HERE, "checkpoints"), device="cpu" if ON_ZERO_GPU else None, runs=runs_dir())
     demo = build_app(engine, on_zero_gpu=ON_ZERO_GPU)
 
 

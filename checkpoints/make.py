@@ -114,7 +114,7 @@ def bundle(name: str, pictures: Path, run: Path, device: str) -> None:
     """Write checkpoints/<name>/ from the run's last milestone: weights in half precision, samples, and the card. What
     stood there before goes only when all of it is made.
     """
-    milestones = RunFolder(run).milestones()
+    milestones = RunFolder(run).checkpoint_steps()
     if not milestones:
         raise SystemExit(f"there is no checkpoint in {run}: train first")
     newest = RunFolder(run).checkpoint(milestones[-1])

@@ -45,7 +45,9 @@ LIMITED_TO = {
     "dp.diffusion.": {"torch"},
     "dp.data.archives.archive_kinds": set(),
     "dp.training.presets": set(),
+    "dp.training.locks": {"filelock"},
     "dp.training.run_folder": {"filelock"},
+    "dp.training.status": set(),
     "dp.training.processes": {"filelock"},
     **{f"dp.system.{name}": set() for name in ("atomic_files", "records", "stdio", "timestamps", "validation")},
 }
@@ -226,7 +228,7 @@ def below_ui() -> list[str]:
     return sorted(name for name in modules().keys() - inits if package_of(name) not in ("dp", "app", "ui"))
 
 
-WITHOUT_TORCH = ["run_folder", "processes", "presets", "cli", "worker"]
+WITHOUT_TORCH = ["locks", "status", "run_folder", "processes", "presets", "cli", "worker"]
 WITHOUT_TORCH += [f"remote.{name}" for name in ("hardware", "sync", "job", "worker", "cli")]
 
 

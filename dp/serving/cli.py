@@ -98,7 +98,7 @@ def kind_of(file: Path | None, asked: str | None) -> str:
 def found(checkpoint: str) -> tuple[Path, str]:
     """The folder of a checkpoint, and what to call it. Raises ValueError where there is none."""
     path, run = Path(checkpoint).resolve(), RunFolder(checkpoint)
-    if milestones := run.milestones():
+    if milestones := run.checkpoint_steps():
         return run.checkpoint(milestones[-1]).resolve(), f"{run.name}/{milestones[-1]:06d}"
     if path.is_dir():
         read_config(path)

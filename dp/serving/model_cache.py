@@ -18,7 +18,7 @@ from dp.checkpoints.folder import load
 from dp.diffusion.policy import DiffusionPolicy
 from dp.hub import downloads
 from dp.system.validation import quote
-from dp.training.run_folder import runs_in
+from dp.training.run_folder import list_runs
 
 
 class LoadedModel(NamedTuple):
@@ -82,7 +82,7 @@ def milestones(home: str | Path) -> list[Entry]:
     """Those of every run, the newest run and in it the newest milestone first. Where a name is taken by an older run,
     the id stands for it.
     """
-    runs, named = runs_in(home), {}
+    runs, named = list_runs(home), {}
     for run in reversed(runs):
         named[run.id if run.name in named else run.name] = run
     return [

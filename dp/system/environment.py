@@ -40,7 +40,7 @@ def device() -> str | None:
     return name or None
 
 
-def home() -> Path:
+def runs_dir() -> Path:
     """Return the folder of the training runs: DP_HOME, or else `runs` beside app.py. Raises ValueError."""
     given = os.environ.get("DP_HOME") or ROOT / "runs"
     try:

@@ -42,7 +42,7 @@ STATUS: dict[str, Any] = {  # of status.json
     "launch": str,
     "remote": dict,
 }
-REMOTE: dict[str, Any] = {"repo": str, "flavor": str, "timeout": (float, 0, 1e9), "launch": str, "is_going_on": bool}
+REMOTE: dict[str, Any] = {"repo": str, "flavor": str, "timeout": (float, 0, 1e9), "launch": str, "is_active": bool}
 REMOTE_JOB: dict[str, Any] = {"job": str, "url": str}  # of one that the Hub has taken
 CONFIG: dict[str, Any] = {  # of config.json
     "name": str,
@@ -160,7 +160,7 @@ def status_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_job(remote: Mapping[str, Any]) -> bool:
     """Return whether `remote` says all that there must be of a Job on the Hub."""
-    needed = REMOTE | (REMOTE_JOB if remote.get("is_going_on") else {})
+    needed = REMOTE | (REMOTE_JOB if remote.get("is_active") else {})
     asked = remote.get("asked")
     are_there = all(remote.get(key) is not None for key in needed)
     return are_there and fits(remote, needed) and isinstance(asked, list) and all(isinstance(v, str) for v in asked)

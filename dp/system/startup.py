@@ -53,7 +53,7 @@ def prepare() -> None:
 
 def check_home() -> None:
     """Make the folder that DP_HOME names. Without DP_HOME a folder that cannot be made only keeps training away."""
-    folder = environment.home()
+    folder = environment.runs_dir()
     if folder == Path(os.devnull):  # no runs at all
         return
     try:

@@ -1,8 +1,8 @@
 """The inputs of optimizer step k: its images, their random numbers and its learning rate.
 
-Everything that step k uses is a function of (seed, k). The images come in permutations by (seed, epoch), endlessly
-concatenated, of which step k takes the next B; t, noise, flips and whether to self-condition come from one generator
-per (seed, step, micro-step). So a resumed run continues exactly, and no random state is saved.
+Everything that step k uses is a function of (seed, k). The images come from an endless concatenation of permutations,
+one per (seed, epoch), of which step k takes the next B. t, noise, flips and the choice to self-condition come from one
+generator per (seed, step, micro-step). A resumed run therefore continues exactly, and no random state is saved.
 """
 
 from __future__ import annotations
@@ -15,24 +15,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-EXTENDED_RATE = 0.1  # of the peak
+EXTENDED_LR_FACTOR = 0.1  # relative to the peak
 
 
-class Draw(NamedTuple):
-    """One micro-batch over all processes: image indices [B], and the random numbers per image and shared."""
+class BatchRandomness(NamedTuple):
+    """The random choices of one micro-batch, over all processes.
 
-    pictures: Tensor
+    indices: which images, [B]. t: uniform in [0, 1), float64 [B]. noise: standard normal, [B, C, H, W]. flips: bool
+    [B]. self_cond_u: one uniform number in [0, 1) for the whole batch.
+    """
+
+    indices: Tensor
     t: Tensor
     noise: Tensor
     flips: Tensor
-    coin: float
+    self_cond_u: float
 
 
-def draw(seed: int, step: int, micro: int, micros: int, size: int, shape: tuple[int, ...], n: int) -> Draw:
-    """Micro-batch `micro` of `micros` in a step: `size` of `n` pictures, each of `shape`."""
-    random = generator(seed, 1, step, micro)
-    return Draw(
-        picture_order(seed, (step * micros + micro) * size, size, n),
+def draw_batch(
+    seed: int, step: int, micro_step: int, accumulation_steps: int, size: int, shape: tuple[int, ...], n: int
+) -> BatchRandomness:
+    """Draw micro-batch `micro_step` of the `accumulation_steps` in a step: `size` of `n` images, each of `shape`."""
+    random = generator(seed, 1, step, micro_step)
+    return BatchRandomness(
+        image_order(seed, (step * accumulation_steps + micro_step) * size, size, n),
         torch.rand(size, generator=random, dtype=torch.float64),
         torch.randn(size, *shape, generator=random),
         torch.rand(size, generator=random) < 0.5,
@@ -41,18 +47,18 @@ def draw(seed: int, step: int, micro: int, micros: int, size: int, shape: tuple[
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int, decay_steps: int | None) -> float:
-    """Return the learning rate of the step that follows `step` done ones: a linear warm-up to `peak`, then a cosine to
-    0 at the horizon `decay_steps`. An extended run continues beyond the horizon at a constant share of the peak.
+    """Return the learning rate of optimizer step `step` (0-based): a linear warm-up to `peak`, then a cosine to 0 at
+    the horizon `decay_steps`. From the horizon on, in an extended run, it is a constant fraction of the peak.
     """
     if decay_steps and step >= decay_steps:
-        return EXTENDED_RATE * peak
+        return EXTENDED_LR_FACTOR * peak
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
     decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / decay_steps))) if decay_steps else 1.0
     return peak * warmup * decay
 
 
 def generator(*key: int) -> torch.Generator:
-    """A random stream that is a function of `key` alone."""
+    """Return a generator whose numbers depend on `key` alone."""
     return torch.Generator().manual_seed(
         int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
     )
@@ -63,9 +69,9 @@ def permutation(seed: int, epoch: int, n: int) -> Tensor:
     return torch.randperm(n, generator=generator(seed, 0, epoch))
 
 
-def picture_order(seed: int, start: int, count: int, n: int) -> Tensor:
-    """Positions [start, start + count) of the endless concatenation of permutations of n pictures, one per epoch ->
-    picture indices [count].
+def image_order(seed: int, start: int, count: int, n: int) -> Tensor:
+    """Return image indices [count]: positions start to start + count of the endless concatenation of permutations of n
+    images, one per epoch.
     """
     position, parts = start, []
     while position < start + count:

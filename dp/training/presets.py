@@ -1,7 +1,7 @@
-"""What is to be trained: the presets, what may be chosen, and the run's config that it amounts to. Standard library.
+"""The settings of a training run, presets for them, and their conversion to and from the run's config.json.
 
-The networks are the shape that learnt fastest at small budgets and that the bundled model has: a convolutional
-interface outside, RIN blocks on 8 x 8 tokens inside.
+Needs the standard library only. All networks have the architecture that learned fastest at small budgets, which is also
+that of the bundled models: a convolutional interface around RIN blocks on 8 x 8 tokens.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 from dp.system.validation import MAX_SEED, quote, within
 
-SIZES = (16, 32, 64, 128)  # of which 8 x 8 tokens can be made by halving
-NAME_LENGTH = 60
+SIZES = (16, 32, 64, 128)  # powers of two, as halvings lead to 8 x 8 tokens
+MAX_NAME_LENGTH = 60
 MAX_STEPS = 10_000_000
-SAMPLES, SAMPLE_STEPS = 16, 25  # at each milestone
-WARMUP = 0.025  # of the steps
-POLICY = {  # of the bundled model; benchmarks/README.md
+SAMPLES, SAMPLE_STEPS = 16, 25  # with each checkpoint
+WARMUP_FRACTION = 0.025  # of the steps
+POLICY = {  # as for the bundled models; see benchmarks/README.md
     "timesteps": 50,
     "noise_schedule": "sigmoid",
     "schedule_kwargs": {"start": -3.0, "end": 7.0},
@@ -28,8 +28,8 @@ POLICY = {  # of the bundled model; benchmarks/README.md
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is made with, named and ordered as the controls of the Train tab. Raises ValueError, which names what
-    is wrong.
+    """The settings of a run, named and ordered as the controls of the Train tab. Raises ValueError for one out of
+    range.
     """
 
     name: str = ""
@@ -44,8 +44,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.name, str) or len(self.name) > NAME_LENGTH or not self.name.isprintable():
-            raise ValueError(f"Name must have at most {NAME_LENGTH} characters, all of them visible")
+        if not isinstance(self.name, str) or len(self.name) > MAX_NAME_LENGTH or not self.name.isprintable():
+            raise ValueError(f"Name must have at most {MAX_NAME_LENGTH} characters, all printable")
         if self.image_size not in SIZES:
             raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}, got {quote(self.image_size)}")
         for name, label, low, high in (
@@ -64,8 +64,8 @@ class Settings:
             raise ValueError(f"Network width must be a multiple of 16, got {quote(self.width)}")
 
     def config(self, dataset: str, count: int, created: float) -> dict[str, Any]:
-        """The run's config.json."""
-        levels = max((self.image_size // 16).bit_length() - 1, 1)  # halvings, down to 8 x 8 tokens after the folding
+        """Return the config.json of a run on `count` images of the dataset named `dataset`. created: Unix seconds."""
+        levels = max((self.image_size // 16).bit_length() - 1, 1)  # downsamplings from the patches to 8 x 8 tokens
         network = {
             "type": "rin",
             "dim": self.width,
@@ -85,7 +85,7 @@ class Settings:
             "train_batch_size": self.batch,
             "train_lr": self.lr,
             "train_num_steps": self.steps,
-            "lr_warmup_steps": round(self.steps * WARMUP),
+            "lr_warmup_steps": round(self.steps * WARMUP_FRACTION),
             "lr_decay_steps": self.steps,
             "augment_horizontal_flip": self.flips,
             "ema_decay": 0.99,
@@ -100,20 +100,21 @@ class Settings:
         return facts | {"processes": 1, "licence": None}
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Settings:
-        """Return the settings of a run, with defaults for those that its config lacks."""
-        return cls(**cls.values_of(config))
+    def from_config(cls, config: Mapping[str, Any]) -> Settings:
+        """Return the settings in a run's config, with defaults for those it lacks."""
+        return cls(**cls.values_from_config(config))
 
     @staticmethod
-    def values_of(config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings that the config of any run says, by their names; they need not be ones of the form."""
+    def values_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings in a run's config by name; unlike those of the form, they may be out of range."""
         trainer, network = config.get("trainer", {}), config.get("network", {})
-        said = {"image_size": network.get("image_size"), "width": network.get("dim"), "depth": network.get("depth")}
+        found = {"image_size": network.get("image_size"), "width": network.get("dim"), "depth": network.get("depth")}
         keys = {"batch": "train_batch_size", "lr": "train_lr", "steps": "train_num_steps", "seed": "seed"}
         keys |= {"flips": "augment_horizontal_flip", "save_every": "save_and_sample_every"}
-        said |= {ours: trainer.get(theirs) for ours, theirs in keys.items()}
-        name = "".join(c for c in config.get("name") or "" if c.isprintable())[:NAME_LENGTH]  # a run's may be longer
-        return {"name": name} | {key: value for key, value in said.items() if value is not None}
+        found |= {name: trainer.get(key) for name, key in keys.items()}
+        # The name of a run may be longer than that of the form.
+        name = "".join(c for c in config.get("name") or "" if c.isprintable())[:MAX_NAME_LENGTH]
+        return {"name": name} | {key: value for key, value in found.items() if value is not None}
 
 
 PRESETS = {

@@ -1,5 +1,7 @@
-"""Training runs as jobs: make, start, ask, rename, duplicate, extend, delete. Everything goes through the run folder,
-so it works from any process, and after the app was killed and started again. Loads no torch.
+"""Create, start, control, rename, duplicate, extend and delete training runs on this machine.
+
+A run trains in a process of its own, and everything goes through its run folder. These functions therefore work from
+any process, also after the app was restarted. Loads no torch.
 """
 
 from __future__ import annotations
@@ -15,63 +17,64 @@ import time
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
+from filelock import AcquireReturnProxy, Timeout
 
 from dp.system import proxies
 from dp.system.atomic_files import replacing, write_json
 from dp.system.validation import check_encodable, check_integer, quote, within
+from dp.training.locks import acquire_lock
 from dp.training.presets import MAX_STEPS
-from dp.training.run_folder import LONGEST_NAME, PROBED_S, RunFolder, acquired
+from dp.training.run_folder import LOCK_TIMEOUT_S, MAX_NAME_LENGTH, RunFolder
 
-ROOT = Path(__file__).resolve().parents[2]  # `-m dp train` is found from here
-STARTS_WITHIN_S = 120  # torchrun loads torch before it starts the process
+ROOT = Path(__file__).resolve().parents[2]  # the working directory of `python -m dp train`
+START_TIMEOUT_S = 120  # torchrun loads torch before it starts the process
 
 
-def create(home: str | Path, config: dict[str, Any], dataset: str | Path, name: str | None = None) -> RunFolder:
-    """A new run in `home`, of a request and a prepared dataset, which is moved into it."""
+def create(runs_dir: str | Path, config: dict[str, Any], dataset: str | Path, name: str | None = None) -> RunFolder:
+    """Create a run in `runs_dir` from its config and a prepared dataset, which is moved into the run folder."""
     dataset = Path(dataset)
     if not dataset.is_dir():
         raise ValueError(f"there is no dataset in {quote(str(dataset))}")
-    return _make(home, config | {"name": name or config.get("name") or "run"}, dataset, shutil.move)
+    return _create(runs_dir, config | {"name": name or config.get("name") or "run"}, dataset, shutil.move)
 
 
-def duplicate(run: RunFolder, home: str | Path, **changes: Any) -> RunFolder:
-    """A new run of the same pictures, with `changes` to its config; an object in them is merged with the one there."""
+def duplicate(run: RunFolder, runs_dir: str | Path, **changes: Any) -> RunFolder:
+    """Create a run with the same images and `changes` to the config; dictionaries among them are merged."""
     config = run.config()
     if not config or not run.dataset.is_dir():
-        raise ValueError(f"the run {quote(run.id)} has no config or no dataset to make another one from")
-    config |= {"name": f"{run.name} again"[:LONGEST_NAME]}
+        raise ValueError(f"the run {quote(run.id)} cannot be duplicated: it has no config or no dataset")
+    config |= {"name": f"{run.name} again"[:MAX_NAME_LENGTH]}
     for key, value in changes.items():
-        both_objects = isinstance(value, dict) and isinstance(config.get(key), dict)
-        config[key] = config[key] | value if both_objects else value
-    return _make(home, config, run.dataset, lambda source, into: shutil.copytree(source, into, copy_function=_link))
+        are_dicts = isinstance(value, dict) and isinstance(config.get(key), dict)
+        config[key] = config[key] | value if are_dicts else value
+    return _create(runs_dir, config, run.dataset, lambda old, new: shutil.copytree(old, new, copy_function=_link))
 
 
-def _make(home: str | Path, config: dict[str, Any], dataset: Path, bring) -> RunFolder:
-    name = _checked(config["name"])
+def _create(runs_dir: str | Path, config: dict[str, Any], dataset: Path, transfer) -> RunFolder:
+    name = _check_name(config["name"])
     config = config | {"name": name, "created": time.time()}
-    # Whoever knows the id may see the pictures: it cannot be guessed.
-    run = RunFolder(Path(home) / f"{slug(name)}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(6)}")
-    with replacing(run.path) as aside:
-        aside.mkdir()
-        write_json(aside / "config.json", config)
-        bring(dataset, aside / "dataset")
+    # The random part keeps ids from being guessed, as they appear in links to the run's images.
+    run = RunFolder(Path(runs_dir) / f"{slug(name)}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(6)}")
+    with replacing(run.path) as temporary:
+        temporary.mkdir()
+        write_json(temporary / "config.json", config)
+        transfer(dataset, temporary / "dataset")
     return run
 
 
 def _link(source: str, target: str) -> None:
     try:
-        os.link(source, target)  # nothing ever writes into a prepared dataset
-    except OSError:  # another file system, or one without links
+        os.link(source, target)  # safe, as a prepared dataset is never modified
+    except OSError:  # another file system, or one without hard links
         shutil.copy2(source, target)
 
 
-def _checked(name: Any) -> str:
+def _check_name(name: Any) -> str:
     if not isinstance(name, str):
         raise ValueError(f"a run's name must be text, got {quote(name)}")
     name = " ".join(name.split())
-    if not name or len(name) > LONGEST_NAME:
-        raise ValueError(f"a run's name has 1 to {LONGEST_NAME} characters, got {len(name)}")
+    if not name or len(name) > MAX_NAME_LENGTH:
+        raise ValueError(f"a run's name must have 1 to {MAX_NAME_LENGTH} characters, got {len(name)}")
     check_encodable("a run's name", name)
     return name
 
@@ -81,40 +84,40 @@ def _checked(name: Any) -> str:
 
 
 def start(run: RunFolder) -> None:
-    """Start the run, or resume it: the process goes on from the last whole checkpoint. Returns when it lives; it needs
-    neither this process nor a terminal. ValueError where it is alive already, or ends at once.
+    """Start or resume the run in a new process, which does not depend on this one or on a terminal. Returns once it is
+    alive. Raises ValueError if the run is already training, or if the process exits immediately.
     """
     if run.is_alive():
-        raise ValueError(f"the run {quote(run.name)} is already going on")
-    check_encodable("the path of a run's folder", str(run.path.resolve()))  # safetensors opens no other
-    before, deadline = _launch_of(run), time.monotonic() + STARTS_WITHIN_S
+        raise ValueError(f"the run {quote(run.name)} is already training")
+    check_encodable("the path of a run's folder", str(run.path.resolve()))  # safetensors cannot open others
+    previous, deadline = _launch_identity(run), time.monotonic() + START_TIMEOUT_S
     with run.log_file.open("ab") as log:
         process = _launch(run, run.config().get("processes") or 1, stdout=log, stderr=subprocess.STDOUT)
-    threading.Thread(target=process.wait, daemon=True).start()  # or its remains would stay until this process ends
+    threading.Thread(target=process.wait, daemon=True).start()  # without it, the process would remain as a zombie
     while time.monotonic() < deadline:
-        code = process.poll()  # before the status: it may report and end between the two
-        if _launch_of(run) != before:
+        code = process.poll()  # before the status, as the process may write it and exit between the two
+        if _launch_identity(run) != previous:
             return
         if code is None:
             time.sleep(0.05)
         elif run.is_alive():
-            raise ValueError(f"the run {quote(run.name)} is already going on")
+            raise ValueError(f"the run {quote(run.name)} is already training")
         else:
             raise ValueError(f"the run {quote(run.name)} ended at once: {run.tail(1) or f'exit code {code}'}")
-    raise ValueError(f"the run {quote(run.name)} does not come to life; see its log")
+    raise ValueError(f"the run {quote(run.name)} did not start within {START_TIMEOUT_S} seconds; see its log")
 
 
-def _launch_of(run: RunFolder) -> tuple[Any, Any]:
-    """Return what differs from one start of a run to the next, even if the clock is set back."""
+def _launch_identity(run: RunFolder) -> tuple[Any, Any]:
+    """Return a value that changes with every start of a run, even if the clock is set back."""
     status = run.status()
     return status["started"], status["pid"]
 
 
-def trial(run: RunFolder) -> subprocess.Popen:
-    """A process that runs ten steps, leaves nothing behind and writes one line of JSON: {"seconds_per_step": x,
-    "seconds_per_save": y, "device": "..."}, or {"error": "..."}.
+def benchmark(run: RunFolder) -> subprocess.Popen:
+    """Start a process that times ten steps and deletes everything it writes. It prints one line of JSON:
+    {"seconds_per_step": x, "seconds_per_save": y, "device": "..."}, or {"error": "..."}.
     """
-    return _launch(run, 1, "--trial", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return _launch(run, 1, "--benchmark", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def _launch(run: RunFolder, processes: int, *arguments: str, **streams: Any) -> subprocess.Popen:
@@ -123,42 +126,44 @@ def _launch(run: RunFolder, processes: int, *arguments: str, **streams: Any) -> 
         command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     command += ["dp", "train", str(run.path.resolve()), *arguments]
     if os.name == "nt":
-        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+        detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     else:
-        apart = {"start_new_session": True}
-    # The log is read as UTF-8, whatever the terminal of the app knows.
+        detached = {"start_new_session": True}
+    # The log is read as UTF-8, whatever the encoding of the app's terminal.
     environment = os.environ | proxies.hidden | {"PYTHONIOENCODING": "utf-8:backslashreplace"}
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment, **apart, **streams)
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment, **detached, **streams)
 
 
 def pause(run: RunFolder) -> None:
-    """Ask the run to save and to free the device; `start` resumes it."""
-    _ask(run, "pause")
+    """Request that the run saves a checkpoint and exits; `start` resumes it."""
+    _request(run, "pause")
 
 
 def save_now(run: RunFolder) -> None:
-    _ask(run, "save")
+    """Request a checkpoint."""
+    _request(run, "save")
 
 
 def sample_now(run: RunFolder) -> None:
-    _ask(run, "sample")
+    """Request sample images."""
+    _request(run, "sample")
 
 
-def _ask(run: RunFolder, verb: str) -> None:
+def _request(run: RunFolder, command: str) -> None:
     if not run.is_alive():
-        raise ValueError(f"the run {quote(run.name)} is not going on: it is {run.status()['state']}")
-    run.ask(verb)
+        raise ValueError(f"the run {quote(run.name)} is not training: it is {run.status()['state']}")
+    run.request(command)
 
 
 def stop(run: RunFolder) -> None:
-    """Save and end. A run that no process holds is marked as stopped."""
+    """Request that the run saves a checkpoint and ends. A run without a process is marked as stopped."""
     if run.is_alive():
-        return run.ask("stop")
+        return run.request("stop")
     state = run.status()["state"]
-    if state not in ("paused", "lost"):
-        raise ValueError(f"the run {quote(run.name)} is not going on: it is {state}")
-    with _idle(run):
-        run.report(state="stopped", message="stopped")
+    if state not in ("paused", "interrupted"):
+        raise ValueError(f"the run {quote(run.name)} is not training: it is {state}")
+    with _lock_idle(run):
+        run.update_status(state="stopped", message="stopped")
 
 
 # ----------------------------------------------------------------------------
@@ -166,21 +171,22 @@ def stop(run: RunFolder) -> None:
 
 
 def slug(name: str) -> str:
-    """A run's name as a part of a path, or of a name on the Hub."""
+    """Return a run's name in a form that is valid in paths and in repository names on the Hub."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:24].strip("-") or "run"
 
 
 def rename(run: RunFolder, name: str) -> None:
-    write_json(run.config_file, run.config() | {"name": _checked(name)})
+    """Change the name of a run; its folder keeps its path. Raises ValueError if the name is not allowed."""
+    write_json(run.config_file, run.config() | {"name": _check_name(name)})
 
 
 def extend(run: RunFolder, steps: int) -> None:
-    """Make a finished run one of `steps` steps that is paused. Warm-up and horizon keep their numbers: the steps done
-    stay what they were. Raises ValueError where that cannot be.
+    """Raise the total of a finished run to `steps` and mark it as paused. Warm-up and learning rate horizon stay as
+    they are, so that the completed steps remain valid. Raises ValueError if the run cannot be extended.
     """
     if (state := run.status()["state"]) != "finished":
         raise ValueError(f"the run {quote(run.name)} is {state}: only a finished run can be trained longer")
-    with _idle(run):
+    with _lock_idle(run):
         if not any(run.path.glob("checkpoints/*/training-state/state.json")):
             raise ValueError(
                 f"the run {quote(run.name)} has no training state left to resume from: duplicate it instead"
@@ -189,25 +195,25 @@ def extend(run: RunFolder, steps: int) -> None:
         settings = config.get("trainer", {})
         check_integer("the run's train_num_steps", settings.get("train_num_steps"), 0)
         steps = within("Steps", steps, settings["train_num_steps"] + 1, MAX_STEPS)
-        # In this order: killed between the two, the run is paused at its old end, and Resume finishes it at once.
-        run.report(state="paused", total=steps, message=f"extended to {steps:,} steps")
+        # In this order: if killed between the two, the run is paused at its old end, and Resume finishes it at once.
+        run.update_status(state="paused", total=steps, message=f"extended to {steps:,} steps")
         write_json(run.config_file, config | {"trainer": settings | {"train_num_steps": steps}})
 
 
 def delete(run: RunFolder) -> None:
-    """The run and all that it has made. ValueError while it is alive."""
-    if run.is_away():
-        raise ValueError(f"the run {quote(run.name)} is going on as a Job: stop it first")
-    with _idle(run):
-        pass  # on Windows a folder cannot be renamed while a file in it is open
-    gone = run.path.with_name(f".{run.id}.deleted")  # out of sight at once, however long it takes
-    os.replace(run.path, gone)
-    shutil.rmtree(gone)
+    """Delete the run folder. Raises ValueError while the run is alive."""
+    if run.has_active_job():
+        raise ValueError(f"the run {quote(run.name)} is training as a Hugging Face job: stop it first")
+    with _lock_idle(run):
+        pass  # only checked: Windows cannot rename a folder while a file in it is open
+    trash = run.path.with_name(f".{run.id}.deleted")  # hidden at once, as deleting may take long
+    os.replace(run.path, trash)
+    shutil.rmtree(trash)
 
 
-def _idle(run: RunFolder):
-    """Hold the run's lock, so that no process begins meanwhile."""
+def _lock_idle(run: RunFolder) -> AcquireReturnProxy:
+    """Acquire the lock of a run that is not training, so that no process starts meanwhile."""
     try:
-        return acquired(run.lock, PROBED_S)
+        return acquire_lock(run.lock, LOCK_TIMEOUT_S)
     except Timeout:
-        raise ValueError(f"the run {quote(run.name)} is going on: stop it first") from None
+        raise ValueError(f"the run {quote(run.name)} is training: stop it first") from None

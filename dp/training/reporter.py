@@ -1,8 +1,8 @@
-"""Write a training run's status and metrics into its run folder, and read its commands there.
+"""Write the status and metrics of a training run into its run folder, and read the commands requested there.
 
-Only the main process reads and writes; what it is asked, and that its disk is full, is made known to all, so that all
-leave at the same step. The loss is recorded as a mean over the steps since the last record, and by how noisy the
-pictures were.
+Only the main process reads and writes. Commands, a full disk and a missing run folder are broadcast, so that all
+processes leave at the same step. The loss is recorded as a mean over the steps since the last record, in total and by
+noise level.
 """
 
 from __future__ import annotations
@@ -23,121 +23,125 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from dp.system.atomic_files import is_disk_full
-from dp.training.run_folder import DISK_FULL, VERBS, Gone, RunFolder
+from dp.training.run_folder import COMMANDS, DISK_FULL, RunFolder, RunFolderMissing
 
-LEVELS = ("0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1")  # of t
-SIGN_OF_LIFE_S = 1.0
+NOISE_LEVELS = ("0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1")  # intervals of t
+HEARTBEAT_S = 1.0
 
 
-class Journal:
-    """Of a run of `total` steps, each over `images` pictures."""
+class RunReporter:
+    """Reports on a run of `total` steps, each over `images` images."""
 
     def __init__(self, run: RunFolder, accelerator: Accelerator, images: int, total: int):
         self.run, self.accelerator, self.images, self.total = run, accelerator, images, total
         self.is_main = accelerator.is_main_process
-        self.said = -math.inf
-        self.begin_record()
+        self.last_heartbeat = -math.inf
+        self.start_record()
 
     @contextmanager
     def writing(self) -> Iterator[list[str]]:
-        """The main process writes in this block, in time that counts for no speed. What it puts into the list is made
-        known to all; so is a full disk, or a folder that is gone: an OSError in every process.
+        """Within the block the main process writes, and its time does not count toward the speed.
+
+        The strings that the main process appends to the yielded list are broadcast. So is a full disk or a missing run
+        folder: every process then raises OSError or RunFolderMissing.
         """
-        before, full, gone, words = time.monotonic(), "", "", []
+        start, full, missing, strings = time.monotonic(), "", "", []
         try:
-            self.run.check_there()
-            yield words
+            self.run.check_exists()
+            yield strings
         except (OSError, SafetensorError) as error:
             full = DISK_FULL if is_disk_full(error) else ""
-            gone = "" if full else self.run.why_gone()
-            if not full and not gone:
+            missing = "" if full else self.run.missing_reason()
+            if not full and not missing:
                 raise
         if self.accelerator.num_processes > 1:
-            [[full, gone, words[:]]] = broadcast_object_list([[full, gone, list(words)]])
+            [[full, missing, strings[:]]] = broadcast_object_list([[full, missing, list(strings)]])
         if full:
             raise OSError(errno.ENOSPC, full)
-        if gone:
-            raise Gone(gone)
-        self.since += time.monotonic() - before
+        if missing:
+            raise RunFolderMissing(missing)
+        self.record_start += time.monotonic() - start
 
-    def open(self, step: int, note: str) -> None:
-        """The run goes on from `step`. note: what there is to say on that."""
+    def open(self, step: int, warning: str) -> None:
+        """Report that the run is training from `step` on. warning: an earlier problem to report with it, or ''."""
         self.accelerator.init_trackers(self.run.id)
         with self.writing():
             if self.is_main:
                 now = time.time()
-                facts = {"state": "running", "pid": os.getpid(), "started": now, "heartbeat": now, "error": None}
-                facts |= {"device": str(self.accelerator.device), "processes": self.accelerator.num_processes}
-                self.run.report(**facts, step=step, total=self.total, loss=None, message=note)
-                if note or self.run.metrics_file.exists():  # this run was here before, and may have come further
-                    self.run.log({"step": step, "event": f"goes on from step {step}{note and ': '}{note}"})
-        self.begin_record()
+                fields = {"state": "running", "pid": os.getpid(), "started": now, "heartbeat": now, "error": None}
+                fields |= {"device": str(self.accelerator.device), "processes": self.accelerator.num_processes}
+                self.run.update_status(**fields, step=step, total=self.total, loss=None, message=warning)
+                if warning or self.run.metrics_file.exists():  # records of later steps are no longer valid
+                    text = f"resumed from step {step}{warning and ': '}{warning}"
+                    self.run.append_metrics({"step": step, "event": text})
+        self.start_record()
 
     def close(self, state: str, step: int) -> None:
+        """Report how the run ended: 'finished', 'paused' or 'stopped'."""
         with self.writing():
             if self.is_main:
                 message = f"{state} at step {step:,} of {self.total:,}"
-                self.run.report(state=state, step=step, total=self.total, message=message, error=None)
+                self.run.update_status(state=state, step=step, total=self.total, message=message, error=None)
 
     def event(self, step: int, text: str) -> None:
-        """Something that throws the run back to `step`; a new record begins."""
+        """Report an event that takes the run back to `step`, and start a new record."""
         with self.writing():
             if self.is_main:
-                self.run.log({"step": step, "event": text})
-                self.run.report(step=step, loss=None, message=text)
-        self.begin_record()
+                self.run.append_metrics({"step": step, "event": text})
+                self.run.update_status(step=step, loss=None, message=text)
+        self.start_record()
 
-    def asked(self, step: int) -> set[str]:
+    def requested_commands(self, step: int) -> set[str]:
         """Return the pending commands, the same in every process."""
-        with self.writing() as verbs:
+        with self.writing() as commands:
             if self.is_main:
-                self.live(step)
-                verbs += [verb for verb in VERBS if self.run.asked(verb)]
-        return set(verbs)
+                self.heartbeat(step)
+                commands += [command for command in COMMANDS if self.run.is_requested(command)]
+        return set(commands)
 
-    def obeyed(self, verbs: Iterable[str]) -> None:
-        for verb in verbs if self.is_main else ():
-            self.run.obeyed(verb)
+    def clear_requests(self, commands: Iterable[str]) -> None:
+        for command in commands if self.is_main else ():
+            self.run.clear_request(command)
 
-    def live(self, step: int) -> None:
-        """The main process gives a sign of life, if it holds the run and has not just given one."""
-        if time.monotonic() - self.said > SIGN_OF_LIFE_S and self.run.lock.is_locked:
-            self.said = time.monotonic()
-            facts: dict[str, Any] = {"step": step, "heartbeat": time.time()}
+    def heartbeat(self, step: int) -> None:
+        """Write step, loss and speed to the status, at most every HEARTBEAT_S, if this process holds the run's lock."""
+        if time.monotonic() - self.last_heartbeat > HEARTBEAT_S and self.run.lock.is_locked:
+            self.last_heartbeat = time.monotonic()
+            fields: dict[str, Any] = {"step": step, "heartbeat": time.time()}
             if self.losses and math.isfinite(loss := self.losses[-1].item()):
-                facts |= {"loss": loss, "images_per_s": self.images_per_s()}
-            self.run.report(**facts)
+                fields |= {"loss": loss, "images_per_s": self.images_per_s()}
+            self.run.update_status(**fields)
 
     # ------------------------------------------------------------------------
     # The loss since the last record
 
-    def begin_record(self) -> None:
-        self.losses: list[Tensor] = []  # this process's, of each step
-        self.by_level = torch.zeros(2, len(LEVELS), device=self.accelerator.device)  # sum and count of the pictures'
-        self.since = time.monotonic()
+    def start_record(self) -> None:
+        self.losses: list[Tensor] = []  # of this process, one per step
+        self.by_level = torch.zeros(2, len(NOISE_LEVELS), device=self.accelerator.device)  # sums and counts of images
+        self.record_start = time.monotonic()
 
     def add(self, t: Tensor, losses: Tensor) -> None:
-        """The losses [B] of pictures at t [B]."""
-        level = (t * len(LEVELS)).long().clamp(max=len(LEVELS) - 1).to(losses.device)
+        """Add the losses [B] of images at the times t [B]."""
+        level = (t * len(NOISE_LEVELS)).long().clamp(max=len(NOISE_LEVELS) - 1).to(losses.device)
         self.by_level.index_add_(1, level, torch.stack([losses, torch.ones_like(losses)]))
 
-    def is_sound(self, weights: Iterable[Tensor]) -> bool:
-        """Whether the losses since the last record, and the weights now, are numbers."""
+    def is_finite(self, weights: Iterable[Tensor]) -> bool:
+        """Return whether the losses since the last record and the current weights are finite, in every process."""
         total = torch.stack([*self.losses, get_total_norm(weights)]).sum()
         return math.isfinite(self.accelerator.reduce(total, "sum").item())
 
     def images_per_s(self) -> float:
-        return round(len(self.losses) * self.images / max(time.monotonic() - self.since, 1e-9), 2)
+        return round(len(self.losses) * self.images / max(time.monotonic() - self.record_start, 1e-9), 2)
 
     def record(self, step: int, lr: float) -> None:
-        """One line of metrics, to the trackers, too; a new record begins."""
+        """Write one record to metrics.jsonl and to the trackers, and start a new one."""
         mean = torch.stack(self.losses).mean()[None] / self.accelerator.num_processes
         loss, *levels = self.accelerator.reduce(torch.cat([mean, self.by_level.flatten()]), "sum").tolist()
-        sums, counts = levels[: len(LEVELS)], levels[len(LEVELS) :]
-        buckets = {name: total / count for name, total, count in zip(LEVELS, sums, counts) if count}
-        facts = {"loss": loss, "lr": lr, "images_per_s": self.images_per_s()}
+        sums, counts = levels[: len(NOISE_LEVELS)], levels[len(NOISE_LEVELS) :]
+        buckets = {name: total / count for name, total, count in zip(NOISE_LEVELS, sums, counts) if count}
+        fields = {"loss": loss, "lr": lr, "images_per_s": self.images_per_s()}
         with self.writing():
             if self.is_main:
-                self.run.log({"step": step, **facts, "buckets": buckets})
-            self.accelerator.log(facts | {f"loss/t {name}": value for name, value in buckets.items()}, step=step)
-        self.begin_record()
+                self.run.append_metrics({"step": step, **fields, "buckets": buckets})
+            self.accelerator.log(fields | {f"loss/t {name}": value for name, value in buckets.items()}, step=step)
+        self.start_record()

@@ -1,30 +1,29 @@
-"""The run folder: all that a training run leaves behind, and the only channel between it and whoever watches. Standard
-library and filelock only. Whatever its files hold, dp.system.records checks it first.
+"""The folder of a training run: everything the run produces, and the only channel between the training process and the
+app. Needs the standard library and filelock only; every file is validated by dp.system.records as it is read.
 
-    config.json          the whole request, written before the process starts
-    dataset/             the prepared pictures
-    status.json          state, step, loss, ... replaced as a whole
-    metrics.jsonl        one JSON object a line
-    log.txt              the process's own output
-    lock                 held by the process as long as it lives
-    control/             empty files that ask: stop, pause, save, sample
-    samples/000500.png   the EMA's images from the same fixed seeds at every milestone
-    checkpoints/000500/  a checkpoint folder, with training-state/ beside the weights for resuming
+    config.json          the complete configuration, written before the process starts
+    dataset/             the prepared images
+    status.json          state, step, loss, ...; always replaced as a whole
+    metrics.jsonl        one JSON object per line
+    log.txt              the output of the training process
+    lock                 held by the training process for as long as it lives
+    control/             empty files, one per pending command: stop, pause, save, sample
+    samples/000500.png   images of the EMA model at step 500, always from the same seeds
+    checkpoints/000500/  the checkpoint folder of step 500, with training-state/ for resuming
 
-A milestone is the step it was taken at. Alive means locked: no kill and no pid used twice can deceive that. So the
-state that is shown is derived, and a run that says it is going on while nobody holds its lock is `lost`. A run that a
-Job on the Hub trains has its life from that Job instead; dp.training.remote.job keeps its folder up to date. Whatever
-is written is written aside and renamed: a reader never sees half of it, and a full disk takes nothing that stood there.
+A run is alive if and only if its lock is held, which holds after kill -9 and when process ids are reused. The state of
+a run is therefore derived: a run whose status.json says "running" while nobody holds its lock is "interrupted". For a
+run that trains as a Hugging Face job, dp.training.remote.job keeps the folder up to date, and the job decides whether
+it is alive.
 
-Over budget: being the one process that holds a run, and telling how that ended, belong to the folder.
+Files and folders are written under a temporary name and renamed, so readers never see partial content, and a full disk
+does not damage existing files.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator
@@ -33,82 +32,51 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from filelock import FileLock, Timeout
 
 from dp.system.atomic_files import is_disk_full, replacing, tidy
-from dp.system.environment import home as home
-from dp.system.records import CONFIG, check_fields, metrics_of, name_of, read, status_of, step_of
+from dp.system.records import CONFIG, check_fields, metrics_of, name_of, read, step_of
 from dp.system.timestamps import Ages
 from dp.system.validation import message_of, quote
+from dp.training.locks import acquire_lock, is_locked
+from dp.training.status import ACTIVE_STATES, EMPTY_STATUS, parse_status
 
-ALIVE = ("queued", "preparing", "running", "pausing", "stopping")
-STATES = ("new", *ALIVE, "paused", "stopped", "finished", "failed", "lost")
-VERBS = ("stop", "pause", "save", "sample")
-FACTS = ("total", "loss", "images_per_s", "heartbeat", "started", "message", "error", "pid", "device", "processes")
-FACTS += ("remote",)  # of a run that a Job on the Hub trains or has trained: see dp.training.remote.job
-NO_STATUS = {"step": 0} | dict.fromkeys(FACTS)
-RESPONDS_S = 60  # without a sign of life for longer, a run is shown as not responding
-LEAVING_S = 3  # how long a new process waits for the one before it to be gone
-PROBED_S = 0.5  # far longer than a look at the lock, which blocks others for that moment
-TAIL_BYTES, ERROR_CHARACTERS = 64 << 10, 4000
-METRICS_BYTES = 1 << 20  # of metrics.jsonl, at one look
-LONGEST_NAME = 80
-DISK_FULL = "the disk is full. Nothing is lost: free some space, then press Resume"
+COMMANDS = ("stop", "pause", "save", "sample")
+HEARTBEAT_TIMEOUT_S = 60  # a live run without a heartbeat for longer is shown as not responding
+HANDOVER_TIMEOUT_S = 3  # how long a new process waits for the previous one to exit
+LOCK_TIMEOUT_S = 0.5  # much longer than `is_locked` blocks the lock
+TAIL_BYTES, MAX_ERROR_CHARACTERS = 64 << 10, 4000
+METRICS_CHUNK_BYTES = 1 << 20  # of metrics.jsonl, per read
+MAX_NAME_LENGTH = 80
+DISK_FULL = "the disk is full; nothing is lost. Free some space, then press Resume"
 
 _heartbeats = Ages()
-_probing = threading.Lock()  # or two threads that look at once would each take the other for the process
+# Run folders that this process must not recreate -> a file that exists for as long as the folder does.
+_guard_files: dict[Path, Path] = {}
 
 
-_standing: dict[Path, Path] = {}  # the folders that this process writes to -> a file of its own in each
+class RunLocked(ValueError):
+    """Another process or a remote job is training this run."""
 
 
-class Busy(ValueError):
-    """Another process holds this run."""
+class RunFolderMissing(OSError):
+    """A run folder was deleted or moved while this process was writing to it."""
 
 
-class Gone(OSError):
-    """The folder of a run that this process writes to has been deleted or moved."""
-
-
-class NoLocks(ValueError):
-    """The disk that a run folder is on cannot lock files."""
-
-
-def acquired(lock: FileLock, timeout: float) -> AcquireReturnProxy:
-    """Take a lock, to be released by its `release` or as a context manager. Raises filelock's Timeout where another
-    process holds it, and NoLocks where the disk cannot lock.
-    """
-    try:
-        return lock.acquire(timeout=timeout)
-    except Timeout:
-        raise
-    except (OSError, NotImplementedError) as error:
-        folder, why = Path(lock.lock_file).parent, getattr(error, "strerror", None) or error
-        raise NoLocks(
-            f"cannot lock files in {quote(str(folder))} ({why}): training runs need a folder that can be written and a "
-            "disk with file locks, which many network drives lack. Set DP_HOME to a folder on a local disk"
-        ) from None
-
-
-def runs_in(home: str | Path) -> list[RunFolder]:
-    """The runs directly below a folder, newest first."""
-    runs = [RunFolder(path) for path in Path(home).glob("[!.]*") if os.path.isdir(path)]
-    # os.path says False of what this user may not see, as lost+found; Path would raise.
+def list_runs(runs_dir: str | Path) -> list[RunFolder]:
+    """Return the runs directly below `runs_dir`, newest first."""
+    # os.path returns False for folders that this user may not read, such as lost+found; Path would raise.
+    runs = [RunFolder(path) for path in Path(runs_dir).glob("[!.]*") if os.path.isdir(path)]
     runs = [run for run in runs if os.path.exists(run.config_file) or os.path.exists(run.status_file)]
     return sorted(runs, key=RunFolder.created, reverse=True)
 
 
-def _steps(names: Iterable[str]) -> Iterator[int]:
-    return (step for name in names if (step := step_of(name)) is not None)
+def _parse_steps(names: Iterable[str]) -> list[int]:
+    return sorted(step for name in names if (step := step_of(name)) is not None)
 
 
 class RunFolder:
-    """Paths and atomic writes of one run; the folder is made when something is first written."""
+    """The paths of a run, and atomic writes to them. The folder is created by the first write."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -124,29 +92,32 @@ class RunFolder:
     def name(self) -> str:
         """Return the name that the user gave the run, or its id."""
         try:
-            return (self.config().get("name") or "").strip()[:LONGEST_NAME] or self.id
+            return (self.config().get("name") or "").strip()[:MAX_NAME_LENGTH] or self.id
         except ValueError:
             return self.id
 
-    def checkpoint(self, milestone: int) -> Path:
-        return self.path / "checkpoints" / f"{milestone:06d}"
+    def checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"{step:06d}"
 
-    def sample(self, milestone: int) -> Path:
-        return self.samples / f"{milestone:06d}.png"
+    def sample(self, step: int) -> Path:
+        return self.samples / f"{step:06d}.png"
 
-    def milestones(self) -> list[int]:
-        """The steps at which whole checkpoints stand, rising."""
-        return sorted(_steps(path.name for path in (self.path / "checkpoints").glob("*") if os.path.isdir(path)))
+    def checkpoint_steps(self) -> list[int]:
+        """Return the steps that have a complete checkpoint, in increasing order."""
+        return _parse_steps(path.name for path in (self.path / "checkpoints").glob("*") if os.path.isdir(path))
 
-    def sampled(self) -> list[int]:
-        """The steps whose sample images stand, rising."""
-        return sorted(_steps(path.stem for path in self.samples.glob("*.png") if os.path.isfile(path)))
+    def sample_steps(self) -> list[int]:
+        """Return the steps that have sample images, in increasing order."""
+        return _parse_steps(path.stem for path in self.samples.glob("*.png") if os.path.isfile(path))
 
     # ------------------------------------------------------------------------
-    # What it is, and how it goes
+    # Configuration, status, metrics and log
 
     def config(self) -> dict[str, Any]:
-        """config.json; {} where there is none, as in the run of a library's user. ValueError where it is damaged."""
+        """Return the content of config.json, or {} if there is none, as for a Trainer used as a library.
+
+        Raises ValueError if the file is damaged.
+        """
         try:
             config = read(self.config_file)
             check_fields(config, CONFIG)
@@ -157,80 +128,79 @@ class RunFolder:
         return config
 
     def created(self) -> float:
-        """When, in unix seconds."""
-        with suppress(ValueError, TypeError, KeyError):  # damaged, or not said
+        """Return when the run was created, in Unix seconds."""
+        with suppress(ValueError, TypeError, KeyError):  # damaged or missing
             return float(self.config()["created"])
         with suppress(OSError):
             return self.path.stat().st_ctime
-        return 0.0  # it is just being deleted
+        return 0.0  # the folder is being deleted
 
     def status(self) -> dict[str, Any]:
-        """The facts last reported, all of NO_STATUS's keys among them, with `state` as it is now, and `is_responding`:
-        whether the process has lately said something.
+        """Return the fields of status.json, None for those missing, with the current `state` and `is_responding`:
+        whether the process is alive and its last heartbeat is recent.
         """
-        facts = self._reported()
-        state = facts.get("state", "lost" if os.path.exists(self.status_file) else "new")
-        is_alive = state in (*ALIVE, "new", "lost") and self.is_alive()
+        status = self._read_status()
+        state = status.get("state", "interrupted" if os.path.exists(self.status_file) else "new")
+        is_alive = state in (*ACTIVE_STATES, "new", "interrupted") and self.is_alive()
         if is_alive:
-            state = state if state in ALIVE else "preparing"
-            state = "stopping" if self.asked("stop") else "pausing" if self.asked("pause") else state
-        elif state in ALIVE:
-            state = "lost"
-        is_responding = is_alive and self.silent_s() < RESPONDS_S
-        return NO_STATUS | facts | {"state": state, "is_responding": is_responding}
+            state = state if state in ACTIVE_STATES else "preparing"
+            state = "stopping" if self.is_requested("stop") else "pausing" if self.is_requested("pause") else state
+        elif state in ACTIVE_STATES:
+            state = "interrupted"
+        is_responding = is_alive and self.seconds_since_heartbeat() < HEARTBEAT_TIMEOUT_S
+        return EMPTY_STATUS | status | {"state": state, "is_responding": is_responding}
 
-    def silent_s(self) -> float:
-        """Return the seconds since the last heartbeat; infinite where there was none."""
-        heartbeat = self._reported().get("heartbeat")
+    def seconds_since_heartbeat(self) -> float:
+        """Return the seconds since the last heartbeat, or infinity if there was none."""
+        heartbeat = self._read_status().get("heartbeat")
         if not heartbeat:
             return float("inf")
-        if self.is_away():  # then the heartbeat was computed from this machine's clock
+        if self.has_active_job():  # its heartbeats are converted to this machine's clock
             return max(0.0, time.time() - heartbeat)
         return _heartbeats.age(self.path.resolve(), heartbeat)
 
-    def report(self, **facts: Any) -> None:
-        """Merge `facts` into status.json."""
-        with self.replacing(self.status_file) as aside:
-            aside.write_text(json.dumps(self._reported() | facts, indent=1), encoding="utf-8")
+    def update_status(self, **fields: Any) -> None:
+        """Merge `fields` into status.json."""
+        with self.replacing(self.status_file) as temporary:
+            temporary.write_text(json.dumps(self._read_status() | fields, indent=1), encoding="utf-8")
 
-    def _reported(self) -> dict[str, Any]:
+    def _read_status(self) -> dict[str, Any]:
         try:
-            facts = status_of(read(self.status_file))
+            return parse_status(read(self.status_file))
         except (OSError, ValueError):
             return {}
-        return facts if facts.get("state") in STATES else {k: v for k, v in facts.items() if k != "state"}
 
-    def log(self, record: dict[str, Any]) -> None:
-        """One more line of metrics.jsonl."""
-        self._make()
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        self._create()
         with self.metrics_file.open("ab+") as file:
-            start = b""
+            prefix = b""
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                start = b"" if file.read(1) == b"\n" else b"\n"  # a crash has torn the line before
-            file.write(start + json.dumps(record).encode() + b"\n")
+                prefix = b"" if file.read(1) == b"\n" else b"\n"  # a crash left the last line incomplete
+            file.write(prefix + json.dumps(record).encode() + b"\n")
 
     def metrics(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Return the records from byte `offset` on, of METRICS_BYTES at most, and the offset of the next call, which
-        reads a line that is still being written. A record with an `event` has the step from which the run continues:
-        earlier records of later steps are no longer part of the run.
+        """Return the records from byte `offset` on, at most METRICS_CHUNK_BYTES of them, and the offset to pass to the
+        next call, which also reads a line that is still being written. A record with an `event` contains the step that
+        the run continues from: earlier records of later steps are no longer part of the run.
         """
         try:
-            if not os.path.isfile(self.metrics_file):  # a pipe would be waited for
+            if not os.path.isfile(self.metrics_file):  # opening a pipe would block
                 return [], 0
             with self.metrics_file.open("rb") as file:
                 file.seek(offset)
-                part = file.read(METRICS_BYTES)
+                chunk = file.read(METRICS_CHUNK_BYTES)
         except OSError:
             return [], 0
-        whole, newline, rest = part.rpartition(b"\n")
-        if not newline and len(rest) == METRICS_BYTES:  # no line of ours is that long
+        lines, newline, rest = chunk.rpartition(b"\n")
+        if not newline and len(rest) == METRICS_CHUNK_BYTES:  # no valid line is that long
             return [], offset + len(rest)
-        records = [metrics_of(line) for line in whole.split(b"\n")]
-        return [record for record in records if record], offset + len(whole) + len(newline)
+        parsed = [metrics_of(line) for line in lines.split(b"\n")]
+        return [record for record in parsed if record], offset + len(lines) + len(newline)
 
     def tail(self, lines: int = 20) -> str:
-        """The end of log.txt."""
+        """Return the last lines of log.txt."""
         try:
             with self.log_file.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
@@ -239,151 +209,118 @@ class RunFolder:
             return ""
 
     # ------------------------------------------------------------------------
-    # Writing to it, as long as it is there
+    # Writing, for as long as the folder exists
 
     @cached_property
     def _root(self) -> Path:
         return self.path.resolve()
 
     @contextmanager
-    def standing(self, file: Path) -> Iterator[None]:
-        """While the block lasts, nothing that this process writes makes the folder anew once `file` in it is gone."""
-        _standing[self._root] = file
+    def without_recreating(self, file: Path) -> Iterator[None]:
+        """Within the block, raise RunFolderMissing instead of creating the folder again once its `file` is gone."""
+        _guard_files[self._root] = file
         try:
             yield
         finally:
-            del _standing[self._root]
+            del _guard_files[self._root]
 
-    def why_gone(self) -> str:
-        """Return the words for a folder that was deleted or moved while this process writes to it; else none."""
-        file = _standing.get(self._root)
+    def missing_reason(self) -> str:
+        """Return an error message if the folder was deleted or moved while this process is writing to it, else ''."""
+        file = _guard_files.get(self._root)
         if file is None or file.exists():
             return ""
         place = quote(str(self.path))
-        return f"the run's folder {place} was deleted or moved, so training ends; if you moved it, resume it there"
+        return f"the run folder {place} was deleted or moved, so training ends; if you moved it, resume it there"
 
-    def check_there(self) -> None:
-        """Raise Gone where the folder is gone."""
-        if words := self.why_gone():
-            raise Gone(words)
+    def check_exists(self) -> None:
+        """Raise RunFolderMissing if the folder was deleted or moved while this process is writing to it."""
+        if reason := self.missing_reason():
+            raise RunFolderMissing(reason)
 
-    def _make(self, folder: Path | None = None) -> None:
-        """Make the folder, or one in it."""
-        self.check_there()
-        if self._root not in _standing:
+    def _create(self, folder: Path | None = None) -> None:
+        """Create the run folder, and `folder` in it, if they do not exist."""
+        self.check_exists()
+        if self._root not in _guard_files:
             self.path.mkdir(parents=True, exist_ok=True)
         if folder and folder != self.path:
-            self._make(folder.parent)
+            self._create(folder.parent)
             folder.mkdir(exist_ok=True)
 
     @contextmanager
     def replacing(self, target: Path) -> Iterator[Path]:
-        """The same as dp.system.atomic_files's, for a file or folder of this run."""
-        self._make(target.parent)
-        with replacing(target, makes_parents=False) as aside:
-            yield aside
+        """Replace a file or folder of this run atomically; see dp.system.atomic_files.replacing."""
+        self._create(target.parent)
+        with replacing(target, makes_parents=False) as temporary:
+            yield temporary
 
     # ------------------------------------------------------------------------
-    # Who asks, and who lives
+    # Commands and the lock
 
-    def ask(self, verb: str) -> None:
-        """Ask the process to stop, pause, save or sample."""
-        file = self._control(verb)
+    def request(self, command: str) -> None:
+        """Request one of COMMANDS from the training process."""
+        file = self._control_file(command)
         file.parent.mkdir(exist_ok=True)
         file.touch()
 
-    def asked(self, verb: str) -> bool:
-        return os.path.exists(self._control(verb))
+    def is_requested(self, command: str) -> bool:
+        """Return whether a command is pending."""
+        return os.path.exists(self._control_file(command))
 
-    def obeyed(self, verb: str) -> None:
-        self._control(verb).unlink(missing_ok=True)
+    def clear_request(self, command: str) -> None:
+        self._control_file(command).unlink(missing_ok=True)
 
-    def _control(self, verb: str) -> Path:
-        if verb not in VERBS:
-            raise ValueError(f"a run may be asked to {', '.join(VERBS)}; not to {quote(verb)}")
-        return self.path / "control" / verb
+    def _control_file(self, command: str) -> Path:
+        if command not in COMMANDS:
+            raise ValueError(f"the command must be one of {', '.join(COMMANDS)}, got {quote(command)}")
+        return self.path / "control" / command
 
     @property
     def lock(self) -> FileLock:
-        """One for all RunFolders of this path in this process, so that it may be taken again further in."""
+        """Return the lock of this path: one object per process, so that nested blocks can acquire it again."""
         return FileLock(self._root / "lock", is_singleton=True)
 
     def is_alive(self) -> bool:
-        """Whether a process holds the lock, looked at by trying; or a Job on the Hub trains this run, as far as is
-        known.
-        """
-        return self.is_away() or self._is_held()
+        """Return whether a process holds the lock, or a remote job was active when it was last checked."""
+        return self.has_active_job() or is_locked(self.path.resolve() / "lock")
 
-    def is_away(self) -> bool:
-        """Whether the run was still going on as a Job on the Hub when it was last asked after."""
-        return bool((self._reported().get("remote") or {}).get("is_going_on"))
-
-    def _is_held(self) -> bool:
-        """Return whether the lock is held, by sharing it for an instant: so several apps may look at once. A disk
-        without locks holds none.
-        """
-        file = self.path.resolve() / "lock"
-        if not os.path.exists(file):
-            return False
-        if fcntl is None:
-            return _is_taken(file)
-        with suppress(OSError):
-            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno == errno.ENOSYS:  # where filelock may have locks of its own
-                    return _is_taken(file)
-                return error.errno in (errno.EAGAIN, errno.EACCES)
-            finally:
-                os.close(descriptor)
-        return False
+    def has_active_job(self) -> bool:
+        """Return whether the run was training as a remote job when that job was last checked."""
+        return bool((self._read_status().get("remote") or {}).get("is_active"))
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Be this run's one process while the block lasts: what was asked before is forgotten, what a killed one left
-        half-written is cleared away, and an error that ends the block is reported. Busy where another process is.
+    def hold_lock(self) -> Iterator[None]:
+        """Hold the lock of this run within the block. Old requests and temporary files are deleted first; an error
+        that leaves the block is written to status.json. Raises RunLocked if another process or a job trains the run.
         """
         lock = self.lock
-        if lock.is_locked:  # further out
+        if lock.is_locked:  # by an outer block
             yield
             return
-        if self.is_away():
-            raise Busy(f"the run {quote(self.id)} is going on as a Job on the Hub")
+        if self.has_active_job():
+            raise RunLocked(f"the run {quote(self.id)} is already training as a Hugging Face job")
         try:
-            acquired(lock, LEAVING_S)
+            acquire_lock(lock, HANDOVER_TIMEOUT_S)
         except Timeout:
-            raise Busy(f"the run {quote(self.id)} is already going on in another process") from None
+            raise RunLocked(f"the run {quote(self.id)} is already training in another process") from None
         try:
-            for verb in VERBS:
-                self.obeyed(verb)
+            for command in COMMANDS:
+                self.clear_request(command)
             for folder in (self.path, self.samples, self.path / "checkpoints"):
                 tidy(folder)
-            _standing[self._root] = self._root / "lock"
+            _guard_files[self._root] = self._root / "lock"
             yield
         except Exception as error:
-            with suppress(OSError):  # then it is seen as lost, which is as good: Resume goes on with it
-                self._report_end(error)
+            with suppress(OSError):  # the run is then shown as interrupted, and can be resumed just as well
+                self._write_failure(error)
             raise
         finally:
-            _standing.pop(self._root, None)
+            _guard_files.pop(self._root, None)
             lock.release()
 
-    def _report_end(self, error: Exception) -> None:
+    def _write_failure(self, error: Exception) -> None:
         if is_disk_full(error):
-            place = f"; it goes on from step {self.milestones()[-1]:,}" if self.milestones() else ""
-            return self.report(state="paused", message=DISK_FULL + place, error=None)
-        trace = traceback.format_exc()[-ERROR_CHARACTERS:]
-        self.report(state="failed", message=message_of(error), error=trace)
-
-
-def _is_taken(file: Path) -> bool:
-    """Return whether a lock is held, by taking it: the only way where locks cannot be shared."""
-    with _probing:
-        try:
-            with FileLock(file, timeout=0):
-                return False
-        except Timeout:
-            return True
-        except (OSError, NotImplementedError):
-            return False
+            steps = self.checkpoint_steps()
+            place = f" to continue from step {steps[-1]:,}" if steps else ""
+            return self.update_status(state="paused", message=DISK_FULL + place, error=None)
+        trace = traceback.format_exc()[-MAX_ERROR_CHARACTERS:]
+        self.update_status(state="failed", message=message_of(error), error=trace)

@@ -1,9 +1,9 @@
-"""The training state, on disk beside the weights of the last few checkpoints, for an exact resume:
+"""The training state that is stored beside the weights of the last few checkpoints, for an exact resume:
 
     training-state/state.safetensors  model/..., ema/..., optimizer/<parameter>/<moment>
                    state.json         step, seed, ...
 
-No random state is kept: see dp.training.batches. No pickle: the files are read as safely as a model.
+No random state is stored; see dp.training.batches. No pickle is used, so the files are as safe to read as a model.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from dp.checkpoints.schema import CheckpointError
 from dp.system.records import NUMBER, WHOLE, check_fields, read
 from dp.training.run_folder import RunFolder
 
-KEEP_TRAINING_STATES = 3  # the weights of every milestone are kept; what resuming needs is three times as large
-RECORD: dict[str, Any] = {"step": WHOLE, "seed": WHOLE, "lr_decay_steps": WHOLE, "lr_factor": NUMBER, "setbacks": WHOLE}
+KEEP_TRAINING_STATES = 3  # a training state is three times as large as the weights, which are all kept
+FIELDS: dict[str, Any] = {"step": WHOLE, "seed": WHOLE, "lr_decay_steps": WHOLE, "lr_factor": NUMBER}
+FIELDS |= {"rollbacks": WHOLE}
 
 
 # ----------------------------------------------------------------------------
-# What a step changes
+# In memory
 
 
-def tensors_of(policy: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Copies of all that a resumed run starts from, under flat names, on the CPU."""
+def state_tensors(policy: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return copies, on the CPU and under flat names, of all tensors that a resumed run starts from."""
     parts = {f"model/{name}": value for name, value in policy.state_dict().items()}
     parts |= {f"ema/{name}": value for name, value in ema.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
@@ -43,7 +44,7 @@ def tensors_of(policy: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimiz
 
 
 def restore(flat: dict[str, Tensor], policy: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """The reverse of `tensors_of`."""
+    """Load the tensors that `state_tensors` returned."""
     tensors: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
     for name, value in flat.items():
         part, _, rest = name.partition("/")
@@ -61,56 +62,64 @@ def restore(flat: dict[str, Tensor], policy: nn.Module, ema: nn.Module, optimize
 # On disk
 
 
-def write_state(checkpoint: Path, tensors: dict[str, Tensor], record: dict[str, Any], is_milestone: bool) -> None:
+def write_state(checkpoint: Path, tensors: dict[str, Tensor], record: dict[str, Any], is_scheduled: bool) -> None:
+    """Write the training state into a checkpoint folder. is_scheduled: keep the weights when the state is pruned."""
     folder = checkpoint / "training-state"
     folder.mkdir()
     save_file(tensors, folder / "state.safetensors")
-    (folder / "state.json").write_text(json.dumps(record | {"is_milestone": is_milestone}), encoding="utf-8")
+    (folder / "state.json").write_text(json.dumps(record | {"is_milestone": is_scheduled}), encoding="utf-8")
 
 
-def read_state(run: RunFolder, milestone: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Raises CheckpointError where there is none, or none that can be read."""
-    folder = run.checkpoint(milestone)
-    if milestone not in (there := resumable(run)):
+def read_state(run: RunFolder, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the record of a training state. Raises CheckpointError if it is missing or damaged."""
+    folder = run.checkpoint(step)
+    if step not in (available := resumable_steps(run)):
         raise CheckpointError(
-            f"cannot resume from step {milestone} in {run.path}: "
-            f"only the last {KEEP_TRAINING_STATES} checkpoints keep what resuming needs; "
-            + (f"there are: {', '.join(map(str, there))}" if there else "there are none")
+            f"cannot resume from step {step} in {run.path}: only the last {KEEP_TRAINING_STATES} checkpoints keep a "
+            f"training state; available: {', '.join(map(str, available)) or 'none'}"
         )
-    with told_by_name(folder):
-        record = read(folder / "training-state" / "state.json")
-        check_fields(record, RECORD)
-        if missing := [key for key in ("step", "seed", "lr_factor", "setbacks") if record.get(key) is None]:
-            raise ValueError(f"state.json lacks {missing[0]!r}")
+    with translate_errors(folder):
+        record = _parse_record(read(folder / "training-state" / "state.json"))
         if not (file := folder / "training-state" / "state.safetensors").is_file():
             raise ValueError("state.safetensors is missing")
         tensors = load_file(file)
-        return {name: value.clone() for name, value in tensors.items()}, record  # they may lie in the file itself
+        return {name: value.clone() for name, value in tensors.items()}, record  # not views of the mapped file
+
+
+def _parse_record(record: dict[str, Any]) -> dict[str, Any]:
+    """Check a state.json. Version 1 wrote `setbacks` for `rollbacks`."""
+    if "setbacks" in record:
+        record = {"rollbacks": record["setbacks"]} | {key: record[key] for key in record if key != "setbacks"}
+    check_fields(record, FIELDS)
+    if missing := [key for key in ("step", "seed", "lr_factor", "rollbacks") if record.get(key) is None]:
+        raise ValueError(f"state.json lacks {missing[0]!r}")
+    return record
 
 
 @contextmanager
-def told_by_name(checkpoint: Path) -> Iterator[None]:
-    """Whatever is wrong with a training state is a CheckpointError."""
+def translate_errors(checkpoint: Path) -> Iterator[None]:
+    """Raise CheckpointError for any error while a training state is read or loaded."""
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{checkpoint}: cannot resume from its training-state ({error})") from None
 
 
-def resumable(run: RunFolder) -> list[int]:
-    """The milestones with a training state, rising."""
-    return [m for m in run.milestones() if os.path.isfile(run.checkpoint(m) / "training-state" / "state.json")]
+def resumable_steps(run: RunFolder) -> list[int]:
+    """Return the steps of the checkpoints that have a training state, in increasing order."""
+    steps = run.checkpoint_steps()
+    return [step for step in steps if os.path.isfile(run.checkpoint(step) / "training-state" / "state.json")]
 
 
-def prune(run: RunFolder, milestone: int) -> None:
-    """Before the last few checkpoints up to `milestone`, keep the weights of milestones, and nothing of the others.
-    Later ones are of another run in this folder: this one has not come so far.
+def prune(run: RunFolder, step: int) -> None:
+    """Of all but the last few checkpoints up to `step`, delete the training state if the checkpoint was scheduled, and
+    the whole checkpoint if it was saved on request. Later checkpoints belong to an earlier run in this folder.
     """
-    for old in [m for m in resumable(run) if m <= milestone][:-KEEP_TRAINING_STATES]:
+    for old in [s for s in resumable_steps(run) if s <= step][:-KEEP_TRAINING_STATES]:
         folder = run.checkpoint(old)
-        gone = folder / "training-state"
-        with suppress(OSError, ValueError, KeyError):  # where it does not say, it is kept
-            gone = gone if read(gone / "state.json")["is_milestone"] else folder
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        os.replace(gone, aside)  # at once, so that nobody sees half of it
-        shutil.rmtree(aside)
+        trash = folder / "training-state"
+        with suppress(OSError, ValueError, KeyError):  # if state.json is damaged, keep the weights
+            trash = trash if read(trash / "state.json")["is_milestone"] else folder
+        renamed = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        os.replace(trash, renamed)  # readers must not see it half deleted
+        shutil.rmtree(renamed)

@@ -1,50 +1,53 @@
-"""The process that trains a run: it waits for the device, then trains, alone or as one of several processes that
-torchrun or `accelerate launch` started.
+"""The training process: waits for the device, then trains, alone or as one of several processes that torchrun or
+`accelerate launch` started.
 
-Only `train` and `trial` load torch, by dp's public names, which are imported when they are first used: the process
-holds the run's lock from the first moment, and may wait for the device for hours.
+Only `train` and `benchmark` load torch, through dp's public names, which are imported on first use: the process holds
+the run's lock from the beginning, and may wait for the device for hours.
 """
 
 import os
 import tempfile
 import time
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 import dp
 from dp.system.validation import message_of
-from dp.training.run_folder import RunFolder, acquired
+from dp.training.locks import acquire_lock
+from dp.training.run_folder import RunFolder
 
 POLL_S = 1.0
-WARM_UP_STEPS, TRIAL_STEPS, TRIAL_SAMPLE_STEPS = 2, 10, 2
+WARM_UP_STEPS, BENCHMARK_STEPS, BENCHMARK_SAMPLE_STEPS = 2, 10, 2
 RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-WAITS = "waits until the run before it leaves the device"
+WAITING = "waiting for another run to release the device"
 LAUNCH = ":".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
 
 
-def follow(run: RunFolder, name: str) -> None:
-    """Wait for the device of that name, then train."""
+def wait_and_train(run: RunFolder, device: str) -> None:
+    """Wait until no other run uses the device, then train. Pause and stop are handled while waiting."""
     now = time.time()
-    run.report(state="queued", pid=os.getpid(), launch=None, started=now, heartbeat=now, message="", error=None)
-    device = FileLock(run.path.resolve().parent / f".{name.replace(':', '-')}.lock")
-    is_said = False
+    run.update_status(state="queued", pid=os.getpid(), launch=None, started=now, heartbeat=now, message="", error=None)
+    device_lock = FileLock(run.path.resolve().parent / f".{device.replace(':', '-')}.lock")
+    is_announced = False
     while True:
-        run.check_there()  # or the lock below would make DP_HOME anew
+        run.check_exists()  # otherwise acquiring the lock would create the folder of the runs again
         try:
-            with acquired(device, POLL_S):
-                run.report(state="preparing", launch=LAUNCH, message="loading the pictures and the model")
+            with acquire_lock(device_lock, POLL_S):
+                run.update_status(state="preparing", launch=LAUNCH, message="loading the images and the model")
                 return train(run)
         except Timeout:
-            run.report(heartbeat=time.time(), message=WAITS)
-            if not is_said:
-                print(f"{run.id} {WAITS}", flush=True)
-            is_said = True
-        for verb, state in (("stop", "stopped"), ("pause", "paused")):
-            if run.asked(verb):
-                return run.report(state=state, launch=LAUNCH, message=f"{state} while it waited for the device")
+            run.update_status(heartbeat=time.time(), message=WAITING)
+            if not is_announced:
+                print(f"{run.id}: {WAITING}", flush=True)
+            is_announced = True
+        for command, state in (("stop", "stopped"), ("pause", "paused")):
+            if run.is_requested(command):
+                message = f"{state} while waiting for the device"
+                return run.update_status(state=state, launch=LAUNCH, message=message)
 
 
-def wait_for_the_first(run: RunFolder) -> bool:
+def wait_for_first_process(run: RunFolder) -> bool:
     """Return, in the other processes of a launch, whether the first one has started to train."""
     while (status := run.status()).get("launch") != LAUNCH:
         time.sleep(POLL_S)
@@ -52,27 +55,29 @@ def wait_for_the_first(run: RunFolder) -> bool:
 
 
 def train(run: RunFolder) -> None:
-    trainer = dp.Trainer.of(run.path)
+    """Resume the run and train until it ends."""
+    trainer = dp.Trainer.from_run(run.path)
     trainer.resume()
     print(f"{run.id}: {trainer.train()} at step {trainer.step}", flush=True)
     trainer.accelerator.state.destroy_process_group()
 
 
-def trial(run: RunFolder) -> dict:
+def benchmark(run: RunFolder) -> dict[str, Any]:
+    """Return the seconds per step and per checkpoint with samples, and the device, or an `error`."""
     try:
-        trainer = dp.Trainer.of(run.path)
-        for step in range(WARM_UP_STEPS + TRIAL_STEPS):
+        trainer = dp.Trainer.from_run(run.path)
+        for step in range(WARM_UP_STEPS + BENCHMARK_STEPS):
             if step == WARM_UP_STEPS:
                 start = time.perf_counter()
             float(trainer.train_step())
-        seconds_per_step = (time.perf_counter() - start) / TRIAL_STEPS
+        seconds_per_step = (time.perf_counter() - start) / BENCHMARK_STEPS
         with tempfile.TemporaryDirectory() as folder:
             trainer.run, start = RunFolder(folder), time.perf_counter()
             trainer.save(1)
             saving = time.perf_counter() - start
-            asked, trainer.sample_steps = trainer.sample_steps, TRIAL_SAMPLE_STEPS
+            sample_steps, trainer.sample_steps = trainer.sample_steps, BENCHMARK_SAMPLE_STEPS
             trainer.sample(1)
-            sampling = (time.perf_counter() - start - saving) * asked / TRIAL_SAMPLE_STEPS
+            sampling = (time.perf_counter() - start - saving) * sample_steps / BENCHMARK_SAMPLE_STEPS
     except Exception as error:
         return {"error": message_of(error)}
     device = str(trainer.accelerator.device)

@@ -15,8 +15,8 @@ import gradio as gr
 
 from dp.hub import downloads, models
 from dp.hub.client import HubError
+from dp.system.environment import runs_dir
 from dp.system.text import escape
-from dp.training.run_folder import home
 from dp.ui import words
 from dp.ui.auth import permission
 from dp.ui.sampling import page_values
@@ -108,9 +108,9 @@ async def fetched(name: str, request: gr.Request, under_way: dict[Any, str | Non
     def work() -> None:
         with suppress(Gone):
             folder = models.pull(name, token=token, progress=progress)
-            downloads.put(home(), name, folder)
+            downloads.put(runs_dir(), name, folder)
             if is_public:
-                downloads.trim(home(), MOST_MODELS, MOST_BYTES)
+                downloads.trim(runs_dir(), MOST_MODELS, MOST_BYTES)
 
     task = asyncio.create_task(asyncio.to_thread(work))
     under_way[task] = request.session_hash

@@ -20,9 +20,8 @@ try:
 except ImportError:
     mcp = None
 
-from dp.system.environment import UPLOADS
+from dp.system.environment import UPLOADS, runs_dir
 from dp.system.validation import quote
-from dp.training.run_folder import home
 from dp.ui.auth import permission
 from dp.ui.auth.gateway import UPLOAD_TTL_S, Gateway
 from dp.ui.auth.origins import Access
@@ -67,7 +66,7 @@ class Page(gr.Blocks):
     def launch(self, *, allowed_hosts: Iterable[str] = (), allowed_origins: Iterable[str] = (), **options: Any) -> Any:
         """Serve the page. options: as in gr.Blocks.launch. Raises ValueError for an invalid host or origin."""
         access = Access.from_environment(options.get("server_name"), allowed_hosts, allowed_origins, os.environ)
-        self.owner = owner = Owner.from_home(home())
+        self.owner = owner = Owner.from_home(runs_dir())
 
         block_url_downloads()
 

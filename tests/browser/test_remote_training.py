@@ -15,7 +15,7 @@ from test_train_tab import asking, home, in_state, open_train_tab, sooner_or_lat
 from tiny_runs import make_run, shorten, state
 
 from dp.training.remote import job
-from dp.training.run_folder import runs_in
+from dp.training.run_folder import list_runs
 from dp.ui.auth import permission
 from dp.ui.training import remote_training
 
@@ -83,13 +83,13 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         press(page, "rent")
         priced(page)
         assert page.input_value("#board .rent .machine") == "a10g-small"
-        says(page, ".price", "a10g-small (1 × A10G, 24 GB) costs $1.00 an hour, $2.00 at most. It pauses after 2 hours")
+        says(page, ".price", "a10g-small (1 × A10G, 24 GB) costs $1.00 per hour, at most $2.00. It pauses after")
         page.fill("#board .rent .timeout", "90m")
-        says(page, ".price", "$1.50 at most. It pauses after 90 minutes")
+        says(page, ".price", "at most $1.50. It pauses after at most 90 minutes")
         page.select_option("#board .rent .machine", "cpu-basic")
-        says(page, ".price", "cpu-basic (2 vCPU, 16 GB) costs $0.01 an hour, $0.02 at most")
+        says(page, ".price", "cpu-basic (2 vCPU, 16 GB) costs $0.01 per hour, at most $0.02")
         page.fill("#board .rent .timeout", "soon")
-        says(page, ".price", "A time limit is written as 30m, 2h or 1d")
+        says(page, ".price", "A time limit must be written as 30m, 2h or 1d")
         assert page.is_disabled("#board .rent .main")
         page.fill("#board .rent .timeout", "1h")
         priced(page)
@@ -101,7 +101,7 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
 
         start(page, WRITER)
         in_state(page, "queued")
-        says(page, ".message", "Waits for a machine (cpu-basic).")
+        says(page, ".message", "Waiting for a machine (cpu-basic).")
         says(page, ".job .job-description", "On a rented machine (cpu-basic) since")
         assert page.get_attribute("#board .job a", "href") == f"{hub.url}/jobs/alice/job0"
         assert not page.is_visible("#board .rent") and not page.is_visible("#board [data-verb=rent]")
@@ -114,7 +114,7 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         in_state(page, "running")
         page.wait_for_function("+document.querySelector('#board .chart').dataset.points >= 3", timeout=150_000)
         page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=150_000)
-        assert runs_in(run.path.parent)[0].is_away() and run.status()["pid"] is None
+        assert list_runs(run.path.parent)[0].has_active_job() and run.status()["pid"] is None
         press(page, "pause")
         in_state(page, "paused")
         says(page, ".message", "nothing costs money now")
@@ -134,13 +134,13 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         says(page, ".job .last-check", "Last checked at")
         hub.run(hub.jobs["job1"])
         in_state(page, "finished")  # it may have few steps left, so that nobody sees it running
-        assert run.status()["step"] == total == run.milestones()[-1] and len(hub.repos) == 1
+        assert run.status()["step"] == total == run.checkpoint_steps()[-1] and len(hub.repos) == 1
         press(page, "delete")
         says(page, ".confirmation", f"Its repository {run.status()['remote']['repo']} on Hugging Face stays")
         page.click("#board .confirmation .no")
         press(page, "forget", "yes")
         page.wait_for_selector("#board [data-verb=forget]", state="hidden")
-        assert hub.repos == {} and run.milestones()[-1] == total
+        assert hub.repos == {} and run.checkpoint_steps()[-1] == total
         said = "".join(answer.text() for answer in answers) + page.content()
         stored = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
         assert page.evaluate("[...document.querySelectorAll('input')].every(box => !box.value.includes('hf_'))")
@@ -162,17 +162,17 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
         open_train_tab(page)
         page.wait_for_selector("#board .sign-in .token")
         in_state(page, "queued")  # nobody has asked the Hub
-        for token, said in ((WRITER + "x", "does not accept this token"), (BOB, "This Job is alice's")):
+        for token, said in ((WRITER + "x", "does not accept this token"), (BOB, "The job belongs to alice")):
             page.fill("#board .sign-in .token", token)
             page.click("#board .sign-in .main")
             says(page, ".sign-in .outcome", said)
-        assert run.is_away()  # a stranger's token does not see its Job, which goes on
+        assert run.has_active_job()  # a stranger's token does not see its Job, which goes on
         page.fill("#board .sign-in .token", WRITER)
         page.click("#board .sign-in .main")
         in_state(page, "running")
         assert not page.is_visible("#board .sign-in")
         press(page, "save")
-        sooner_or_later(lambda: run.milestones())
+        sooner_or_later(lambda: run.checkpoint_steps())
         press(page, "sample")
         page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=150_000)
         press(page, "end", "no")
@@ -182,7 +182,7 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
             other.wait_for_selector("#board .sign-in .token")
         press(page, "end", "yes")
         in_state(page, "stopped")
-        says(page, ".message", "Its Job was cancelled; Resume goes on from step")
+        says(page, ".message", "Its job was canceled; Resume continues from step")
         assert hub.jobs["job0"]["stage"] == "CANCELED"
         page.reload()
         open_train_tab(page)
@@ -216,7 +216,7 @@ def test_beside_start_a_new_run_is_brought_to_the_form(browser, hub, environment
                 return box.top >= 0 && box.bottom <= innerHeight;
             }"""
         )
-        (run,) = runs_in(home)
+        (run,) = list_runs(home)
         assert run.config()["name"] == "pictures" and not run.is_alive() and not list((home / ".drafts").iterdir())
         assert not page.is_visible("#board .rent .token")  # there is a login
         hub.has_machines = False
@@ -296,9 +296,9 @@ def test_a_sign_in_that_ends_before_the_job_does_not_start_it(run, hub, monkeypa
 @pytest.mark.parametrize(
     "kind, status, words, needs_another",
     [
-        ("job", 402, "no credit for Jobs: add some at", False),
-        ("job", 403, "make one that may run Jobs and write at", True),
-        ("job", 404, "offers no Jobs to this account", False),
+        ("job", 402, "no credit for jobs: add some at", False),
+        ("job", 403, "create one that may run jobs and write at", True),
+        ("job", 404, "does not offer jobs to this account", False),
         ("whoami", 401, "mistyped or has expired", True),
         ("whoami", 500, "an internal problem", False),
     ],
@@ -319,17 +319,18 @@ def test_without_an_answer_nothing_changes_and_it_is_told(run, hub):  # noqa: F8
         assert "cannot be reached; check the network connection" in answer["problem"] and "asks" not in answer
     assert run.status() == before
     assert "cannot be reached" in remote_training.machines(None, asking())["problem"]
-    assert "is not known, since" in remote_training.price({"flavor": "a10g-small", "timeout": "1h"}, asking())["words"]
+    price = remote_training.price({"flavor": "a10g-small", "timeout": "1h"}, asking())
+    assert "price of a10g-small is unknown" in price["words"]
 
 
 def test_a_stranger_neither_ends_a_job_nor_makes_it_look_ended(run, hub):  # noqa: F811
     assert remote_training.rent(to_rent(run, WRITER), asking()) == {}
     for function in (remote_training.exchange, remote_training.end):
         answer = function(asks(run, BOB), asking())
-        assert answer == {"problem": "this Job is alice's, and this token is not", "asks": True}
-    assert run.is_away() and hub.jobs["job0"]["stage"] == "SCHEDULING"
-    assert "going on as a Job" in remote_training.forget(asks(run, WRITER), asking())["problem"]
-    assert "already going on" in remote_training.rent(to_rent(run, WRITER), asking())["problem"]
+        assert answer == {"problem": "the job belongs to alice, but this token does not", "asks": True}
+    assert run.has_active_job() and hub.jobs["job0"]["stage"] == "SCHEDULING"
+    assert "training as a Hugging Face job" in remote_training.forget(asks(run, WRITER), asking())["problem"]
+    assert "already training" in remote_training.rent(to_rent(run, WRITER), asking())["problem"]
 
 
 def test_odd_requests_are_told(run, hub):  # noqa: F811
@@ -344,14 +345,14 @@ def test_odd_requests_are_told(run, hub):  # noqa: F811
         assert remote_training.price(wrong, asking()) == remote_training.ODD
     for change, words in (
         ({"run": ["x"]}, "this run no longer exists"),
-        ({"flavor": "h900"}, "there is no machine 'h900'; there are: cpu-basic"),
-        ({"timeout": "2 weeks"}, "a time limit is written as"),
+        ({"flavor": "h900"}, "unknown machine 'h900'; available: cpu-basic"),
+        ({"timeout": "2 weeks"}, "a time limit must be written as"),
         ({"token": "two words"}, "the token is malformed"),
     ):
         assert words in remote_training.rent(fine | change, asking())["problem"]
-    for flavor, timeout, words in (("h900", "1h", "no machine 'h900'"), ("a10g-small", "0", "a time limit is")):
+    for flavor, timeout, words in (("h900", "1h", "unknown machine 'h900'"), ("a10g-small", "0", "a time limit must")):
         assert words in remote_training.price({"flavor": flavor, "timeout": timeout}, asking())["problem"]
-    assert "not going on as a Job" in remote_training.end(asks(run, WRITER), asking())["problem"]
+    assert "not training as a Hugging Face job" in remote_training.end(asks(run, WRITER), asking())["problem"]
     assert (
         remote_training.exchange(asks(run, WRITER), asking())
         == remote_training.forget(asks(run, WRITER), asking())

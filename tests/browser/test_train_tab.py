@@ -34,7 +34,7 @@ from dp.data.prepare import prepare
 from dp.serving.engine import Engine
 from dp.training import processes as jobs
 from dp.training.presets import Settings
-from dp.training.run_folder import runs_in
+from dp.training.run_folder import list_runs
 from dp.training.trainer import Trainer
 from dp.ui.auth import permission
 from dp.ui.auth.gateway import OWNER
@@ -113,7 +113,7 @@ def home(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     with forking():
         yield folder
-    for run in runs_in(folder):
+    for run in list_runs(folder):
         if run.is_alive():
             with suppress(ProcessLookupError, TypeError):
                 os.kill(run.status()["pid"], signal.SIGKILL)
@@ -149,7 +149,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         page.wait_for_function("+document.querySelector('#board .chart').dataset.points >= 3", timeout=150_000)
         page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=150_000)
         assert page.locator("#board .checkpoints canvas:visible").count() >= 1
-        (run,) = runs_in(home)
+        (run,) = list_runs(home)
         assert not list((home / ".drafts").iterdir())  # what was uploaded is gone, the checked pictures are the run's
         before = shown(page, "step")
 
@@ -162,7 +162,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         in_state(page, "paused")
         assert not run.is_alive()
 
-        newest = run.milestones()[-1]
+        newest = run.checkpoint_steps()[-1]
         page.locator(f"#board li[data-step='{newest}']").get_by_label("Open in Denoise").click()
         page.wait_for_selector("#generate", state="visible")
         page.wait_for_function(f"document.querySelector('#checkpoint input').value === 'holiday/{newest:06d}'")
@@ -184,7 +184,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         shorten(run, total)
         page.click("#board [data-verb=resume]")
         in_state(page, "finished")
-        assert run.status()["step"] == total == run.milestones()[-1]
+        assert run.status()["step"] == total == run.checkpoint_steps()[-1]
         records, _ = run.metrics()
         assert sum("event" in record for record in records) == 2  # it went on twice
 
@@ -203,7 +203,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         page.click("#start-training")
         page.wait_for_function("document.querySelector('#board .run .name').textContent === 'holiday 2'")
         in_state(page, "finished")
-        again = runs_in(home)[0]
+        again = list_runs(home)[0]
         assert again.status()["step"] == 20 and again.config()["trainer"]["train_num_steps"] == 20
         assert (again.dataset / IMAGES).samefile(run.dataset / IMAGES)
 
@@ -213,7 +213,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         page.click("#board [data-verb=delete]")
         page.click("#board .confirmation .yes")
         page.wait_for_function("document.querySelector('#board .run .name').textContent === 'holiday'")
-        assert [left.id for left in runs_in(home)] == [run.id]
+        assert [left.id for left in list_runs(home)] == [run.id]
 
 
 @pytest.mark.browser
@@ -245,7 +245,7 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
         page.locator("#train-width input").press("Tab")
         page.click("#start-training")
         page.get_by_text("Network width must be a multiple of 16, got 17").wait_for()
-        assert runs_in(home) == []
+        assert list_runs(home) == []
         page.click("#measure")
         page.get_by_text("Network width must be a multiple of 16, got 17").nth(1).wait_for()
 
@@ -269,7 +269,7 @@ def test_a_preset_starts_as_it_stands_and_sampling_goes_on_beside_it(browser, ho
         page.wait_for_selector("#intake .intake[data-state=checked]")
         page.click("#start-training")  # nothing else was touched, and Advanced settings never opened
         in_state(page, "running")
-        (run,) = runs_in(home)
+        (run,) = list_runs(home)
         assert run.config()["name"] == "pictures" and run.config()["trainer"]["train_num_steps"] == 2000
 
         page.get_by_role("tab", name="Denoise").click()
@@ -294,7 +294,7 @@ def finished_run(home, tmp_path, **settings):
     list(prepare(write(tmp_path / "pictures", {"1.png": png(1), "2.png": png(2)}), tmp_path / "dataset", 16))
     settings = Settings(name="cats", image_size=16, width=16, depth=1, batch=2, **settings)
     run = jobs.create(home, settings.config("pictures", 2, time.time()), tmp_path / "dataset")
-    assert Trainer.of(run.path).train() == "finished"
+    assert Trainer.from_run(run.path).train() == "finished"
     return run
 
 
@@ -318,7 +318,7 @@ def test_a_finished_run_is_trained_longer_beside_one_that_is_damaged(browser, ho
         page.click("#board .extend .main")
         page.wait_for_function("document.querySelector('#board .step').textContent.includes('of 45')")
         in_state(page, "finished")
-        assert not page.is_visible("#board .extend") and run.status()["step"] == 45 == run.milestones()[-1]
+        assert not page.is_visible("#board .extend") and run.status()["step"] == 45 == run.checkpoint_steps()[-1]
         page.set_viewport_size({"width": 390, "height": 844})  # at which `window` looks whether it is too wide
         page.emulate_media(color_scheme="dark")
         page.click("#board [data-verb=extend]")
@@ -346,7 +346,7 @@ def test_however_often_the_app_is_killed_there_is_one_training_process_and_after
         with serve("app.py", DP_HOME=str(home), CPU_CORES="1") as url:
             with page_of(browser, url) as page:
                 in_state(page, "running")
-                with pytest.raises(ValueError, match="already going on"):
+                with pytest.raises(ValueError, match="already training"):
                     jobs.start(run)
                 assert processes() == 1
             port = url.rsplit(":", 1)[1]
@@ -428,8 +428,8 @@ def make_run(home, network, name="Secret", milestones=(2,), dataset=None):
         DiffusionPolicy(network).save_pretrained(run.checkpoint(milestone))
         run.samples.mkdir(exist_ok=True)
         run.sample(milestone).write_bytes(png(milestone, 32, 32))
-    run.log({"step": 1, "loss": 0.5})
-    run.report(state="paused", step=2, total=10)
+    run.append_metrics({"step": 1, "loss": 0.5})
+    run.update_status(state="paused", step=2, total=10)
     return run
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from dp.data.prepare import prepare
 from dp.system.atomic_files import write_json
 from dp.training import processes as jobs
-from dp.training.run_folder import ALIVE, RunFolder
+from dp.training.run_folder import RunFolder
+from dp.training.status import ACTIVE_STATES
 from dp.training.trainer import Trainer
 
 NETWORK = dict(
@@ -44,7 +45,7 @@ def make_run(tmp_path: Path, name: str = "My  cats!", processes: int = 1, **trai
 
 def undisturbed(run: RunFolder, home: Path) -> Path:
     """The last checkpoint of the same run, trained in this process from beginning to end."""
-    trainer = Trainer.of(jobs.duplicate(run, home).path)
+    trainer = Trainer.from_run(jobs.duplicate(run, home).path)
     assert trainer.train() == "finished"
     return trainer.run.checkpoint(trainer.step)
 
@@ -74,7 +75,7 @@ def state(run: RunFolder) -> str:
 
 def ended(run: RunFolder, seconds: float = 150) -> str:
     """How the run ends, once it has and its process is gone."""
-    until(lambda: state(run) not in ALIVE and not run.is_alive(), seconds)
+    until(lambda: state(run) not in ACTIVE_STATES and not run.is_alive(), seconds)
     return state(run)
 
 

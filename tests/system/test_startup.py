@@ -115,13 +115,13 @@ def test_a_device_past_the_last_is_told(setting, monkeypatch):
 
 def test_runs_are_beside_the_app_or_where_dp_home_says(setting, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert environment.home() == ROOT / "runs"
+    assert environment.runs_dir() == ROOT / "runs"
     setting("DP_HOME", "")
-    assert environment.home() == ROOT / "runs"
+    assert environment.runs_dir() == ROOT / "runs"
     setting("HOME", str(tmp_path / "me"))
     for given, place in (("~/x", tmp_path / "me" / "x"), ("x", tmp_path / "x"), (str(tmp_path), tmp_path)):
         setting("DP_HOME", given)
-        assert environment.home() == place
+        assert environment.runs_dir() == place
         startup.check_home()
         assert place.is_dir() and list(place.glob("tmp*")) == []
 

@@ -17,7 +17,7 @@ def test_a_preset_is_a_network_and_comes_back_from_its_config(name):
     network = dict(config["network"])
     with torch.device("meta"):
         assert network.pop("type") == "rin" and RIN(**network).image_size == settings.image_size
-    assert Settings.of(config) == Settings(**vars(settings) | {"name": "pictures"})
+    assert Settings.from_config(config) == Settings(**vars(settings) | {"name": "pictures"})
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -42,7 +42,7 @@ def test_every_size_and_width_make_a_network_with_8_by_8_tokens(size, width):
         ({"lr": "<b>"}, "Learning rate must be a number from"),
         ({"seed": -1}, "Seed must be a whole number"),
         ({"name": "x" * 61}, "Name must have at most 60 characters"),
-        ({"name": "a\nb"}, "Name must have at most 60 characters, all of them visible"),
+        ({"name": "a\nb"}, "Name must have at most 60 characters, all printable"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(bad, words):

@@ -37,7 +37,8 @@ from tiny_runs import (
 
 from dp import DiffusionPolicy
 from dp.training import processes
-from dp.training.run_folder import ALIVE, RunFolder
+from dp.training.run_folder import RunFolder
+from dp.training.status import ACTIVE_STATES
 from dp.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,25 +97,25 @@ def test_nothing_can_be_asked_of_a_run_that_does_not_go_on(run):
     for ask in (processes.pause, processes.save_now, processes.sample_now, processes.stop):
         with pytest.raises(ValueError, match=r"My cats!.*new"):
             ask(run)
-    run.report(state="running")
-    assert state(run) == "lost"
+    run.update_status(state="running")
+    assert state(run) == "interrupted"
     processes.stop(run)
     assert state(run) == "stopped"
 
 
 def test_a_run_that_is_going_on_is_not_started_again(run):
-    with run.held():
-        with pytest.raises(ValueError, match="going on"):
+    with run.hold_lock():
+        with pytest.raises(ValueError, match="already training"):
             processes.start(run)
         processes.stop(run)
-        assert RunFolder(run.path).asked("stop")
+        assert RunFolder(run.path).is_requested("stop")
 
 
 def extended(run: RunFolder, steps: int) -> dict[str, torch.Tensor]:
     """Return the weights of a finished run after it was extended to `steps`, in this process."""
     processes.extend(run, steps)
     assert (state(run), run.status()["total"]) == ("paused", steps)
-    trainer = Trainer.of(run.path)
+    trainer = Trainer.from_run(run.path)
     trainer.resume()
     assert 0 < trainer.step < steps and trainer.train() == "finished"
     return DiffusionPolicy.from_pretrained(run.checkpoint(steps)).state_dict()
@@ -141,7 +142,7 @@ def test_a_finished_run_goes_on_beyond_its_horizon_and_is_the_same_run_before_it
 
 
 def test_a_run_that_was_rolled_back_keeps_its_factor_beyond_the_horizon(run):
-    trainer = Trainer.of(run.path)
+    trainer = Trainer.from_run(run.path)
     trainer.lr_decay_steps, trainer.lr_factor = 8, 0.25
     assert trainer.learning_rate(8) == trainer.learning_rate(999) == pytest.approx(0.025 * TRAINER["train_lr"])
 
@@ -167,15 +168,15 @@ def test_only_a_finished_run_can_be_extended_and_only_by_more_steps(run, tmp_hom
 
 def new_milestone(run: RunFolder) -> None:
     """Wait until the run, which has just been started, comes to its next milestone."""
-    known = run.milestones()
-    until(lambda: run.milestones() != known)
+    known = run.checkpoint_steps()
+    until(lambda: run.checkpoint_steps() != known)
 
 
 def test_paused_resumed_stopped_and_resumed_it_is_the_undisturbed_run(tmp_home):
     run = make_run(tmp_home, train_num_steps=1_000_000, save_and_sample_every=20)
     # It is started by an app that is killed right away.
-    script = "import sys, time; from dp.training import processes as jobs; from dp.training import run_folder as runs\n"
-    script += f"jobs.start(runs.RunFolder({str(run.path)!r})); print('started', flush=True); time.sleep(600)"
+    script = "import sys, time; from dp.training import processes, run_folder\n"
+    script += f"processes.start(run_folder.RunFolder({str(run.path)!r})); print('started', flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as app:
         assert app.stdout.readline() == "started\n"
         app.kill()
@@ -186,15 +187,15 @@ def test_paused_resumed_stopped_and_resumed_it_is_the_undisturbed_run(tmp_home):
     processes.save_now(run)
     with pytest.raises(ValueError, match="stop it first"):
         processes.delete(run)
-    until(lambda: not run.asked("save") and not run.asked("sample"))
-    assert run.sample(0).exists() and run.milestones()[0] == 0
+    until(lambda: not run.is_requested("save") and not run.is_requested("sample"))
+    assert run.sample(0).exists() and run.checkpoint_steps()[0] == 0
     assert run.status()["is_responding"]
     if hasattr(os, "getpriority"):  # whoever samples on this processor comes first
         assert os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0)
     new_milestone(run)
     processes.pause(run)
     assert ended(run) == "paused"
-    assert 0 < run.status()["step"] == run.milestones()[-1]
+    assert 0 < run.status()["step"] == run.checkpoint_steps()[-1]
 
     processes.start(run)
     new_milestone(run)
@@ -207,9 +208,9 @@ def test_paused_resumed_stopped_and_resumed_it_is_the_undisturbed_run(tmp_home):
     assert ended(run) == "finished"
     assert run.status()["step"] == run.status()["total"] == total
     assert contents(run.checkpoint(total)) == contents(undisturbed(run, tmp_home / "other"))
-    assert set(range(20, total + 1, 20)) <= set(run.milestones())
+    assert set(range(20, total + 1, 20)) <= set(run.checkpoint_steps())
     events = [record["event"] for record in run.metrics()[0] if "event" in record]
-    assert len(events) == 2 and all(event.startswith("goes on from step") for event in events)
+    assert len(events) == 2 and all(event.startswith("resumed from step") for event in events)
 
 
 def killed_and_resumed(tmp_home, moments) -> int:
@@ -221,18 +222,18 @@ def killed_and_resumed(tmp_home, moments) -> int:
         processes.start(run)
         wait(run)
         kill(run)
-        assert state(run) == "lost"
-        for milestone in run.milestones()[-1:]:
+        assert state(run) == "interrupted"
+        for milestone in run.checkpoint_steps()[-1:]:
             DiffusionPolicy.from_pretrained(run.checkpoint(milestone))
         torn += bool(list((run.path / "checkpoints").glob(".*")))
-    total = (run.milestones() or [0])[-1] + 20
+    total = (run.checkpoint_steps() or [0])[-1] + 20
     shorten(run, total)
     processes.start(run)
     assert ended(run) == "finished"
     assert contents(run.checkpoint(total)) == contents(undisturbed(run, tmp_home / "other"))
     assert not list((run.path / "checkpoints").glob(".*"))  # all of it was cleared away
-    assert [m for m in run.milestones() if m % 20 == 0] == list(range(20, total + 1, 20))
-    for milestone in run.milestones():
+    assert [m for m in run.checkpoint_steps() if m % 20 == 0] == list(range(20, total + 1, 20))
+    for milestone in run.checkpoint_steps():
         DiffusionPolicy.from_pretrained(run.checkpoint(milestone))
     return torn
 
@@ -272,19 +273,19 @@ def test_two_runs_started_at_once_queue_and_neither_breaks(tmp_home):
     until(lambda: state(first) in ("preparing", "running"))
     with forking(False):  # to see what it has loaded
         processes.start(second)
-    until(lambda: "waits" in (second.status()["message"] or ""))
+    until(lambda: "waiting" in (second.status()["message"] or ""))
     assert state(second) == "queued" and second.status()["is_responding"]
     # Two users press Start on the same run: there is one process, and the other one ends with a sentence.
     command = [sys.executable, "-m", "dp", "train", str(second.path)]
     twice = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
-    assert twice.returncode == 1 and "already going on" in twice.stderr and "Traceback" not in twice.stderr
-    with pytest.raises(ValueError, match="already going on"):
+    assert twice.returncode == 1 and "already training" in twice.stderr and "Traceback" not in twice.stderr
+    with pytest.raises(ValueError, match="already training"):
         processes.start(second)
     maps = Path(f"/proc/{second.status()['pid']}/maps")
     if maps.exists():  # it holds no memory while it waits
         assert "libtorch" not in maps.read_text()
     processes.pause(second)
-    assert ended(second) == "paused" and second.milestones() == []
+    assert ended(second) == "paused" and second.checkpoint_steps() == []
     processes.start(second)
     until(lambda: state(second) == "queued")
     processes.stop(first)
@@ -313,7 +314,7 @@ def test_a_run_whose_folder_is_deleted_ends_and_leaves_no_ghost(tmp_home):
 
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_a_clock_that_is_set_does_not_keep_start_from_seeing_its_run(run, monkeypatch, hours):
-    monkeypatch.setattr("dp.training.processes.STARTS_WITHIN_S", 100)
+    monkeypatch.setattr("dp.training.processes.START_TIMEOUT_S", 100)
     clock = time.time
     with FileLock(run.path.parent / ".cpu.lock"):  # the process waits for the device, and loads nothing
         for _ in range(2):  # again, after it has reported an end
@@ -337,7 +338,7 @@ def test_a_run_that_cannot_be_is_failed_with_a_sentence(tmp_home):
 
 
 def test_a_process_that_cannot_even_begin_is_told_at_once(run, monkeypatch):
-    run.report(state="failed", started=time.time() - 60)  # by an earlier start
+    run.update_status(state="failed", started=time.time() - 60)  # by an earlier start
     monkeypatch.setattr("dp.training.processes.sys.executable", shutil.which("false"))
     with forking(False), pytest.raises(ValueError, match="ended at once: exit code 1"):
         processes.start(run)
@@ -345,7 +346,7 @@ def test_a_process_that_cannot_even_begin_is_told_at_once(run, monkeypatch):
 
 def test_a_trial_says_how_long_a_step_takes_and_leaves_nothing(run):
     before = contents(run.path)
-    with forking(False), processes.trial(run) as process:
+    with forking(False), processes.benchmark(run) as process:
         said = json.loads(process.communicate(timeout=150)[0])
     assert 0 < said["seconds_per_step"] < 10 and said["seconds_per_save"] > 0 and said["device"] == "cpu"
     assert contents(run.path) == before
@@ -367,7 +368,7 @@ def test_two_processes_leave_together_and_go_on(tmp_home, ask):
     assert len(workers) >= 3  # torchrun and its two
     ask(run)
     until(lambda: all(map(is_gone, workers)))
-    assert ended(run) == {"pause": "paused", "stop": "stopped", "kill": "lost"}[ask.__name__]
+    assert ended(run) == {"pause": "paused", "stop": "stopped", "kill": "interrupted"}[ask.__name__]
     processes.start(run)
     assert ended(run) == "finished", run.tail()
     weights = [
@@ -382,7 +383,7 @@ def test_two_processes_train_what_one_does(tmp_home):
     settings = dict(train_num_steps=20, save_and_sample_every=10, gradient_accumulate_every=2, seed=3)
     two = make_run(tmp_home, "two", processes=2, **settings)
     processes.start(two)
-    until(lambda: state(two) not in ALIVE)
+    until(lambda: state(two) not in ACTIVE_STATES)
     assert state(two) == "finished", two.tail()
     assert two.status()["processes"] == 2
     one = RunFolder(undisturbed(two, tmp_home / "other").parent.parent)
@@ -392,4 +393,4 @@ def test_two_processes_train_what_one_does(tmp_home):
     weights = [DiffusionPolicy.from_pretrained(run.checkpoint(20)).state_dict() for run in (one, two)]
     for name, value in weights[0].items():
         np.testing.assert_allclose(weights[1][name], value, rtol=1e-3, atol=1e-5)
-    assert two.milestones() == [10, 20]
+    assert two.checkpoint_steps() == [10, 20]

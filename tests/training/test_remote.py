@@ -20,7 +20,7 @@ from tiny_runs import contents, ended, make_run, no_process_left_behind, shorten
 from dp.hub.client import HubError
 from dp.training import cli, processes
 from dp.training.remote import hardware, job
-from dp.training.run_folder import Busy, RunFolder
+from dp.training.run_folder import RunFolder, RunLocked
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN, READER = "hf_alice", "hf_reader"
@@ -78,24 +78,25 @@ def repo_of(run: RunFolder) -> str:
 def test_killed_paused_and_resumed_there_and_here_it_is_the_undisturbed_run(hub, tmp_path):
     run = make_run(tmp_path, train_num_steps=1_000_000, save_and_sample_every=40)
     begin(run)
-    shown(run, lambda: len(run.milestones()) > 1)
+    shown(run, lambda: len(run.checkpoint_steps()) > 1)
     hub.end("job0", "ERROR", "Job timeout")
-    assert over(run) == "lost"
+    assert over(run) == "interrupted"
     message = run.status()["message"]
-    assert re.search(r"its Job came to the end of its 60 minutes; Resume goes on from step \d+0", message)
+    assert re.search(r"its job reached the time limit of 60 minutes; Resume continues from step \d+0", message)
 
     begin(run)
-    known = run.milestones()
-    shown(run, lambda: run.milestones() != known)
-    for call in (processes.start, processes.delete, job.forget, lambda run: job.start(run, "cpu-basic", "1h", TOKEN)):
-        with pytest.raises(ValueError, match="going on"):
+    known = run.checkpoint_steps()
+    shown(run, lambda: run.checkpoint_steps() != known)
+    start = lambda run: job.start(run, "cpu-basic", "1h", TOKEN)  # noqa: E731
+    for call in (processes.start, processes.delete, job.delete_repository, start):
+        with pytest.raises(ValueError, match=r"already training|stop it first"):
             call(run)
-    with pytest.raises(Busy, match="as a Job"), run.held():
+    with pytest.raises(RunLocked, match="as a Hugging Face job"), run.hold_lock():
         pass
     processes.pause(run)
     assert state(run) == "pausing"
     assert over(run) == "paused"
-    assert not run.asked("pause") and job.refresh(run) == run.status()  # which asks nobody
+    assert not run.is_requested("pause") and job.refresh(run) == run.status()  # which asks nobody
 
     processes.start(run)  # on this machine
     until(lambda: run.status()["state"] == "running" or not run.is_alive())
@@ -112,7 +113,7 @@ def test_killed_paused_and_resumed_there_and_here_it_is_the_undisturbed_run(hub,
     assert run.status()["step"] == run.status()["total"] == total and run.status()["device"] == "cpu"
     assert f"finished at step {total}" in run.tail()
     assert hub.repos[repo_of(run)]["private"] and len(hub.repos) == 1
-    job.forget(run, TOKEN)
+    job.delete_repository(run, TOKEN)
     assert hub.repos == {} and state(run) == "finished" and run.status()["remote"] is None
 
 
@@ -120,7 +121,7 @@ def test_a_job_pauses_before_its_time_is_over(hub, tmp_path):
     run = make_run(tmp_path, **ENDLESS)
     begin(run, timeout="5s")
     assert over(run) == "paused"
-    assert "the Job's time is over: paused" in run.status()["message"]
+    assert "the job reached its time limit: paused" in run.status()["message"]
     assert hub.jobs["job0"]["process"].wait() == 0
     assert hub.jobs["job0"]["spec"]["timeoutSeconds"] == 5
 
@@ -141,8 +142,8 @@ def test_save_sample_and_stop_reach_the_job_and_its_token_nothing_else(hub, tmp_
 
     processes.save_now(run)
     processes.sample_now(run)
-    shown(run, lambda: not run.asked("save") and not run.asked("sample"))
-    shown(run, lambda: run.milestones() and run.samples.exists())
+    shown(run, lambda: not run.is_requested("save") and not run.is_requested("sample"))
+    shown(run, lambda: run.checkpoint_steps() and run.samples.exists())
     assert run.status()["is_responding"]
     processes.stop(run)
     assert state(run) == "stopping"
@@ -161,7 +162,9 @@ def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path,
     assert options[:3] == ["-m", "dp", "train"]
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr("os.nice", lambda more: None)
-    assert "no machine 'h900'; there are: cpu-basic" in exit_code(monkeypatch, cli, *options[3:], "--flavor", "h900")
+    assert "unknown machine 'h900'; available: cpu-basic" in exit_code(
+        monkeypatch, cli, *options[3:], "--flavor", "h900"
+    )
     assert not hub.jobs
 
     hub.is_forked = False
@@ -170,16 +173,16 @@ def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path,
     done = subprocess.run([sys.executable, *options], cwd=ROOT, env=os.environ | here, **streams)
     assert done.returncode == 0, done.stderr
     price, where, *_, last = done.stdout.splitlines()
-    assert "costs $1.00 an hour, $2.00 at most. It pauses after 2 hours" in price
+    assert "costs $1.00 per hour, at most $2.00. It pauses after at most 2 hours" in price
     assert where.startswith(f"{hub.url}/jobs/alice/job0: ") and last == f"{run.id}: finished at step 8 of 8"
-    assert state(run) == "finished" and run.milestones() == [4, 8]
+    assert state(run) == "finished" and run.checkpoint_steps() == [4, 8]
 
     hub.is_forked = True
     monkeypatch.setattr("dp.training.remote.cli.POLL_S", EVERY)
     capsys.readouterr()
     assert exit_code(monkeypatch, cli, *options[3:], "--steps", "9") == 0  # config.json is as long as before
     assert capsys.readouterr().out.endswith(f"{run.id}: finished at step 9 of 9\n")
-    assert run.milestones() == [4, 8, 9]
+    assert run.checkpoint_steps() == [4, 8, 9]
 
 
 # ----------------------------------------------------------------------------
@@ -187,26 +190,26 @@ def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path,
 
 
 def test_the_price_is_said_before(hub):
-    words = hardware.describe("a10g-small", "90m", TOKEN)
+    words = hardware.describe_price("a10g-small", "90m", TOKEN)
     assert words.startswith(
-        "a10g-small (1 × A10G, 24 GB) costs $1.00 an hour, $1.50 at most. It pauses after 90 minutes"
+        "a10g-small (1 × A10G, 24 GB) costs $1.00 per hour, at most $1.50. It pauses after at most 90 minutes"
     )
-    assert "cpu-basic (2 vCPU, 16 GB) costs $0.01 an hour" in hardware.describe("cpu-basic", "2h")
-    assert "costs is not known: see" in hardware.describe("tpu", 60)
-    with pytest.raises(HubError, match="no machine 'h900'; there are: cpu-basic, a10g-small, tpu"):
-        hardware.describe("h900", "2h")
+    assert "cpu-basic (2 vCPU, 16 GB) costs $0.01 per hour" in hardware.describe_price("cpu-basic", "2h")
+    assert "The price of tpu (1 × A10G, 24 GB) is unknown: see" in hardware.describe_price("tpu", 60)
+    with pytest.raises(HubError, match="unknown machine 'h900'; available: cpu-basic, a10g-small, tpu"):
+        hardware.describe_price("h900", "2h")
     gone(hub)
-    assert "a10g-small costs is not known, since" in hardware.describe("a10g-small", "2h")
+    assert "The price of a10g-small is unknown:" in hardware.describe_price("a10g-small", "2h")
 
 
 @pytest.mark.parametrize("timeout", ["", "2 weeks", "-1h", "0", "nan", "1e9", "31d", 0, None])
 def test_a_time_limit_is_a_time(timeout):
     with pytest.raises(ValueError, match="30m, 2h or 1d"):
-        hardware.seconds_of(timeout)
+        hardware.parse_duration(timeout)
 
 
 def test_times_in_words_and_numbers():
-    assert [hardware.seconds_of(text) for text in ("90", "90s", "1.5m", "2h", "1d", 60)] == [
+    assert [hardware.parse_duration(text) for text in ("90", "90s", "1.5m", "2h", "1d", 60)] == [
         90,
         90,
         90,
@@ -214,7 +217,7 @@ def test_times_in_words_and_numbers():
         86400,
         60,
     ]
-    said = [hardware.words_of(seconds) for seconds in (5, 90, 1800, 5400, 7200, 86400, 200_000)]
+    said = [hardware.format_duration(seconds) for seconds in (5, 90, 1800, 5400, 7200, 86400, 200_000)]
     assert said == ["5 seconds", "90 seconds", "30 minutes", "90 minutes", "2 hours", "24 hours", "2.31 days"]
 
 
@@ -224,11 +227,11 @@ def test_times_in_words_and_numbers():
 AT_THE_START = {
     "expired": ("whoami", refuses(401, X_Error_Message="Invalid credentials in Authorization header"), "has expired"),
     "no login page": ("whoami", says(b"<html>"), "did not respond like the Hub"),
-    "may not write": ("create", refuses(403), "make one that may run Jobs and write at"),
-    "no room": ("commit", refuses(403), "make one that may run Jobs and write at"),
-    "no credit": ("job", refuses(402), "no credit for Jobs: add some at"),
-    "no Jobs": ("job", refuses(403), "may run Jobs"),
-    "no such thing": ("job", refuses(404), "offers no Jobs"),
+    "may not write": ("create", refuses(403), "create one that may run jobs and write at"),
+    "no room": ("commit", refuses(403), "create one that may run jobs and write at"),
+    "no credit": ("job", refuses(402), "no credit for jobs: add some at"),
+    "no Jobs": ("job", refuses(403), "may run jobs"),
+    "no such thing": ("job", refuses(404), "does not offer jobs"),
     "odd flavor": ("job", refuses(400, X_Error_Message="flavor is sold out"), "flavor is sold out"),
     "too many": ("job", refuses(429, Retry_After="60"), "wait 60 seconds"),
     "trouble": ("job", refuses(500), "an internal problem"),
@@ -251,11 +254,11 @@ def test_a_start_that_comes_to_nothing_changes_nothing(hub, tmp_path, kind, trou
 def test_who_is_not_logged_in_or_offline_is_told(hub, tmp_path):
     run = make_run(tmp_path)
     for token in (None, "", False):
-        with pytest.raises(HubError, match="a Job needs a token"):
+        with pytest.raises(HubError, match="a job needs a token"):
             job.start(run, "cpu-basic", "1h", token)
-    with pytest.raises(HubError, match="no machine 'h900'"):
+    with pytest.raises(HubError, match="unknown machine 'h900'"):
         job.start(run, "h900", "1h", TOKEN)
-    with pytest.raises(HubError, match="may run Jobs and write"):
+    with pytest.raises(HubError, match="may run jobs and write"):
         job.start(run, "cpu-basic", "1h", READER)
     gone(hub)
     with pytest.raises(HubError, match="check the network connection"):
@@ -267,18 +270,22 @@ def test_who_is_not_logged_in_or_offline_is_told(hub, tmp_path):
 def test_a_job_that_waits_for_a_machine_is_given_up_at_once(hub, tmp_path, verb, end):
     run, hub.has_machines = make_run(tmp_path), False
     begin(run)
-    shown(run, lambda: "waits for a machine (a10g-small)" in run.status()["message"])
+    shown(run, lambda: "waiting for a machine (a10g-small)" in run.status()["message"])
     getattr(processes, verb)(run)
-    assert over(run) == end and hub.jobs["job0"]["stage"] == "CANCELED" and not run.asked(verb)
+    assert over(run) == end and hub.jobs["job0"]["stage"] == "CANCELED" and not run.is_requested(verb)
 
 
 WHILE_IT_GOES_ON = {
     "expired": ("inspect", refuses(401, X_Error_Message="Invalid credentials in Authorization header"), "has expired"),
-    "forbidden": ("inspect", refuses(403), "may run Jobs"),
+    "forbidden": ("inspect", refuses(403), "may run jobs"),
     "too many": ("info", refuses(429), "too many requests"),
     "trouble": ("info", refuses(503), "error 503"),
     "odd": ("info", says(b"{}"), "did not respond like the Hub"),
-    "no repository": ("info", refuses(404, X_Error_Code="RepoNotFound"), "is not there, or this token may not read it"),
+    "no repository": (
+        "info",
+        refuses(404, X_Error_Code="RepoNotFound"),
+        "does not exist, or this token may not read it",
+    ),
 }
 
 
@@ -299,7 +306,10 @@ def test_a_job_that_has_vanished_is_over(hub, tmp_path):
     run, hub.has_machines = make_run(tmp_path), False
     begin(run)
     hub.jobs.clear()
-    assert over(run) == "lost" and "does not know its Job any more; Resume begins anew" in run.status()["message"]
+    assert (
+        over(run) == "interrupted"
+        and "no longer knows its job; Resume starts from the beginning" in run.status()["message"]
+    )
 
 
 def test_a_job_whose_repository_has_vanished_is_over_and_can_be_started_again(hub, tmp_path):
@@ -307,12 +317,12 @@ def test_a_job_whose_repository_has_vanished_is_over_and_can_be_started_again(hu
     begin(run)
     hub.repos.clear()
     job.cancel(run, TOKEN)
-    assert state(run) == "lost" and "is not there any more" in run.status()["message"]
+    assert state(run) == "interrupted" and "no longer exists" in run.status()["message"]
     begin(run)
     assert len(hub.repos) == 1
     job.cancel(run, TOKEN)
-    assert state(run) == "stopped" and "was cancelled" in run.status()["message"]
-    with pytest.raises(ValueError, match="not going on"):
+    assert state(run) == "stopped" and "was canceled" in run.status()["message"]
+    with pytest.raises(ValueError, match="not training as a Hugging Face job"):
         job.cancel(run, TOKEN)
 
 
@@ -320,7 +330,7 @@ def test_a_machine_that_cannot_install_says_why(hub, tmp_path):
     run = make_run(tmp_path)
     hub.is_forked, hub.uv = False, "#!/bin/sh\necho no room for torch >&2\nexit 1\n"
     begin(run)
-    assert over(run) == "lost" and "its Job broke off: no room for torch; Resume" in run.status()["message"]
+    assert over(run) == "interrupted" and "its job failed: no room for torch; Resume" in run.status()["message"]
     assert run.tail(1) == "no room for torch"
 
 

@@ -23,8 +23,11 @@ except ImportError:  # Windows
     fcntl = None
 
 from dp.system.atomic_files import is_disk_full, replacing, tidy
+from dp.system.environment import runs_dir
 from dp.training import processes
-from dp.training.run_folder import LEAVING_S, STATES, Busy, NoLocks, RunFolder, home, runs_in
+from dp.training.locks import LockingUnsupported
+from dp.training.run_folder import HANDOVER_TIMEOUT_S, RunFolder, RunLocked, list_runs
+from dp.training.status import STATES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def process_holding(run: RunFolder):
     """Another process that holds the run's lock, and is killed at the end."""
     script = f"from dp.training.run_folder import RunFolder; run = RunFolder({str(run.path)!r})\n"
-    script += "with run.held(): print('held', flush=True); input()"
+    script += "with run.hold_lock(): print('held', flush=True); input()"
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -51,43 +54,43 @@ def test_a_milestone_is_the_step_in_six_digits(tmp_path):
 
 def test_milestones_are_whole_checkpoints_in_the_order_of_their_steps(tmp_path):
     run = RunFolder(tmp_path)
-    assert run.milestones() == []  # before anything was written
+    assert run.checkpoint_steps() == []  # before anything was written
     # A million comes after 900,000 although it sorts before it as text.
     for name in ("1000000", "000008", "900000", ".000004.123.tmp", ".000004.123.old", "notes"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert run.milestones() == [8, 900_000, 1_000_000]
+    assert run.checkpoint_steps() == [8, 900_000, 1_000_000]
 
 
 def test_a_half_written_checkpoint_is_no_milestone_while_it_is_being_written(tmp_path):
     run = RunFolder(tmp_path)
     with replacing(run.checkpoint(4)) as aside:
         aside.mkdir()
-        assert run.milestones() == []
-    assert run.milestones() == [4]
+        assert run.checkpoint_steps() == []
+    assert run.checkpoint_steps() == [4]
 
 
 def test_a_run_folder_is_made_only_when_something_is_written(tmp_path):
     run = RunFolder(tmp_path / "runs" / "mine")
-    run.milestones()
+    run.checkpoint_steps()
     assert not run.path.exists()
-    run.log({"step": 1})
+    run.append_metrics({"step": 1})
     assert run.path.is_dir()
 
 
 def test_the_log_takes_one_json_object_a_line_and_keeps_the_lines_before(tmp_path):
     records = [{"step": 10, "loss": 0.25}, {"step": 20, "note": "zwei\nZeilen — ü"}]
     for record in records:
-        RunFolder(tmp_path).log(record)  # a fresh one each time: a resumed run goes on in the same file
+        RunFolder(tmp_path).append_metrics(record)  # a fresh one each time: a resumed run goes on in the same file
     lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == records
 
 
 def test_the_log_goes_on_after_a_line_torn_by_a_crash(tmp_path):
     run = RunFolder(tmp_path)
-    run.log({"step": 10})
+    run.append_metrics({"step": 10})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 20, "lo')  # power cut
-    run.log({"step": 30})
+    run.append_metrics({"step": 30})
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1]) == {"step": 30}
 
 
@@ -98,24 +101,37 @@ def run(tmp_path):
 
 @pytest.mark.parametrize("reported", ["queued", "preparing", "running"])
 def test_a_run_is_alive_as_long_as_its_lock_is_held_and_then_lost(run, reported):
-    run.report(state=reported, step=7, heartbeat=time.time())
+    run.update_status(state=reported, step=7, heartbeat=time.time())
     with process_holding(run) as process:
         status = run.status()
         assert (status["state"], status["is_responding"], status["step"]) == (reported, True, 7)
-        run.ask("pause")
+        run.request("pause")
         assert run.status()["state"] == "pausing"
-        run.ask("stop")
+        run.request("stop")
         assert run.status()["state"] == "stopping"
         process.kill()
         process.wait()
-        assert run.status()["state"] == "lost"
+        assert run.status()["state"] == "interrupted"
     assert run.status()["is_responding"] is False
+
+
+def test_the_spellings_of_version_1_are_read_and_replaced(run):
+    remote = {"repo": "ann/dp-x", "flavor": "cpu-basic", "timeout": 60, "launch": "ab", "asked": []}
+    remote |= {"job": "12", "url": "https://huggingface.co/jobs/ann/12"}
+    run.path.mkdir()
+    run.status_file.write_text(json.dumps({"state": "lost", "step": 7, "remote": remote | {"is_going_on": False}}))
+    status = run.status()
+    assert (status["state"], status["step"], status["remote"]["is_active"]) == ("interrupted", 7, False)
+    run.status_file.write_text(json.dumps({"state": "running", "remote": remote | {"is_going_on": True}}))
+    assert run.has_active_job() and run.status()["state"] == "running"
+    run.update_status(step=8)
+    assert json.loads(run.status_file.read_text())["remote"] == remote | {"is_active": True}
 
 
 @pytest.mark.parametrize("reported", ["paused", "stopped", "finished", "failed"])
 def test_an_ended_run_stays_what_it_was(run, reported):
-    run.report(state=reported)
-    run.ask("stop")  # too late
+    run.update_status(state=reported)
+    run.request("stop")  # too late
     assert run.status()["state"] == reported
 
 
@@ -124,11 +140,11 @@ def test_a_run_that_nobody_started_is_new_and_every_fact_has_its_key(run):
     assert status["state"] == "new"
     keys = {"step", "total", "loss", "images_per_s", "heartbeat", "started", "message", "error", "is_responding", "pid"}
     assert status.keys() >= keys
-    assert {"new", "queued", "lost", "pausing"} < set(STATES)
+    assert {"new", "queued", "interrupted", "pausing"} < set(STATES)
 
 
 def test_a_silent_process_is_said_not_to_respond_and_is_alive_all_the_same(run):
-    run.report(state="running", heartbeat=time.time() - 3600)
+    run.update_status(state="running", heartbeat=time.time() - 3600)
     with process_holding(run):
         status = run.status()
     assert (status["state"], status["is_responding"]) == ("running", False)
@@ -139,7 +155,7 @@ def test_a_clock_that_is_set_makes_no_run_silent_or_alive(run, monkeypatch, hour
     set_by, waited, wall, monotonic = 0, 0, time.time, time.monotonic
     monkeypatch.setattr("time.time", lambda: wall() + waited + set_by)
     monkeypatch.setattr("time.monotonic", lambda: monotonic() + waited)
-    run.report(state="running", heartbeat=time.time())
+    run.update_status(state="running", heartbeat=time.time())
     with process_holding(run):
         assert run.status()["is_responding"]
         set_by = hours * 3600
@@ -148,16 +164,16 @@ def test_a_clock_that_is_set_makes_no_run_silent_or_alive(run, monkeypatch, hour
         assert run.status()["is_responding"]
         waited = 61
         assert not run.status()["is_responding"]
-        run.report(heartbeat=time.time())
+        run.update_status(heartbeat=time.time())
         assert run.status()["is_responding"]
-        run.report(heartbeat=time.time() - hours * 3600)  # of a machine whose clock differs, on a shared disk
+        run.update_status(heartbeat=time.time() - hours * 3600)  # of a machine whose clock differs, on a shared disk
         assert run.status()["is_responding"]
         waited = 130
         assert not run.status()["is_responding"]
 
 
 def test_a_heartbeat_from_the_future_counts_as_one_of_now(run, monkeypatch):
-    run.report(state="running", heartbeat=time.time() + 3600)
+    run.update_status(state="running", heartbeat=time.time() + 3600)
     monotonic = time.monotonic
     with process_holding(run):
         assert run.status()["is_responding"]
@@ -182,21 +198,21 @@ def looking(run: RunFolder, seconds: float):
 
 @pytest.mark.skipif(os.name == "nt", reason="locks cannot be shared there")
 def test_a_look_of_another_app_is_not_taken_for_the_trainers_lock(run):
-    run.report(state="running")
-    with run.held():
+    run.update_status(state="running")
+    with run.hold_lock():
         pass
     with looking(run, 60):
-        assert not run.is_alive() and run.status()["state"] == "lost"
-    with looking(run, LEAVING_S / 10):
+        assert not run.is_alive() and run.status()["state"] == "interrupted"
+    with looking(run, HANDOVER_TIMEOUT_S / 10):
         processes.stop(run)  # takes the lock for a moment
         assert run.status()["state"] == "stopped"
-    with looking(run, LEAVING_S / 10), run.held():
+    with looking(run, HANDOVER_TIMEOUT_S / 10), run.hold_lock():
         assert run.is_alive()
 
 
 def test_looks_of_two_apps_and_of_threads_do_not_disturb_each_other(run):
-    run.report(state="running")
-    with run.held():
+    run.update_status(state="running")
+    with run.hold_lock():
         pass
     script = f"from dp.training.run_folder import RunFolder; run = RunFolder({str(run.path)!r})\n"
     script += "print('looking', flush=True)\n"
@@ -214,7 +230,7 @@ def test_a_disk_without_locks_is_told_and_other_runs_go_on(tmp_path, monkeypatch
     """As some network drives answer. The run on it was begun elsewhere, and moved."""
     there, here = RunFolder(tmp_path / "drive" / "there"), RunFolder(tmp_path / "here")
     for run in (there, here):
-        run.report(state="running")
+        run.update_status(state="running")
         (run.path / "lock").touch()
     flock = fcntl.flock
 
@@ -225,62 +241,62 @@ def test_a_disk_without_locks_is_told_and_other_runs_go_on(tmp_path, monkeypatch
         return flock(descriptor, operation)
 
     monkeypatch.setattr("fcntl.flock", fail_there)
-    assert [run.id for run in runs_in(tmp_path / "drive")] == ["there"] and there.status()["state"] == "lost"
+    assert [run.id for run in list_runs(tmp_path / "drive")] == ["there"] and there.status()["state"] == "interrupted"
     places = rf"cannot lock files in '{there.path}'.*{os.strerror(getattr(errno, code))}.*DP_HOME"
-    with pytest.raises(NoLocks, match=places), there.held():
+    with pytest.raises(LockingUnsupported, match=places), there.hold_lock():
         pass
-    assert there.status()["state"] == "lost" and there.status()["message"] is None
+    assert there.status()["state"] == "interrupted" and there.status()["message"] is None
     for act in (processes.delete, processes.stop):
-        with pytest.raises(NoLocks, match=places):
+        with pytest.raises(LockingUnsupported, match=places):
             act(there)
-    with here.held():
+    with here.hold_lock():
         assert here.is_alive() and not there.is_alive()
 
 
 def test_holding_a_path_that_is_no_folder_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     run = RunFolder(tmp_path / "file" / "run")
-    with pytest.raises(NoLocks, match=r"cannot lock files in '.*file/run'"), run.held():
+    with pytest.raises(LockingUnsupported, match=r"cannot lock files in '.*file/run'"), run.hold_lock():
         pass
 
 
 def test_a_damaged_status_is_no_obstacle(run):
-    run.report(state="running")
+    run.update_status(state="running")
     run.status_file.write_text('{"state": "runn')
-    assert run.status()["state"] == "lost"
+    assert run.status()["state"] == "interrupted"
     with process_holding(run):
         assert run.status()["state"] == "preparing"
-    run.report(step=3)
+    run.update_status(step=3)
     assert run.status()["step"] == 3
 
 
 def test_a_report_keeps_what_it_does_not_name(run):
-    run.report(state="running", step=1)
-    run.report(step=2)
+    run.update_status(state="running", step=1)
+    run.update_status(step=2)
     assert json.loads(run.status_file.read_text()) == {"state": "running", "step": 2}
 
 
 def test_only_one_process_holds_a_run(run, monkeypatch):
-    monkeypatch.setattr("dp.training.run_folder.LEAVING_S", 0.1)
-    with process_holding(run), pytest.raises(Busy, match="'run'"), run.held():
+    monkeypatch.setattr("dp.training.run_folder.HANDOVER_TIMEOUT_S", 0.1)
+    with process_holding(run), pytest.raises(RunLocked, match="'run'"), run.hold_lock():
         pass
-    with run.held(), RunFolder(run.path).held():  # further in, it is the same one
+    with run.hold_lock(), RunFolder(run.path).hold_lock():  # further in, it is the same one
         assert run.is_alive()
     assert not run.is_alive()
 
 
 def test_a_new_holder_forgets_what_was_asked_and_clears_what_lies_about(run):
-    run.report(state="lost")
+    run.update_status(state="interrupted")
     for verb in ("stop", "pause", "save", "sample"):
-        run.ask(verb)
+        run.request(verb)
     (run.path / "checkpoints" / ".000004.123.tmp").mkdir(parents=True)
-    with run.held():
-        assert not any(run.asked(verb) for verb in ("stop", "pause", "save", "sample"))
+    with run.hold_lock():
+        assert not any(run.is_requested(verb) for verb in ("stop", "pause", "save", "sample"))
         assert list((run.path / "checkpoints").iterdir()) == []
 
 
 def test_an_error_is_reported_with_its_last_words(run):
-    with pytest.raises(ValueError, match="no such schedule"), run.held():
+    with pytest.raises(ValueError, match="no such schedule"), run.hold_lock():
         raise ValueError("no such schedule")
     status = run.status()
     assert (status["state"], status["message"]) == ("failed", "no such schedule")
@@ -289,12 +305,12 @@ def test_an_error_is_reported_with_its_last_words(run):
 
 def test_a_run_cannot_be_asked_for_anything_else(run):
     with pytest.raises(ValueError, match=r"stop.*'\.\./config'"):
-        run.ask("../config")
+        run.request("../config")
 
 
 def test_metrics_are_read_on_from_where_the_last_look_ended(run):
     assert run.metrics() == ([], 0)
-    run.log({"step": 10})
+    run.append_metrics({"step": 10})
     records, offset = run.metrics()
     assert records == [{"step": 10}]
     with run.metrics_file.open("a") as file:
@@ -304,7 +320,7 @@ def test_metrics_are_read_on_from_where_the_last_look_ended(run):
         file.write('ss": 1}\n{"st')
     records, offset = run.metrics(offset)
     assert records == [{"step": 20, "loss": 1}]
-    run.log({"step": 30})  # after the crash that tore that last line
+    run.append_metrics({"step": 30})  # after the crash that tore that last line
     assert run.metrics(offset)[0] == [{"step": 30}]
 
 
@@ -319,14 +335,14 @@ def test_a_damaged_config_is_told_by_name_and_none_is_empty(run):
 
 def test_the_runs_of_a_folder_come_newest_first_and_the_damaged_among_them(tmp_path, monkeypatch):
     monkeypatch.setenv("DP_HOME", str(tmp_path))
-    assert home() == tmp_path and runs_in(tmp_path / "nowhere") == []
+    assert runs_dir() == tmp_path and list_runs(tmp_path / "nowhere") == []
     for name, created in (("b", 1.0), ("a", 3.0), ("c", 2.0), (".a.deleted", 9.0)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"created": created}))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
     (tmp_path / "holiday pictures").mkdir()
-    assert [run.id for run in runs_in(tmp_path)] == ["broken", "a", "c", "b"]
+    assert [run.id for run in list_runs(tmp_path)] == ["broken", "a", "c", "b"]
 
 
 # ----------------------------------------------------------------------------
@@ -493,7 +509,7 @@ def test_a_folder_that_this_user_may_not_see_hides_no_run():
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
         place, user = Path(name), os.geteuid()
         run = RunFolder(place / "seen")
-        run.report(state="finished")
+        run.update_status(state="finished")
         (run.path / "checkpoints" / "000002").mkdir(parents=True)
         (place / "lost+found").mkdir()
         closed = place / "lost+found", run.path / "checkpoints"
@@ -503,8 +519,8 @@ def test_a_folder_that_this_user_may_not_see_hides_no_run():
         try:
             if user == 0:  # whom no permission keeps away
                 os.seteuid(65534)
-            assert [found.id for found in runs_in(place)] == ["seen"]
-            assert run.milestones() == [] and run.status()["state"] == "finished"
+            assert [found.id for found in list_runs(place)] == ["seen"]
+            assert run.checkpoint_steps() == [] and run.status()["state"] == "finished"
         finally:
             os.seteuid(user)
             for folder in closed:

@@ -61,10 +61,10 @@ def ran(monkeypatch, capfd):
     return run
 
 
-def run_of(*arguments: str) -> RunFolder:
+def open_run(*arguments: str) -> RunFolder:
     parser = argparse.ArgumentParser()
     cli.add_options(parser)
-    return cli.run_of(parser.parse_args(arguments))
+    return cli.open_run(parser.parse_args(arguments))
 
 
 def test_pictures_become_a_run_that_anything_else_can_go_on_with(place, ran):
@@ -75,27 +75,27 @@ def test_pictures_become_a_run_that_anything_else_can_go_on_with(place, ran):
     assert [path.name for path in (place / "runs").iterdir()] == ["mine"] and run.status()["state"] == "new"
     config = run.config()
     asked = dict(image_size=16, width=16, depth=1, batch=4, save_every=50, steps=9, name="pictures")
-    assert Settings.of(config) == replace(PRESETS["quick"], **asked)
+    assert Settings.from_config(config) == replace(PRESETS["quick"], **asked)
     assert (config["name"], config["dataset"]) == ("pictures", {"name": "pictures", "count": 6})
     assert len(Findings.load(run.dataset).used) == 6
 
     assert ran("runs/mine")[:2] == (0, "mine: finished at step 9\n")
-    assert run.milestones() == [9] and run.sample(9).is_file()
+    assert run.checkpoint_steps() == [9] and run.sample(9).is_file()
     assert contents(run.checkpoint(9)) == contents(undisturbed(run, place / "other"))
     # The same command again, and a part of it, are the same run; another number would be another; more steps go on.
     for again in ([*TINY, "--steps", "9"], ["--preset", "quick", *TINY, "--steps", "9"], ["--steps", "9"], []):
-        assert run_of(str(place / "nowhere"), "--out", str(run.path), *again).path == run.path
-        assert run_of(str(run.path), *again).path == run.path
+        assert open_run(str(place / "nowhere"), "--out", str(run.path), *again).path == run.path
+        assert open_run(str(run.path), *again).path == run.path
     for other, words in ((["--steps", "8"], "steps 9, not 8"), (["--preset", "evening"], "image size 16, not 32")):
-        with pytest.raises(ValueError, match=f"was begun with {words}"):
-            run_of(str(run.path), *other)
-    with pytest.raises(ValueError, match="was begun with batch 4, not 5"):
-        run_of(str(run.path), "--steps", "12", "--batch", "5")
+        with pytest.raises(ValueError, match=f"was created with {words}"):
+            open_run(str(run.path), *other)
+    with pytest.raises(ValueError, match="was created with batch 4, not 5"):
+        open_run(str(run.path), "--steps", "12", "--batch", "5")
     assert ran("runs/mine", "--steps", "12")[:2] == (0, "mine: finished at step 12\n")
-    assert run.milestones() == [9, 12] and run.config()["trainer"]["lr_decay_steps"] == 9
-    run.report(state="paused")
+    assert run.checkpoint_steps() == [9, 12] and run.config()["trainer"]["lr_decay_steps"] == 9
+    run.update_status(state="paused")
     with pytest.raises(ValueError, match="'pictures' is paused: only a finished run can be trained longer"):
-        run_of(str(run.path), "--steps", "13")
+        open_run(str(run.path), "--steps", "13")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="another way to press Ctrl-C")
@@ -113,7 +113,7 @@ def test_interrupted_in_a_terminal_it_saves_and_the_same_command_goes_on(place, 
     assert "%|" in said  # a bar, where somebody sees it
     assert "the same command resumes the run" in said and "Traceback" not in said
     status = run.status()
-    assert status["state"] == "paused" and 0 < status["step"] == run.milestones()[-1] < 100
+    assert status["state"] == "paused" and 0 < status["step"] == run.checkpoint_steps()[-1] < 100
     assert f"mine: paused at step {status['step']}" in said
 
     code, said, _ = ran(*asked)
@@ -135,20 +135,20 @@ def test_it_says_that_it_waits_and_can_be_interrupted_there(place, ran):
     assert ran("pictures", "--out", "runs/mine", "--prepare", *TINY)[0] == 0
     run = RunFolder(place / "runs" / "mine")
     with FileLock(place / "runs" / ".cpu.lock"), command("runs/mine") as process:
-        assert process.stdout.readline() == "mine waits until the run before it leaves the device\n"
+        assert process.stdout.readline() == "mine: waiting for another run to release the device\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(150) == 0
-    assert run.status()["state"] == "paused" and run.milestones() == []
+    assert run.status()["state"] == "paused" and run.checkpoint_steps() == []
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["pictures"], "there is no training run in 'pictures'; to begin one with the pictures there, say where"),
-        (["pictures/0.png", "pictures/1.png"], "one run at a time"),
+        (["pictures"], "there is no training run in 'pictures'; to create one from the images there, add --out"),
+        (["pictures/0.png", "pictures/1.png"], "only one run can be trained at a time"),
         (["nothing", "--out", "runs/mine"], "there is no file or folder 'nothing'"),
         (["pictures/notes.png", "--out", "runs/mine"], "no usable image (notes.png: not a picture"),
-        (["pictures", "--out", "pictures"], "'pictures' holds other things than a training run"),
+        (["pictures", "--out", "pictures"], "'pictures' is neither empty nor a training run"),
         (["pictures", "--out", "runs/mine", "--width", "17"], "must be a multiple of 16, got 17"),
         (["pictures", "--out", "runs/mine", "--steps", "0"], "Steps must be a whole number from 1 to"),
         (["pictures", "--out", "runs/mine", "--lr", "nan"], "Learning rate must be a number from"),
@@ -174,4 +174,4 @@ def test_the_real_command_names_every_setting_and_says_what_is_wrong(place):
     names = {name.replace("_", "-") for name in vars(Settings())} - {"flips"} | {"no-flips", "out", "preset", "prepare"}
     assert names <= set(re.findall(r"--([\w-]+)", done.stdout))
     done = subprocess.run([sys.executable, "-m", "dp", "train", "a", "b"], capture_output=True, text=True, timeout=150)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "one run" in done.stderr
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "only one run" in done.stderr

@@ -25,8 +25,8 @@ from dp.checkpoints.schema import CheckpointError
 from dp.diffusion.policy import DiffusionPolicy
 from dp.networks.rin import RIN
 from dp.system.atomic_files import write_json
-from dp.training.batches import picture_order
-from dp.training.run_folder import Busy, Gone
+from dp.training.batches import image_order
+from dp.training.run_folder import RunFolderMissing, RunLocked
 from dp.training.trainer import Trainer
 
 SETTINGS = dict(
@@ -127,7 +127,7 @@ def test_sampling_and_saving_in_between_disturb_nothing(make_trainer):
     quiet.train()
     busy.train()
     assert content(busy.run.checkpoint(4)) == content(quiet.run.checkpoint(4))
-    assert busy.run.milestones() == [1, 2, 3, 4]
+    assert busy.run.checkpoint_steps() == [1, 2, 3, 4]
 
 
 def test_the_length_of_the_run_shapes_no_step_of_it(make_trainer):
@@ -164,24 +164,24 @@ def test_another_seed_is_another_run(make_trainer):
 
 @pytest.mark.parametrize("n", [1, 3, 8])
 def test_each_epoch_shows_each_picture_once_in_an_order_of_its_own(n):
-    order = picture_order(5, 0, 6 * n, n).reshape(6, n)
+    order = image_order(5, 0, 6 * n, n).reshape(6, n)
     assert all(sorted(epoch) == list(range(n)) for epoch in order.tolist())
     if n == 8:
         assert len({tuple(epoch) for epoch in order.tolist()}) == 6
-        assert order.tolist() != picture_order(6, 0, 6 * n, n).reshape(6, n).tolist()
+        assert order.tolist() != image_order(6, 0, 6 * n, n).reshape(6, n).tolist()
 
 
 @pytest.mark.parametrize("n, batch", [(8, 4), (8, 3), (3, 4), (1, 5), (5, 5), (7, 20)])
 def test_step_k_takes_positions_kB_to_kB_plus_B(n, batch):
-    straight = picture_order(0, 0, 6 * batch, n)
-    steps = [picture_order(0, k * batch, batch, n) for k in range(6)]
+    straight = image_order(0, 0, 6 * batch, n)
+    steps = [image_order(0, k * batch, batch, n) for k in range(6)]
     assert torch.equal(torch.cat(steps), straight)
-    assert torch.equal(picture_order(0, 4 * batch, batch, n), steps[4])  # in whatever order they are asked for
+    assert torch.equal(image_order(0, 4 * batch, batch, n), steps[4])  # in whatever order they are asked for
 
 
 def test_a_batch_holds_the_pictures_that_its_step_and_micro_step_name(make_trainer):
     trainer = make_trainer(augment_horizontal_flip=False)
-    order = picture_order(0, 0, 24, 8)
+    order = image_order(0, 0, 24, 8)
     for k, (step, micro) in enumerate(itertools.product(range(3), range(2))):
         expected = torch.stack([trainer.dataset[i] for i in order[4 * k : 4 * k + 4]])
         assert torch.equal(trainer.batch(step, micro).images, expected)
@@ -248,7 +248,7 @@ def test_the_slices_of_several_processes_are_one_processs_batch(make_trainer, mo
         slices.append(trainer.batch(5, 1))
     for i, field in enumerate(("images", "t", "noise")):
         assert torch.equal(torch.cat([part[i] for part in slices]), whole[i]), field
-    assert {part.self_condition for part in slices} == {whole.self_condition}  # one coin for all
+    assert {part.self_condition for part in slices} == {whole.self_condition}  # one self_cond_u for all
 
 
 # ----------------------------------------------------------------------------
@@ -365,7 +365,7 @@ def test_the_average_moves_every_few_steps_and_is_what_samples_and_checkpoints_s
 def test_a_milestone_leaves_a_checkpoint_and_a_square_grid_of_samples(make_trainer):
     trainer = make_trainer(train_num_steps=5, save_and_sample_every=2, num_samples=9)
     trainer.train()
-    assert trainer.run.milestones() == [2, 4, 5]  # and the last step, whatever its number
+    assert trainer.run.checkpoint_steps() == [2, 4, 5]  # and the last step, whatever its number
     assert sorted(path.name for path in (trainer.run.path / "samples").iterdir()) == [
         "000002.png",
         "000004.png",
@@ -442,11 +442,11 @@ def test_only_the_last_three_can_be_resumed_and_the_rest_stay_models(make_traine
     for milestone in (1, 2, 3, 10, 20):
         trainer.train_step()
         trainer.save(milestone)
-    assert trainer.run.milestones() == [1, 2, 3, 10, 20]
+    assert trainer.run.checkpoint_steps() == [1, 2, 3, 10, 20]
     kept = [m for m in (1, 2, 3, 10, 20) if (trainer.run.checkpoint(m) / "training-state").exists()]
     assert kept == [3, 10, 20]
     assert isinstance(DiffusionPolicy.from_pretrained(trainer.run.checkpoint(1)), DiffusionPolicy)
-    with pytest.raises(CheckpointError, match=r"step 2\b.*last 3.*3, 10, 20") as caught:
+    with pytest.raises(CheckpointError, match=r"step 2\b.*last 3.*available: 3, 10, 20") as caught:
         trainer.load(2)
     assert str(trainer.run.path) in str(caught.value)
     trainer.load(3)
@@ -552,7 +552,7 @@ def test_a_run_does_not_train_on_its_own_samples(make_trainer, tmp_path):
     make_trainer("album/run", folder=folder, train_num_steps=1).train()
     report = make_trainer("album/run", folder=folder).dataset.report
     assert report.used == [f"{i}.png" for i in range(8)]
-    assert ("run/samples/000001.png", "a sample that this run has made") in report.refused
+    assert ("run/samples/000001.png", "a sample image of this run") in report.refused
 
 
 def test_a_folder_without_pictures_is_refused_before_training(make_trainer, tmp_path):
@@ -619,7 +619,7 @@ def test_a_run_folder_can_be_moved(make_trainer, tmp_path):
 def test_a_run_folder_says_all_that_its_trainer_needs(tmp_path):
     run = make_run(tmp_path, train_num_steps=2, seed=5)
     write_json(run.config_file, run.config() | {"dataset": {"name": "My cats"}, "licence": "cc0-1.0"})
-    trainer, again = Trainer.of(run.path), Trainer.of(run.path)
+    trainer, again = Trainer.from_run(run.path), Trainer.from_run(run.path)
     assert same(state(trainer), state(again))  # the first weights, too, come from the seed
     assert (trainer.seed, trainer.train_num_steps, len(trainer.pixels)) == (5, 2, 6)
     assert trainer.accelerator.mixed_precision == ("bf16" if torch.cuda.is_available() else "no")
@@ -641,7 +641,7 @@ def test_a_config_that_cannot_be_is_refused_by_name(tmp_path, changes, says):
     run = make_run(tmp_path)
     write_json(run.config_file, run.config() | changes)
     with pytest.raises(ValueError, match=rf"config\.json of the run.*{says}"):
-        Trainer.of(run.path)
+        Trainer.from_run(run.path)
 
 
 # ----------------------------------------------------------------------------
@@ -678,13 +678,13 @@ def events(trainer: Trainer) -> list[dict]:
 def test_what_is_asked_is_done_and_changes_nothing(make_trainer):
     quiet = make_trainer("quiet", train_num_steps=12)
     assert quiet.train() == "finished"
-    run = make_trainer("busy", train_num_steps=12)
-    ask = run.run.ask
-    at_step(run, {2: lambda: ask("save"), 3: lambda: ask("sample"), 5: lambda: (ask("sample"), ask("pause"))})
-    assert run.train() == "paused"
-    assert run.step == 5 and run.run.milestones() == [2, 5]
-    assert sorted(path.stem for path in run.run.samples.iterdir()) == ["000003", "000005"]
-    status = run.run.status()
+    busy = make_trainer("busy", train_num_steps=12)
+    ask = busy.run.request
+    at_step(busy, {2: lambda: ask("save"), 3: lambda: ask("sample"), 5: lambda: (ask("sample"), ask("pause"))})
+    assert busy.train() == "paused"
+    assert busy.step == 5 and busy.run.checkpoint_steps() == [2, 5]
+    assert sorted(path.stem for path in busy.run.samples.iterdir()) == ["000003", "000005"]
+    status = busy.run.status()
     assert (status["state"], status["step"], status["total"]) == ("paused", 5, 12)
 
     resumed = make_trainer("busy", train_num_steps=12, init=99)
@@ -693,7 +693,7 @@ def test_what_is_asked_is_done_and_changes_nothing(make_trainer):
     assert resumed.train() == "stopped" and resumed.step == 8
     resumed.train()  # the same Trainer may go on, too
     assert resumed.run.status()["state"] == "finished"
-    assert not any(resumed.run.asked(verb) for verb in ("stop", "pause", "save", "sample"))
+    assert not any(resumed.run.is_requested(verb) for verb in ("stop", "pause", "save", "sample"))
     assert same(state(resumed), state(quiet))
 
 
@@ -707,9 +707,9 @@ def test_a_run_is_alive_while_it_trains_and_only_then(make_trainer):
 
 def test_checkpoints_that_are_no_milestones_go_when_they_are_old(make_trainer):
     trainer = make_trainer(train_num_steps=30, save_and_sample_every=10)
-    at_step(trainer, {k: lambda: trainer.run.ask("save") for k in (3, 5, 12, 14, 24)})
+    at_step(trainer, {k: lambda: trainer.run.request("save") for k in (3, 5, 12, 14, 24)})
     trainer.train()
-    assert trainer.run.milestones() == [10, 20, 24, 30]
+    assert trainer.run.checkpoint_steps() == [10, 20, 24, 30]
     assert not list((trainer.run.path / "checkpoints").glob(".*"))
 
 
@@ -746,11 +746,11 @@ def test_a_loss_that_is_no_number_steps_back_with_half_the_learning_rate(make_tr
     full = trainer.learning_rate(30)
     assert at_step(trainer, {33: lambda: poison(trainer)}).train() == "finished"
     [event] = events(trainer)
-    assert event["step"] == 20 and "half the learning rate" in event["event"]
+    assert event["step"] == 20 and "learning rate halved" in event["event"]
     rates = {record["step"]: record["lr"] for record in metrics(trainer) if "lr" in record}
     assert rates == {10: full, 20: full} | {step: full / 2 for step in (30, 40, 50, 60)}
     assert all(math.isfinite(record["loss"]) for record in metrics(trainer) if "loss" in record)
-    assert trainer.run.milestones() == [20, 40, 60]
+    assert trainer.run.checkpoint_steps() == [20, 40, 60]
     assert all(is_finite(trainer.run.checkpoint(milestone)) for milestone in (20, 40, 60))
     # And a run that goes on from there is still the same run.
     resumed = make_trainer("run", init=99, **settings)
@@ -770,9 +770,11 @@ def test_before_the_first_checkpoint_it_steps_back_to_the_beginning(make_trainer
 
 def test_a_model_that_is_no_number_is_not_saved_when_asked(make_trainer):
     trainer = make_trainer(train_num_steps=12)
-    at_step(trainer, {3: lambda: trainer.run.ask("save"), 5: lambda: (poison(trainer), trainer.run.ask("pause"))})
+    at_step(
+        trainer, {3: lambda: trainer.run.request("save"), 5: lambda: (poison(trainer), trainer.run.request("pause"))}
+    )
     assert trainer.train() == "paused"
-    assert trainer.run.milestones() == [3, 4] and trainer.lr_factor == 0.5
+    assert trainer.run.checkpoint_steps() == [3, 4] and trainer.lr_factor == 0.5
     assert is_finite(trainer.run.checkpoint(4))
 
 
@@ -782,13 +784,13 @@ def test_a_run_that_diverges_again_and_again_fails_with_a_sentence(make_trainer)
         trainer.train()
     status = trainer.run.status()
     assert status["state"] == "failed" and "smaller learning rate" in status["message"] and "Trace" in status["error"]
-    assert len(events(trainer)) == 3 and trainer.run.milestones() == []
+    assert len(events(trainer)) == 3 and trainer.run.checkpoint_steps() == []
 
 
 def test_only_one_process_trains_in_a_folder(make_trainer, monkeypatch):
-    monkeypatch.setattr("dp.training.run_folder.LEAVING_S", 0.0)
+    monkeypatch.setattr("dp.training.run_folder.HANDOVER_TIMEOUT_S", 0.0)
     trainer = make_trainer(train_num_steps=2)
-    with FileLock(trainer.run.path.resolve() / "lock"), pytest.raises(Busy, match="another process"):
+    with FileLock(trainer.run.path.resolve() / "lock"), pytest.raises(RunLocked, match="another process"):
         trainer.train()
 
 
@@ -830,22 +832,24 @@ def test_a_run_whose_folder_is_gone_ends_and_does_not_make_it_anew(make_trainer,
     if when in ("save", "sample"):
         whole = getattr(trainer, when)
         setattr(trainer, when, lambda milestone: (delete(), whole(milestone)))
-    with pytest.raises(Gone, match=r"'.*deep.run' was deleted or moved, so training ends"):
+    with pytest.raises(RunFolderMissing, match=r"'.*deep.run' was deleted or moved, so training ends"):
         trainer.train()
     assert not trainer.run.path.exists() and trainer.step <= 20
-    trainer.run.report(state="new")  # it is no longer held: this is a folder like any other
+    trainer.run.update_status(state="new")  # it is no longer held: this is a folder like any other
     assert trainer.run.path.is_dir()
 
 
 def test_a_run_whose_folder_was_moved_goes_on_there(make_trainer, tmp_path):
     straight, trainer = make_trainer("straight", train_num_steps=6), make_trainer("here", train_num_steps=6)
     straight.train()
-    at_step(trainer, {3: lambda: trainer.run.ask("save"), 5: lambda: (tmp_path / "here").rename(tmp_path / "there")})
-    with pytest.raises(Gone):
+    at_step(
+        trainer, {3: lambda: trainer.run.request("save"), 5: lambda: (tmp_path / "here").rename(tmp_path / "there")}
+    )
+    with pytest.raises(RunFolderMissing):
         trainer.train()
     assert not (tmp_path / "here").exists()
     moved = make_trainer("there", train_num_steps=6, init=9)
-    assert moved.run.status()["state"] == "lost"
+    assert moved.run.status()["state"] == "interrupted"
     moved.resume()
     assert moved.step == 3 and moved.train() == "finished"
     assert same(state(moved), state(straight))
@@ -875,15 +879,15 @@ def fill(disk: Path, but: int = 0) -> None:
     "when, room, ends",
     [
         ("save", 32 << 10, "paused"),
-        ("save", 0, "lost"),  # not even the status can be written
-        ("sample", 0, "lost"),
-        ("log", 0, "lost"),
-        ("status", 0, "lost"),
+        ("save", 0, "interrupted"),  # not even the status can be written
+        ("sample", 0, "interrupted"),
+        ("log", 0, "interrupted"),
+        ("status", 0, "interrupted"),
     ],
 )
 def test_a_full_disk_ends_the_run_and_loses_nothing(make_trainer, small_disk, monkeypatch, when, room, ends):
     if when == "status":
-        monkeypatch.setattr("dp.training.reporter.SIGN_OF_LIFE_S", 0.0)
+        monkeypatch.setattr("dp.training.reporter.HEARTBEAT_S", 0.0)
     settings = dict(results_folder=small_disk / "run", train_num_steps=12, save_and_sample_every=4)
     settings |= {"num_samples": 1, "sample_steps": 1}
     trainer = make_trainer(**settings)
@@ -896,8 +900,8 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(make_trainer, small_disk, mo
         trainer.train()
     assert caught.value.errno == errno.ENOSPC
     status, last = trainer.run.status(), {"sample": 8, "log": 8}.get(when, 4)
-    assert status["state"] == ends and trainer.run.milestones() == list(range(4, last + 1, 4))
-    assert ends == "lost" or "free some space" in status["message"]
+    assert status["state"] == ends and trainer.run.checkpoint_steps() == list(range(4, last + 1, 4))
+    assert ends == "interrupted" or "Free some space" in status["message"]
     DiffusionPolicy.from_pretrained(trainer.run.checkpoint(last))
     assert not list(trainer.run.path.rglob(".*.tmp"))
 

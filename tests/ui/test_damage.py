@@ -31,7 +31,7 @@ from dp.ui.sampling import page_values
 from dp.ui.training import publish, remote_training
 from dp.ui.training.uploads import Draft
 
-REMOTE = {"repo": "ann/dp-x", "flavor": "a10g-small", "timeout": 7200, "launch": "ab", "is_going_on": True}
+REMOTE = {"repo": "ann/dp-x", "flavor": "a10g-small", "timeout": 7200, "launch": "ab", "is_active": True}
 REMOTE |= {"asked": ["pause"], "job": "12", "url": "https://huggingface.co/jobs/ann/12"}
 DEEP: Any = 0
 for _ in range(300):
@@ -46,11 +46,11 @@ def made(tmp_path_factory):
     """DP_HOME with a run that has been trained and an older one beside it, and a folder with two checkpoints."""
     place = tmp_path_factory.mktemp("damage")
     run = make_run(place, "Whole", train_num_steps=20, save_and_sample_every=10)
-    with run.held():
-        run.report(state="running", pid=1, launch="", started=1.0)
-        Trainer.of(run.path).train()
+    with run.hold_lock():
+        run.update_status(state="running", pid=1, launch="", started=1.0)
+        Trainer.from_run(run.path).train()
     processes.duplicate(run, place / "home", name="Other")
-    run.report(remote=REMOTE)
+    run.update_status(remote=REMOTE)
     shutil.copytree(run.checkpoint(20), place / "bundled" / "other")
     shutil.rmtree(place / "bundled" / "other" / "training-state")
     for folder in ("home", "bundled"):
@@ -109,7 +109,7 @@ def details(run: RunFolder) -> None:
 
 
 def resumed(run: RunFolder) -> None:
-    for milestone in state.resumable(run):
+    for milestone in state.resumable_steps(run):
         try:
             state.read_state(run, milestone)
         except CheckpointError as error:
@@ -218,7 +218,7 @@ def test_any_file_or_folder_may_be_something_else(place, damage, monkeypatch):
     before, kept = everything(place, engine), place / "kept"
     run = victim(place)
     (run.path / "control").mkdir()
-    run.report(remote=None)
+    run.update_status(remote=None)
     for name in everywhere(run):
         path = run.path / name
         os.rename(path, kept)
@@ -239,14 +239,14 @@ def test_any_file_or_folder_may_be_something_else(place, damage, monkeypatch):
 
 def test_a_training_process_tells_what_is_wrong_with_its_config(place):
     run = victim(place)
-    run.report(remote=None)
+    run.update_status(remote=None)
     config = run.config()
     config["trainer"] |= {"betas": [0.9, 0.99], "convert_image_to": "RGB", "amp": False, "seed": 0, "weight_decay": 0.0}
     for path in fields(config["trainer"]):
         for new in VALUES:
             run.config_file.write_text(json.dumps(with_(config, ("trainer", *path), new)))
             with suppress(ValueError):
-                Trainer.of(run.path)
+                Trainer.from_run(run.path)
 
 
 # ----------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def renamed(path: Path, name: bytes) -> Path:
 @pytest.mark.skipif(os.name == "nt", reason="there all names are UTF-16")
 def test_folders_whose_names_are_not_utf8_are_shown_and_break_nothing(place):
     run = victim(place)
-    run.report(remote=None)
+    run.update_status(remote=None)
     processes.rename(run, "Café")
     twin = place / "home" / os.fsdecode(b"caf\xe8")
     shutil.copytree(run.path, twin)

@@ -26,7 +26,7 @@ from starlette.testclient import TestClient
 from test_prepare import png
 from test_train_tab import open_train_tab, sooner_or_later
 
-from dp.training.run_folder import runs_in
+from dp.training.run_folder import list_runs
 from dp.ui import server
 from dp.ui.auth import gateway
 from dp.ui.auth.gateway import BODY_BYTES, OWNER, UPLOAD_BYTES, Gateway
@@ -558,6 +558,6 @@ def test_invented_sessions_take_nothing_from_a_page(url, home, board, browser, t
             assert ask(url, "/gradio_api/component_server", body, **JSON)[0] == 200
         page.click("#rent-training")  # a run that waits for its machine
         sooner_or_later(
-            lambda: [run.config()["dataset"]["count"] for run in runs_in(home) if run.dataset.is_dir()] == [2],
+            lambda: [run.config()["dataset"]["count"] for run in list_runs(home) if run.dataset.is_dir()] == [2],
             seconds=150,
         )

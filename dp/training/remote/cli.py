@@ -1,4 +1,4 @@
-"""`python -m dp train RUN --on hf-jobs`: train a run as a Job on the Hub from the command line, and watch it there."""
+"""`python -m dp train RUN --on hf-jobs`: train a run as a Hugging Face job and follow it from the command line."""
 
 from __future__ import annotations
 
@@ -14,43 +14,44 @@ POLL_S = 5.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("on another machine, for money; its price is said first")
-    words = "train as a Hugging Face Job, on the account of this login (hf auth login) or of the token in HF_TOKEN"
-    group.add_argument("--on", choices=("hf-jobs",), help=words)
-    group.add_argument("--flavor", default=hardware.FLAVOR, metavar="NAME", help="of the machine (%(default)s)")
+    group = parser.add_argument_group("train on a rented machine; the price is shown first")
+    text = "train as a Hugging Face job, on the account of this login (hf auth login) or of the token in HF_TOKEN"
+    group.add_argument("--on", choices=("hf-jobs",), help=text)
     group.add_argument(
-        "--timeout", default=hardware.TIMEOUT, metavar="TIME", help="pause after so long: 30m, 2h, 1d (%(default)s)"
+        "--flavor", default=hardware.DEFAULT_FLAVOR, metavar="NAME", help="kind of machine (%(default)s)"
+    )
+    group.add_argument(
+        "--timeout", default=hardware.DEFAULT_TIMEOUT, metavar="TIME", help="time limit: 30m, 2h, 1d (%(default)s)"
     )
 
 
-def begin(run: RunFolder, args: argparse.Namespace) -> None:
-    """Start the Job, once its price has been said and, at a terminal, accepted; or find that it is going on."""
-    if not run.is_away():
-        print(hardware.describe(args.flavor, args.timeout), flush=True)
+def start_job(run: RunFolder, args: argparse.Namespace) -> None:
+    """Start the job after its price was shown and, in a terminal, confirmed; do nothing if it is already active."""
+    if not run.has_active_job():
+        print(hardware.describe_price(args.flavor, args.timeout), flush=True)
         if sys.stdin.isatty() and input("Start it? [y/N] ").strip().lower() not in ("y", "yes"):
             raise ValueError("not started")
         job.start(run, args.flavor, args.timeout)
-    print(
-        f"{run.status()['remote']['url']}: goes on without this terminal; the same command finds it again", flush=True
-    )
+    url = run.status()["remote"]["url"]
+    print(f"{url}: continues without this terminal; the same command shows its progress again", flush=True)
 
 
 def watch(run: RunFolder) -> None:
-    """Bring back what comes of it until it is over, and say how it goes."""
-    said = ""
-    while run.is_away():
+    """Download the results and print the progress until the job ends. Raises ValueError if it failed."""
+    printed = ""
+    while run.has_active_job():
         try:
             status = job.refresh(run)
             step = f"step {status['step']:,} of {status['total']:,}" if status["total"] else status["message"]
-            words = f"{run.id}: {status['state']}, {step}"
+            line = f"{run.id}: {status['state']}, {step}"
         except HubError as error:
-            words = f"{error}; trying again"
-        if words != said:
-            print(words, flush=True)
-        said = words
-        if run.is_away():
+            line = f"{error}; retrying"
+        if line != printed:
+            print(line, flush=True)
+        printed = line
+        if run.has_active_job():
             time.sleep(POLL_S)
     status = run.status()
     print(f"{run.id}: {status['message']}", flush=True)
-    if status["state"] in ("failed", "lost"):
-        raise ValueError(status["error"] or "it has not come to its end; the same command goes on with it")
+    if status["state"] in ("failed", "interrupted"):
+        raise ValueError(status["error"] or "the job ended before the run was finished; the same command resumes it")

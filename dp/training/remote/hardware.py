@@ -1,4 +1,4 @@
-"""The machines that the Hub lends as Jobs: what there is, what it costs, for how long, and why it may be refused."""
+"""The machines that Hugging Face rents for jobs: flavors, prices, time limits and errors."""
 
 from __future__ import annotations
 
@@ -14,85 +14,87 @@ from dp.hub.client import PATIENCE, HubError, Refused, Unreachable, api_for, hea
 from dp.system.text import plain
 from dp.system.validation import quote
 
-FLAVOR, TIMEOUT = "a10g-small", "2h"  # where nothing else is said
+DEFAULT_FLAVOR, DEFAULT_TIMEOUT = "a10g-small", "2h"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-UNITS_AN_HOUR = {"second": 3600, "minute": 60, "hour": 1}
-LONGEST_S = 30 * UNITS["d"]
+UNITS_PER_HOUR = {"second": 3600, "minute": 60, "hour": 1}
+MAX_DURATION_S = 30 * UNITS["d"]
 LOG_LINES = 20
-REFUSALS = {
-    402: "the account has no credit for Jobs: add some at {}/settings/billing",
-    403: "this token may not do that: make one that may run Jobs and write at {}/settings/tokens",
-    404: "{} offers no Jobs to this account",
+JOB_ERRORS = {  # by HTTP status
+    402: "this account has no credit for jobs: add some at {}/settings/billing",
+    403: "this token lacks a permission: create one that may run jobs and write at {}/settings/tokens",
+    404: "{} does not offer jobs to this account",
 }
 
 
-def hardware(token: str | bool | None = None) -> dict[str, tuple[str, float | None]]:
-    """The flavors of machines on offer -> what each is, and its dollars an hour, None where the Hub does not say."""
-    headers, found = headers_of(token), {}
+def list_hardware(token: str | bool | None = None) -> dict[str, tuple[str, float | None]]:
+    """Return flavor -> (description, US dollars per hour), with None for an unknown price."""
+    headers, machines = headers_of(token), {}
     with in_words("the list of machines", headers):
         for offer in within(3 * PATIENCE, api_for(headers).list_jobs_hardware):
-            gpu, units = offer.accelerator, UNITS_AN_HOUR.get(offer.unit_label)
-            words = f"{gpu.quantity} × {gpu.model}, {gpu.vram}" if gpu else f"{offer.cpu}, {offer.ram}"
-            found[offer.name] = plain(words), float(offer.unit_cost_usd) * units if units else None
-    return found
+            gpu, units = offer.accelerator, UNITS_PER_HOUR.get(offer.unit_label)
+            description = f"{gpu.quantity} × {gpu.model}, {gpu.vram}" if gpu else f"{offer.cpu}, {offer.ram}"
+            machines[offer.name] = plain(description), float(offer.unit_cost_usd) * units if units else None
+    return machines
 
 
-def check(flavor: str, found: dict[str, tuple[str, float | None]]) -> None:
-    if flavor not in found:
-        raise HubError(f"there is no machine {quote(flavor)}; there are: {', '.join(found)}")
+def check_flavor(flavor: str, machines: dict[str, tuple[str, float | None]]) -> None:
+    if flavor not in machines:
+        raise HubError(f"unknown machine {quote(flavor)}; available: {', '.join(machines)}")
 
 
-def describe(flavor: str, timeout: str | float, token: str | bool | None = None) -> str:
-    """Return the price of a Job, to be shown before it starts. Raises HubError for an unknown flavor."""
-    limit_s = seconds_of(timeout)
-    limit = f"It pauses after {words_of(limit_s)} at the latest, and can be resumed."
+def describe_price(flavor: str, timeout: str | float, token: str | bool | None = None) -> str:
+    """Return the price of a job in sentences, to be shown before it starts. Raises HubError for an unknown flavor."""
+    limit_s = parse_duration(timeout)
+    limit = f"It pauses after at most {format_duration(limit_s)} and can be resumed."
     try:
-        check(flavor, found := hardware(token))
+        check_flavor(flavor, machines := list_hardware(token))
     except Unreachable as error:
-        return f"What {flavor} costs is not known, since {error}. {limit}"
-    machine, per_hour = found[flavor]
+        return f"The price of {flavor} is unknown: {error}. {limit}"
+    description, per_hour = machines[flavor]
     if per_hour is None:
-        return f"What {flavor} ({machine}) costs is not known: see {constants.ENDPOINT}/pricing. {limit}"
-    return f"{flavor} ({machine}) costs ${per_hour:.2f} an hour, ${per_hour * limit_s / 3600:.2f} at most. {limit}"
+        return f"The price of {flavor} ({description}) is unknown: see {constants.ENDPOINT}/pricing. {limit}"
+    total = per_hour * limit_s / 3600
+    return f"{flavor} ({description}) costs ${per_hour:.2f} per hour, at most ${total:.2f}. {limit}"
 
 
-def seconds_of(timeout: str | float) -> int:
+def parse_duration(duration: str | float) -> int:
     """Return the seconds in "90s", "30m", "2h" or "1d", or in a number of seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(timeout))
-    seconds = float(found[1]) * UNITS[found[2] or "s"] if found else 0
-    if not 1 <= seconds <= LONGEST_S:
-        raise ValueError(f"a time limit is written as 30m, 2h or 1d, and at most 30d; got {quote(timeout)}")
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(duration))
+    seconds = float(match[1]) * UNITS[match[2] or "s"] if match else 0
+    if not 1 <= seconds <= MAX_DURATION_S:
+        raise ValueError(f"a time limit must be written as 30m, 2h or 1d and be at most 30d, got {quote(duration)}")
     return int(seconds)
 
 
-def words_of(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return a duration in the largest unit of which it has at least two, such as "90 minutes" or "2 hours"."""
     for unit, size in (("days", UNITS["d"]), ("hours", UNITS["h"]), ("minutes", UNITS["m"])):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} seconds"
 
 
-def named(remote: dict[str, Any]) -> dict[str, str]:
-    """A run's Job, as the Hub's client names it."""
+def job_arguments(remote: dict[str, Any]) -> dict[str, str]:
+    """Return the arguments that name a run's job in the Hub's client."""
     return {"job_id": remote["job"], "namespace": remote["repo"].split("/")[0]}
 
 
-def log_of(api: HfApi, remote: dict[str, Any]) -> list[str]:
-    """The last lines that a Job has said; none where they are not to be had."""
-    with suppress(Exception):  # of a Job that is gone there may be anything, or nothing
-        lines = within(3 * PATIENCE, lambda: list(api.fetch_job_logs(**named(remote), tail=LOG_LINES)))
+def fetch_log(api: HfApi, remote: dict[str, Any]) -> list[str]:
+    """Return the last lines of a job's log, or [] if it is not available."""
+    with suppress(Exception):  # the Hub may answer anything for a job that no longer exists
+        lines = within(3 * PATIENCE, lambda: list(api.fetch_job_logs(**job_arguments(remote), tail=LOG_LINES)))
         return [plain(line) for line in lines]
     return []
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
-    """Translate the Hub's errors about Jobs."""
+def translate_job_errors() -> Iterator[None]:
+    """Raise HubError, with advice, for the Hub's errors about jobs."""
     try:
         yield
     except HfHubHTTPError as error:
-        words = REFUSALS.get(error.response.status_code)
-        if words is None or isinstance(error, (JobNotFoundError, RepositoryNotFoundError)):
+        message = JOB_ERRORS.get(error.response.status_code)
+        if message is None or isinstance(error, (JobNotFoundError, RepositoryNotFoundError)):
             raise
         kind = Refused if error.response.status_code == 403 else HubError
-        raise kind(words.format(constants.ENDPOINT)) from None
+        raise kind(message.format(constants.ENDPOINT)) from None

@@ -1,10 +1,10 @@
-"""A training run as a Job on the Hub's machines: start it, exchange news with it, cancel it.
+"""Train a run as a Hugging Face job: start it, exchange files and commands with it, cancel it.
 
-`start` puts the run folder and this very code into a private repository of whoever's token it is, and starts a Job that
-trains there; see dp.training.remote.worker. Each `refresh` brings back what has come of it, and hands over what the run
-was asked: `dp.training.processes.pause`, `stop` and the like work as they do for a run on this machine. Between Jobs
-the folder is whole, and the run can go on here as well as there. A token is used for the call that it is given to, and
-is a secret of the Job; it is written nowhere.
+`start` uploads the run folder and this code to a private repository of the token's owner, and starts a job that trains
+there; see dp.training.remote.worker. Each `refresh` downloads the results and forwards commands, so `pause`, `stop` and
+the other functions of dp.training.processes work as for a local run. Between jobs the run folder is complete, and the
+run can be resumed here or remotely. A token is used for the call that it is passed to and becomes a secret of the job;
+it is never stored.
 """
 
 from __future__ import annotations
@@ -22,184 +22,197 @@ from dp.hub.client import PATIENCE, HubError, Refused, Unreachable, api_for, hea
 from dp.system.text import plain
 from dp.system.validation import quote
 from dp.training import processes
+from dp.training.locks import acquire_lock
 from dp.training.remote import hardware, sync, worker
-from dp.training.remote.hardware import refusals
-from dp.training.run_folder import ALIVE, PROBED_S, VERBS, RunFolder, acquired
+from dp.training.remote.hardware import translate_job_errors
+from dp.training.run_folder import COMMANDS, LOCK_TIMEOUT_S, RunFolder
+from dp.training.status import ACTIVE_STATES
 
-REPORT_S = 60  # from one report of a Job to the next: a commit, of which the Hub takes about a hundred an hour
-GOING_ON = ("SCHEDULING", "RUNNING")  # of a Job's stages
-ENDED = ("finished", "paused", "stopped", "failed")
+REPORT_S = 60  # between reports of a job: each is a commit, and the Hub accepts about a hundred per hour
+ACTIVE_STAGES = ("SCHEDULING", "RUNNING")  # of a job
+END_STATES = ("finished", "paused", "stopped", "failed")
 
 
 def start(run: RunFolder, flavor: str, timeout: str | float, token: str | None = None, every: float = REPORT_S) -> None:
-    """Start the run, or resume it, as a Job on a machine of `flavor` ("a10g-small"; see dp.training.remote.hardware),
-    which pauses it before `timeout` ("2h") has passed. every: seconds between two of its reports. Returns when the Hub
-    has taken it. Raises HubError, or ValueError where the run is going on.
+    """Start or resume the run as a job on a machine of `flavor` ("a10g-small"; see dp.training.remote.hardware), which
+    pauses it before `timeout` ("2h") has passed and reports once `every` so many seconds. Returns once the Hub has
+    accepted the job. Raises HubError, or ValueError if the run is already training.
     """
-    limit_s, headers = hardware.seconds_of(timeout), headers_of(token)
+    limit_s, headers = hardware.parse_duration(timeout), headers_of(token)
     if "authorization" not in headers:
-        raise Refused(f"a Job needs a token that may run Jobs and write: {constants.ENDPOINT}/settings/tokens")
-    with suppress(Unreachable):  # then what follows says it
-        hardware.check(flavor, hardware.hardware(token))
-    before = run.status()
+        raise Refused(f"a job needs a token that may run jobs and write: {constants.ENDPOINT}/settings/tokens")
+    with suppress(Unreachable):  # the next call raises it, too
+        hardware.check_flavor(flavor, hardware.list_hardware(token))
+    status = run.status()
     try:
-        with acquired(run.lock, PROBED_S):
-            if run.is_away():
+        with acquire_lock(run.lock, LOCK_TIMEOUT_S):
+            if run.has_active_job():
                 raise Timeout(str(run.path))
-            _start(run, before, flavor, limit_s, headers, every)
+            _start(run, status, flavor, limit_s, headers, every)
     except Timeout:
-        raise ValueError(f"the run {quote(run.id)} is already going on") from None
+        raise ValueError(f"the run {quote(run.id)} is already training") from None
 
 
 def _start(
-    run: RunFolder, before: dict[str, Any], flavor: str, limit_s: int, headers: dict[str, str], every: float
+    run: RunFolder, status: dict[str, Any], flavor: str, limit_s: int, headers: dict[str, str], every: float
 ) -> None:
     api, launch = api_for(headers), secrets.token_hex(4)
     slug = processes.slug(run.name)
-    with in_words("your account", headers), refusals():
+    with in_words("your account", headers), translate_job_errors():
         user = within(3 * PATIENCE, api.whoami)["name"]
-        repo = (before["remote"] or {}).get("repo", "")
-        there = sync.listing(api, repo) if repo.startswith(f"{user}/") else None
-        if there is None:  # a name that nothing of anybody's has
+        repo = (status["remote"] or {}).get("repo", "")
+        listing = sync.list_files(api, repo) if repo.startswith(f"{user}/") else None
+        if listing is None:
             repo = f"{user}/dp-{slug}-{secrets.token_hex(4)}"
             within(3 * PATIENCE, lambda: api.create_repo(repo, private=True))
-            there = sync.Listing("", {})
+            listing = sync.Listing("", {})
     remote: dict[str, Any] = {"repo": repo, "flavor": flavor, "timeout": limit_s, "launch": launch, "asked": []}
-    run.report(state=before["state"], remote=remote | {"is_going_on": False})  # to go on with, if this comes to nothing
-    with in_words(repo, headers), refusals():
-        sent = code = worker.code()
-        if run.config_file.exists():  # always: an extended run's is as long as before, which looks like the same file
-            sent = code | {"config.json": run.config_file.read_bytes()}
-        gone = {name for name in there.files if name.startswith(("code/", "asked/")) and name not in code}
-        sync.send(api, repo, run, there, sent, gone, f"To a {flavor}, from step {before['step']:,}")
+    # Remember the repository, so that the next attempt uses it if this one fails.
+    run.update_status(state=status["state"], remote=remote | {"is_active": False})
+    with in_words(repo, headers), translate_job_errors():
+        files = code = worker.source_files()
+        if run.config_file.exists():  # always upload it: that of an extended run may differ without differing in size
+            files = code | {"config.json": run.config_file.read_bytes()}
+        outdated = {name for name in listing.files if name.startswith(("code/", "asked/")) and name not in code}
+        message = f"Start on a {flavor} from step {status['step']:,}"
+        sync.upload_changes(api, repo, run, listing, files, outdated, message)
         command = worker.command(repo, launch, limit_s, every)
         spec: dict[str, Any] = {"image": worker.IMAGE, "command": command, "flavor": flavor, "timeout": limit_s}
         spec |= {"namespace": user, "name": f"dp-{slug}", "labels": {"dp": launch}}
         try:
             job = within(6 * PATIENCE, lambda: api.run_job(**spec, secrets={"HF_TOKEN": token_in(headers)}))
         except (Unreachable, TimeoutError):
-            where = f"{constants.ENDPOINT}/settings/jobs"
-            raise HubError(f"no answer: the Job may have started all the same, look at {where} first") from None
-    for verb in VERBS:
-        run.obeyed(verb)
+            url = f"{constants.ENDPOINT}/settings/jobs"
+            raise HubError(f"the Hub did not respond; the job may have started anyway: check {url} first") from None
+    for command in COMMANDS:
+        run.clear_request(command)
     now = time.time()
-    facts = {"state": "queued", "message": f"waits for a machine ({flavor})", "started": now, "heartbeat": now}
-    facts |= {"pid": None, "device": None, "error": None}
-    run.report(**facts, remote=remote | {"job": job.id, "url": job.url, "is_going_on": True})
+    fields = {"state": "queued", "message": _waiting_message(flavor), "started": now, "heartbeat": now}
+    fields |= {"pid": None, "device": None, "error": None}
+    run.update_status(**fields, remote=remote | {"job": job.id, "url": job.url, "is_active": True})
+
+
+def _waiting_message(flavor: str) -> str:
+    return f"waiting for a machine ({flavor})"
 
 
 # ----------------------------------------------------------------------------
-# While it goes on
+# While the job is active
 
 
 def refresh(run: RunFolder, token: str | None = None) -> dict[str, Any]:
-    """Hand over what the run was asked, and bring back what there is of it -> its status. Does nothing for a run that
-    no Job trains. HubError where the Hub does not do its part; the run goes on all the same.
+    """Forward commands to the job, download its results and return the run's status. Does nothing for a run without an
+    active job. Raises HubError if the Hub fails, which does not affect the job.
     """
     file = run.path.resolve() / "exchange.lock"
-    if not run.is_away():
+    if not run.has_active_job():
         return run.status()
-    with suppress(Timeout), acquired(FileLock(file), 0), run.standing(file):  # or somebody just does it
-        if run.is_away():
-            _exchange(run, run.status()["remote"], headers_of(token))
+    with suppress(Timeout), acquire_lock(FileLock(file), 0), run.without_recreating(file):  # Timeout: already syncing
+        if run.has_active_job():
+            _sync(run, run.status()["remote"], headers_of(token))
     return run.status()
 
 
 def cancel(run: RunFolder, token: str | None = None) -> None:
-    """End the Job at once: what it has not reported is lost."""
-    if not run.is_away():
-        raise ValueError(f"the run {quote(run.id)} is not going on as a Job")
+    """End the job at once. Progress that it has not reported is lost."""
+    if not run.has_active_job():
+        raise ValueError(f"the run {quote(run.id)} is not training as a Hugging Face job")
     remote = run.status()["remote"]
     headers = headers_of(token)
-    with in_words(remote["repo"], headers), refusals(), suppress(JobNotFoundError):
-        within(3 * PATIENCE, lambda: api_for(headers).cancel_job(**hardware.named(remote)))
+    with in_words(remote["repo"], headers), translate_job_errors(), suppress(JobNotFoundError):
+        within(3 * PATIENCE, lambda: api_for(headers).cancel_job(**hardware.job_arguments(remote)))
     refresh(run, token)
 
 
-def forget(run: RunFolder, token: str | None = None) -> None:
-    """Delete the run's repository; its folder here stays."""
-    if run.is_away():
-        raise ValueError(f"the run {quote(run.id)} is going on as a Job: stop it first")
+def delete_repository(run: RunFolder, token: str | None = None) -> None:
+    """Delete the run's repository on the Hub; the run folder stays."""
+    if run.has_active_job():
+        raise ValueError(f"the run {quote(run.id)} is training as a Hugging Face job: stop it first")
     if remote := run.status()["remote"]:
         headers = headers_of(token)
         with in_words(remote["repo"], headers):
             within(3 * PATIENCE, lambda: api_for(headers).delete_repo(remote["repo"], missing_ok=True))
-        run.report(remote=None)
+        run.update_status(remote=None)
 
 
-def _exchange(run: RunFolder, remote: dict[str, Any], headers: dict[str, str]) -> None:
+def _sync(run: RunFolder, remote: dict[str, Any], headers: dict[str, str]) -> None:
     repo, api = remote["repo"], api_for(headers)
-    with in_words(repo, headers), refusals():
+    with in_words(repo, headers), translate_job_errors():
         job = None
-        with suppress(JobNotFoundError):  # before it is seen what it has left: then that is all there will be
-            job = within(3 * PATIENCE, lambda: api.inspect_job(**hardware.named(remote)))
+        with suppress(JobNotFoundError):  # checked before the files: if the job has ended, they are its last
+            job = within(3 * PATIENCE, lambda: api.inspect_job(**hardware.job_arguments(remote)))
         if job is None and within(3 * PATIENCE, api.whoami)["name"] != (owner := repo.split("/")[0]):
-            raise Refused(f"this Job is {owner}'s, and this token is not")  # it may well go on
+            raise Refused(f"the job belongs to {owner}, but this token does not")  # the job may well be active
         stage = str(job.status.stage) if job else "DELETED"
-        is_over = stage not in GOING_ON
-        end = next((state for verb, state in (("stop", "stopped"), ("pause", "paused")) if run.asked(verb)), None)
+        is_over = stage not in ACTIVE_STAGES
+        ends = (("stop", "stopped"), ("pause", "paused"))
+        end = next((state for command, state in ends if run.is_requested(command)), None)
         if stage == "SCHEDULING" and end:
-            within(3 * PATIENCE, lambda: api.cancel_job(**hardware.named(remote)))
-            return _over(run, remote, {"state": end, "message": f"{end} before there was a machine"})
-        there = sync.listing(api, repo)
-        if there is None and is_over:
-            return _over(run, remote, {"state": "lost", "message": f"its repository {repo} is not there any more"})
-        if there is None:
-            raise Refused(f"the repository {repo} of this run is not there, or this token may not read it")
-        said = sync.status_of(repo, headers, there, remote["launch"])
-        sync.bring(repo, headers, run, there, is_over)
+            within(3 * PATIENCE, lambda: api.cancel_job(**hardware.job_arguments(remote)))
+            return _finish(run, remote, {"state": end, "message": f"{end} while waiting for a machine"})
+        listing = sync.list_files(api, repo)
+        if listing is None and is_over:
+            message = f"its repository {repo} no longer exists"
+            return _finish(run, remote, {"state": "interrupted", "message": message})
+        if listing is None:
+            raise Refused(f"the repository {repo} of this run does not exist, or this token may not read it")
+        status = sync.read_status(repo, headers, listing, remote["launch"])
+        sync.download_changes(repo, headers, run, listing, is_over)
         if not is_over:
-            _hand_over(run, remote, api, there)
-        silent_s = said.pop("silent_s", 0.0)
+            _forward_commands(run, remote, api, listing)
+        silent_s = status.pop("silent_s", 0.0)
         if is_over:
-            return _over(run, remote, said | _end(run, remote, api, job, said.get("state")))
+            return _finish(run, remote, status | _end_status(run, remote, api, job, status.get("state")))
     if stage == "SCHEDULING":
-        said = {"state": "queued", "message": f"waits for a machine ({remote['flavor']})"}
-    elif not said:
-        said = {"state": "preparing", "message": "the machine installs what training needs"}
-    elif said["state"] not in ALIVE:  # the machine is about to be given back
-        said["state"] = "running"
-    run.report(**said, heartbeat=time.time() - silent_s, remote=remote)
+        status = {"state": "queued", "message": _waiting_message(remote["flavor"])}
+    elif not status:
+        status = {"state": "preparing", "message": "the machine is installing PyTorch"}
+    elif status["state"] not in ACTIVE_STATES:  # the run has ended, but the job has not exited yet
+        status["state"] = "running"
+    run.update_status(**status, heartbeat=time.time() - silent_s, remote=remote)
 
 
-def _hand_over(run: RunFolder, remote: dict[str, Any], api: HfApi, there: sync.Listing) -> None:
-    """A file asked/<launch>/<verb> lies in the repository until the Job has obeyed."""
-    paths = {verb: f"asked/{remote['launch']}/{verb}" for verb in VERBS}
-    remote["asked"] = [verb for verb in remote["asked"] if verb in VERBS]
-    for verb in [verb for verb in remote["asked"] if paths[verb] not in there.files]:
-        run.obeyed(verb)
-        remote["asked"].remove(verb)
-    new = [verb for verb in VERBS if run.asked(verb) and verb not in remote["asked"]]
+def _forward_commands(run: RunFolder, remote: dict[str, Any], api: HfApi, listing: sync.Listing) -> None:
+    """Upload new commands as files asked/<launch>/<command>, which the job deletes once it has handled them."""
+    paths = {command: f"asked/{remote['launch']}/{command}" for command in COMMANDS}
+    remote["asked"] = [command for command in remote["asked"] if command in COMMANDS]
+    for command in [command for command in remote["asked"] if paths[command] not in listing.files]:
+        run.clear_request(command)
+        remote["asked"].remove(command)
+    new = [command for command in COMMANDS if run.is_requested(command) and command not in remote["asked"]]
     if new:
-        sync.commit(api, remote["repo"], {paths[verb]: b"1" for verb in new}, (), f"Asked to {', '.join(new)}")
+        files = {paths[command]: b"1" for command in new}
+        sync.commit(api, remote["repo"], files, (), f"Request {', '.join(new)}")
         remote["asked"] += new
 
 
-def _end(run: RunFolder, remote: dict[str, Any], api: HfApi, job: JobInfo | None, said: str | None) -> dict[str, Any]:
-    """How a run has ended whose Job is over. said: its state as the Job told it last."""
-    if said in ENDED:
-        return {"state": said}
+def _end_status(
+    run: RunFolder, remote: dict[str, Any], api: HfApi, job: JobInfo | None, reported: str | None
+) -> dict[str, Any]:
+    """Return how a run ended whose job is over. reported: the last state that the job reported."""
+    if reported in END_STATES:
+        return {"state": reported}
     is_cancelled = job is not None and job.status.stage == "CANCELED"
     ran_s = (job.durations and job.durations.running_secs) or 0 if job else 0
     if job is None:
-        why = "the Hub does not know its Job any more"
+        reason = "the Hub no longer knows its job"
     elif is_cancelled:
-        why = "its Job was cancelled"
+        reason = "its job was canceled"
     elif ran_s >= remote["timeout"] or "timeout" in (job.status.message or "").lower():
-        why = f"its Job came to the end of its {hardware.words_of(remote['timeout'])}"
-    elif said == "lost":
-        why = "its process was killed"
+        reason = f"its job reached the time limit of {hardware.format_duration(remote['timeout'])}"
+    elif reported == "interrupted":
+        reason = "its process was killed"
     else:
-        log = hardware.log_of(api, remote)
+        log = hardware.fetch_log(api, remote)
         with run.log_file.open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in log)
-        why = f"its Job broke off: {plain(job.status.message or (log or ['it does not say why'])[-1])}"
-    steps = run.milestones()
-    place = f"goes on from step {steps[-1]:,}" if steps else "begins anew"
-    return {"state": "stopped" if is_cancelled else "lost", "message": f"{why}; Resume {place}"}
+        reason = f"its job failed: {plain(job.status.message or (log or ['no error message'])[-1])}"
+    steps = run.checkpoint_steps()
+    resume = f"Resume continues from step {steps[-1]:,}" if steps else "Resume starts from the beginning"
+    return {"state": "stopped" if is_cancelled else "interrupted", "message": f"{reason}; {resume}"}
 
 
-def _over(run: RunFolder, remote: dict[str, Any], facts: dict[str, Any]) -> None:
-    for verb in VERBS:
-        run.obeyed(verb)
-    run.report(**facts, heartbeat=time.time(), remote=remote | {"is_going_on": False, "asked": []})
+def _finish(run: RunFolder, remote: dict[str, Any], fields: dict[str, Any]) -> None:
+    for command in COMMANDS:
+        run.clear_request(command)
+    run.update_status(**fields, heartbeat=time.time(), remote=remote | {"is_active": False, "asked": []})

@@ -23,10 +23,11 @@ from gradio.utils import get_upload_folder
 from dp.data.archives import archive_kinds
 from dp.data.prepare import prepare
 from dp.serving.engine import Engine
+from dp.system.environment import runs_dir
 from dp.system.validation import message_of, quote
 from dp.training import processes
 from dp.training.presets import PRESETS, SIZES
-from dp.training.run_folder import RunFolder, home
+from dp.training.run_folder import RunFolder
 from dp.ui import words
 from dp.ui.auth import permission
 from dp.ui.components.run_board.run_board import RunBoard, free_name, run_of
@@ -288,8 +289,8 @@ def create_run(request: gr.Request, tab: Tab, given: Given) -> RunFolder:
         config = settings.config(images["dataset"], images["count"], time.time())
         config["name"] = free_name(config["name"])
         if reference.startswith(OF_RUN):
-            return processes.duplicate(run_of(reference.removeprefix(OF_RUN)), home(), **config)
-        run = processes.create(home(), config, images["path"])
+            return processes.duplicate(run_of(reference.removeprefix(OF_RUN)), runs_dir(), **config)
+        run = processes.create(runs_dir(), config, images["path"])
     except (ValueError, OSError) as error:
         raise page_values.user_error(error) from None
     forget(reference)

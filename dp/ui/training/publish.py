@@ -62,7 +62,7 @@ def publish(asked: Any, request: gr.Request) -> dict[str, Any]:
 
 def samples(run: RunFolder, milestone: int) -> Path | None:
     """The newest picture of samples that is not newer than the milestone."""
-    steps = [step for step in run.sampled() if step <= milestone]
+    steps = [step for step in run.sample_steps() if step <= milestone]
     return run.sample(steps[-1]) if steps else None
 
 

@@ -15,7 +15,14 @@ import gradio as gr
 from dp.hub.client import Refused
 from dp.system.validation import message_of
 from dp.training.remote import job
-from dp.training.remote.hardware import FLAVOR, TIMEOUT, describe, hardware, seconds_of, words_of
+from dp.training.remote.hardware import (
+    DEFAULT_FLAVOR,
+    DEFAULT_TIMEOUT,
+    describe_price,
+    format_duration,
+    list_hardware,
+    parse_duration,
+)
 from dp.training.remote.job import REPORT_S
 from dp.training.run_folder import RunFolder
 from dp.ui.auth import permission
@@ -32,13 +39,13 @@ def machines(asked: Any, request: gr.Request) -> dict[str, Any]:
     if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
-        found = hardware(token=False)
+        found = list_hardware(token=False)
     except ValueError as error:
         return {"problem": message_of(error)}
     prices = {name: f"${cost:.2f} an hour · " if cost is not None else "" for name, (_, cost) in found.items()}
     offers = [[name, f"{name} · {prices[name]}{words}"] for name, (words, _) in found.items()]
-    flavor = FLAVOR if FLAVOR in found else next(iter(found), "")
-    offered = {"machines": offers, "flavor": flavor, "timeout": TIMEOUT}
+    flavor = DEFAULT_FLAVOR if DEFAULT_FLAVOR in found else next(iter(found), "")
+    offered = {"machines": offers, "flavor": flavor, "timeout": DEFAULT_TIMEOUT}
     return offered | {"login": permission.has_login(request)} | permission.hint(request)
 
 
@@ -47,7 +54,7 @@ def price(asked: Any, request: gr.Request) -> dict[str, Any]:
     if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
-        return {"words": describe(asked["flavor"], asked["timeout"].strip(), token=False)}
+        return {"words": describe_price(asked["flavor"], asked["timeout"].strip(), token=False)}
     except (KeyError, TypeError, AttributeError):
         return ODD
     except ValueError as error:
@@ -59,9 +66,9 @@ def rent(asked: Any, request: gr.Request) -> dict[str, Any]:
 
     def start(run: RunFolder, token: str | bool | None) -> None:
         left_s = permission.seconds_signed_in(request)
-        if not asked["token"].strip() and left_s < seconds_of(timeout):
+        if not asked["token"].strip() and left_s < parse_duration(timeout):
             words = "and the job could not report after that: choose a shorter time limit or enter a token"
-            raise Refused(f"your sign-in on this page expires in {words_of(max(left_s, 0))}, {words}")
+            raise Refused(f"your sign-in on this page expires in {format_duration(max(left_s, 0))}, {words}")
         job.start(run, flavor, timeout, token, every=REPORT_S)
 
     try:
@@ -83,7 +90,7 @@ def end(asked: Any, request: gr.Request) -> dict[str, Any]:
 
 def forget(asked: Any, request: gr.Request) -> dict[str, Any]:
     """Delete the repository that the Job of the run `run` has left."""
-    return done(job.forget, asked, request)
+    return done(job.delete_repository, asked, request)
 
 
 def done(what: Callable[[RunFolder, str | bool | None], Any], asked: Any, request: gr.Request) -> dict[str, Any]:

@@ -42,7 +42,7 @@ async def measured(dataset: Path, settings: Settings) -> AsyncIterator[Measured 
         run = RunFolder(folder)
         resized(dataset, run.dataset, settings.image_size)
         run.config_file.write_text(json.dumps(settings.config("trial", PICTURES, time.time())), encoding="utf-8")
-        process = processes.trial(run)
+        process = processes.benchmark(run)
         talking, deadline = asyncio.create_task(asyncio.to_thread(process.communicate)), time.monotonic() + PATIENCE_S
         try:
             while not (await asyncio.wait([talking], timeout=BEAT_S))[0] and time.monotonic() < deadline:

@@ -27,8 +27,8 @@ from typing import Any
 
 from dp.data.archives.tar_blocks import ROOM_LEFT
 from dp.data.limits import Limits
+from dp.system.environment import runs_dir
 from dp.system.validation import check_encodable, quote
-from dp.training.run_folder import home
 
 UPLOAD_TTL_S = 24 * 3600
 PIECE_BYTES = 8 << 20  # in one message, at most
@@ -144,4 +144,4 @@ class Draft:
 
 
 def drafts() -> Path:
-    return home() / ".drafts"
+    return runs_dir() / ".drafts"

@@ -18,12 +18,14 @@ from typing import Any
 
 import gradio as gr
 
+from dp.system.environment import runs_dir
 from dp.system.records import WHOLE, fits, readable
 from dp.system.validation import message_of
 from dp.training import processes
 from dp.training.presets import MAX_STEPS
-from dp.training.remote.hardware import words_of
-from dp.training.run_folder import ALIVE, METRICS_BYTES, NO_STATUS, RunFolder, home, runs_in
+from dp.training.remote.hardware import format_duration
+from dp.training.run_folder import METRICS_CHUNK_BYTES, RunFolder, list_runs
+from dp.training.status import ACTIVE_STATES, EMPTY_STATUS
 from dp.ui.auth import permission
 from dp.ui.components.component import Component
 from dp.ui.components.player.player import data_uri
@@ -72,7 +74,7 @@ def poll(asked: Any, request: gr.Request) -> dict[str, Any]:
     if why_not := permission.denial_reason(request):
         return {"problem": why_not}
     asked = asked if isinstance(asked, dict) else {}
-    answer = changed("runs", [summary(run) for run in runs_in(home())], asked.get("runs_mark"))
+    answer = changed("runs", [summary(run) for run in list_runs(runs_dir())], asked.get("runs_mark"))
     try:
         run = run_of(asked.get("run"))
     except ValueError:  # deleted, perhaps a moment ago
@@ -81,9 +83,9 @@ def poll(asked: Any, request: gr.Request) -> dict[str, Any]:
     offset, last = asked.get("offset"), asked.get("last_sample")
     start = offset if isinstance(offset, int) and 0 <= offset < 2**53 else 0
     records, offset = run.metrics(start)
-    steps = [step for step in run.sampled() if not isinstance(last, int) or step > last]
+    steps = [step for step in run.sample_steps() if not isinstance(last, int) or step > last]
     samples = [[step, image] for step in steps[:MAX_SAMPLES] if (image := sample(run, step))]
-    has_more = len(steps) > MAX_SAMPLES or offset - start > METRICS_BYTES // 2
+    has_more = len(steps) > MAX_SAMPLES or offset - start > METRICS_CHUNK_BYTES // 2
     return answer | {"records": records, "offset": offset, "samples": samples, "has_more": has_more}
 
 
@@ -109,7 +111,7 @@ def command(asked: Any, request: gr.Request) -> dict[str, Any]:
 
 def run_of(run_id: Any) -> RunFolder:
     """Return the run with this id. Raises ValueError if there is none."""
-    for run in runs_in(home()):
+    for run in list_runs(runs_dir()):
         if run.id == run_id:
             return run
     raise ValueError("this run no longer exists")
@@ -124,17 +126,16 @@ def changed(key: str, value: Any, mark: Any) -> dict[str, Any]:
 def summary(run: RunFolder) -> dict[str, Any]:
     """Return a run's entry in the list."""
     status = status_of(run)
-    entry = {"id": run.id, "name": run.name, "state": status["state"], "is_remote": run.is_away()}
+    entry = {"id": run.id, "name": run.name, "state": status["state"], "is_remote": run.has_active_job()}
     return entry | {key: status.get(key) or 0 for key in ("step", "total")}
 
 
 def status_of(run: RunFolder) -> dict[str, Any]:
     """Return the run's status; if its folder cannot be read, the state is 'failed' and the message says why."""
     try:
-        status = run.status()
+        return run.status()
     except OSError as error:
-        return NO_STATUS | {"state": "failed", "message": readable(f"the run folder cannot be read: {error}")}
-    return status | {"state": "interrupted" if status["state"] == "lost" else status["state"]}
+        return EMPTY_STATUS | {"state": "failed", "message": readable(f"the run folder cannot be read: {error}")}
 
 
 def sample(run: RunFolder, step: int) -> str | None:
@@ -150,8 +151,8 @@ def facts(run: RunFolder) -> dict[str, Any]:
     status = status_of(run)
     state = status["state"]
     shown = {key: status.get(key) for key in ("step", "total", "loss", "images_per_s", "message", "error")}
-    shown |= {"id": run.id, "name": run.name, "state": state, "checkpoints": run.milestones()}
-    shown |= {"is_responding": status.get("is_responding", True) or state not in ALIVE}
+    shown |= {"id": run.id, "name": run.name, "state": state, "checkpoints": run.checkpoint_steps()}
+    shown |= {"is_responding": status.get("is_responding", True) or state not in ACTIVE_STATES}
     shown |= {"log": run.tail(LOG_LINES)} if state in ("failed", "interrupted") else {}
     shown |= job_facts(status)
     try:
@@ -173,9 +174,9 @@ def job_facts(status: dict[str, Any]) -> dict[str, Any]:
     remote = status["remote"]
     if not remote:
         return {}
-    if not remote["is_going_on"]:
+    if not remote["is_active"]:
         return {"repo": remote["repo"], "was_remote": status["pid"] is None}
-    limit = words_of(remote["timeout"])
+    limit = format_duration(remote["timeout"])
     return {"job": {"flavor": remote["flavor"], "url": remote["url"], "since": status["started"], "limit": limit}}
 
 
@@ -193,5 +194,5 @@ def seconds_left(config: dict[str, Any], status: dict[str, Any]) -> float | None
 
 def free_name(name: str) -> str:
     """Return `name`, with a number appended if a run already has that name."""
-    taken = {run.name for run in runs_in(home())}
+    taken = {run.name for run in list_runs(runs_dir())}
     return next(free for number in count(1) if (free := f"{name} {number}" if number > 1 else name) not in taken)

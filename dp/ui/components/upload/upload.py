@@ -88,14 +88,14 @@ def images_of(run: RunFolder) -> dict[str, Any]:
     dataset = config.get("dataset", {})
     count = dataset.get("count") or len(Findings.load(run.dataset).used)
     known = {"path": run.dataset, "dataset": dataset.get("name") or run.name, "count": count}
-    return known | {"size": Settings.of(config).image_size}
+    return known | {"size": Settings.from_config(config).image_size}
 
 
 def brought_by(run: RunFolder) -> tuple[dict[str, Any], Settings]:
     """Return the value that shows a run's images again, and the run's settings. Raises ValueError or OSError."""
     shown = checked(Findings.load(run.dataset), run.dataset)
     shown["sentences"] = [f"The images of {run.name}. Change any setting, then start."]
-    return shown, Settings.of(run.config())
+    return shown, Settings.from_config(run.config())
 
 
 def checked(findings: Findings, dataset: Path) -> dict[str, Any]:
