@@ -1,4 +1,4 @@
-"""dp.training.presets: presets and settings, as networks and as a run's config."""
+"""Tests of dp.training.presets: settings as networks and as a run's config."""
 
 import re
 
@@ -11,18 +11,18 @@ from dp.training.presets import PRESETS, SIZES, Settings
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_a_network_and_comes_back_from_its_config(name):
+def test_a_preset_builds_a_network_and_survives_a_round_trip_through_its_config(name):
     settings = PRESETS[name]
-    config = settings.config("pictures", 5, 0.0)
+    config = settings.config("images", 5, 0.0)
     network = dict(config["network"])
     with torch.device("meta"):
         assert network.pop("type") == "rin" and RIN(**network).image_size == settings.image_size
-    assert Settings.from_config(config) == Settings(**vars(settings) | {"name": "pictures"})
+    assert Settings.from_config(config) == Settings(**vars(settings) | {"name": "images"})
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("width", [16, 48, 176])
-def test_every_size_and_width_make_a_network_with_8_by_8_tokens(size, width):
+def test_every_size_and_width_gives_a_network_with_8_by_8_tokens(size, width):
     network = dict(Settings(image_size=size, width=width).config("x", 1, 0.0)["network"], type=None)
     del network["type"]
     with torch.device("meta"):
@@ -45,13 +45,13 @@ def test_every_size_and_width_make_a_network_with_8_by_8_tokens(size, width):
         ({"name": "a\nb"}, "Name must have at most 60 characters, all printable"),
     ],
 )
-def test_a_setting_that_cannot_be_is_named(bad, words):
+def test_an_invalid_setting_is_rejected_by_name(bad, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         Settings(**bad)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("width, depth", [(16, 1), (1024, 16)])
-def test_the_smallest_and_the_largest_are_what_a_checkpoint_may_be(size, width, depth):
+def test_the_smallest_and_largest_networks_are_valid_checkpoints(size, width, depth):
     config = Settings(image_size=size, width=width, depth=depth).config("x", 1, 0.0)
     check_config({"network": config["network"], "policy": config["policy"]}, "the recipe")

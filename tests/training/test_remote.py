@@ -1,4 +1,4 @@
-"""Training as a Job: through a Hub on this machine, whose Jobs are real processes that really train."""
+"""Tests of dp.training.remote against a fake Hub, whose jobs are real processes that train."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ROOT = Path(__file__).resolve().parents[2]
 TOKEN, READER = "hf_alice", "hf_reader"
 ENDLESS = dict(train_num_steps=1_000_000, save_and_sample_every=1000)
 EVERY = 0.2
-# How the Hub's client hands a file to the package below it.
+# huggingface_hub passes files to httpx in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The Hub that this process talks to. Training processes, there and here, are forked and use one thread."""
+    """Yield the fake Hub that this process uses. All training processes are forked and use one thread."""
     monkeypatch.setenv("DP_DEVICE", "cpu")
     monkeypatch.setenv("CPU_CORES", "1")
     jobs_hub = FakeJobs(tmp_path / "machines")
@@ -47,14 +47,14 @@ def begin(run: RunFolder, timeout: str = "1h") -> None:
 
 
 def shown(run: RunFolder, condition, seconds: float = 150) -> None:
-    """Refresh as a page would, until `condition` holds; the run must not end before."""
+    """Refresh as the page does until `condition` holds; the run must not end before."""
 
     def holds() -> bool:
         assert run.is_alive(), run.status()
         job.refresh(run, TOKEN)
         return condition()
 
-    until(holds, seconds, EVERY)  # each look is several requests, which take time from the training
+    until(holds, seconds, EVERY)  # a refresh is several requests, which slow down the training
 
 
 def over(run: RunFolder) -> str:
@@ -64,7 +64,7 @@ def over(run: RunFolder) -> str:
 
 def gone(hub) -> None:
     hub.close()
-    huggingface_hub.close_session()  # or its connections would be used again
+    huggingface_hub.close_session()  # otherwise its open connections would be reused
 
 
 def repo_of(run: RunFolder) -> str:
@@ -72,10 +72,10 @@ def repo_of(run: RunFolder) -> str:
 
 
 # ----------------------------------------------------------------------------
-# There and back
+# Whole runs
 
 
-def test_killed_paused_and_resumed_there_and_here_it_is_the_undisturbed_run(hub, tmp_path):
+def test_a_run_killed_paused_and_resumed_remotely_and_locally_equals_an_uninterrupted_one(hub, tmp_path):
     run = make_run(tmp_path, train_num_steps=1_000_000, save_and_sample_every=40)
     begin(run)
     shown(run, lambda: len(run.checkpoint_steps()) > 1)
@@ -96,7 +96,9 @@ def test_killed_paused_and_resumed_there_and_here_it_is_the_undisturbed_run(hub,
     processes.pause(run)
     assert state(run) == "pausing"
     assert over(run) == "paused"
-    assert not run.is_requested("pause") and job.refresh(run) == run.status()  # which asks nobody
+    assert (
+        not run.is_requested("pause") and job.refresh(run) == run.status()
+    )  # no job is active, so the Hub is not contacted
 
     processes.start(run)  # on this machine
     until(lambda: run.status()["state"] == "running" or not run.is_alive())
@@ -109,7 +111,7 @@ def test_killed_paused_and_resumed_there_and_here_it_is_the_undisturbed_run(hub,
     assert over(run) == "finished"
     assert contents(run.checkpoint(total)) == contents(undisturbed(run, tmp_path / "other"))
     assert {record["step"] for record in run.metrics()[0] if "loss" in record} == set(range(10, total + 1, 10))
-    assert {f"{m:06d}.png" for m in range(40, total + 1, 40)} <= {path.name for path in run.samples.iterdir()}
+    assert {f"{step:06d}.png" for step in range(40, total + 1, 40)} <= {path.name for path in run.samples.iterdir()}
     assert run.status()["step"] == run.status()["total"] == total and run.status()["device"] == "cpu"
     assert f"finished at step {total}" in run.tail()
     assert hub.repos[repo_of(run)]["private"] and len(hub.repos) == 1
@@ -117,7 +119,7 @@ def test_killed_paused_and_resumed_there_and_here_it_is_the_undisturbed_run(hub,
     assert hub.repos == {} and state(run) == "finished" and run.status()["remote"] is None
 
 
-def test_a_job_pauses_before_its_time_is_over(hub, tmp_path):
+def test_a_job_pauses_before_its_time_limit(hub, tmp_path):
     run = make_run(tmp_path, **ENDLESS)
     begin(run, timeout="5s")
     assert over(run) == "paused"
@@ -126,9 +128,9 @@ def test_a_job_pauses_before_its_time_is_over(hub, tmp_path):
     assert hub.jobs["job0"]["spec"]["timeoutSeconds"] == 5
 
 
-def test_save_sample_and_stop_reach_the_job_and_its_token_nothing_else(hub, tmp_path, caplog):
+def test_commands_reach_the_job_and_its_token_is_never_stored(hub, tmp_path, caplog):
     caplog.set_level("DEBUG")
-    hub.is_forked = False  # the environment of a process is that of its start
+    hub.is_forked = False  # /proc/<pid>/environ shows the environment at the start of a process
     run = make_run(tmp_path, **ENDLESS)
     begin(run)
     shown(run, lambda: state(run) == "running")
@@ -154,7 +156,7 @@ def test_save_sample_and_stop_reach_the_job_and_its_token_nothing_else(hub, tmp_
     assert TOKEN not in "".join(record.getMessage() for record in caplog.records if record.name.startswith("dp"))
 
 
-def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path, monkeypatch, capsys):
+def test_the_command_shows_the_price_trains_remotely_and_follows_the_job(hub, tmp_path, monkeypatch, capsys):
     run = make_run(tmp_path)
     page = (ROOT / "docs" / "several-machines.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^.venv/bin/python (.* --on hf-jobs .*)$", page, re.M)
@@ -180,16 +182,16 @@ def test_the_command_line_says_the_price_trains_there_and_watches(hub, tmp_path,
     hub.is_forked = True
     monkeypatch.setattr("dp.training.remote.cli.POLL_S", EVERY)
     capsys.readouterr()
-    assert exit_code(monkeypatch, cli, *options[3:], "--steps", "9") == 0  # config.json is as long as before
+    assert exit_code(monkeypatch, cli, *options[3:], "--steps", "9") == 0  # the size of config.json does not change
     assert capsys.readouterr().out.endswith(f"{run.id}: finished at step 9 of 9\n")
     assert run.checkpoint_steps() == [4, 8, 9]
 
 
 # ----------------------------------------------------------------------------
-# What it costs
+# Prices and time limits
 
 
-def test_the_price_is_said_before(hub):
+def test_the_price_is_described(hub):
     words = hardware.describe_price("a10g-small", "90m", TOKEN)
     assert words.startswith(
         "a10g-small (1 × A10G, 24 GB) costs $1.00 per hour, at most $1.50. It pauses after at most 90 minutes"
@@ -203,12 +205,12 @@ def test_the_price_is_said_before(hub):
 
 
 @pytest.mark.parametrize("timeout", ["", "2 weeks", "-1h", "0", "nan", "1e9", "31d", 0, None])
-def test_a_time_limit_is_a_time(timeout):
+def test_an_invalid_time_limit_is_rejected(timeout):
     with pytest.raises(ValueError, match="30m, 2h or 1d"):
         hardware.parse_duration(timeout)
 
 
-def test_times_in_words_and_numbers():
+def test_durations_are_parsed_and_formatted():
     assert [hardware.parse_duration(text) for text in ("90", "90s", "1.5m", "2h", "1d", 60)] == [
         90,
         90,
@@ -217,14 +219,14 @@ def test_times_in_words_and_numbers():
         86400,
         60,
     ]
-    said = [hardware.format_duration(seconds) for seconds in (5, 90, 1800, 5400, 7200, 86400, 200_000)]
-    assert said == ["5 seconds", "90 seconds", "30 minutes", "90 minutes", "2 hours", "24 hours", "2.31 days"]
+    texts = [hardware.format_duration(seconds) for seconds in (5, 90, 1800, 5400, 7200, 86400, 200_000)]
+    assert texts == ["5 seconds", "90 seconds", "30 minutes", "90 minutes", "2 hours", "24 hours", "2.31 days"]
 
 
 # ----------------------------------------------------------------------------
-# What can go wrong, and what is said
+# Errors
 
-AT_THE_START = {
+START_ERRORS = {
     "expired": ("whoami", refuses(401, X_Error_Message="Invalid credentials in Authorization header"), "has expired"),
     "no login page": ("whoami", says(b"<html>"), "did not respond like the Hub"),
     "may not write": ("create", refuses(403), "create one that may run jobs and write at"),
@@ -238,8 +240,8 @@ AT_THE_START = {
 }
 
 
-@pytest.mark.parametrize("kind, trouble, words", AT_THE_START.values(), ids=AT_THE_START)
-def test_a_start_that_comes_to_nothing_changes_nothing(hub, tmp_path, kind, trouble, words):
+@pytest.mark.parametrize("kind, trouble, words", START_ERRORS.values(), ids=START_ERRORS)
+def test_a_failed_start_changes_nothing(hub, tmp_path, kind, trouble, words):
     run = make_run(tmp_path)
     hub.trouble[kind] = trouble
     with pytest.raises(HubError, match=words):
@@ -248,10 +250,10 @@ def test_a_start_that_comes_to_nothing_changes_nothing(hub, tmp_path, kind, trou
     hub.trouble.clear()
     hub.has_machines = False
     begin(run)
-    assert len(hub.repos) == 1  # what went up is not left lying there
+    assert len(hub.repos) == 1  # the repository of the failed start is used
 
 
-def test_who_is_not_logged_in_or_offline_is_told(hub, tmp_path):
+def test_a_start_without_a_token_or_a_connection_is_an_error(hub, tmp_path):
     run = make_run(tmp_path)
     for token in (None, "", False):
         with pytest.raises(HubError, match="a job needs a token"):
@@ -267,7 +269,7 @@ def test_who_is_not_logged_in_or_offline_is_told(hub, tmp_path):
 
 
 @pytest.mark.parametrize("verb, end", [("stop", "stopped"), ("pause", "paused")])
-def test_a_job_that_waits_for_a_machine_is_given_up_at_once(hub, tmp_path, verb, end):
+def test_a_job_waiting_for_a_machine_is_canceled_at_once(hub, tmp_path, verb, end):
     run, hub.has_machines = make_run(tmp_path), False
     begin(run)
     shown(run, lambda: "waiting for a machine (a10g-small)" in run.status()["message"])
@@ -275,7 +277,7 @@ def test_a_job_that_waits_for_a_machine_is_given_up_at_once(hub, tmp_path, verb,
     assert over(run) == end and hub.jobs["job0"]["stage"] == "CANCELED" and not run.is_requested(verb)
 
 
-WHILE_IT_GOES_ON = {
+REFRESH_ERRORS = {
     "expired": ("inspect", refuses(401, X_Error_Message="Invalid credentials in Authorization header"), "has expired"),
     "forbidden": ("inspect", refuses(403), "may run jobs"),
     "too many": ("info", refuses(429), "too many requests"),
@@ -289,8 +291,8 @@ WHILE_IT_GOES_ON = {
 }
 
 
-@pytest.mark.parametrize("kind, trouble, words", WHILE_IT_GOES_ON.values(), ids=WHILE_IT_GOES_ON)
-def test_a_refresh_that_comes_to_nothing_changes_nothing(hub, tmp_path, kind, trouble, words):
+@pytest.mark.parametrize("kind, trouble, words", REFRESH_ERRORS.values(), ids=REFRESH_ERRORS)
+def test_a_failed_refresh_changes_nothing(hub, tmp_path, kind, trouble, words):
     run, hub.has_machines = make_run(tmp_path), False
     begin(run)
     before = run.status()
@@ -302,7 +304,7 @@ def test_a_refresh_that_comes_to_nothing_changes_nothing(hub, tmp_path, kind, tr
     assert job.refresh(run, TOKEN)["state"] == "queued"
 
 
-def test_a_job_that_has_vanished_is_over(hub, tmp_path):
+def test_a_run_whose_job_is_unknown_is_interrupted(hub, tmp_path):
     run, hub.has_machines = make_run(tmp_path), False
     begin(run)
     hub.jobs.clear()
@@ -312,7 +314,7 @@ def test_a_job_that_has_vanished_is_over(hub, tmp_path):
     )
 
 
-def test_a_job_whose_repository_has_vanished_is_over_and_can_be_started_again(hub, tmp_path):
+def test_a_run_whose_repository_was_deleted_is_interrupted_and_can_be_restarted(hub, tmp_path):
     run, hub.has_machines = make_run(tmp_path), False
     begin(run)
     hub.repos.clear()
@@ -326,7 +328,7 @@ def test_a_job_whose_repository_has_vanished_is_over_and_can_be_started_again(hu
         job.cancel(run, TOKEN)
 
 
-def test_a_machine_that_cannot_install_says_why(hub, tmp_path):
+def test_a_failed_installation_is_reported(hub, tmp_path):
     run = make_run(tmp_path)
     hub.is_forked, hub.uv = False, "#!/bin/sh\necho no room for torch >&2\nexit 1\n"
     begin(run)
@@ -334,7 +336,7 @@ def test_a_machine_that_cannot_install_says_why(hub, tmp_path):
     assert run.tail(1) == "no room for torch"
 
 
-def test_a_run_that_cannot_train_has_failed(hub, tmp_path):
+def test_an_invalid_run_fails_with_its_message(hub, tmp_path):
     run = make_run(tmp_path, train_batch_size=-1)
     begin(run)
     assert over(run) == "failed" and "train_batch_size" in run.status()["message"]
@@ -342,25 +344,25 @@ def test_a_run_that_cannot_train_has_failed(hub, tmp_path):
 
 
 # ----------------------------------------------------------------------------
-# What lies in the repository is not trusted further than a run's files
+# Untrusted content of the repository
 
 
 def odd_repository(hub, run: RunFolder, **files: bytes) -> None:
-    """The repository says that its Job is running, and has more in it."""
+    """Put a status.json with odd fields, and other `files`, into the repository."""
     facts = run.status()["remote"]
-    said = {
+    status = {
         "state": "running",
         "step": 7,
         "loss": "high",
         "message": 5,
         "remote": {"launch": facts["launch"], "silent_s": 0},
     }
-    said |= {"pid": 1, "total": True, "lr": 3}
-    hub.repos[repo_of(run)]["files"] |= {"status.json": json.dumps(said).encode()} | files
+    status |= {"pid": 1, "total": True, "lr": 3}
+    hub.repos[repo_of(run)]["files"] |= {"status.json": json.dumps(status).encode()} | files
     hub.history.clear()
 
 
-def test_only_what_a_run_may_hold_comes_back(hub, tmp_path):
+def test_only_files_of_a_run_folder_are_downloaded(hub, tmp_path):
     run, hub.has_machines = make_run(tmp_path), False
     begin(run)
     before = contents(run.path)

@@ -1,4 +1,4 @@
-"""dp.training.run_folder: what a run says of itself, to whoever reads its folder."""
+"""Tests of dp.training.run_folder, locks and status, and of dp.system.atomic_files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @contextmanager
 def process_holding(run: RunFolder):
-    """Another process that holds the run's lock, and is killed at the end."""
+    """Start a process that holds the run's lock, and kill it at the end."""
     script = f"from dp.training.run_folder import RunFolder; run = RunFolder({str(run.path)!r})\n"
     script += "with run.hold_lock(): print('held', flush=True); input()"
     command = [sys.executable, "-c", script]
@@ -46,22 +46,22 @@ def process_holding(run: RunFolder):
             process.kill()
 
 
-def test_a_milestone_is_the_step_in_six_digits(tmp_path):
+def test_checkpoints_and_samples_are_named_by_the_step_in_six_digits(tmp_path):
     run = RunFolder(tmp_path)
     assert run.checkpoint(500) == tmp_path / "checkpoints" / "000500"
     assert run.sample(500) == tmp_path / "samples" / "000500.png"
 
 
-def test_milestones_are_whole_checkpoints_in_the_order_of_their_steps(tmp_path):
+def test_checkpoint_steps_are_sorted_by_number(tmp_path):
     run = RunFolder(tmp_path)
-    assert run.checkpoint_steps() == []  # before anything was written
-    # A million comes after 900,000 although it sorts before it as text.
+    assert run.checkpoint_steps() == []  # the folder does not exist
+    # 1,000,000 comes after 900,000 although it sorts before it as text.
     for name in ("1000000", "000008", "900000", ".000004.123.tmp", ".000004.123.old", "notes"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert run.checkpoint_steps() == [8, 900_000, 1_000_000]
 
 
-def test_a_half_written_checkpoint_is_no_milestone_while_it_is_being_written(tmp_path):
+def test_a_checkpoint_is_listed_only_once_it_is_complete(tmp_path):
     run = RunFolder(tmp_path)
     with replacing(run.checkpoint(4)) as aside:
         aside.mkdir()
@@ -69,7 +69,7 @@ def test_a_half_written_checkpoint_is_no_milestone_while_it_is_being_written(tmp
     assert run.checkpoint_steps() == [4]
 
 
-def test_a_run_folder_is_made_only_when_something_is_written(tmp_path):
+def test_a_run_folder_is_created_by_the_first_write(tmp_path):
     run = RunFolder(tmp_path / "runs" / "mine")
     run.checkpoint_steps()
     assert not run.path.exists()
@@ -77,15 +77,15 @@ def test_a_run_folder_is_made_only_when_something_is_written(tmp_path):
     assert run.path.is_dir()
 
 
-def test_the_log_takes_one_json_object_a_line_and_keeps_the_lines_before(tmp_path):
+def test_metrics_are_appended_as_one_json_object_per_line(tmp_path):
     records = [{"step": 10, "loss": 0.25}, {"step": 20, "note": "zwei\nZeilen — ü"}]
     for record in records:
-        RunFolder(tmp_path).append_metrics(record)  # a fresh one each time: a resumed run goes on in the same file
+        RunFolder(tmp_path).append_metrics(record)  # a new object each time, as a resumed run appends to the same file
     lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == records
 
 
-def test_the_log_goes_on_after_a_line_torn_by_a_crash(tmp_path):
+def test_metrics_are_appended_after_a_line_torn_by_a_crash(tmp_path):
     run = RunFolder(tmp_path)
     run.append_metrics({"step": 10})
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -100,7 +100,7 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("reported", ["queued", "preparing", "running"])
-def test_a_run_is_alive_as_long_as_its_lock_is_held_and_then_lost(run, reported):
+def test_a_run_is_alive_while_its_lock_is_held_and_then_interrupted(run, reported):
     run.update_status(state=reported, step=7, heartbeat=time.time())
     with process_holding(run) as process:
         status = run.status()
@@ -129,13 +129,13 @@ def test_the_spellings_of_version_1_are_read_and_replaced(run):
 
 
 @pytest.mark.parametrize("reported", ["paused", "stopped", "finished", "failed"])
-def test_an_ended_run_stays_what_it_was(run, reported):
+def test_an_ended_run_keeps_its_state(run, reported):
     run.update_status(state=reported)
     run.request("stop")  # too late
     assert run.status()["state"] == reported
 
 
-def test_a_run_that_nobody_started_is_new_and_every_fact_has_its_key(run):
+def test_a_run_that_was_never_started_is_new_and_has_every_field(run):
     status = run.status()
     assert status["state"] == "new"
     keys = {"step", "total", "loss", "images_per_s", "heartbeat", "started", "message", "error", "is_responding", "pid"}
@@ -143,7 +143,7 @@ def test_a_run_that_nobody_started_is_new_and_every_fact_has_its_key(run):
     assert {"new", "queued", "interrupted", "pausing"} < set(STATES)
 
 
-def test_a_silent_process_is_said_not_to_respond_and_is_alive_all_the_same(run):
+def test_a_process_without_heartbeats_is_alive_but_not_responding(run):
     run.update_status(state="running", heartbeat=time.time() - 3600)
     with process_holding(run):
         status = run.status()
@@ -151,7 +151,7 @@ def test_a_silent_process_is_said_not_to_respond_and_is_alive_all_the_same(run):
 
 
 @pytest.mark.parametrize("hours", [-30, 30])
-def test_a_clock_that_is_set_makes_no_run_silent_or_alive(run, monkeypatch, hours):
+def test_changing_the_clock_does_not_affect_is_responding(run, monkeypatch, hours):
     set_by, waited, wall, monotonic = 0, 0, time.time, time.monotonic
     monkeypatch.setattr("time.time", lambda: wall() + waited + set_by)
     monkeypatch.setattr("time.monotonic", lambda: monotonic() + waited)
@@ -166,13 +166,13 @@ def test_a_clock_that_is_set_makes_no_run_silent_or_alive(run, monkeypatch, hour
         assert not run.status()["is_responding"]
         run.update_status(heartbeat=time.time())
         assert run.status()["is_responding"]
-        run.update_status(heartbeat=time.time() - hours * 3600)  # of a machine whose clock differs, on a shared disk
+        run.update_status(heartbeat=time.time() - hours * 3600)  # from a machine with another clock, on a shared disk
         assert run.status()["is_responding"]
         waited = 130
         assert not run.status()["is_responding"]
 
 
-def test_a_heartbeat_from_the_future_counts_as_one_of_now(run, monkeypatch):
+def test_a_heartbeat_from_the_future_counts_as_current(run, monkeypatch):
     run.update_status(state="running", heartbeat=time.time() + 3600)
     monotonic = time.monotonic
     with process_holding(run):
@@ -186,39 +186,39 @@ def test_a_heartbeat_from_the_future_counts_as_one_of_now(run, monkeypatch):
 
 
 @contextmanager
-def looking(run: RunFolder, seconds: float):
-    """Another app that looks whether the run is alive, for as long as no look takes."""
+def checking(run: RunFolder, seconds: float):
+    """Start another process that holds a shared lock, as a check does, for far longer than a check takes."""
     script = f"import fcntl, time; file = open({str(run.path / 'lock')!r}); fcntl.flock(file, fcntl.LOCK_SH)\n"
-    script += f"print('looking', flush=True); time.sleep({seconds})"
+    script += f"print('checking', flush=True); time.sleep({seconds})"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "looking\n"
+        assert process.stdout.readline() == "checking\n"
         yield
         process.kill()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="locks cannot be shared there")
-def test_a_look_of_another_app_is_not_taken_for_the_trainers_lock(run):
+def test_a_check_by_another_app_is_not_mistaken_for_a_training_process(run):
     run.update_status(state="running")
     with run.hold_lock():
         pass
-    with looking(run, 60):
+    with checking(run, 60):
         assert not run.is_alive() and run.status()["state"] == "interrupted"
-    with looking(run, HANDOVER_TIMEOUT_S / 10):
-        processes.stop(run)  # takes the lock for a moment
+    with checking(run, HANDOVER_TIMEOUT_S / 10):
+        processes.stop(run)  # acquires the lock for a moment
         assert run.status()["state"] == "stopped"
-    with looking(run, HANDOVER_TIMEOUT_S / 10), run.hold_lock():
+    with checking(run, HANDOVER_TIMEOUT_S / 10), run.hold_lock():
         assert run.is_alive()
 
 
-def test_looks_of_two_apps_and_of_threads_do_not_disturb_each_other(run):
+def test_concurrent_checks_by_apps_and_threads_do_not_interfere(run):
     run.update_status(state="running")
     with run.hold_lock():
         pass
     script = f"from dp.training.run_folder import RunFolder; run = RunFolder({str(run.path)!r})\n"
-    script += "print('looking', flush=True)\n"
+    script += "print('checking', flush=True)\n"
     script += "print(sum(run.is_alive() for _ in range(20_000)))"
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "looking\n"
+        assert other.stdout.readline() == "checking\n"
         with ThreadPoolExecutor(4) as threads:
             mine = [found.result() for found in [threads.submit(run.is_alive) for _ in range(2000)]]
         assert not any(mine) and other.stdout.read() == "0\n"
@@ -226,8 +226,8 @@ def test_looks_of_two_apps_and_of_threads_do_not_disturb_each_other(run):
 
 @pytest.mark.skipif(os.name == "nt", reason="other calls")
 @pytest.mark.parametrize("code", ["ENOTSUP", "ENOLCK", "EIO", "EPERM", "EINVAL"])
-def test_a_disk_without_locks_is_told_and_other_runs_go_on(tmp_path, monkeypatch, code):
-    """As some network drives answer. The run on it was begun elsewhere, and moved."""
+def test_a_disk_without_locks_is_an_error_for_its_runs_only(tmp_path, monkeypatch, code):
+    """Some network drives raise these errors. The run on the drive was created elsewhere and moved there."""
     there, here = RunFolder(tmp_path / "drive" / "there"), RunFolder(tmp_path / "here")
     for run in (there, here):
         run.update_status(state="running")
@@ -246,21 +246,21 @@ def test_a_disk_without_locks_is_told_and_other_runs_go_on(tmp_path, monkeypatch
     with pytest.raises(LockingUnsupported, match=places), there.hold_lock():
         pass
     assert there.status()["state"] == "interrupted" and there.status()["message"] is None
-    for act in (processes.delete, processes.stop):
+    for function in (processes.delete, processes.stop):
         with pytest.raises(LockingUnsupported, match=places):
-            act(there)
+            function(there)
     with here.hold_lock():
         assert here.is_alive() and not there.is_alive()
 
 
-def test_holding_a_path_that_is_no_folder_is_an_error(tmp_path):
+def test_locking_a_path_that_is_not_a_folder_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     run = RunFolder(tmp_path / "file" / "run")
     with pytest.raises(LockingUnsupported, match=r"cannot lock files in '.*file/run'"), run.hold_lock():
         pass
 
 
-def test_a_damaged_status_is_no_obstacle(run):
+def test_a_damaged_status_is_ignored_and_replaced(run):
     run.update_status(state="running")
     run.status_file.write_text('{"state": "runn')
     assert run.status()["state"] == "interrupted"
@@ -270,7 +270,7 @@ def test_a_damaged_status_is_no_obstacle(run):
     assert run.status()["step"] == 3
 
 
-def test_a_report_keeps_what_it_does_not_name(run):
+def test_updating_the_status_keeps_the_other_fields(run):
     run.update_status(state="running", step=1)
     run.update_status(step=2)
     assert json.loads(run.status_file.read_text()) == {"state": "running", "step": 2}
@@ -280,12 +280,12 @@ def test_only_one_process_holds_a_run(run, monkeypatch):
     monkeypatch.setattr("dp.training.run_folder.HANDOVER_TIMEOUT_S", 0.1)
     with process_holding(run), pytest.raises(RunLocked, match="'run'"), run.hold_lock():
         pass
-    with run.hold_lock(), RunFolder(run.path).hold_lock():  # further in, it is the same one
+    with run.hold_lock(), RunFolder(run.path).hold_lock():  # nested blocks share the lock
         assert run.is_alive()
     assert not run.is_alive()
 
 
-def test_a_new_holder_forgets_what_was_asked_and_clears_what_lies_about(run):
+def test_holding_the_lock_clears_old_requests_and_temporary_files(run):
     run.update_status(state="interrupted")
     for verb in ("stop", "pause", "save", "sample"):
         run.request(verb)
@@ -295,7 +295,7 @@ def test_a_new_holder_forgets_what_was_asked_and_clears_what_lies_about(run):
         assert list((run.path / "checkpoints").iterdir()) == []
 
 
-def test_an_error_is_reported_with_its_last_words(run):
+def test_an_error_is_reported_with_its_message_and_traceback(run):
     with pytest.raises(ValueError, match="no such schedule"), run.hold_lock():
         raise ValueError("no such schedule")
     status = run.status()
@@ -303,12 +303,12 @@ def test_an_error_is_reported_with_its_last_words(run):
     assert status["error"].startswith("Traceback") and "test_run_folder.py" in status["error"]
 
 
-def test_a_run_cannot_be_asked_for_anything_else(run):
+def test_an_unknown_command_is_rejected(run):
     with pytest.raises(ValueError, match=r"stop.*'\.\./config'"):
         run.request("../config")
 
 
-def test_metrics_are_read_on_from_where_the_last_look_ended(run):
+def test_metrics_are_read_from_the_offset_of_the_last_call(run):
     assert run.metrics() == ([], 0)
     run.append_metrics({"step": 10})
     records, offset = run.metrics()
@@ -324,7 +324,7 @@ def test_metrics_are_read_on_from_where_the_last_look_ended(run):
     assert run.metrics(offset)[0] == [{"step": 30}]
 
 
-def test_a_damaged_config_is_told_by_name_and_none_is_empty(run):
+def test_a_damaged_config_is_an_error_and_a_missing_one_is_empty(run):
     assert run.config() == {}
     run.path.mkdir()
     for text in ("{", "[1]", "3"):
@@ -333,7 +333,7 @@ def test_a_damaged_config_is_told_by_name_and_none_is_empty(run):
             run.config()
 
 
-def test_the_runs_of_a_folder_come_newest_first_and_the_damaged_among_them(tmp_path, monkeypatch):
+def test_runs_are_listed_newest_first_including_damaged_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("DP_HOME", str(tmp_path))
     assert runs_dir() == tmp_path and list_runs(tmp_path / "nowhere") == []
     for name, created in (("b", 1.0), ("a", 3.0), ("c", 2.0), (".a.deleted", 9.0)):
@@ -341,12 +341,12 @@ def test_the_runs_of_a_folder_come_newest_first_and_the_damaged_among_them(tmp_p
         (tmp_path / name / "config.json").write_text(json.dumps({"created": created}))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
-    (tmp_path / "holiday pictures").mkdir()
+    (tmp_path / "holiday photos").mkdir()
     assert [run.id for run in list_runs(tmp_path)] == ["broken", "a", "c", "b"]
 
 
 # ----------------------------------------------------------------------------
-# Files that are whole or not there
+# Atomic files and folders
 
 
 class Interrupted(Exception):
@@ -354,7 +354,7 @@ class Interrupted(Exception):
 
 
 def put(path: Path, content: str | dict[str, str]) -> None:
-    """A file with that text, or a folder with those files."""
+    """Write a file with that text, or a folder with those files."""
     if isinstance(content, dict):
         path.mkdir()
         for name, text in content.items():
@@ -364,7 +364,7 @@ def put(path: Path, content: str | dict[str, str]) -> None:
 
 
 def content(path: Path) -> str | dict[str, str] | None:
-    """What stands at `path`, in the form that `put` takes."""
+    """Return what is at `path`, in the form that `put` takes."""
     if path.is_dir():
         return {child.name: child.read_text() for child in path.iterdir()}
     return path.read_text() if path.exists() else None
@@ -384,7 +384,7 @@ FILES = pytest.mark.parametrize(
 
 
 @FILES
-def test_what_was_written_takes_the_place_and_nothing_is_left_over(tmp_path, old, new):
+def test_replacing_leaves_only_the_new_content(tmp_path, old, new):
     target = tmp_path / "deep" / "000004"
     if old is not None:
         target.parent.mkdir()
@@ -392,13 +392,13 @@ def test_what_was_written_takes_the_place_and_nothing_is_left_over(tmp_path, old
     with replacing(target) as aside:
         assert aside != target and aside.parent == target.parent  # a rename is atomic only on the same file system
         put(aside, new)
-        assert content(target) == old  # until the end, whoever reads sees the old one
+        assert content(target) == old  # readers see the old content until the end
     assert content(target) == new
     assert list(target.parent.iterdir()) == [target]
 
 
 @FILES
-def test_a_failure_while_writing_leaves_the_old_one_untouched_and_nothing_else(tmp_path, old, new):
+def test_a_failure_while_writing_leaves_only_the_old_content(tmp_path, old, new):
     target = tmp_path / "000004"
     if old is not None:
         put(target, old)
@@ -409,8 +409,8 @@ def test_a_failure_while_writing_leaves_the_old_one_untouched_and_nothing_else(t
     assert list(tmp_path.iterdir()) == ([target] if old is not None else [])
 
 
-def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path):
-    # The plainest cause: the block wrote nothing. On Windows, a file held open by somebody else fails the same way.
+def test_a_failed_rename_restores_the_old_folder(tmp_path):
+    # The simplest cause: the block wrote nothing. On Windows, an open file fails the same way.
     target = tmp_path / "000004"
     put(target, {"a": "old"})
     with pytest.raises(OSError), replacing(target):
@@ -419,16 +419,16 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_file_that_somebody_reads_just_now_is_replaced_a_moment_later(tmp_path, monkeypatch):
-    # Windows refuses the rename as long as the file is open.
-    rename, refusals = os.replace, iter(range(3))
+def test_replacing_is_retried_while_a_reader_has_the_file_open(tmp_path, monkeypatch):
+    # Windows rejects the rename while the file is open.
+    rename, failures = os.replace, iter(range(3))
 
-    def refuse_at_first(source, target):
-        if next(refusals, None) is not None:
+    def fail_at_first(source, target):
+        if next(failures, None) is not None:
             raise PermissionError("in use")
         rename(source, target)
 
-    monkeypatch.setattr("os.replace", refuse_at_first)
+    monkeypatch.setattr("os.replace", fail_at_first)
     target = tmp_path / "status.json"
     put(target, "old")
     with replacing(target) as aside:
@@ -437,8 +437,8 @@ def test_a_file_that_somebody_reads_just_now_is_replaced_a_moment_later(tmp_path
 
 
 @pytest.mark.parametrize("leftover", ["aside", "old"])
-def test_leftovers_of_a_killed_process_with_the_same_pid_are_no_obstacle(tmp_path, leftover):
-    # In a container, pids repeat: each start of the training process may well have the same one.
+def test_leftovers_of_a_killed_process_with_the_same_pid_are_overwritten(tmp_path, leftover):
+    # In a container, each start of the training process may have the same pid.
     target = tmp_path / "000004"
     put(target, {"a": "old"})
     with replacing(target) as aside:
@@ -453,7 +453,7 @@ def test_leftovers_of_a_killed_process_with_the_same_pid_are_no_obstacle(tmp_pat
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_reader_never_sees_half_a_file(tmp_path):
+def test_a_reader_never_sees_a_partial_file(tmp_path):
     target, seen, done = tmp_path / "status.json", set(), threading.Event()
     texts = [json.dumps({"step": step, "filler": "x" * 50_000}) for step in range(2)]
     target.write_text(texts[0])
@@ -474,21 +474,21 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
     assert seen <= set(texts)
 
 
-@pytest.mark.parametrize("target_stands", [True, False])
-def test_tidying_clears_what_killed_processes_left_and_loses_nothing(tmp_path, target_stands):
-    # A kill between the two renames of a folder leaves the old one aside, and nothing in its place.
+@pytest.mark.parametrize("target_exists", [True, False])
+def test_tidy_deletes_temporary_files_and_restores_replaced_folders(tmp_path, target_exists):
+    # A kill between the two renames of a folder leaves the old one under its temporary name.
     put(tmp_path / ".000004.123.old", {"a": "old"})
     put(tmp_path / ".000004.123.tmp", {"a": "half"})
     put(tmp_path / ".000008.77.tmp", {"a": "half"})
     put(tmp_path / ".mine", "not one of ours")
-    if target_stands:
+    if target_exists:
         put(tmp_path / "000004", {"a": "new"})
     tidy(tmp_path)
-    assert content(tmp_path / "000004") == {"a": "new" if target_stands else "old"}
+    assert content(tmp_path / "000004") == {"a": "new" if target_exists else "old"}
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine", "000004"]
 
 
-def test_the_tail_is_the_last_lines_of_however_long_a_file(tmp_path):
+def test_the_tail_is_limited_to_the_last_lines(tmp_path):
     run = RunFolder(tmp_path)
     assert run.tail() == ""
     run.log_file.write_bytes(b"\xff broken\n" + b"x" * 100_000 + b"\none\ntwo\n")
@@ -496,7 +496,7 @@ def test_the_tail_is_the_last_lines_of_however_long_a_file(tmp_path):
     assert len(run.tail(100)) < 70_000
 
 
-def test_a_full_disk_is_known_by_its_number_or_by_the_words_of_safetensors():
+def test_a_full_disk_is_recognized_by_errno_or_by_the_message_of_safetensors():
     assert is_disk_full(OSError(errno.ENOSPC, "No space left on device"))
     assert is_disk_full(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"))
     assert not is_disk_full(OSError(errno.EACCES, "Permission denied"))
@@ -504,9 +504,9 @@ def test_a_full_disk_is_known_by_its_number_or_by_the_words_of_safetensors():
 
 
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="this system has no permissions of this kind")
-def test_a_folder_that_this_user_may_not_see_hides_no_run():
-    """As lost+found, at the top of a disk."""
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+def test_an_unreadable_folder_does_not_hide_runs():
+    """Such as lost+found at the root of a disk."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's folders are not readable by other users
         place, user = Path(name), os.geteuid()
         run = RunFolder(place / "seen")
         run.update_status(state="finished")
@@ -517,7 +517,7 @@ def test_a_folder_that_this_user_may_not_see_hides_no_run():
         for folder in closed:
             folder.chmod(0)
         try:
-            if user == 0:  # whom no permission keeps away
+            if user == 0:  # root may read everything
                 os.seteuid(65534)
             assert [found.id for found in list_runs(place)] == ["seen"]
             assert run.checkpoint_steps() == [] and run.status()["state"] == "finished"

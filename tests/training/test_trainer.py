@@ -1,4 +1,4 @@
-"""dp.training.trainer: the same run, whatever interrupts it."""
+"""Tests of dp.training.trainer and dp.training.batches: exact resume, randomness, learning, checkpoints, errors."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ def make_policy(seed: int = 0, **settings) -> DiffusionPolicy:
 
 
 @pytest.fixture(autouse=True)
-def each_test_stands_alone():
-    """Accelerate keeps its settings for the life of the process; a test of amp must not leave them to the next one."""
-    torch.set_num_threads(1)  # sums are then made in one order
+def reset_accelerate():
+    """Reset accelerate's process-wide settings, so that a test of amp does not affect the next one."""
+    torch.set_num_threads(1)  # for a fixed order of summation
     yield
     AcceleratorState._reset_state(True)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    return make_pictures(tmp_path_factory.mktemp("data") / "pictures", 8)
+def images(tmp_path_factory) -> Path:
+    return make_pictures(tmp_path_factory.mktemp("data") / "images", 8)
 
 
 @pytest.fixture
-def make_trainer(pictures, tmp_path):
-    """A function: trainer of a fresh model, in a run folder of that name. `init` seeds the model's weights."""
+def make_trainer(images, tmp_path):
+    """Return a function that creates a trainer of a new model in the run folder `run`. init: seed of the weights."""
 
-    def make(run: str = "run", *, init: int = 0, folder: Path = pictures, policy: dict | None = None, **settings):
+    def make(run: str = "run", *, init: int = 0, folder: Path = images, policy: dict | None = None, **settings):
         model = make_policy(init, **(policy or {}))
         return Trainer(model, folder, **SETTINGS | {"results_folder": tmp_path / run} | settings)
 
@@ -82,7 +82,7 @@ def metrics(trainer: Trainer) -> list[dict]:
 
 
 def state(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """Everything that a step changes: the model, the average, the optimizer's moments and counts."""
+    """Return everything that a step changes: the model, the EMA, and the optimizer's moments and counts."""
     parts = {f"model.{name}": value for name, value in trainer.policy.state_dict().items()}
     parts |= {f"ema.{name}": value for name, value in trainer.ema.state_dict().items()}
     for index, moments in trainer.optimizer.state_dict()["state"].items():
@@ -95,11 +95,11 @@ def same(a: dict, b: dict) -> bool:
 
 
 # ----------------------------------------------------------------------------
-# The same run, whatever interrupts it
+# Exact resume
 
 
-@pytest.mark.parametrize("count", [8, 3], ids=["two batches of pictures", "fewer pictures than a batch"])
-def test_a_resumed_run_is_the_straight_run_to_the_bit(make_trainer, tmp_path, count):
+@pytest.mark.parametrize("count", [8, 3], ids=["two batches of images", "fewer images than a batch"])
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(make_trainer, tmp_path, count):
     folder = make_pictures(tmp_path / "few", count)
     half, whole = 3, 6
     straight = make_trainer("straight", folder=folder, train_num_steps=whole)
@@ -109,19 +109,19 @@ def test_a_resumed_run_is_the_straight_run_to_the_bit(make_trainer, tmp_path, co
     resumed = make_trainer("broken", folder=folder, train_num_steps=whole, init=99)  # other weights, other global seed
     resumed.load(half)
     assert resumed.step == half
-    torch.rand(17)  # whatever else used the global generator in between
+    torch.rand(17)  # as if other code had used the global generator
     resumed.train()
 
     assert resumed.step == straight.step == whole
     assert same(state(resumed), state(straight))
-    # And so is everything on disk: the weights, the config, the card, the training state; and the picture of samples.
+    # So is everything on disk: weights, config, model card, training state and sample images.
     ours, theirs = content(resumed.run.checkpoint(whole)), content(straight.run.checkpoint(whole))
     assert {"model.safetensors", "config.json", "training-state/state.safetensors"} <= ours.keys()
     assert ours == theirs
     assert resumed.run.sample(whole).read_bytes() == straight.run.sample(whole).read_bytes()
 
 
-def test_sampling_and_saving_in_between_disturb_nothing(make_trainer):
+def test_sampling_and_saving_do_not_affect_training(make_trainer):
     quiet = make_trainer("quiet", train_num_steps=4)
     busy = make_trainer("busy", train_num_steps=4, save_and_sample_every=1)
     quiet.train()
@@ -130,7 +130,7 @@ def test_sampling_and_saving_in_between_disturb_nothing(make_trainer):
     assert busy.run.checkpoint_steps() == [1, 2, 3, 4]
 
 
-def test_the_length_of_the_run_shapes_no_step_of_it(make_trainer):
+def test_the_number_of_steps_does_not_affect_a_step(make_trainer):
     short = make_trainer("short", train_num_steps=4)
     long = make_trainer("long", train_num_steps=8, save_and_sample_every=4)
     short.train()
@@ -152,18 +152,18 @@ def test_training_uses_no_global_random_state(make_trainer):
     assert same(*runs)
 
 
-def test_another_seed_is_another_run(make_trainer):
+def test_runs_with_different_seeds_differ(make_trainer):
     one, two = make_trainer("one", seed=0), make_trainer("two", seed=1)
     assert not torch.equal(one.batch(0, 0).noise, two.batch(0, 0).noise)
     assert not torch.equal(one.train_step(), two.train_step())
 
 
 # ----------------------------------------------------------------------------
-# Which pictures, and which random numbers
+# Images and random numbers
 
 
 @pytest.mark.parametrize("n", [1, 3, 8])
-def test_each_epoch_shows_each_picture_once_in_an_order_of_its_own(n):
+def test_each_epoch_contains_each_image_once_in_its_own_order(n):
     order = image_order(5, 0, 6 * n, n).reshape(6, n)
     assert all(sorted(epoch) == list(range(n)) for epoch in order.tolist())
     if n == 8:
@@ -176,10 +176,10 @@ def test_step_k_takes_positions_kB_to_kB_plus_B(n, batch):
     straight = image_order(0, 0, 6 * batch, n)
     steps = [image_order(0, k * batch, batch, n) for k in range(6)]
     assert torch.equal(torch.cat(steps), straight)
-    assert torch.equal(image_order(0, 4 * batch, batch, n), steps[4])  # in whatever order they are asked for
+    assert torch.equal(image_order(0, 4 * batch, batch, n), steps[4])  # in any order of calls
 
 
-def test_a_batch_holds_the_pictures_that_its_step_and_micro_step_name(make_trainer):
+def test_a_batch_contains_the_images_of_its_step_and_micro_step(make_trainer):
     trainer = make_trainer(augment_horizontal_flip=False)
     order = image_order(0, 0, 24, 8)
     for k, (step, micro) in enumerate(itertools.product(range(3), range(2))):
@@ -187,7 +187,7 @@ def test_a_batch_holds_the_pictures_that_its_step_and_micro_step_name(make_train
         assert torch.equal(trainer.batch(step, micro).images, expected)
 
 
-def test_a_batch_is_a_function_of_its_step_alone(make_trainer):
+def test_a_batch_depends_on_its_step_alone(make_trainer):
     first, again = make_trainer("a", init=0), make_trainer("b", init=1)
     again.batch(3, 1)
     for step, micro in ((0, 0), (7, 1)):
@@ -205,7 +205,7 @@ def test_no_two_micro_steps_share_their_random_numbers(make_trainer):
     assert len(rows.unique()) == len(rows)
 
 
-def test_the_random_numbers_have_the_distributions_of_the_contract(make_trainer):
+def test_random_numbers_have_the_specified_distributions(make_trainer):
     trainer = make_trainer(train_batch_size=64, policy={"train_prob_self_cond": 0.75})
     batches = [trainer.batch(step, 0) for step in range(40)]
     t, noise = torch.cat([b.t for b in batches]), torch.cat([b.noise for b in batches])
@@ -220,12 +220,12 @@ def test_the_random_numbers_have_the_distributions_of_the_contract(make_trainer)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_the_coin_of_self_conditioning_is_the_policys(make_trainer, probability):
+def test_self_conditioning_has_the_probability_of_the_policy(make_trainer, probability):
     trainer = make_trainer(policy={"train_prob_self_cond": probability})
     assert {trainer.batch(step, 0).self_condition for step in range(20)} == {probability == 1}
 
 
-def test_pictures_are_flipped_one_by_one_about_half_of_the_time(make_trainer):
+def test_images_are_flipped_independently_with_probability_one_half(make_trainer):
     plain, flipping = make_trainer("plain", augment_horizontal_flip=False), make_trainer("flipping")
     flipped = []
     for step in range(40):
@@ -234,11 +234,11 @@ def test_pictures_are_flipped_one_by_one_about_half_of_the_time(make_trainer):
             assert flipped[-1] or torch.equal(seen, image)
     assert abs(np.mean(flipped) - 0.5) < 4 * 0.5 / math.sqrt(len(flipped))
     batches = np.reshape(flipped, (40, 4))
-    assert (batches.any(1) & ~batches.all(1)).any()  # within a batch, some are and some are not
+    assert (batches.any(1) & ~batches.all(1)).any()  # some, but not all, images of a batch are flipped
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_the_slices_of_several_processes_are_one_processs_batch(make_trainer, monkeypatch, processes):
+def test_the_slices_of_several_processes_form_the_batch_of_one(make_trainer, monkeypatch, processes):
     trainer = make_trainer()
     whole = trainer.batch(5, 1)
     monkeypatch.setattr(trainer.accelerator.state, "num_processes", processes)
@@ -248,21 +248,21 @@ def test_the_slices_of_several_processes_are_one_processs_batch(make_trainer, mo
         slices.append(trainer.batch(5, 1))
     for i, field in enumerate(("images", "t", "noise")):
         assert torch.equal(torch.cat([part[i] for part in slices]), whole[i]), field
-    assert {part.self_condition for part in slices} == {whole.self_condition}  # one self_cond_u for all
+    assert {part.self_condition for part in slices} == {whole.self_condition}  # one choice for all
 
 
 # ----------------------------------------------------------------------------
-# It learns
+# Learning
 
 
 def test_the_loss_falls_in_thirty_steps_on_eight_tiny_images(make_trainer, tmp_path):
-    folder = tmp_path / "flat"  # one colour each: what a tiny network can learn in a second
+    folder = tmp_path / "flat"  # one color each, which a tiny network learns in a second
     folder.mkdir()
     for i in range(8):
         Image.new("RGB", (8, 8), (255 * (i // 4), 255 * (i // 2 % 2), 255 * (i % 2))).save(folder / f"{i}.png")
     trainer = make_trainer(folder=folder, train_batch_size=8, train_lr=1e-2, lr_decay_steps=None)
 
-    def loss() -> float:  # always on the same batches, none of them trained on
+    def loss() -> float:  # always on the same batches, which are not trained on
         with torch.no_grad():
             batches = [trainer.batch(step, 0) for step in range(1000, 1008)]
             losses = [trainer.policy(b.images, t=b.t, noise=b.noise, self_condition=False) for b in batches]
@@ -275,7 +275,7 @@ def test_the_loss_falls_in_thirty_steps_on_eight_tiny_images(make_trainer, tmp_p
 
 
 def test_micro_steps_add_up_to_the_gradient_of_one_large_batch(make_trainer):
-    # A linear sum of gradients: the loss of a step is the mean over all its micro-batches.
+    # The loss of a step is the mean over its micro-batches, so gradients add up.
     trainer = make_trainer(max_grad_norm=1e9, train_lr=1.0, lr_warmup_steps=0, weight_decay=0.0)
     batches = [trainer.batch(0, micro) for micro in range(2)]
     reference = make_policy(0)
@@ -301,7 +301,7 @@ def test_gradients_are_clipped_to_the_norm(make_trainer):
     assert norms == [pytest.approx(1e-3, rel=1e-2)]
 
 
-def test_weight_decay_spares_the_vectors(make_trainer):
+def test_weight_decay_does_not_apply_to_vectors(make_trainer):
     groups = make_trainer(weight_decay=0.1).optimizer.param_groups
     decays = {parameter.ndim >= 2: group["weight_decay"] for group in groups for parameter in group["params"]}
     assert decays == {True: 0.1, False: 0.0}
@@ -317,13 +317,13 @@ def test_weight_decay_spares_the_vectors(make_trainer):
         (9, 4, {0: 1 / 9, 4: 1 / 10, 6: 1 / 10}),
     ],
 )
-def test_the_learning_rate_warms_up_then_falls_on_a_cosine(make_trainer, warmup, decay, factors):
+def test_the_learning_rate_warms_up_and_decays_on_a_cosine(make_trainer, warmup, decay, factors):
     trainer = make_trainer(train_lr=0.2, lr_warmup_steps=warmup, lr_decay_steps=decay)
     for step, factor in factors.items():
         assert trainer.learning_rate(step) == pytest.approx(0.2 * factor, abs=1e-12), step
 
 
-def test_a_step_is_taken_at_the_learning_rate_of_its_number(make_trainer):
+def test_each_step_uses_the_learning_rate_of_its_number(make_trainer):
     trainer = make_trainer()
     for step in range(4):
         trainer.train_step()
@@ -331,11 +331,11 @@ def test_a_step_is_taken_at_the_learning_rate_of_its_number(make_trainer):
 
 
 # ----------------------------------------------------------------------------
-# The average
+# The EMA
 
 
-def test_the_average_warms_up_by_the_step_alone(make_trainer):
-    # After k steps it spans about the last tenth of them, whatever the interval between updates; then it is ema_decay.
+def test_the_ema_warms_up_independently_of_the_update_interval(make_trainer):
+    # After k steps the EMA spans about the last tenth of them, until its decay reaches ema_decay.
     for every in (1, 2, 10):
         trainer = make_trainer(f"every{every}", ema_update_every=every, ema_decay=0.9)
         for k in (10, 30, 90):
@@ -344,7 +344,7 @@ def test_the_average_warms_up_by_the_step_alone(make_trainer):
             assert float(trainer.ema.get_current_decay()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_average_moves_every_few_steps_and_is_what_samples_and_checkpoints_show(make_trainer):
+def test_the_ema_is_updated_every_few_steps_and_saved_as_the_checkpoint(make_trainer):
     trainer = make_trainer(ema_update_every=2)
     averages = []
     for _ in range(5):
@@ -359,13 +359,13 @@ def test_the_average_moves_every_few_steps_and_is_what_samples_and_checkpoints_s
 
 
 # ----------------------------------------------------------------------------
-# What a run leaves behind
+# Checkpoints, samples and metrics
 
 
-def test_a_milestone_leaves_a_checkpoint_and_a_square_grid_of_samples(make_trainer):
+def test_a_checkpoint_comes_with_a_square_grid_of_samples(make_trainer):
     trainer = make_trainer(train_num_steps=5, save_and_sample_every=2, num_samples=9)
     trainer.train()
-    assert trainer.run.checkpoint_steps() == [2, 4, 5]  # and the last step, whatever its number
+    assert trainer.run.checkpoint_steps() == [2, 4, 5]  # the last step is always saved
     assert sorted(path.name for path in (trainer.run.path / "samples").iterdir()) == [
         "000002.png",
         "000004.png",
@@ -374,18 +374,18 @@ def test_a_milestone_leaves_a_checkpoint_and_a_square_grid_of_samples(make_train
     with Image.open(trainer.run.sample(4)) as grid:
         assert grid.size == (24, 24) and grid.mode == "RGB"
     config = checkpoint.read_config(trainer.run.checkpoint(4))
-    assert (config["step"], config["dataset"]) == (4, "pictures")
+    assert (config["step"], config["dataset"]) == (4, "images")
 
 
-def test_samples_come_from_the_same_seeds_at_every_milestone(make_trainer):
+def test_samples_use_the_same_seeds_with_every_checkpoint(make_trainer):
     trainer = make_trainer()
     trainer.sample(1)
     torch.rand(3)
     trainer.sample(2)
-    assert trainer.run.sample(1).read_bytes() == trainer.run.sample(2).read_bytes()  # no step was taken in between
+    assert trainer.run.sample(1).read_bytes() == trainer.run.sample(2).read_bytes()  # as no step was taken in between
 
 
-def test_the_metrics_say_how_it_goes(make_trainer):
+def test_metrics_contain_loss_learning_rate_and_speed(make_trainer):
     trainer = make_trainer(train_num_steps=20, sample_steps=1, num_samples=1)
     trainer.train()
     records = metrics(trainer)
@@ -393,10 +393,10 @@ def test_the_metrics_say_how_it_goes(make_trainer):
     for record in records:
         assert record.keys() >= {"step", "loss", "lr", "images_per_s"}
         assert 0 < record["loss"] < 10 and record["images_per_s"] > 0
-        assert record["lr"] == trainer.learning_rate(record["step"] - 1)  # the one that this step was taken at
+        assert record["lr"] == trainer.learning_rate(record["step"] - 1)  # that of the recorded step
 
 
-def test_the_speed_counts_the_time_of_training_alone(make_trainer, monkeypatch):
+def test_the_speed_excludes_saving_and_sampling(make_trainer, monkeypatch):
     trainer = make_trainer(train_num_steps=10, save_and_sample_every=5, sample_steps=1, num_samples=1)
     clock = {"now": 0.0}
     monkeypatch.setattr("dp.training.reporter.time.monotonic", lambda: clock["now"])
@@ -415,7 +415,7 @@ def test_the_speed_counts_the_time_of_training_alone(make_trainer, monkeypatch):
     assert record["images_per_s"] == 4 * 2 / 2.0  # batch, micro-steps, seconds
 
 
-def test_a_finished_run_is_left_as_it_is(make_trainer):
+def test_training_a_finished_run_changes_nothing(make_trainer):
     trainer = make_trainer(train_num_steps=2)
     trainer.train()
     before = content(trainer.run.path)
@@ -423,7 +423,7 @@ def test_a_finished_run_is_left_as_it_is(make_trainer):
     assert trainer.step == 2 and content(trainer.run.path) == before
 
 
-def test_saving_over_a_milestone_replaces_it(make_trainer):
+def test_saving_an_existing_checkpoint_replaces_it(make_trainer):
     trainer = make_trainer()
     trainer.train_step()
     trainer.save(1)
@@ -437,11 +437,11 @@ def test_saving_over_a_milestone_replaces_it(make_trainer):
     assert trainer.step == 2
 
 
-def test_only_the_last_three_can_be_resumed_and_the_rest_stay_models(make_trainer):
+def test_only_the_last_three_checkpoints_keep_their_training_state(make_trainer):
     trainer = make_trainer()
-    for milestone in (1, 2, 3, 10, 20):
+    for step in (1, 2, 3, 10, 20):
         trainer.train_step()
-        trainer.save(milestone)
+        trainer.save(step)
     assert trainer.run.checkpoint_steps() == [1, 2, 3, 10, 20]
     kept = [m for m in (1, 2, 3, 10, 20) if (trainer.run.checkpoint(m) / "training-state").exists()]
     assert kept == [3, 10, 20]
@@ -455,17 +455,17 @@ def test_only_the_last_three_can_be_resumed_and_the_rest_stay_models(make_traine
 
 def test_a_new_run_in_the_folder_of_a_longer_one_can_be_resumed(make_trainer):
     older = make_trainer()
-    for milestone in (100, 200, 300):
-        older.save(milestone)
+    for step in (100, 200, 300):
+        older.save(step)
     trainer = make_trainer()
-    for milestone in (1, 2):
+    for step in (1, 2):
         trainer.train_step()
-        trainer.save(milestone)
+        trainer.save(step)
     trainer.load(2)
     assert trainer.step == 2
 
 
-def test_a_run_begun_in_fp16_goes_on_without(make_trainer):
+def test_a_run_started_in_fp16_resumes_without(make_trainer):
     trainer = make_trainer()
     trainer.train_step()
     trainer.save(1)
@@ -475,13 +475,13 @@ def test_a_run_begun_in_fp16_goes_on_without(make_trainer):
     assert trainer.step == 1
 
 
-def test_a_run_without_checkpoints_says_so(make_trainer):
+def test_loading_without_checkpoints_is_an_error(make_trainer):
     with pytest.raises(CheckpointError, match="none"):
         make_trainer().load(5)
 
 
 @pytest.mark.parametrize("damage", ["state.json", "state.safetensors", "missing tensors", "another network"])
-def test_a_training_state_that_does_not_fit_is_refused_by_name(make_trainer, damage):
+def test_a_damaged_training_state_is_rejected_by_name(make_trainer, damage):
     trainer = make_trainer()
     trainer.train_step()
     trainer.save(1)
@@ -499,7 +499,7 @@ def test_a_training_state_that_does_not_fit_is_refused_by_name(make_trainer, dam
     assert str(trainer.run.checkpoint(1)) in str(caught.value)
 
 
-def test_no_pickle_is_in_a_run_folder(make_trainer):
+def test_a_run_folder_contains_no_pickle(make_trainer):
     trainer = make_trainer(train_num_steps=2)
     trainer.train()
     suffixes = {path.suffix for path in trainer.run.path.rglob("*") if path.is_file() and path.name != "lock"}
@@ -511,7 +511,7 @@ def test_no_pickle_is_in_a_run_folder(make_trainer):
 
 
 @pytest.mark.parametrize(
-    "settings, says",
+    "settings, message",
     [
         ({"num_samples": 5}, "num_samples.*square.*5"),
         ({"num_samples": 0}, "num_samples.*0"),
@@ -534,16 +534,16 @@ def test_no_pickle_is_in_a_run_folder(make_trainer):
         ({"convert_image_to": "L"}, "3 channels.*'L'"),
         ({"convert_image_to": "RGBA"}, "3 channels.*'RGBA'"),
         ({"convert_image_to": "CMYK"}, "'CMYK'"),
-        ({"convert_image_to": "Lab"}, "'Lab'"),  # three letters are not enough
+        ({"convert_image_to": "Lab"}, "'Lab'"),  # its length is that of RGB
         ({"lr_warmup_steps": -1}, "lr_warmup_steps.*-1"),
         ({"lr_decay_steps": -1}, "lr_decay_steps.*-1"),
         ({"train_lr": -1e-4}, "train_lr|lr|learning rate"),
         ({"ema_decay": 1.5}, "ema_decay.*1.5"),
-        ({"max_grad_norm": -1.0}, "max_grad_norm.*-1"),  # it would turn every gradient round
+        ({"max_grad_norm": -1.0}, "max_grad_norm.*-1"),  # it would reverse every gradient
     ],
 )
-def test_a_setting_out_of_range_is_refused_with_its_value(make_trainer, settings, says):
-    with pytest.raises(ValueError, match=says):
+def test_a_setting_out_of_range_is_rejected_with_its_value(make_trainer, settings, message):
+    with pytest.raises(ValueError, match=message):
         make_trainer(**settings)
 
 
@@ -555,17 +555,17 @@ def test_a_run_does_not_train_on_its_own_samples(make_trainer, tmp_path):
     assert ("run/samples/000001.png", "a sample image of this run") in report.refused
 
 
-def test_a_folder_without_pictures_is_refused_before_training(make_trainer, tmp_path):
+def test_a_folder_without_images_is_rejected_before_training(make_trainer, tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match="no usable image"):
         make_trainer(folder=tmp_path / "none")
 
 
-def test_fp16_on_a_cpu_is_refused_and_leaves_the_process_usable(make_trainer):
+def test_fp16_on_a_cpu_is_rejected_and_leaves_the_process_usable(make_trainer):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match=r"fp16.*GPU"):
-        make_trainer(amp=True)  # fp16 is the default kind
+        make_trainer(amp=True)  # fp16 is the default
     make_trainer().train_step()
 
 
@@ -575,19 +575,19 @@ def test_bf16_trains_on_a_cpu_with_weights_in_float32(make_trainer):
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in trainer.policy.parameters())
 
 
-def test_a_network_that_no_checkpoint_may_name_is_refused_before_training(pictures, tmp_path):
+def test_a_network_that_cannot_be_saved_is_rejected_before_training(images, tmp_path):
     class Elsewhere(RIN):
         pass
 
     policy = DiffusionPolicy(Elsewhere(8, 8, patch_size=4, depth=1, num_latents=4, heads=1, dim_head=8))
     with pytest.raises(CheckpointError, match="Elsewhere"):
-        Trainer(policy, pictures, results_folder=tmp_path)  # and not at the first milestone, an hour later
+        Trainer(policy, images, results_folder=tmp_path)  # rather than at the first checkpoint, an hour later
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB"), (4, "RGBA")])
-def test_pictures_are_converted_to_the_channels_of_the_model(pictures, tmp_path, channels, mode):
+def test_images_are_converted_to_the_channels_of_the_model(images, tmp_path, channels, mode):
     rin = RIN(8, 8, patch_size=4, channels=channels, depth=1, num_latents=4, heads=1, dim_head=8)
-    trainer = Trainer(DiffusionPolicy(rin), pictures, **SETTINGS, results_folder=tmp_path / mode)
+    trainer = Trainer(DiffusionPolicy(rin), images, **SETTINGS, results_folder=tmp_path / mode)
     assert trainer.batch(0, 0).images.shape == (4, channels, 8, 8)
     assert trainer.train_step().isfinite()
     trainer.sample(1)
@@ -595,11 +595,11 @@ def test_pictures_are_converted_to_the_channels_of_the_model(pictures, tmp_path,
         assert grid.mode == mode
 
 
-def test_the_dataset_of_a_relative_folder_has_its_name(make_trainer, pictures, monkeypatch):
-    monkeypatch.chdir(pictures)
+def test_the_dataset_of_a_relative_folder_has_the_name_of_the_folder(make_trainer, images, monkeypatch):
+    monkeypatch.chdir(images)
     trainer = make_trainer(folder=Path("."))
     trainer.save(0)
-    assert checkpoint.read_config(trainer.run.checkpoint(0))["dataset"] == "pictures"
+    assert checkpoint.read_config(trainer.run.checkpoint(0))["dataset"] == "images"
 
 
 def test_a_run_folder_can_be_moved(make_trainer, tmp_path):
@@ -613,14 +613,14 @@ def test_a_run_folder_can_be_moved(make_trainer, tmp_path):
 
 
 # ----------------------------------------------------------------------------
-# A run folder's own Trainer
+# Trainer.from_run
 
 
-def test_a_run_folder_says_all_that_its_trainer_needs(tmp_path):
+def test_a_trainer_is_created_from_a_run_folder(tmp_path):
     run = make_run(tmp_path, train_num_steps=2, seed=5)
     write_json(run.config_file, run.config() | {"dataset": {"name": "My cats"}, "licence": "cc0-1.0"})
     trainer, again = Trainer.from_run(run.path), Trainer.from_run(run.path)
-    assert same(state(trainer), state(again))  # the first weights, too, come from the seed
+    assert same(state(trainer), state(again))  # the initial weights depend on the seed, too
     assert (trainer.seed, trainer.train_num_steps, len(trainer.pixels)) == (5, 2, 6)
     assert trainer.accelerator.mixed_precision == ("bf16" if torch.cuda.is_available() else "no")
     trainer.train()
@@ -629,7 +629,7 @@ def test_a_run_folder_says_all_that_its_trainer_needs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, says",
+    "changes, message",
     [
         ({"trainer": {"train_lrr": 1}}, "'train_lrr' in trainer"),
         ({"trainer": {"results_folder": "/"}}, "'results_folder' in trainer"),
@@ -637,19 +637,19 @@ def test_a_run_folder_says_all_that_its_trainer_needs(tmp_path):
         ({"policy": {"objective": "y"}}, "objective 'y'"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused_by_name(tmp_path, changes, says):
+def test_an_invalid_config_is_rejected_by_name(tmp_path, changes, message):
     run = make_run(tmp_path)
     write_json(run.config_file, run.config() | changes)
-    with pytest.raises(ValueError, match=rf"config\.json of the run.*{says}"):
+    with pytest.raises(ValueError, match=rf"config\.json of the run.*{message}"):
         Trainer.from_run(run.path)
 
 
 # ----------------------------------------------------------------------------
-# What is asked of a run, and what goes wrong with it
+# Commands and errors
 
 
 def at_step(trainer: Trainer, actions: dict) -> Trainer:
-    """`trainer`, with each of `actions` done once, after the step of its number."""
+    """Call each of `actions` once, after the step that is its key; return the trainer."""
     whole = trainer.train_step
 
     def train_step():
@@ -675,7 +675,7 @@ def events(trainer: Trainer) -> list[dict]:
     return [record for record in trainer.run.metrics()[0] if "event" in record]
 
 
-def test_what_is_asked_is_done_and_changes_nothing(make_trainer):
+def test_commands_are_handled_and_do_not_affect_training(make_trainer):
     quiet = make_trainer("quiet", train_num_steps=12)
     assert quiet.train() == "finished"
     busy = make_trainer("busy", train_num_steps=12)
@@ -691,13 +691,13 @@ def test_what_is_asked_is_done_and_changes_nothing(make_trainer):
     resumed.resume()
     at_step(resumed, {8: lambda: (ask("save"), ask("stop"))})
     assert resumed.train() == "stopped" and resumed.step == 8
-    resumed.train()  # the same Trainer may go on, too
+    resumed.train()  # the same Trainer can continue, too
     assert resumed.run.status()["state"] == "finished"
     assert not any(resumed.run.is_requested(verb) for verb in ("stop", "pause", "save", "sample"))
     assert same(state(resumed), state(quiet))
 
 
-def test_a_run_is_alive_while_it_trains_and_only_then(make_trainer):
+def test_a_run_is_alive_only_while_it_trains(make_trainer):
     trainer, seen = make_trainer(train_num_steps=12), []
     at_step(trainer, {6: lambda: seen.append(trainer.run.status())})
     trainer.train()
@@ -705,7 +705,7 @@ def test_a_run_is_alive_while_it_trains_and_only_then(make_trainer):
     assert not trainer.run.is_alive()
 
 
-def test_checkpoints_that_are_no_milestones_go_when_they_are_old(make_trainer):
+def test_old_checkpoints_saved_on_request_are_deleted(make_trainer):
     trainer = make_trainer(train_num_steps=30, save_and_sample_every=10)
     at_step(trainer, {k: lambda: trainer.run.request("save") for k in (3, 5, 12, 14, 24)})
     trainer.train()
@@ -714,7 +714,7 @@ def test_checkpoints_that_are_no_milestones_go_when_they_are_old(make_trainer):
 
 
 @pytest.mark.parametrize("damaged", ["model.safetensors", "training-state/state.safetensors", "config.json"])
-def test_a_damaged_newest_checkpoint_is_passed_over_and_that_is_said(make_trainer, damaged):
+def test_a_damaged_newest_checkpoint_is_skipped_and_reported(make_trainer, damaged):
     straight = make_trainer("straight", train_num_steps=6)
     straight.train()
     trainer = make_trainer(train_num_steps=4, save_and_sample_every=2)
@@ -730,9 +730,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_that_is_said(make_traine
     assert same(state(resumed), state(straight))
 
 
-def test_a_run_with_none_but_damaged_checkpoints_is_not_begun_anew(make_trainer):
+def test_a_run_with_only_damaged_checkpoints_does_not_start_over(make_trainer):
     trainer = make_trainer()
-    trainer.resume()  # nothing there: from the beginning
+    trainer.resume()  # there is no checkpoint: start from the beginning
     assert trainer.step == 0
     trainer.save(1)
     (trainer.run.checkpoint(1) / "training-state" / "state.safetensors").write_bytes(b"")
@@ -740,7 +740,7 @@ def test_a_run_with_none_but_damaged_checkpoints_is_not_begun_anew(make_trainer)
         make_trainer().resume()
 
 
-def test_a_loss_that_is_no_number_steps_back_with_half_the_learning_rate(make_trainer):
+def test_a_loss_of_nan_rolls_back_and_halves_the_learning_rate(make_trainer):
     settings = dict(train_num_steps=60, save_and_sample_every=20, lr_decay_steps=None, num_samples=1, sample_steps=1)
     trainer = make_trainer("run", **settings)
     full = trainer.learning_rate(30)
@@ -751,15 +751,15 @@ def test_a_loss_that_is_no_number_steps_back_with_half_the_learning_rate(make_tr
     assert rates == {10: full, 20: full} | {step: full / 2 for step in (30, 40, 50, 60)}
     assert all(math.isfinite(record["loss"]) for record in metrics(trainer) if "loss" in record)
     assert trainer.run.checkpoint_steps() == [20, 40, 60]
-    assert all(is_finite(trainer.run.checkpoint(milestone)) for milestone in (20, 40, 60))
-    # And a run that goes on from there is still the same run.
+    assert all(is_finite(trainer.run.checkpoint(step)) for step in (20, 40, 60))
+    # A run resumed after the rollback is still bit-identical.
     resumed = make_trainer("run", init=99, **settings)
     resumed.load(40)
     resumed.train()
     assert same(state(resumed), state(trainer))
 
 
-def test_before_the_first_checkpoint_it_steps_back_to_the_beginning(make_trainer):
+def test_before_the_first_checkpoint_it_rolls_back_to_the_initial_state(make_trainer):
     trainer = make_trainer(train_num_steps=12)
     assert at_step(trainer, {3: lambda: poison(trainer)}).train() == "finished"
     assert events(trainer)[0]["step"] == 0
@@ -768,7 +768,7 @@ def test_before_the_first_checkpoint_it_steps_back_to_the_beginning(make_trainer
     assert same(state(trainer), state(slower))
 
 
-def test_a_model_that_is_no_number_is_not_saved_when_asked(make_trainer):
+def test_a_model_with_nan_weights_is_not_saved_on_request(make_trainer):
     trainer = make_trainer(train_num_steps=12)
     at_step(
         trainer, {3: lambda: trainer.run.request("save"), 5: lambda: (poison(trainer), trainer.run.request("pause"))}
@@ -778,7 +778,7 @@ def test_a_model_that_is_no_number_is_not_saved_when_asked(make_trainer):
     assert is_finite(trainer.run.checkpoint(4))
 
 
-def test_a_run_that_diverges_again_and_again_fails_with_a_sentence(make_trainer):
+def test_a_run_that_keeps_diverging_fails_with_advice(make_trainer):
     trainer = make_trainer(train_num_steps=40, train_lr=1e36, lr_warmup_steps=0, lr_decay_steps=None)
     with pytest.raises(ValueError, match=r"halved 3 times.*smaller learning rate"):
         trainer.train()
@@ -794,8 +794,8 @@ def test_only_one_process_trains_in_a_folder(make_trainer, monkeypatch):
         trainer.train()
 
 
-def test_the_loss_is_told_by_noise_level_for_the_steps_since_the_last_record(make_trainer):
-    trainer = make_trainer(train_num_steps=20, train_lr=0.0)  # the model stays, so that the losses can be had again
+def test_a_record_contains_the_loss_by_noise_level_since_the_last_record(make_trainer):
+    trainer = make_trainer(train_num_steps=20, train_lr=0.0)  # a constant model, to recompute the losses
     trainer.train()
     for record, steps in zip(metrics(trainer), (range(10), range(10, 20)), strict=True):
         each, t = [], []
@@ -813,21 +813,21 @@ def test_the_loss_is_told_by_noise_level_for_the_steps_since_the_last_record(mak
         assert record["loss"] == pytest.approx(each.mean().item(), rel=1e-4)
 
 
-def test_a_tracker_that_is_not_there_is_told_and_one_that_is_gets_the_metrics(make_trainer):
+def test_a_missing_tracker_is_an_error_and_an_installed_one_gets_the_metrics(make_trainer):
     with pytest.raises(ValueError, match=r"log_with='comet_ml'.*not installed"), pytest.warns(UserWarning):
         make_trainer(log_with="comet_ml")
-    if not os.environ.get("CI"):  # where the extra must be there
+    if not os.environ.get("CI"):  # in CI the extra must be installed
         pytest.importorskip("tensorboard")
     trainer = make_trainer(train_num_steps=10, log_with="tensorboard")
     trainer.train()
     assert list((trainer.run.path / "trackers").rglob("events.out.*"))
 
 
-@pytest.mark.parametrize("when", ["step", "milestone", "save", "sample", "log", "event"])
-def test_a_run_whose_folder_is_gone_ends_and_does_not_make_it_anew(make_trainer, tmp_path, monkeypatch, when):
+@pytest.mark.parametrize("when", ["step", "checkpoint", "save", "sample", "log", "event"])
+def test_a_run_whose_folder_is_deleted_ends_without_recreating_it(make_trainer, tmp_path, monkeypatch, when):
     trainer = make_trainer("deep/run", train_num_steps=40, save_and_sample_every=20, num_samples=1, sample_steps=1)
     delete = lambda: shutil.rmtree(trainer.run.path)  # noqa: E731
-    step = {"step": 5, "milestone": 20, "log": 10}.get(when)
+    step = {"step": 5, "checkpoint": 20, "log": 10}.get(when)
     at_step(trainer, {step: delete} if step else {5: lambda: (delete(), poison(trainer))} if when == "event" else {})
     if when in ("save", "sample"):
         whole = getattr(trainer, when)
@@ -835,11 +835,11 @@ def test_a_run_whose_folder_is_gone_ends_and_does_not_make_it_anew(make_trainer,
     with pytest.raises(RunFolderMissing, match=r"'.*deep.run' was deleted or moved, so training ends"):
         trainer.train()
     assert not trainer.run.path.exists() and trainer.step <= 20
-    trainer.run.update_status(state="new")  # it is no longer held: this is a folder like any other
+    trainer.run.update_status(state="new")  # the lock was released, so the folder may be created again
     assert trainer.run.path.is_dir()
 
 
-def test_a_run_whose_folder_was_moved_goes_on_there(make_trainer, tmp_path):
+def test_a_run_whose_folder_was_moved_resumes_there(make_trainer, tmp_path):
     straight, trainer = make_trainer("straight", train_num_steps=6), make_trainer("here", train_num_steps=6)
     straight.train()
     at_step(
@@ -857,18 +857,18 @@ def test_a_run_whose_folder_was_moved_goes_on_there(make_trainer, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a file system of its own, of 2 MB."""
+    """Yield a folder on a file system of 2 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small disk can be made only by root, on Linux")
+        pytest.skip("mounting a small disk needs root and Linux")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
 def fill(disk: Path, but: int = 0) -> None:
-    """Leave `but` bytes free, to a page."""
+    """Fill the disk, leaving `but` bytes free, rounded to a page."""
     with (disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
@@ -879,20 +879,20 @@ def fill(disk: Path, but: int = 0) -> None:
     "when, room, ends",
     [
         ("save", 32 << 10, "paused"),
-        ("save", 0, "interrupted"),  # not even the status can be written
+        ("save", 0, "interrupted"),  # the status cannot be written either
         ("sample", 0, "interrupted"),
         ("log", 0, "interrupted"),
         ("status", 0, "interrupted"),
     ],
 )
-def test_a_full_disk_ends_the_run_and_loses_nothing(make_trainer, small_disk, monkeypatch, when, room, ends):
+def test_a_full_disk_ends_the_run_without_losing_a_checkpoint(make_trainer, small_disk, monkeypatch, when, room, ends):
     if when == "status":
         monkeypatch.setattr("dp.training.reporter.HEARTBEAT_S", 0.0)
     settings = dict(results_folder=small_disk / "run", train_num_steps=12, save_and_sample_every=4)
     settings |= {"num_samples": 1, "sample_steps": 1}
     trainer = make_trainer(**settings)
     save = trainer.save
-    if when == "sample":  # the save goes well, and then there is no room
+    if when == "sample":  # the disk is full after the checkpoint was saved
         trainer.save = lambda milestone: (save(milestone), milestone == 8 and fill(small_disk, room))
     else:
         at_step(trainer, {{"save": 7, "log": 9, "status": 5}[when]: lambda: fill(small_disk, room)})
