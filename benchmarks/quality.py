@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "checkpoints"))
 from make import MODELS
 
 from dp import ImageDataset
-from dp.data.codec import encode_png, grid, to_uint8
+from dp.data.codec import encode_png, make_grid, to_uint8
 
 BUNDLED = MODELS["faces-32"]
 IMAGE_SIZE = BUNDLED["network"]["image_size"]
@@ -135,7 +135,7 @@ def main() -> None:
         rows.append((f"{minutes:g}", name, steps, rate, *held_out.score(images)))
         if args.sheets:
             args.sheets.mkdir(parents=True, exist_ok=True)
-            sheet = grid(to_uint8(images[:SHEET]).repeat(2, 1).repeat(2, 2), 8)
+            sheet = make_grid(to_uint8(images[:SHEET]).repeat(2, 1).repeat(2, 2), 8)
             (args.sheets / f"{name}-{minutes:g}.png").write_bytes(encode_png(sheet))
     both = torch.cat([pictures, pictures.flip(-1)])
     rows.append(("", "the pictures themselves", "", "", *held_out.score(both)))

@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE.parent))  # so that it runs from a clone without ins
 
 from dp import RIN, DiffusionPolicy, ImageDataset, Trainer
 from dp.checkpoints import folder as checkpoint
-from dp.data.codec import encode_png, grid, to_uint8
+from dp.data.codec import encode_png, make_grid, to_uint8
 from dp.system.atomic_files import replacing
 from dp.training.run_folder import RunFolder
 
@@ -161,7 +161,7 @@ def nearest_pictures(
 
 
 def save_enlarged(array: np.ndarray, path: Path, columns: int, times: int = 3) -> None:
-    path.write_bytes(encode_png(grid(array.repeat(times, 1).repeat(times, 2), columns)))
+    path.write_bytes(encode_png(make_grid(array.repeat(times, 1).repeat(times, 2), columns)))
 
 
 def card(name: str, config: dict, run: Path, **measured) -> str:

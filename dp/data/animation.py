@@ -1,4 +1,4 @@
-"""Trajectories as files: strips, GIF, MP4, ZIP. Arrays are uint8 [K,H,W,C], a frame for each kept step."""
+"""Encode the steps of a run as film strips, GIF, MP4 or ZIP. Arrays are uint8 [K,H,W,C], one frame per step."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from PIL import Image
 from dp.data.codec import encode, over_white, to_pillow
 
 
-def enlarged(array: np.ndarray, side: int) -> np.ndarray:
-    """[..., H,W,C], each pixel as a square of pixels, so many that the longer side comes near to `side`; even sides."""
+def upscale_nearest(array: np.ndarray, side: int) -> np.ndarray:
+    """Enlarge images [...,H,W,C] by nearest-neighbor interpolation, by the even factor (at least 2) that brings the
+    longer side closest to `side`.
+    """
     factor = max(2, 2 * round(side / max(array.shape[-3:-1]) / 2))
     return array.repeat(factor, -3).repeat(factor, -2)
 
 
 def film_strip(frames: np.ndarray, gap: int = 2) -> np.ndarray:
-    """[K,H,W,C] -> one picture [H, K W and white gaps, C]."""
+    """Return the frames [K,H,W,C] side by side as one image [H, K W + (K - 1) gap, C], with white gaps."""
     k, h, w, c = frames.shape
     strip = np.full((h, k * (w + gap) - gap, c), 255, np.uint8)
     for i, frame in enumerate(frames):
@@ -29,17 +31,19 @@ def film_strip(frames: np.ndarray, gap: int = 2) -> np.ndarray:
 
 
 def encode_gif(frames: Iterable[np.ndarray], count: int, seconds: float, comment: str = "") -> bytes:
-    """`count` frames [H,W,C] -> an endless GIF, `seconds` a frame and two at the end; at most 256 colours in each."""
-    pictures = (over_white(to_pillow(frame)).convert("RGB").quantize(256, dither=Image.Dither.NONE) for frame in frames)
+    """Encode `count` frames [H,W,C] as a looping GIF with up to 256 colors per frame. Each frame is shown for `seconds`
+    (at least 0.02), the last one for two seconds.
+    """
+    images = (over_white(to_pillow(frame)).convert("RGB").quantize(256, dither=Image.Dither.NONE) for frame in frames)
     durations = [max(20, round(1000 * seconds))] * (count - 1) + [2000]
-    first = next(pictures)
-    rest = {"save_all": True, "append_images": pictures, "duration": durations, "loop": 0}
+    first = next(images)
+    rest = {"save_all": True, "append_images": images, "duration": durations, "loop": 0}
     return encode(first, format="GIF", comment=comment.encode(), optimize=False, disposal=1, **rest)
 
 
 def encode_mp4(frames: Iterable[np.ndarray], fps: int, comment: str = "") -> bytes:
-    """Frames [H,W,C] of even sides -> H.264 in an MP4 that every browser plays. Colours are stored for squares of 2 by
-    2 pixels, so pictures are best `enlarged` before.
+    """Encode frames [H,W,C], whose sides must be even, as H.264 in an MP4 that every browser can play. Chroma is
+    subsampled 2x2, so enlarge small images with `upscale_nearest` first.
     """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -55,8 +59,8 @@ def encode_mp4(frames: Iterable[np.ndarray], fps: int, comment: str = "") -> byt
     return buffer.getvalue()
 
 
-def zipped(files: Mapping[str, bytes]) -> bytes:
-    """Name -> content, as a ZIP; stored as they are, since pictures are compressed already."""
+def make_zip(files: Mapping[str, bytes]) -> bytes:
+    """Return a ZIP of the files, given by name. They are stored uncompressed, because image formats are compressed."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in files.items():

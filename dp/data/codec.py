@@ -1,5 +1,5 @@
-"""Pictures: [0, 1] tensors <-> uint8 arrays, grids, and encoded bytes. Arrays are uint8 [B,H,W,C] or [H,W,C], with 1, 3
-or 4 channels.
+"""Convert images between tensors in [0, 1], uint8 arrays and encoded files, and arrange them in grids. Arrays are uint8
+[B,H,W,C] or [H,W,C] with 1, 3 or 4 channels.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for a number of channels
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels -> Pillow's mode
 
 
-def quantise(images: Tensor) -> Tensor:
-    """[B,C,H,W] in [0, 1] -> uint8 [B,H,W,C], rounded to nearest, on the same device."""
+def to_uint8_tensor(images: Tensor) -> Tensor:
+    """Convert images [B,C,H,W] in [0, 1] to uint8 [B,H,W,C] on the same device, rounding to nearest."""
     return rearrange((images * 255).round().clamp(0, 255).to(torch.uint8), "b c h w -> b h w c")
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """[B,C,H,W] in [0, 1] on any device -> uint8 [B,H,W,C] on the host."""
-    return quantise(images).cpu().numpy()
+    """Convert images [B,C,H,W] in [0, 1] on any device to a NumPy array, uint8 [B,H,W,C]."""
+    return to_uint8_tensor(images).cpu().numpy()
 
 
 def to_float(array: Tensor) -> Tensor:
-    """uint8 [B,H,W,C] -> float32 [B,C,H,W] in [0, 1]."""
+    """Convert images, uint8 [B,H,W,C], to float32 [B,C,H,W] in [0, 1]."""
     return rearrange(array, "b h w c -> b c h w").float() / 255
 
 
-def grid(array: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """[B,H,W,C] -> one picture [rows H, columns W, C], row by row; as square as may be unless `columns` says otherwise.
-    Missing tiles are black.
+def make_grid(array: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Arrange images [B,H,W,C] row by row in one image [rows H, columns W, C]. By default, the grid is as square as
+    possible. Missing tiles are black.
     """
     b, h, w, c = array.shape
     columns = columns or math.ceil(math.sqrt(b))
@@ -45,20 +45,20 @@ def grid(array: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def to_pillow(array: np.ndarray) -> Image.Image:
-    """[H,W,C] -> a Pillow image of mode L, RGB or RGBA."""
+    """Convert an image [H,W,C] to a Pillow image of mode L, RGB or RGBA."""
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array, MODES[array.shape[-1]])
 
 
 def encode_jpeg(array: np.ndarray) -> bytes:
-    """[H,W,C] -> JPEG at quality 90 without chroma subsampling: what a live frame is sent as. Transparency is laid over
-    white.
+    """Encode an image [H,W,C] as JPEG with quality 90 and no chroma subsampling, as for live frames. Transparent images
+    are composited on white.
     """
     return encode(over_white(to_pillow(array)), format="JPEG", quality=90, subsampling=0)
 
 
 def encode_png(array: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
-    """[H,W,C] -> PNG, lossless, with `text` under its keys; lightly compressed, because pixels out of noise hardly
-    compress and the wait is noticed.
+    """Encode an image [H,W,C] as PNG, with `text` in its text chunks. The compression level is low, because noisy
+    images hardly compress and users wait for the file.
     """
     info = PngInfo()
     for key, value in (text or {}).items():
@@ -66,23 +66,26 @@ def encode_png(array: np.ndarray, text: Mapping[str, str] | None = None) -> byte
     return encode(to_pillow(array), format="PNG", compress_level=1, pnginfo=info)
 
 
-def png_text(data: bytes) -> dict[str, str]:
-    """Return the text that `encode_png` wrote beside the pixels. Raises ValueError if `data` is not a PNG."""
+def read_png_text(data: bytes) -> dict[str, str]:
+    """Return the text chunks before the pixels of a PNG, as `encode_png` writes them. Raises ValueError if `data` is
+    not a PNG.
+    """
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:  # reads what stands before the pixels, not them
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:  # does not decode the pixels
             return {key: value for key, value in image.info.items() if isinstance(value, str)}
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"this is not a PNG that can be read ({error})") from None
+        raise ValueError(f"this is not a readable PNG ({error})") from None
 
 
 def over_white(image: Image.Image) -> Image.Image:
-    """RGBA laid over white -> RGB; any other mode as it is."""
+    """Composite an RGBA image on white, which gives RGB. Return images of other modes unchanged."""
     if image.mode != "RGBA":
         return image
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def encode(image: Image.Image, **options) -> bytes:
+    """Encode a Pillow image. The options are those of `Image.save`."""
     buffer = io.BytesIO()
     image.save(buffer, **options)
     return buffer.getvalue()

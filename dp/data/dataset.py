@@ -1,9 +1,8 @@
-"""A folder of pictures -> one checked, decoded uint8 array, and a report that names every file left out with its
-reason.
+"""A folder of images as one checked uint8 array, with a report that gives the reason for every rejected file.
 
-Everything is decoded once, when the dataset is made: a file that cannot be read is found before training starts and
-never during it, and training touches no image decoder. An array past `MEMORY_LIMIT` bytes lies in a temporary file
-instead of memory. A folder that `dp.data.prepare.prepare` wrote holds the array already, and is mapped into memory.
+Every file is decoded once, when the dataset is created. Unreadable files are therefore found before training starts,
+and training decodes nothing. An array of more than `MEMORY_LIMIT` bytes is stored in a temporary file. A folder that
+was written by `dp.data.prepare.prepare` already holds the array, which is then mapped into memory.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,37 +18,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dp.data.codec import MODES, to_float
-from dp.data.decode import EXTENSIONS, Refused, decode
-from dp.system.records import read
+from dp.data.codec import MODES, make_grid, to_float
+from dp.data.decode import EXTENSIONS, InvalidImage, decode
+from dp.data.report import REPORT, DatasetReport
 from dp.system.validation import quote
 
 MEMORY_LIMIT = 2 << 30
-MAX_REPORT = 200_000_000  # bytes of report.json: it names every file
-IMAGES, REPORT = "images.npy", "report.json"  # a prepared dataset: uint8 [N,H,W,C], and what became of each file
-
-
-@dataclass
-class Report:
-    """The result for each file of a folder: the names of the accepted images, in order, and (name, reason) of each
-    rejected file. Names are relative to the folder, or as a prepared dataset stores them.
-    """
-
-    used: list[str] = field(default_factory=list)
-    refused: list[tuple[str, str]] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.used)} pictures used, {len(self.refused)} files left out"]
-        return "\n".join(lines + [f"  {name}: {reason}" for name, reason in self.refused])
+IMAGES = "images.npy"  # the array of a prepared dataset, uint8 [N,H,W,C]
 
 
 class ImageDataset(Dataset):
-    """All pictures below `folder`, or those of a prepared dataset, as items [C, image_size, image_size] in [0, 1].
+    """All images below `folder`, or those of a prepared dataset, as items [C, image_size, image_size] in [0, 1].
 
-    exts: extensions taken, in any case. convert_image_to: 'L', 'RGB' (the default) or 'RGBA'; transparency is laid over
-    white where the mode has none. EXIF orientation is applied, the short side is resized to `image_size` with
-    antialiasing, and the centre is cropped. `images` is the decoded array, uint8 [N,H,W,C]; `report` says what was left
-    out and why. No picture at all is a ValueError with that report; so is a prepared dataset of another size or mode.
+    exts: accepted file extensions, in any case. convert_image_to: 'L', 'RGB' (the default) or 'RGBA'; transparent
+    images are composited on white if the mode has no alpha channel. EXIF orientation is applied, the short side is
+    resized to `image_size` with antialiasing, and the center is cropped. `images` is the decoded array, uint8
+    [N,H,W,C]; `report` is a DatasetReport. Raises ValueError if there is no usable image (with the report), and if a
+    prepared dataset has another size or mode.
     """
 
     def __init__(
@@ -67,7 +51,7 @@ class ImageDataset(Dataset):
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {quote(image_size)}")
         folder = Path(folder)
-        if not os.path.isdir(folder):  # False also for a name that is too long
+        if not os.path.isdir(folder):  # also False for a name that is too long
             raise ValueError(f"there is no folder {quote(str(folder))}")
         self.folder, self.image_size, self.augment_horizontal_flip = folder, image_size, augment_horizontal_flip
         self.exts = exts
@@ -85,70 +69,90 @@ class ImageDataset(Dataset):
         image = to_float(torch.from_numpy(np.array(self.images[index])[None]))[0]
         return image.flip(-1) if self.augment_horizontal_flip and torch.rand(()) < 0.5 else image
 
-    def leave_out(self, folder: Path, reason: str) -> None:
-        """Drop the pictures below `folder`, and name them in the report."""
-        if self.is_prepared:  # its names are no paths
+    def exclude(self, folder: Path, reason: str) -> None:
+        """Remove the images below `folder`, and add them to the report as rejected for this reason. Has no effect on a
+        prepared dataset, whose names are not paths.
+        """
+        if self.is_prepared:
             return
-        paths = {name: (self.folder / name).resolve() for name in self.report.used}
-        dropped = [name for name, path in paths.items() if folder.resolve() in path.parents]
-        if dropped:
-            self.images = self.images[[name not in dropped for name in self.report.used]]
-            self.report.used = [name for name in self.report.used if name not in dropped]
-            self.report.refused += [(name, reason) for name in dropped]
+        paths = {name: (self.folder / name).resolve() for name in self.report.accepted}
+        excluded = [name for name, path in paths.items() if folder.resolve() in path.parents]
+        if excluded:
+            self.images = self.images[[name not in excluded for name in self.report.accepted]]
+            self.report.accepted = [name for name in self.report.accepted if name not in excluded]
+            self.report.rejected += [(name, reason) for name in excluded]
             self._check_not_empty()
 
     def _check_not_empty(self) -> None:
         if not len(self.images):
-            looked_for = ", ".join(self.exts)
-            raise ValueError(f"no usable image in {quote(str(self.folder))} (looked for {looked_for}): {self.report}")
+            extensions = ", ".join(self.exts)
+            raise ValueError(f"no usable image in {quote(str(self.folder))} (looked for {extensions}): {self.report}")
+
+
+# ----------------------------------------------------------------------------
+# Prepared datasets
 
 
 def is_prepared(folder: Path) -> bool:
+    """Return whether a folder holds the files of a prepared dataset."""
     return (folder / IMAGES).is_file() and (folder / REPORT).is_file()
 
 
-def load_prepared(folder: Path, image_size: int, mode: str) -> tuple[np.ndarray, Report]:
-    """Map a dataset that `dp.data.prepare.prepare` wrote: uint8 [N,image_size,image_size,C], read from disk on access,
-    and its report.
+def load_prepared(folder: Path, image_size: int, mode: str) -> tuple[np.ndarray, DatasetReport]:
+    """Return the images of a prepared dataset, uint8 [N,image_size,image_size,C] and read from disk on access, and its
+    report. Raises ValueError if it is damaged, or has another size or mode.
     """
     try:
         images = prepared_images(folder)
-        facts = read(folder / REPORT, MAX_REPORT)
-        report = Report(list(facts["used"]), [(name, reason) for name, reason in facts["refused"]])
-        if len(images) != len(report.used):
-            raise ValueError(f"{images.shape} for {len(report.used)} names")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        report = DatasetReport.load(folder)
+        if len(images) != len(report.accepted):
+            raise ValueError(f"{IMAGES} has {len(images):,} images, {REPORT} {len(report.accepted):,} names")
+    except (OSError, ValueError) as error:
         raise ValueError(f"the dataset in {quote(str(folder))} is damaged ({error}); prepare it again") from None
     height, width, channels = images.shape[1:]
     if (height, width, channels) != (image_size, image_size, len(mode)):
-        was = f"{width} x {height} {MODES.get(channels, f'with {channels} channels')}"
-        wanted = f"{image_size} x {image_size} {mode}"
-        raise ValueError(f"the dataset in {quote(str(folder))} is {was}, and {wanted} is asked for; prepare it again")
+        found = f"{width} x {height} {MODES.get(channels, f'with {channels} channels')}"
+        expected = f"{image_size} x {image_size} {mode}"
+        raise ValueError(f"the dataset in {quote(str(folder))} is {found}, expected {expected}; prepare it again")
     return images, report
 
 
 def prepared_images(folder: Path) -> np.ndarray:
-    """Return the array of a prepared dataset, uint8 [N,H,W,C]. Raises ValueError where it is damaged."""
-    if not (folder / IMAGES).is_file():  # a pipe would never answer
+    """Return the array of a prepared dataset, uint8 [N,H,W,C], mapped into memory. Raises ValueError if it is
+    damaged.
+    """
+    if not (folder / IMAGES).is_file():  # opening a pipe would block
         raise ValueError(f"{IMAGES} is missing, or not a file")
     try:
-        # Copy on write: the file cannot change through it, and torch takes no read-only array without a warning.
+        # Copy on write protects the file, and torch warns about read-only arrays.
         images = np.load(folder / IMAGES, mmap_mode="c", allow_pickle=False)
-    except Exception as error:  # NumPy has no one class for what may be wrong with a file
+    except Exception as error:  # NumPy has no common base class for the errors of damaged files
         raise ValueError(f"{IMAGES} cannot be read ({error})") from None
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise ValueError(f"{IMAGES} does not hold images")
     return images
 
 
+def contact_sheet(folder: str | Path, count: int = 24) -> np.ndarray:
+    """Return up to `count` evenly spaced images of a prepared dataset as one grid, uint8 [H,W,C]. Raises ValueError if
+    it is damaged.
+    """
+    images = prepared_images(Path(folder))
+    if images.shape[-1] not in MODES or not images.size:
+        raise ValueError(f"{IMAGES} does not hold images")
+    return make_grid(images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)])
+
+
 @contextmanager
-def appending(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
-    """A function that adds one uint8 array of `shape` to a new .npy file, whose head is put right at the end."""
+def npy_writer(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that appends one uint8 array of `shape` to a new .npy file. The header, which states the number
+    of arrays, is completed at the end.
+    """
     count = 0
 
-    def write_head() -> int:
-        head = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
-        np.lib.format.write_array_header_1_0(file, head)  # padded to a multiple of 64 bytes
+    def write_header() -> int:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+        np.lib.format.write_array_header_1_0(file, header)  # padded to a multiple of 64 bytes
         return file.tell()
 
     def append(array: np.ndarray) -> None:
@@ -157,41 +161,51 @@ def appending(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarr
         count += 1
 
     with path.open("wb") as file:
-        start = write_head()
+        start = write_header()
         yield append
         file.seek(0)
-        if write_head() != start:
-            raise RuntimeError(f"the head of {quote(str(path))} does not have one length for every number of pictures")
+        if write_header() != start:
+            raise RuntimeError(f"the length of the header of {quote(str(path))} depends on the number of images")
 
 
-def decode_folder(folder: Path, image_size: int, mode: str, exts: Sequence[str]) -> tuple[np.ndarray, Report]:
-    """Every file below `folder`, in the order of their names -> uint8 [N,image_size,image_size,C], and the report."""
-    report = Report()
-    files = sorted(files_below(folder, report))
-    images = allocate((len(files), image_size, image_size, len(mode)))  # each letter of the three modes is a channel
+# ----------------------------------------------------------------------------
+# Folders of image files
+
+
+def decode_folder(folder: Path, image_size: int, mode: str, exts: Sequence[str]) -> tuple[np.ndarray, DatasetReport]:
+    """Decode all images below `folder` in the order of their names. Return them, uint8 [N,image_size,image_size,C], and
+    the report.
+    """
+    report = DatasetReport()
+    files = sorted(walk_files(folder, report))
+    images = allocate((len(files), image_size, image_size, len(mode)))  # each letter of the mode is one channel
     for path in files:
         name = path.relative_to(folder).as_posix()
         try:
-            images[len(report.used)] = decode(path, image_size, mode, exts)
-            report.used.append(name)
-        except Refused as reason:
-            report.refused.append((name, str(reason)))
-    return images[: len(report.used)], report
+            images[len(report.accepted)] = decode(path, image_size, mode, exts)
+            report.accepted.append(name)
+        except InvalidImage as reason:
+            report.rejected.append((name, str(reason)))
+    return images[: len(report.accepted)], report
 
 
-def files_below(folder: Path, report: Report) -> Iterator[Path]:
-    """All files below `folder`, and links to folders; a folder that cannot be opened goes to the report."""
+def walk_files(folder: Path, report: DatasetReport) -> Iterator[Path]:
+    """Yield all files below `folder`, and the links to folders, which are not followed. Folders that cannot be opened
+    are added to the report as rejected.
+    """
 
-    def refuse(error: OSError) -> None:
-        report.refused.append((Path(error.filename).relative_to(folder).as_posix(), "no permission to open"))
+    def reject(error: OSError) -> None:
+        report.rejected.append((Path(error.filename).relative_to(folder).as_posix(), "no permission to open"))
 
-    for here, folders, names in os.walk(folder, onerror=refuse):
+    for here, folders, names in os.walk(folder, onerror=reject):
         yield from (Path(here, name) for name in names)
         yield from (Path(here, name) for name in folders if os.path.islink(Path(here, name)))
 
 
 def allocate(shape: tuple[int, ...]) -> np.ndarray:
-    """A uint8 array of that shape: in memory, or past MEMORY_LIMIT in a temporary file that goes with it."""
+    """Return an uninitialized uint8 array, in memory or, above MEMORY_LIMIT, in a temporary file that is deleted with
+    the array.
+    """
     if int(np.prod(shape)) <= MEMORY_LIMIT:
         return np.empty(shape, np.uint8)
     with tempfile.TemporaryFile() as file:

@@ -1,16 +1,17 @@
-"""Prepare a dataset: check and decode a folder, files or archives, or several of these, and report on every file.
+"""Prepare a dataset: check and decode folders, files and archives, and report the result for every file.
 
     images.npy   uint8 [N,H,W,C], in the order of the names
-    report.json  `dp.data.report.Findings`
+    report.json  `dp.data.report.DatasetReport`
 
-`ImageDataset` and `Trainer` take the folder of these two as it is. Everything is listed first, so that what is too much
-is said before the work begins; then each file is decoded once and let go. Names from outside are only ever shown.
+`ImageDataset` and `Trainer` accept the folder of these two files. All sources are listed first, so that exceeded limits
+are reported before decoding begins. Each file is then decoded once, and only one is in memory at a time. The sources'
+file names are never used as paths to write to.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
@@ -18,127 +19,149 @@ from typing import NamedTuple
 
 from dp.data.archives import archive_kinds
 from dp.data.codec import MODES
-from dp.data.dataset import IMAGES, appending, is_prepared
-from dp.data.decode import Picture, Refused, check_name, read_picture
+from dp.data.dataset import IMAGES, is_prepared, npy_writer
+from dp.data.decode import DecodedImage, InvalidImage, check_name, decode_image
 from dp.data.limits import Limits
-from dp.data.report import Findings
-from dp.data.sources import Found, files_of, is_left_aside
+from dp.data.report import DatasetReport
+from dp.data.sources import SourceFile, is_ignored, iter_files
 from dp.system.atomic_files import replacing
 from dp.system.text import shown
 from dp.system.validation import quote
 
-PROGRESS_S = 0.1  # from one word on the progress to the next
+PROGRESS_S = 0.1  # interval between progress reports while files are decoded
 LISTING_S = 1.0  # the same while files are listed
-REASON = 300  # characters of one, which may quote what it is about
-SANE = Limits()
+MAX_REASON = 300  # length limit of a reason, which may quote the file
+DEFAULT_LIMITS = Limits()
 
 
 class Progress(NamedTuple):
-    """So many of the files looked at; `total` is None while they are listed; `report` comes with the last one."""
+    """The number of files done, their total (None while files are still being listed), and the name of the current
+    file. The last one has the `report`.
+    """
 
     done: int
     total: int | None
     name: str
-    report: Findings | None = None
+    report: DatasetReport | None = None
 
 
 def prepare(
     sources: str | Path | Sequence[str | Path],
-    into: str | Path,
+    output_dir: str | Path,
     image_size: int,
     mode: str = "RGB",
     *,
     names: Sequence[str] | None = None,
-    limits: Limits = SANE,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[Progress]:
-    """A folder, a file, an archive (zip or tar), or a list of them -> the dataset folder `into`: whole at the last
-    `Progress`, or not there at all. May be closed at any time.
+    """Create the dataset folder `output_dir` from a folder, a file, an archive (zip or tar), or a list of these. Yield
+    the progress. The folder appears complete, just before the last `Progress`; closing the iterator earlier leaves
+    nothing behind.
 
-    mode: 'L', 'RGB' or 'RGBA'. names: what each of `sources` was called where it came from; its own name otherwise.
-    Too much, no usable image, or an `into` that holds anything but a dataset is a ValueError.
+    mode: 'L', 'RGB' or 'RGBA'. names: the display names of the sources, by default their file names. Raises ValueError
+    if a limit is exceeded, there is no usable image, or `output_dir` holds anything but a dataset.
     """
-    into, paths = Path(into), [Path(path) for path in ([sources] if isinstance(sources, (str, Path)) else sources)]
+    paths = [Path(path) for path in ([sources] if isinstance(sources, (str, Path)) else sources)]
     names = [path.name or str(path) for path in paths] if names is None else list(names)
+    output_dir = Path(output_dir)
     if mode not in MODES.values():
         raise ValueError(f"mode must be one of {', '.join(MODES.values())}, got {quote(mode)}")
     if image_size < 1:
         raise ValueError(f"image_size must be at least 1, got {quote(image_size)}")
     if len(names) != len(paths):
         raise ValueError(f"{len(names)} names for {len(paths)} sources")
-    if into.exists() and not (into.is_dir() and (is_prepared(into) or not any(into.iterdir()))):
-        raise ValueError(f"{quote(str(into))} holds other things than a dataset; choose another place")
+    if output_dir.exists() and not (output_dir.is_dir() and (is_prepared(output_dir) or not any(output_dir.iterdir()))):
+        raise ValueError(f"{quote(str(output_dir))} is not empty and not a dataset; choose another folder")
     yield Progress(0, None, "")
-    report = Findings()
-    with ExitStack() as opened:
-        found: list[Found] = []
-        said = time.monotonic()
-        for path, name in zip(paths, names):
-            before = len(found), report.left_aside
-            try:
-                for one in files_of(path, name, len(paths) > 1, limits, opened, report):
-                    if is_left_aside(one.inner):
-                        report.left_aside += 1
-                    else:
-                        found.append(one)
-                    if len(found) + report.left_aside > limits.files:
-                        raise ValueError(f"more than {limits.files:,} files; bring fewer")
-                    if time.monotonic() - said > LISTING_S:  # a compressed tar is unpacked here
-                        yield Progress(0, None, shown(one.name))
-                        said = time.monotonic()
-            except Refused as reason:  # the source as a whole
-                del found[before[0] :]
-                report.left_aside = before[1]
-                report.refused.append((name, str(reason)))
-        report.refused = [(shown(name), shown(reason, REASON)) for name, reason in report.refused]
-        total_bytes = sum(one.size for one in found if one.size <= limits.file_bytes)
-        if total_bytes > limits.total_bytes:
-            raise ValueError(f"{total_bytes:,} bytes in all, more than {limits.total_bytes:,}; bring fewer files")
-        found.sort(key=lambda one: one.name.split("/"))
-        with replacing(into) as aside:
-            aside.mkdir()
-            yield from _decode(found, aside / IMAGES, (image_size, image_size, len(mode)), mode, limits, report)
-            report.save(aside)
-    yield Progress(len(found), len(found), "", report)
+    report = DatasetReport()
+    with ExitStack() as stack:
+        files = yield from _list_files(paths, names, limits, stack, report)
+        with replacing(output_dir) as partial_dir:
+            partial_dir.mkdir()
+            shape = (image_size, image_size, len(mode))
+            yield from _decode_files(files, partial_dir / IMAGES, shape, mode, limits, report)
+            report.save(partial_dir)
+    yield Progress(len(files), len(files), "", report)
 
 
-def _decode(
-    found: list[Found], path: Path, shape: tuple[int, int, int], mode: str, limits: Limits, report: Findings
+def _list_files(
+    paths: list[Path], names: list[str], limits: Limits, stack: ExitStack, report: DatasetReport
+) -> Generator[Progress, None, list[SourceFile]]:
+    """Yield the progress, and return the files of all sources, sorted by name. Sources that are unusable as a whole are
+    added to the report. Raises ValueError if a limit is exceeded.
+    """
+    files: list[SourceFile] = []
+    last_progress = time.monotonic()
+    for path, name in zip(paths, names):
+        count, ignored = len(files), report.ignored
+        try:
+            for file in iter_files(path, name, len(paths) > 1, limits, stack, report):
+                if is_ignored(file.inner):
+                    report.ignored += 1
+                else:
+                    files.append(file)
+                if len(files) + report.ignored > limits.files:
+                    raise ValueError(f"more than {limits.files:,} files; bring fewer")
+                if time.monotonic() - last_progress > LISTING_S:  # listing a compressed tar decompresses it
+                    yield Progress(0, None, shown(file.name))
+                    last_progress = time.monotonic()
+        except InvalidImage as reason:
+            del files[count:]
+            report.ignored = ignored
+            report.rejected.append((name, str(reason)))
+    report.rejected = [(shown(name), shown(reason, MAX_REASON)) for name, reason in report.rejected]
+    total_bytes = sum(file.size for file in files if file.size <= limits.file_bytes)
+    if total_bytes > limits.total_bytes:
+        raise ValueError(f"{total_bytes:,} bytes in total, more than {limits.total_bytes:,}; bring fewer files")
+    return sorted(files, key=lambda file: file.name.split("/"))
+
+
+def _decode_files(
+    files: list[SourceFile],
+    path: Path,
+    shape: tuple[int, int, int],
+    mode: str,
+    limits: Limits,
+    report: DatasetReport,
 ) -> Iterator[Progress]:
-    """Each file -> the next row of the array at `path`, or a line of `report`."""
-    kept: dict[bytes, str] = {}  # hash of the pixels -> name
-    pictures, said = [], 0.0
-    with appending(path, shape) as append:
-        for done, one in enumerate(found):
-            name = shown(one.name)
-            if time.monotonic() - said > PROGRESS_S:
-                yield Progress(done, len(found), name)
-                said = time.monotonic()
+    """Decode the files to the array at `path`, without duplicates, and add the result for each file to the report.
+    Raises ValueError if there is no usable image.
+    """
+    name_by_hash: dict[bytes, str] = {}
+    found: list[tuple[int, int, str]] = []  # original width, height and kind of each accepted image
+    last_progress = 0.0
+    with npy_writer(path, shape) as append:
+        for done, file in enumerate(files):
+            name = shown(file.name)
+            if time.monotonic() - last_progress > PROGRESS_S:
+                yield Progress(done, len(files), name)
+                last_progress = time.monotonic()
             try:
-                picture = _read(one, shape[0], mode, limits)
-            except Refused as reason:
-                report.refused.append((name, shown(str(reason), REASON)))
+                image = _decode(file, shape[0], mode, limits)
+            except InvalidImage as reason:
+                report.rejected.append((name, shown(str(reason), MAX_REASON)))
                 continue
-            key = blake2b(picture.pixels, digest_size=16).digest()
-            if key in kept:
-                report.duplicates.append((name, kept[key]))
+            digest = blake2b(image.pixels, digest_size=16).digest()
+            if digest in name_by_hash:
+                report.duplicates.append((name, name_by_hash[digest]))
                 continue
-            kept[key] = name
-            append(picture.pixels)
-            report.used.append(name)
-            pictures.append((picture.width, picture.height, picture.kind))
-        if not pictures:
-            raise ValueError(report.nothing())
-    report.describe(pictures, shape[0])
+            name_by_hash[digest] = name
+            append(image.pixels)
+            report.accepted.append(name)
+            found.append((image.width, image.height, image.kind))
+        if not found:
+            raise ValueError(report.no_images_message())
+    report.describe(found, shape[0])
 
 
-def _read(one: Found, image_size: int, mode: str, limits: Limits) -> Picture:
-    if one.is_named:
-        if archive_kinds.stem(one.name) is not None:
-            raise Refused("an archive inside a folder or an archive is not opened; bring it by itself")
-        if why := archive_kinds.why_not_read(one.name):
-            raise Refused(why)
-        check_name(one.inner)
-    if one.size > limits.file_bytes:
-        raise Refused(f"{one.size:,} bytes, more than {limits.file_bytes:,}")
-    with one.open() as file:
-        return read_picture(file, image_size, mode, limits.pixels)
+def _decode(file: SourceFile, image_size: int, mode: str, limits: Limits) -> DecodedImage:
+    if file.needs_image_name:
+        if archive_kinds.stem(file.name) is not None:
+            raise InvalidImage("an archive inside a folder or an archive is not opened; bring it by itself")
+        if reason := archive_kinds.unsupported_reason(file.name):
+            raise InvalidImage(reason)
+        check_name(file.inner)
+    if file.size > limits.file_bytes:
+        raise InvalidImage(f"{file.size:,} bytes, more than {limits.file_bytes:,}")
+    with file.open() as opened:
+        return decode_image(opened, image_size, mode, limits.pixels)

@@ -1,6 +1,4 @@
-"""The report of a prepared dataset: its facts on disk, a summary for the person who uploaded the images, and a contact
-sheet.
-"""
+"""The report of a dataset: the result for each file on disk, and a summary for the person who uploaded the images."""
 
 from __future__ import annotations
 
@@ -12,68 +10,84 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dp.data.codec import MODES, grid
-from dp.data.dataset import IMAGES, MAX_REPORT, REPORT, Report, prepared_images
 from dp.system.records import WHOLE, fits, read
 from dp.system.validation import quote
 
+REPORT = "report.json"
+MAX_REPORT = 200_000_000  # size limit of report.json in bytes; it names every file
+
 
 @dataclass
-class Findings(Report):
-    """The report of a prepared dataset. `used` names the images in the array's order."""
+class DatasetReport:
+    """The result for each file of a dataset.
 
-    duplicates: list[tuple[str, str]] = field(
-        default_factory=list
-    )  # the name, and that of the image with the same pixels
-    left_aside: int = 0  # hidden and system files
-    kinds: dict[str, int] = field(default_factory=dict)  # color, grayscale, with transparency -> number of images
-    sizes: dict[str, list[int]] = field(default_factory=dict)  # smallest, median, largest -> [width, height], as found
-    smaller: int = 0  # images that had to be enlarged
+    accepted: the names of the images, in the order of the array. rejected: name and reason of each rejected file.
+    duplicates: the name of each image that was skipped, and that of the accepted image with the same pixels. ignored:
+    number of hidden and system files. kinds: number of images by kind (color, grayscale, with transparency). sizes:
+    smallest, median and largest size before resizing, [width, height]. smaller: number of images that were enlarged.
+
+    Names are relative to the folder, or as `dp.data.sources` composes them for a prepared dataset. Datasets that are
+    decoded in memory have only `accepted` and `rejected`.
+    """
+
+    accepted: list[str] = field(default_factory=list)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    ignored: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, list[int]] = field(default_factory=dict)
+    smaller: int = 0
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.accepted)} images accepted, {len(self.rejected)} files rejected"]
+        return "\n".join(lines + [f"  {name}: {reason}" for name, reason in self.rejected])
 
     def save(self, folder: Path) -> None:
+        """Write report.json to the folder of a prepared dataset."""
         (folder / REPORT).write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path) -> Findings:
-        """Load the report of a prepared dataset. Raises ValueError where it is damaged, and OSError."""
-        facts = read(Path(folder) / REPORT, MAX_REPORT)
-        checks = FIELDS.items()
-        if wrong := [key for key, fits in checks if key in facts and not fits(facts[key])] or facts.keys() - FIELDS:
-            raise ValueError(f"the report of these images is damaged: {min(wrong)!r} is {quote(facts[min(wrong)])}")
-        kinds = {SPELLINGS.get(kind, kind): count for kind, count in facts.get("kinds", {}).items()}
-        pairs = {key: list(map(tuple, facts.get(key, []))) for key in ("refused", "duplicates")}
+    def load(cls, folder: str | Path) -> DatasetReport:
+        """Load the report of a prepared dataset. Raises ValueError if it is damaged, and OSError."""
+        facts = {OLD_FIELDS.get(key, key): value for key, value in read(Path(folder) / REPORT, MAX_REPORT).items()}
+        if wrong := [key for key, is_valid in FIELDS.items() if key in facts and not is_valid(facts[key])]:
+            raise ValueError(f"the dataset's {REPORT} is damaged: {min(wrong)!r} is {quote(facts[min(wrong)])}")
+        if unknown := facts.keys() - FIELDS.keys():
+            raise ValueError(f"the dataset's {REPORT} is damaged: unknown field {quote(min(unknown))}")
+        kinds = {OLD_KINDS.get(kind, kind): count for kind, count in facts.get("kinds", {}).items()}
+        pairs = {key: list(map(tuple, facts.get(key, []))) for key in ("rejected", "duplicates")}
         return cls(**facts | pairs | {"kinds": kinds})
 
-    def describe(self, pictures: list[tuple[int, int, str]], image_size: int) -> None:
-        """Add the sizes and kinds of the accepted images, each a width, a height and a kind."""
-        sizes = sorted(([width, height] for width, height, _ in pictures), key=lambda size: (min(size), max(size)))
+    def describe(self, images: list[tuple[int, int, str]], image_size: int) -> None:
+        """Set the sizes and kinds from the accepted images: the original width, height and kind of each."""
+        sizes = sorted(([width, height] for width, height, _ in images), key=lambda size: (min(size), max(size)))
         self.sizes = {"smallest": sizes[0], "median": sizes[len(sizes) // 2], "largest": sizes[-1]}
         self.smaller = sum(min(size) < image_size for size in sizes)
-        self.kinds = dict(Counter(kind for *_, kind in pictures).most_common())
+        self.kinds = dict(Counter(kind for *_, kind in images).most_common())
 
-    def sentences(self) -> list[str]:
-        """Return the summary for the person who uploaded the images, without their names."""
-        count = len(self.used)
+    def summary_lines(self) -> list[str]:
+        """Return the summary for the person who uploaded the images, without file names. The last line says what to
+        expect from training on them.
+        """
+        count = len(self.accepted)
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in self.kinds.items())
         sizes = ", ".join(f"{which} {width} x {height}" for which, (width, height) in self.sizes.items())
-        said = [f"{count:,} images accepted ({kinds}; {sizes})." if count > 1 else f"One image accepted ({sizes})."]
-        if self.refused:
-            said.append(f"{len(self.refused):,} rejected, with the reasons below.")
+        lines = [f"{count:,} images accepted ({kinds}; {sizes})." if count > 1 else f"One image accepted ({sizes})."]
+        if self.rejected:
+            lines.append(f"{len(self.rejected):,} rejected, with the reasons below.")
         if self.duplicates:
-            said.append(f"{len(self.duplicates):,} duplicates (the same pixels) skipped.")
-        if self.left_aside:
-            said.append(f"{self.left_aside:,} hidden or system files ignored.")
+            lines.append(f"{len(self.duplicates):,} duplicates (the same pixels) skipped.")
+        if self.ignored:
+            lines.append(f"{self.ignored:,} hidden or system files ignored.")
         if self.smaller:
-            said.append(f"{self.smaller:,} are smaller than the training size and will look blurred.")
-        return [*said, next(words for fewer_than, words in EXPECT if count < fewer_than)]
+            lines.append(f"{self.smaller:,} are smaller than the training size and will look blurred.")
+        return [*lines, next(advice for limit, advice in EXPECT if count < limit)]
 
-    def nothing(self) -> str:
-        """Return why there is no usable image."""
-        reasons = [f"{name}: {reason}" for name, reason in self.refused[:5]] or ["no files found"]
-        reasons += [f"and {len(self.refused) - 5:,} more"] if len(self.refused) > 5 else []
-        reasons += [f"{self.left_aside:,} hidden or system files ignored"] if self.left_aside else []
+    def no_images_message(self) -> str:
+        """Return why there is no usable image, with the first reasons."""
+        reasons = [f"{name}: {reason}" for name, reason in self.rejected[:5]] or ["no files found"]
+        reasons += [f"and {len(self.rejected) - 5:,} more"] if len(self.rejected) > 5 else []
+        reasons += [f"{self.ignored:,} hidden or system files ignored"] if self.ignored else []
         return f"no usable image ({'; '.join(reasons)})"
 
 
@@ -98,20 +112,21 @@ def _are_sizes(value: Any) -> bool:
     return all(isinstance(size, list) and len(size) == 2 and all(map(_is_whole, size)) for size in sizes)
 
 
-SPELLINGS = {"colour": "color", "grey": "grayscale"}  # of kinds in reports of the first version
-FIELDS: dict[str, Callable[[Any], bool]] = {  # of report.json
-    "used": _are_texts,
-    "refused": _are_pairs,
+FIELDS: dict[str, Callable[[Any], bool]] = {  # of report.json, each with its check
+    "accepted": _are_texts,
+    "rejected": _are_pairs,
     "duplicates": _are_pairs,
-    "left_aside": _is_whole,
+    "ignored": _is_whole,
     "kinds": _are_counts,
     "sizes": _are_sizes,
     "smaller": _is_whole,
 }
-
+# Names in reports of the first version.
+OLD_FIELDS = {"used": "accepted", "refused": "rejected", "left_aside": "ignored"}
+OLD_KINDS = {"colour": "color", "grey": "grayscale"}
 
 # The statement about the 112 faces was measured (checkpoints/faces-32/README.md); the rest is advice.
-EXPECT = (  # for fewer images than this number, the advice
+EXPECT = (  # (limit, the advice for fewer images than that)
     (
         20,
         "A model memorizes so few images: expect copies and hardly anything new. Ten minutes are enough to see it; more"
@@ -138,11 +153,3 @@ EXPECT = (  # for fewer images than this number, the advice
         " shapes and colors, unless the images are much alike.",
     ),
 )
-
-
-def contact_sheet(folder: str | Path, count: int = 24) -> np.ndarray:
-    """Return up to `count` evenly chosen images of a prepared dataset in one grid, uint8 [H,W,C]."""
-    images = prepared_images(Path(folder))
-    if images.shape[-1] not in MODES or not images.size:
-        raise ValueError(f"{IMAGES} does not hold images")
-    return grid(images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)])

@@ -1,7 +1,7 @@
-"""List the files in a source, which is a folder, a file, or a zip or tar archive, each with a function that opens it.
+"""List the files of a source (a folder, a file, or a zip or tar archive), each with a function that opens it.
 
-The content of a file decides whether it is an archive, not its name. Names from outside are only shown: the files in an
-archive are read into memory or copied to an unnamed temporary file, and nothing is written or opened under their names.
+The content of a file decides whether it is an archive, not its name. Names in archives are only displayed: their files
+are read into memory or copied to an unnamed temporary file, and no file is created or opened under such a name.
 """
 
 from __future__ import annotations
@@ -16,51 +16,60 @@ from typing import Any, BinaryIO, NamedTuple
 
 from dp.data.archives import archive_kinds, tar_files, zip_directory, zip_files
 from dp.data.archives.tar_blocks import SPOOL_BYTES
-from dp.data.dataset import Report, files_below
-from dp.data.decode import EXTENSIONS, Refused, check_name, open_file
+from dp.data.dataset import walk_files
+from dp.data.decode import EXTENSIONS, InvalidImage, check_name, open_file
 from dp.data.limits import Limits
+from dp.data.report import DatasetReport
 
-SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini")  # beside the hidden ones, whose names begin with a dot
+SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini")  # ignored, as are names that begin with a dot
 
 
-class Found(NamedTuple):
-    """One file: the name to show, that within its folder or archive, its bytes as far as is known, and how to get at
-    them.
+class SourceFile(NamedTuple):
+    """One file of a source.
+
+    name: for display and for sorting. inner: the path within the folder or archive. size: in bytes, 0 if unknown. open:
+    opens the file, or raises InvalidImage. needs_image_name: whether the file is rejected unless its name has the
+    extension of an image.
     """
 
     name: str
     inner: str
     size: int
     open: Callable[[], BinaryIO]
-    is_named: bool = True  # whether its name must be that of an image
+    needs_image_name: bool = True
 
 
-def files_of(
-    path: Path, name: str, is_one_of_many: bool, limits: Limits, opened: ExitStack, report: Report
-) -> Iterator[Found]:
-    """Yield the files in a source. Raises Refused where the source as a whole cannot be used."""
+def iter_files(
+    path: Path, name: str, is_one_of_many: bool, limits: Limits, stack: ExitStack, report: DatasetReport
+) -> Iterator[SourceFile]:
+    """Yield the files of a source. Raises InvalidImage if the source as a whole is unusable.
+
+    name: the source's name for display. is_one_of_many: whether the names of its files begin with that name. stack:
+    keeps an archive open for as long as its files are read. report: receives the folders that cannot be opened.
+    """
     if os.path.isdir(path):
         root = os.path.realpath(path)
-        for file in files_below(path, report):
+        for file in walk_files(path, report):
             inner = file.relative_to(path).as_posix()
-            yield Found(
+            yield SourceFile(
                 f"{name}/{inner}" if is_one_of_many else inner, inner, _size(file), partial(_open_below, root, file)
             )
         return
-    kind = "" if is_left_aside(name) or _suffix(name) in EXTENSIONS else _kind(path, name)
+    kind = "" if is_ignored(name) or _suffix(name) in EXTENSIONS else _kind(path, name)
     if kind in ("", "image"):
-        yield Found(name, name, _size(path), partial(open_file, path), not (kind and archive_kinds.stem(name)))
+        yield SourceFile(name, name, _size(path), partial(open_file, path), not (kind and archive_kinds.stem(name)))
         return
-    inside = _in_zip if kind == "zip" else partial(_in_tar, packing=kind)
+    list_archive = _zip_members if kind == "zip" else partial(_tar_members, compression=kind)
     is_empty = True
-    for found in inside(opened.enter_context(open_file(path)), name, limits=limits, opened=opened):
+    for file in list_archive(stack.enter_context(open_file(path)), name, limits=limits, stack=stack):
         is_empty = False
-        yield found
+        yield file
     if is_empty:
-        raise Refused("an archive without files")
+        raise InvalidImage("an archive without files")
 
 
-def is_left_aside(name: str) -> bool:
+def is_ignored(name: str) -> bool:
+    """Return whether a path names a hidden or system file, or lies in a hidden folder."""
     parts = [part for part in name.lower().split("/") if part.strip(".")]
     return any(part.startswith(".") or part in SYSTEM_FILES for part in parts)
 
@@ -72,13 +81,13 @@ def _suffix(name: str) -> str:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # told with its reason when it is to be opened
+    except OSError:  # opening it will report the reason
         return 0
 
 
 def _open_below(root: str, path: Path) -> BinaryIO:
     if not Path(os.path.realpath(path)).is_relative_to(root):
-        raise Refused("a link that leads out of the folder; copy the picture here")
+        raise InvalidImage("a link that leads out of the folder; copy the image here")
     return open_file(path)
 
 
@@ -87,39 +96,43 @@ def _open_below(root: str, path: Path) -> BinaryIO:
 
 
 def _kind(path: Path, name: str) -> str:
-    """Return "zip", "tar", a compression that a tar may have, "image", or "" for what is none of these. Raises Refused
-    for an archive that is not read.
+    """Return "zip", "tar", the compression of a tar, "image", or "" for any other content. Raises InvalidImage for an
+    unsupported archive.
     """
     with open_file(path) as file:
-        kind = archive_kinds.kind_of(file.read(archive_kinds.HEAD_BYTES))
+        kind = archive_kinds.detect_kind(file.read(archive_kinds.HEADER_BYTES))
         may_be_zip = kind == "zip" or not (kind or archive_kinds.is_tar_name(name))
-        if may_be_zip and zip_directory.find_end(file):  # other bytes may precede a zip, as in a self-extracting one
+        if may_be_zip and zip_directory.find_directory(
+            file
+        ):  # other bytes may precede the zip, as in a self-extracting archive
             return "zip"
-    if kind in ("tar", "image", *archive_kinds.PACKED) and not archive_kinds.is_part(name):
+    if kind in ("tar", "image", *archive_kinds.COMPRESSIONS) and not archive_kinds.is_split_part(name):
         return kind
-    if why := archive_kinds.why_not_read(name, kind):
-        raise Refused(why)
+    if why := archive_kinds.unsupported_reason(name, kind):
+        raise InvalidImage(why)
     if not kind and archive_kinds.is_tar_name(name):
-        return "tar"  # whose first header may be damaged
+        return "tar"  # its first header may be damaged
     if not kind and archive_kinds.stem(name):
-        raise Refused(f"damaged, or not an archive: its content is neither a zip nor a tar; {archive_kinds.REPACK}")
+        raise InvalidImage(
+            f"damaged, or not an archive: its content is neither a zip nor a tar; {archive_kinds.REPACK}"
+        )
     return kind
 
 
-def _in_zip(file: BinaryIO, name: str, limits: Limits, opened: ExitStack) -> Iterator[Found]:
-    entries, missing = zip_files.entries_of(file, limits)
+def _zip_members(file: BinaryIO, name: str, limits: Limits, stack: ExitStack) -> Iterator[SourceFile]:
+    entries, missing = zip_files.read_entries(file, limits)
     for entry in entries:
         if not entry.is_folder:
-            yield _found(name, entry.name, entry.size, partial(zip_files.read, file, entry))
+            yield _archived_file(name, entry.name, entry.size, partial(zip_files.read, file, entry))
     if missing:
-        yield _unreadable(name, f"damaged: {missing:,} entries of its list of files cannot be read")
+        yield _unreadable(name, f"damaged: {missing:,} entries of its directory cannot be read")
 
 
-def _in_tar(file: BinaryIO, name: str, packing: str, limits: Limits, opened: ExitStack) -> Iterator[Found]:
-    spool: Any = opened.enter_context(tempfile.SpooledTemporaryFile(SPOOL_BYTES))  # noqa: SIM115
-    for member in tar_files.members_of(file, packing, limits, spool, partial(_may_be_image, limits)):
+def _tar_members(file: BinaryIO, name: str, compression: str, limits: Limits, stack: ExitStack) -> Iterator[SourceFile]:
+    spool: Any = stack.enter_context(tempfile.SpooledTemporaryFile(SPOOL_BYTES))  # noqa: SIM115
+    for member in tar_files.iter_members(file, compression, limits, spool, partial(_may_be_image, limits)):
         if member.name:
-            yield _found(name, member.name, member.size, partial(tar_files.read, member))
+            yield _archived_file(name, member.name, member.size, partial(tar_files.read, member))
         else:
             yield _unreadable(name, member.problem)
 
@@ -127,28 +140,28 @@ def _in_tar(file: BinaryIO, name: str, packing: str, limits: Limits, opened: Exi
 def _may_be_image(limits: Limits, inner: str, size: int) -> bool:
     try:
         check_name(inner)
-    except Refused:
+    except InvalidImage:
         return False
-    return size <= limits.file_bytes and not is_left_aside(inner)
+    return size <= limits.file_bytes and not is_ignored(inner)
 
 
-def _found(archive: str, inner: str, size: int, read: Callable[[], BinaryIO]) -> Found:
-    shown = inner.removeprefix("./")
-    return Found(f"{archive}/{shown}", shown, size, partial(_open_inside, inner.split("/"), read))
+def _archived_file(archive: str, inner: str, size: int, read: Callable[[], BinaryIO]) -> SourceFile:
+    name = inner.removeprefix("./")
+    return SourceFile(f"{archive}/{name}", name, size, partial(_open_archived, inner.split("/"), read))
 
 
-def _open_inside(parts: list[str], read: Callable[[], BinaryIO]) -> BinaryIO:
+def _open_archived(parts: list[str], read: Callable[[], BinaryIO]) -> BinaryIO:
     if ".." in parts:
-        raise Refused("a name with '..', which leads out of the archive")
+        raise InvalidImage("a path with '..', which leads out of the archive")
     if not parts[0] or parts[0].endswith(":"):
-        raise Refused("an absolute name, which leads out of the archive")
+        raise InvalidImage("an absolute path, which leads out of the archive")
     return read()
 
 
-def _unreadable(archive: str, problem: str) -> Found:
-    """Return an entry that only adds a line about its archive to the report."""
+def _unreadable(archive: str, problem: str) -> SourceFile:
+    """Return a placeholder for a damaged part of an archive. Opening it fails, which adds the problem to the report."""
 
-    def refuse() -> BinaryIO:
-        raise Refused(problem)
+    def fail() -> BinaryIO:
+        raise InvalidImage(problem)
 
-    return Found(archive, archive, 0, refuse, is_named=False)
+    return SourceFile(archive, archive, 0, fail, needs_image_name=False)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dp.data.animation import encode_gif, encode_mp4, enlarged, film_strip, zipped
-from dp.data.codec import encode_png, grid, png_text
+from dp.data.animation import encode_gif, encode_mp4, film_strip, make_zip, upscale_nearest
+from dp.data.codec import encode_png, make_grid, read_png_text
 from dp.serving.frames import Frame, evenly
 from dp.system.validation import quote
 
@@ -38,7 +38,7 @@ def export(frames: Sequence[Frame], made_with: Mapping[str, Any], kind: Any) -> 
     name = f"{model}-{made_with['seed']}"
     final = frames[-1].x0
     if kind == "png":
-        return f"{name}.png", encode_png(grid(final), text)
+        return f"{name}.png", encode_png(make_grid(final), text)
     if kind == "images":
         singles = {
             f"{model}-{made_with['seed'] + i}.png": encode_png(
@@ -46,20 +46,20 @@ def export(frames: Sequence[Frame], made_with: Mapping[str, Any], kind: Any) -> 
             )
             for i, image in enumerate(final)
         }
-        return f"{name}-images.zip", zipped(singles)
+        return f"{name}-images.zip", make_zip(singles)
     if kind == "strip":
         chosen = [frames[i - 1].x0[0] for i in evenly(len(frames), MOMENTS)]
-        return f"{name}-strip.png", encode_png(film_strip(enlarged(np.stack(chosen), SIDE // 4)), text)
+        return f"{name}-strip.png", encode_png(film_strip(upscale_nearest(np.stack(chosen), SIDE // 4)), text)
     if kind == "zip":
         files = {
-            f"{key}/{frame.index:06d}.png": encode_png(grid(getattr(frame, key)))
+            f"{key}/{frame.index:06d}.png": encode_png(make_grid(getattr(frame, key)))
             for frame in frames
             for key in ("x_t", "x0")
         }
-        return f"{name}-steps.zip", zipped(files | {"settings.json": json.dumps(made_with, indent=2).encode()})
+        return f"{name}-steps.zip", make_zip(files | {"settings.json": json.dumps(made_with, indent=2).encode()})
     side = SIDE if kind == "gif" else 2 * SIDE
-    pairs = (np.stack([grid(frame.x_t), grid(frame.x0)]) for frame in frames)
-    film = (enlarged(film_strip(pair, gap=4), side) for pair in pairs)  # one at a time: together they are large
+    pairs = (np.stack([make_grid(frame.x_t), make_grid(frame.x0)]) for frame in frames)
+    film = (upscale_nearest(film_strip(pair, gap=4), side) for pair in pairs)  # one at a time: together they are large
     if kind == "gif":
         return f"{name}.gif", encode_gif(film, len(frames), 1 / FPS, text[KEY])
     return f"{name}.mp4", encode_mp4(film, FPS, text[KEY])
@@ -78,7 +78,7 @@ def readable(made_with: Mapping[str, Any]) -> str:
 
 def read_settings(data: bytes) -> dict[str, Any]:
     """Return the settings stored in a saved PNG, unchecked. Raises ValueError if there are none."""
-    text = png_text(data).get(KEY)
+    text = read_png_text(data).get(KEY)
     if text is None:
         raise ValueError("this PNG carries no settings: only pictures saved here do, and many programs drop them")
     try:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dp.data.codec import quantise, to_uint8
+from dp.data.codec import to_uint8, to_uint8_tensor
 from dp.diffusion.settings import SampleSettings
 from dp.diffusion.state import Step
 
@@ -86,7 +86,7 @@ class HostCopy:
         """Start the copy, without waiting for it."""
         x0, x_t = torch.cat([step.x0 for step in steps]), torch.cat([step.x_t for step in steps])
         on_cuda = x0.device.type == "cuda"  # elsewhere nothing would say when the copies are complete
-        images = quantise((x_t + 1) / 2), quantise((x0 + 1) / 2), x0.isfinite().flatten(1).all(1)
+        images = to_uint8_tensor((x_t + 1) / 2), to_uint8_tensor((x0 + 1) / 2), x0.isfinite().flatten(1).all(1)
         self._copies = [tensor.to("cpu", non_blocking=on_cuda) for tensor in images]
         self._arrived = torch.cuda.Event() if on_cuda else None
         if self._arrived:

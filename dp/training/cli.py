@@ -182,11 +182,11 @@ def prepare(run: RunFolder, settings: Settings, sources: list[str]) -> None:
             for progress in dp.prepare(sources, temporary / "dataset", settings.image_size):
                 bar.total = progress.total
                 bar.update(progress.done - bar.n)
-        config = settings.config(name[:MAX_NAME_LENGTH], len(progress.report.used), time.time())
+        config = settings.config(name[:MAX_NAME_LENGTH], len(progress.report.accepted), time.time())
         write_json(temporary / "config.json", config)
-    rejected = [f"  {name}: {reason}" for name, reason in progress.report.refused]
+    rejected = [f"  {name}: {reason}" for name, reason in progress.report.rejected]
     more = [f"  and {len(rejected) - MAX_LISTED:,} more"] if len(rejected) > MAX_LISTED else []
-    print("\n".join([*progress.report.sentences(), *rejected[:MAX_LISTED], *more]), flush=True)
+    print("\n".join([*progress.report.summary_lines(), *rejected[:MAX_LISTED], *more]), flush=True)
 
 
 def pause_on_interrupt(run: RunFolder) -> None:

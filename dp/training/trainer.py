@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from dp.checkpoints import folder as checkpoint
 from dp.checkpoints import schema
-from dp.data.codec import MODES, encode_png, grid, to_float, to_uint8
+from dp.data.codec import MODES, encode_png, make_grid, to_float, to_uint8
 from dp.data.dataset import ImageDataset
 from dp.diffusion.policy import DiffusionPolicy
 from dp.system.device import best_device, is_out_of_memory
@@ -134,7 +134,7 @@ class Trainer:
             channels = f"the model has {diffusion_model.channels} channels"
             raise ValueError(f"{channels}, which does not match convert_image_to={quote(mode)}")
         self.dataset = ImageDataset(folder, diffusion_model.image_size, convert_image_to=mode)
-        self.dataset.leave_out(self.run.samples, "a sample image of this run")
+        self.dataset.exclude(self.run.samples, "a sample image of this run")
         self.pixels = torch.from_numpy(self.dataset.images)  # uint8 [N,H,W,C]
 
         self.policy = diffusion_model.to(device)
@@ -305,7 +305,7 @@ class Trainer:
                 self.reporter.heartbeat(self.step)
                 images = (step.x0 + 1) / 2
             with self.run.replacing(self.run.sample(milestone)) as path:
-                path.write_bytes(encode_png(grid(to_uint8(images))))
+                path.write_bytes(encode_png(make_grid(to_uint8(images))))
 
     def save(self, milestone: int) -> None:
         """Write checkpoints/<milestone>/: a checkpoint folder with the EMA weights, and the training state for `load`.

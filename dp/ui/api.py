@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
-from dp.data.codec import encode_png, grid
+from dp.data.codec import encode_png, make_grid
 from dp.serving.engine import Engine
 from dp.serving.frames import Frame
 from dp.serving.handle import SampleRequest
@@ -112,7 +112,7 @@ def sample_value(frame: Frame | None, is_last: bool, run: SampleRequest) -> tupl
         return None, {"state": "running"} | ({"index": frame.index, "timesteps": frame.timesteps} if frame else {})
     used = {key: value for key, value in asdict(run.settings).items() if value is not None}
     name = f"{run.checkpoint}-{run.settings.seed}.png"
-    path = save_bytes_to_cache(encode_png(grid(frame.x0)), name, cache_dir=get_upload_folder())
+    path = save_bytes_to_cache(encode_png(make_grid(frame.x0)), name, cache_dir=get_upload_folder())
     return gr.FileData(path=path).model_dump(), {"state": "done", "checkpoint": run.checkpoint} | used
 
 

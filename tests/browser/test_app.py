@@ -16,7 +16,7 @@ from PIL import Image
 from zerogpu import DeviceAPI
 
 from dp import DiffusionPolicy
-from dp.data.codec import grid, to_uint8
+from dp.data.codec import make_grid, to_uint8
 
 DEFAULT = "faces-32"
 
@@ -111,7 +111,7 @@ def test_generate_streams_to_the_very_picture_that_sample_makes(page):
     assert page.is_visible("#generate") and not page.is_visible("#stop")
 
     images = policy().sample(2, timesteps=30, sampler="dpmpp_2m", seed=7)
-    np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8(images)))
+    np.testing.assert_array_equal(canvas_pixels(page), make_grid(to_uint8(images)))
 
 
 @pytest.mark.browser
@@ -216,7 +216,7 @@ def test_every_sampler_and_schedule_gives_what_sample_gives(client, sampler, sch
         seed=3,
     )
     assert made_with["seed"] == 3 and made_with["state"] == "done" and made_with["timesteps"] == 6
-    np.testing.assert_array_equal(read(file), grid(to_uint8(images)))
+    np.testing.assert_array_equal(read(file), make_grid(to_uint8(images)))
 
 
 def test_the_stream_gives_the_steps_as_they_come_and_the_single_images_at_the_end(client):

@@ -7,7 +7,7 @@ import torch
 from pages import ROOT, awaited, decode, hearing_late, settle, type_numbers, unfold
 
 from dp import DiffusionPolicy
-from dp.data.codec import grid, to_uint8
+from dp.data.codec import make_grid, to_uint8
 from dp.serving.engine import Engine
 from dp.serving.handle import SampleRequest
 from dp.ui.sampling.comparison import ComparisonResult, side_by_side
@@ -94,7 +94,7 @@ def test_each_variant_ends_in_what_the_library_makes_alone(engine):
     for variant, values, images in zip(variants, told, ends):
         assert values[0]["state"] == "waiting" and values[-1]["state"] == "done"
         assert {value["label"] for value in values} == {variant.label}
-        np.testing.assert_allclose(decode(values[-1]["src"]), grid(images), atol=1)
+        np.testing.assert_allclose(decode(values[-1]["src"]), make_grid(images), atol=1)
     table = result.table()
     assert table["longest"] == "12 steps"
     assert [row[:2] for row in table["rows"]] == [["3 steps", "3"], ["8 steps", "8"], ["12 steps", "12"]]
@@ -117,9 +117,9 @@ def test_step_k_of_n_stands_above_the_end_of_a_k_step_run(engine):
     for i, k in enumerate((2, 9)):
         cut, short = told[2 * i][-1], told[2 * i + 1][-1]
         assert (cut["index"], cut["timesteps"], cut["state"], cut["until"]) == (k, 60, "done", k)
-        np.testing.assert_allclose(decode(cut["src"]), grid(to_uint8((steps[k - 1].x0 + 1) / 2)), atol=1)
+        np.testing.assert_allclose(decode(cut["src"]), make_grid(to_uint8((steps[k - 1].x0 + 1) / 2)), atol=1)
         alone = policy.sample(2, timesteps=k, sampler="dpmpp_2m", seed=7)
-        np.testing.assert_allclose(decode(short["src"]), grid(to_uint8(alone)), atol=1)
+        np.testing.assert_allclose(decode(short["src"]), make_grid(to_uint8(alone)), atol=1)
     assert result.table()["longest"] == "the 60-step run"
     assert all(float(far) > 0 for *_, far in result.table()["rows"])
 
@@ -242,7 +242,7 @@ def test_six_variants_on_one_clock_show_what_the_library_makes(page):
     steps, pictures = shown(page)
     assert steps == counts
     for picture, made in zip(pictures, runs):
-        np.testing.assert_allclose(picture, grid(to_uint8((made[-1].x0 + 1) / 2)), atol=1)
+        np.testing.assert_allclose(picture, make_grid(to_uint8((made[-1].x0 + 1) / 2)), atol=1)
     assert page.locator("#clock tbody tr").count() == MAX_VARIANTS
     assert page.inner_text("#clock tbody tr:last-child").split()[:3] == ["100", "steps", "100"]
 
@@ -316,9 +316,9 @@ def test_the_pairs_show_their_steps_and_another_tab_keeps_its_run(page):
     steps, pictures = shown(page)
     assert steps == [5, 5, 10, 10, 20, 20]
     for i, k in enumerate((5, 10, 20)):
-        np.testing.assert_allclose(pictures[2 * i], grid(to_uint8((made[k - 1].x0 + 1) / 2)), atol=1)
+        np.testing.assert_allclose(pictures[2 * i], make_grid(to_uint8((made[k - 1].x0 + 1) / 2)), atol=1)
         alone = policy.sample(2, timesteps=k, sampler="dpmpp_2m", seed=5)
-        np.testing.assert_allclose(pictures[2 * i + 1], grid(to_uint8(alone)), atol=1)
+        np.testing.assert_allclose(pictures[2 * i + 1], make_grid(to_uint8(alone)), atol=1)
     tops = page.evaluate(f"{PLAYERS}.map(p => p.getBoundingClientRect().top)")
     assert tops[0] == tops[2] == tops[4] < tops[1] == tops[3] == tops[5]
     assert page.evaluate("sessionStorage.getItem('dp-run')") == mine

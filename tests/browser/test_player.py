@@ -15,7 +15,7 @@ from pages import ROOT, canvas_pixels, click, copied_link, hearing_late, set_run
 from PIL import Image
 
 from dp import DiffusionPolicy
-from dp.data.codec import encode_png, grid, png_text, to_uint8
+from dp.data.codec import encode_png, make_grid, read_png_text, to_uint8
 from dp.diffusion.settings import SampleSettings
 from dp.serving.engine import Engine
 from dp.ui.components.player.player import server_functions
@@ -63,7 +63,7 @@ def kept(whole):
 
 def distance(shown, images):
     """In grey levels: live and recalled frames are JPEG."""
-    return np.abs(shown.astype(int) - grid(to_uint8((images + 1) / 2)).astype(int)).mean()
+    return np.abs(shown.astype(int) - make_grid(to_uint8((images + 1) / 2)).astype(int)).mean()
 
 
 @pytest.mark.browser
@@ -86,14 +86,14 @@ def test_arrow_keys_step_through_every_step_of_the_run_and_both_panes_move_toget
     until(kept, "step === 2")
     kept.keyboard.press("End")
     until(kept, f"step === {STEPS}")
-    np.testing.assert_array_equal(canvas_pixels(kept), grid(to_uint8((steps[-1].x0 + 1) / 2)))
+    np.testing.assert_array_equal(canvas_pixels(kept), make_grid(to_uint8((steps[-1].x0 + 1) / 2)))
 
 
 @pytest.mark.browser
 def test_a_page_that_draws_slower_than_the_run_comes_ends_at_its_last_picture(page, steps):
     page.evaluate("window.requestAnimationFrame = (draw) => setTimeout(() => draw?.(performance.now()), 1500)")
     finished(page)
-    np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8((steps[-1].x0 + 1) / 2)))
+    np.testing.assert_array_equal(canvas_pixels(page), make_grid(to_uint8((steps[-1].x0 + 1) / 2)))
 
 
 @pytest.mark.browser
@@ -101,7 +101,7 @@ def test_a_run_whose_first_words_reach_the_page_together_is_a_run_of_its_own(pag
     with hearing_late(page):
         page.get_by_role("tab", name="Denoise").click()
         finished(page)
-        np.testing.assert_array_equal(canvas_pixels(page), grid(to_uint8((steps[-1].x0 + 1) / 2)))
+        np.testing.assert_array_equal(canvas_pixels(page), make_grid(to_uint8((steps[-1].x0 + 1) / 2)))
         start(page, timesteps=12, images=2)
         until(page, "d.state === 'done' && +d.kept === 12 && step === 12")
         assert page.inner_text(".player .step") == "step 12/12 · done"
@@ -214,7 +214,7 @@ def pngs(archive):
 @pytest.mark.browser
 def test_every_export_holds_the_frames_of_the_run(kept, steps):
     x0 = [to_uint8((step.x0 + 1) / 2) for step in steps]
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(saved(kept, "png")))), grid(x0[-1]))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(saved(kept, "png")))), make_grid(x0[-1]))
 
     singles = pngs(saved(kept, "images"))
     assert list(singles) == [f"{NAME}-{SEED + i}.png" for i in range(4)]
@@ -223,8 +223,8 @@ def test_every_export_holds_the_frames_of_the_run(kept, steps):
     every = pngs(saved(kept, "zip"))
     assert len(every) == 2 * STEPS
     for step, images in zip(steps, x0):
-        np.testing.assert_array_equal(every[f"x0/{step.index:06d}.png"], grid(images))
-        np.testing.assert_array_equal(every[f"x_t/{step.index:06d}.png"], grid(to_uint8((step.x_t + 1) / 2)))
+        np.testing.assert_array_equal(every[f"x0/{step.index:06d}.png"], make_grid(images))
+        np.testing.assert_array_equal(every[f"x_t/{step.index:06d}.png"], make_grid(to_uint8((step.x_t + 1) / 2)))
 
     strip = np.asarray(Image.open(io.BytesIO(saved(kept, "strip"))))
     assert strip.shape[0] == 128 and strip.shape[1] == 10 * 130 - 2
@@ -237,14 +237,14 @@ def test_every_export_holds_the_frames_of_the_run(kept, steps):
             gif.seek(i)
             shown = np.asarray(gif.convert("RGB"))
             factor = shown.shape[0] // 64
-            assert np.abs(shown[::factor, -64 * factor :: factor].astype(int) - grid(x0[i]).astype(int)).mean() < 8
+            assert np.abs(shown[::factor, -64 * factor :: factor].astype(int) - make_grid(x0[i]).astype(int)).mean() < 8
 
     with av.open(io.BytesIO(saved(kept, "mp4"))) as film:
         shown = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert len(shown) == STEPS
     for frame, images in zip(shown, x0):
         factor = frame.shape[0] // 64
-        assert np.abs(frame[::factor, -64 * factor :: factor].astype(int) - grid(images).astype(int)).mean() < 8
+        assert np.abs(frame[::factor, -64 * factor :: factor].astype(int) - make_grid(images).astype(int)).mean() < 8
 
 
 def upload(page, path):
@@ -289,13 +289,15 @@ def set_to(page, chosen):
 def test_the_settings_in_a_png_and_in_a_link_bring_back_the_controls_and_the_pixels(page, url, tmp_path):
     chosen, picture = choose_others(page), canvas_pixels(page)
     png = saved(page, "png")
-    made_with = json.loads(png_text(png)["dp"])
+    made_with = json.loads(read_png_text(png)["dp"])
     assert [made_with[key] for key in ("sampler", "noise_schedule", "timesteps", "eta")] == ["ddim", "cosine", 12, 0.4]
     assert (
         made_with["sha256"]
         == hashlib.sha256((ROOT / "checkpoints" / NAME / "model.safetensors").read_bytes()).hexdigest()
     )
-    assert png_text(png)["parameters"].startswith(f"{NAME} ({made_with['sha256'][:12]}), 2 images from seed {SEED}")
+    assert read_png_text(png)["parameters"].startswith(
+        f"{NAME} ({made_with['sha256'][:12]}), 2 images from seed {SEED}"
+    )
 
     (tmp_path / "mine.png").write_bytes(png)
     page.goto(url)

@@ -27,8 +27,8 @@ from test_train_tab import asking, call, home, make_run, open_train_tab, sooner_
 from zerogpu import DeviceAPI
 
 from dp import RIN, DiffusionPolicy
-from dp.data.codec import grid, to_uint8
-from dp.data.report import Findings
+from dp.data.codec import make_grid, to_uint8
+from dp.data.report import DatasetReport
 from dp.hub import downloads
 from dp.serving.engine import Engine
 from dp.ui.auth import permission
@@ -103,7 +103,7 @@ def check_pictures(page, policy, name):
     page.click("#generate")
     until(page, "d.state === 'done' && step === 5")
     images = to_uint8(policy.sample(4, timesteps=5, sampler="dpmpp_2m", seed=3))
-    np.testing.assert_allclose(canvas_pixels(page), grid(images), atol=1)
+    np.testing.assert_allclose(canvas_pixels(page), make_grid(images), atol=1)
 
 
 # ----------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def test_on_zero_gpu_a_model_is_loaded_and_sampled(hub, environment, home):  # n
         drawn = np.asarray(Image.open(picture))
         assert call(url, "publish", {})[0] == {"problem": permission.ON_ZERO_GPU}
     images = policy.sample(1, timesteps=3, sampler="ddim", seed=1)
-    np.testing.assert_allclose(drawn, grid(to_uint8(images)), atol=1)
+    np.testing.assert_allclose(drawn, make_grid(to_uint8(images)), atol=1)
 
 
 # ----------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_a_run_is_published_and_comes_back_and_the_token_is_nowhere(
         assert token not in said + stored and token.encode() not in everything_below(tmp_path)
     card = ModelCard(published["files"]["README.md"].decode())
     assert card.data.license == "cc0-1.0" and "4 images accepted (" in card.text.replace("\\", "")
-    names = Findings.load(run.dataset).used
+    names = DatasetReport.load(run.dataset).accepted
     assert names and not any(name in card.text.replace("\\", "") for name in names)
 
 

@@ -9,7 +9,7 @@ from pages import ROOT, canvas_pixels, copied_link, set_run, unfold, until
 from PIL import Image
 
 from dp import DiffusionPolicy, SampleSettings
-from dp.data.codec import encode_png, grid, quantise, to_float, to_uint8
+from dp.data.codec import encode_png, make_grid, to_float, to_uint8, to_uint8_tensor
 from dp.data.dataset import decode
 from dp.diffusion.noise import slerp
 from dp.diffusion.schedules import level
@@ -49,7 +49,7 @@ def test_a_strength_near_0_gives_the_picture_back(sampler):
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     face = policy.sample(1, timesteps=20, sampler="dpmpp_2m", seed=0)[0]
     images = policy.sample(2, timesteps=5, sampler=sampler, seed=1, start=face, strength=1e-6)
-    distance = (quantise(images).int() - quantise(face[None]).int()).abs()
+    distance = (to_uint8_tensor(images).int() - to_uint8_tensor(face[None]).int()).abs()
     assert distance.max() <= 1
 
 
@@ -182,7 +182,7 @@ def test_a_run_of_the_page_sets_out_from_the_picture_and_keeps_what_is_painted(p
     finished(page, 10)
     start, *_ = given(page)
     assert start.std() > 0.1  # the picture, and no blank
-    np.testing.assert_allclose(canvas_pixels(page), grid(to_uint8(policy.sample(4, **run, start=start))), atol=1)
+    np.testing.assert_allclose(canvas_pixels(page), make_grid(to_uint8(policy.sample(4, **run, start=start))), atol=1)
 
     page.locator("#start .width").fill("64")
     canvas = page.locator("#start .kept")
@@ -208,7 +208,7 @@ def test_a_run_of_the_page_sets_out_from_the_picture_and_keeps_what_is_painted(p
     page.click("#generate")
     finished(page, 10)
     from_noise = policy.sample(4, **(run | {"strength": 1.0}))
-    np.testing.assert_allclose(canvas_pixels(page), grid(to_uint8(from_noise)), atol=1)
+    np.testing.assert_allclose(canvas_pixels(page), make_grid(to_uint8(from_noise)), atol=1)
 
 
 @pytest.mark.browser
@@ -220,14 +220,14 @@ def test_a_walk_stands_in_a_line_that_plays_and_its_link_brings_it_back(page):
     page.click("#generate")
     finished(page, 8)
     images = to_uint8(policy.sample(5, timesteps=8, sampler="dpmpp_2m", seed=2))
-    np.testing.assert_allclose(canvas_pixels(page), grid(images), atol=1)
+    np.testing.assert_allclose(canvas_pixels(page), make_grid(images), atol=1)
     page.evaluate("document.querySelector('.player').dataset.kept = ''")
     page.locator("#walk input").fill("9")
     page.locator("#walk input").press("Tab")
     page.click("#generate")
     finished(page, 8)
     images = to_uint8(policy.sample(5, timesteps=8, sampler="dpmpp_2m", seed=2, walk_to=9))
-    np.testing.assert_allclose(canvas_pixels(page), grid(images), atol=1)
+    np.testing.assert_allclose(canvas_pixels(page), make_grid(images), atol=1)
     page.wait_for_function("document.querySelector('.walk canvas').width === 160")
     page.click(".play-walk")
     for row in (0, 2, 4, 3):  # to the end and back

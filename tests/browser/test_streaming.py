@@ -19,7 +19,7 @@ import pytest
 from gradio_client import Client
 from pages import ROOT, behind_proxy, canvas_pixels, set_run
 
-from dp.data.codec import grid, to_uint8
+from dp.data.codec import make_grid, to_uint8
 from dp.diffusion.policy import DiffusionPolicy
 from dp.serving.engine import Engine
 from dp.ui import streaming
@@ -80,7 +80,7 @@ def context(browser):
 
 def alone(images, timesteps, seed):
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / NAME)
-    return grid(to_uint8(policy.sample(images, timesteps=timesteps, sampler="dpmpp_2m", seed=seed)))
+    return make_grid(to_uint8(policy.sample(images, timesteps=timesteps, sampler="dpmpp_2m", seed=seed)))
 
 
 def opened(context, url):

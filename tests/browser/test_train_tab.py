@@ -28,7 +28,7 @@ from test_prepare import JUNK, png, write
 from tiny_runs import shorten
 
 from dp import DiffusionPolicy
-from dp.data.codec import grid, to_uint8
+from dp.data.codec import make_grid, to_uint8
 from dp.data.dataset import IMAGES
 from dp.data.prepare import prepare
 from dp.serving.engine import Engine
@@ -171,7 +171,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         until(page, "d.state === 'done' && +d.kept === 5 && step === 5")
         policy = DiffusionPolicy.from_pretrained(run.checkpoint(newest))
         images = to_uint8(policy.sample(4, timesteps=5, sampler="dpmpp_2m", seed=3))
-        np.testing.assert_allclose(canvas_pixels(page), grid(images), atol=1)
+        np.testing.assert_allclose(canvas_pixels(page), make_grid(images), atol=1)
 
         open_train_tab(page)
         page.click("#board [data-verb=resume]")
@@ -527,7 +527,9 @@ def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
     assert send(piece(0, 100, pictures["a/one.png"][100:])) == {}  # once more, as after a lost answer
     draft = Draft(begun["draft"])
     *_, last = prepare(draft.sources(list(pictures)), draft.dataset, 16, names=list(pictures))
-    assert last.report.used == ["a/one.png", "two.png"] and last.report.refused == [("empty.jpg", "the file is empty")]
+    assert last.report.accepted == ["a/one.png", "two.png"] and last.report.rejected == [
+        ("empty.jpg", "the file is empty")
+    ]
     value = upload.checked(last.report, draft.dataset)
     assert value["refused"] == [("empty.jpg", "the file is empty")] and value["more"] == 0
 

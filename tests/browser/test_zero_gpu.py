@@ -20,7 +20,7 @@ from test_start_image import choose, given
 from zerogpu import ANSWERS, DeviceAPI
 
 from dp import DiffusionPolicy, SampleSettings
-from dp.data.codec import grid, to_uint8
+from dp.data.codec import make_grid, to_uint8
 from dp.serving.engine import Engine
 from dp.serving.files import export
 from dp.serving.handle import SampleRequest
@@ -128,7 +128,7 @@ def test_a_refusal_is_said_in_the_players_own_line_and_the_next_run_works(page, 
         page.click("#generate")
         until(page, f"d.state === 'done' && step === {steps}")
         images = policy.sample(1, timesteps=steps, sampler="dpmpp_2m", seed=4)
-        np.testing.assert_allclose(canvas_pixels(page), grid(to_uint8(images)), atol=1)
+        np.testing.assert_allclose(canvas_pixels(page), make_grid(to_uint8(images)), atol=1)
 
 
 @pytest.mark.browser
@@ -154,7 +154,7 @@ def test_a_refused_comparison_says_why_and_the_next_one_works(page, api, policy)
     until_players(page, "players.length === 3 && players.every(p => p.dataset.state === 'done')")
     for (_, sampler), picture in zip(SAMPLERS[:3], shown(page)[1], strict=True):
         images = policy.sample(2, timesteps=10, sampler=sampler, seed=6)
-        np.testing.assert_allclose(picture, grid(to_uint8(images)), atol=1)
+        np.testing.assert_allclose(picture, make_grid(to_uint8(images)), atol=1)
     assert page.locator("#clock tbody tr").count() == 3
 
 
@@ -294,7 +294,7 @@ def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page,
     page.click("#generate")
     until_said(page, "step 6/6 · done")
     until(page, "d.state === 'done' && step === 6")
-    np.testing.assert_allclose(canvas_pixels(page), grid(frame.x0), atol=1)
+    np.testing.assert_allclose(canvas_pixels(page), make_grid(frame.x0), atol=1)
     page.focus("#player .player")
     page.keyboard.press("Enter")
     until(page, "d.image === '0'")
@@ -312,7 +312,7 @@ def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page,
     until(page, "d.state === 'done' && step === 6")
     start, *_ = given(page)
     images = policy.sample(4, timesteps=6, sampler="ddim", seed=11, walk_to=9, start=start, strength=0.5)
-    np.testing.assert_allclose(canvas_pixels(page), grid(to_uint8(images)), atol=1)
+    np.testing.assert_allclose(canvas_pixels(page), make_grid(to_uint8(images)), atol=1)
     page.wait_for_function("document.querySelector('.walk canvas').width === 128")
     link = copied_link(page)
     assert "walk=9" in link and "seed=11" in link

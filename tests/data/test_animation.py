@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dp.data.animation import encode_gif, encode_mp4, enlarged, film_strip, zipped
-from dp.data.codec import encode_png, png_text
+from dp.data.animation import encode_gif, encode_mp4, film_strip, make_zip, upscale_nearest
+from dp.data.codec import encode_png, read_png_text
 
 
 @pytest.fixture
@@ -22,11 +22,11 @@ def frames():
 
 
 def test_enlarged_pixels_are_squares_of_an_even_side(frames):
-    large = enlarged(frames, 100)
+    large = upscale_nearest(frames, 100)
     assert large.shape == (9, 96, 96, 3)
     np.testing.assert_array_equal(large[:, ::6, ::6], frames)
     np.testing.assert_array_equal(large[:, 5::6, 5::6], frames)
-    assert enlarged(frames, 1).shape == (9, 32, 32, 3)  # never smaller
+    assert upscale_nearest(frames, 1).shape == (9, 32, 32, 3)  # never smaller
 
 
 def test_a_strip_holds_the_frames_side_by_side(frames):
@@ -48,7 +48,7 @@ def test_a_gif_of_few_colours_is_exact_and_waits_at_the_end(frames):
 
 
 def test_an_mp4_shows_every_frame_nearly_as_it_was(frames):
-    large = enlarged(frames, 128)
+    large = upscale_nearest(frames, 128)
     with av.open(io.BytesIO(encode_mp4(large, 20, "made here"))) as container:
         assert container.metadata["comment"] == "made here"
         shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -63,21 +63,21 @@ def test_grey_and_transparent_pictures_can_be_filmed(channels):
     frames = np.full((3, 16, 16, channels), 200, np.uint8)
     frames[1:, 0], frames[2, 1] = 90, 30  # equal neighbours would be one
     assert Image.open(io.BytesIO(encode_gif(frames, 3, 0.1))).n_frames == 3
-    assert encode_mp4(enlarged(frames, 32), 10)
+    assert encode_mp4(upscale_nearest(frames, 32), 10)
 
 
 def test_a_zip_holds_what_was_put_in():
-    with zipfile.ZipFile(io.BytesIO(zipped({"a/1.png": b"one", "b": b"two"}))) as archive:
+    with zipfile.ZipFile(io.BytesIO(make_zip({"a/1.png": b"one", "b": b"two"}))) as archive:
         assert {name: archive.read(name) for name in archive.namelist()} == {"a/1.png": b"one", "b": b"two"}
 
 
 def test_a_png_carries_text_beside_its_pixels(frames):
     data = encode_png(frames[0], {"dp": json.dumps({"seed": 1}), "parameters": "äöü"})
-    assert png_text(data) == {"dp": '{"seed": 1}', "parameters": "äöü"}
+    assert read_png_text(data) == {"dp": '{"seed": 1}', "parameters": "äöü"}
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), frames[0])
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 30])
 def test_what_is_no_png_is_said_to_be_none(data):
-    with pytest.raises(ValueError, match="not a PNG that can be read"):
-        png_text(data)
+    with pytest.raises(ValueError, match="not a readable PNG"):
+        read_png_text(data)

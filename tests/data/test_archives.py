@@ -33,7 +33,7 @@ from dp.data import prepare as intake
 from dp.data.archives import archive_kinds
 from dp.data.dataset import ImageDataset
 from dp.data.prepare import Limits, prepare
-from dp.data.report import Findings
+from dp.data.report import DatasetReport
 from dp.ui.components.component import read_file
 
 CASES = Path(__file__).parent.parent / "data" / "cases"
@@ -42,9 +42,9 @@ NAMES = {"cats/a.png": PNG[0], "cats/b.png": PNG[1], "c.png": PNG[2]}
 PACK = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": partial(lzma.compress, preset=0)}
 
 
-def zip_bytes(files: dict[str | zipfile.ZipInfo, bytes], packing: int = zipfile.ZIP_DEFLATED, **options) -> bytes:
+def zip_bytes(files: dict[str | zipfile.ZipInfo, bytes], compression: int = zipfile.ZIP_DEFLATED, **options) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", packing, **options) as archive:
+    with zipfile.ZipFile(buffer, "w", compression, **options) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -60,17 +60,17 @@ def tar_bytes(files: dict[str | tarfile.TarInfo, bytes], form: int = tarfile.PAX
     return buffer.getvalue()
 
 
-def brought(folder: Path, name: str, content: bytes, limits: Limits = intake.SANE) -> Findings:
+def brought(folder: Path, name: str, content: bytes, limits: Limits = intake.DEFAULT_LIMITS) -> DatasetReport:
     """The report of an archive that comes together with one good image."""
     write(folder, {"brought": content, "good.png": png(99)})
     sources = [folder / "brought", folder / "good.png"]
     report = report_of(sources, folder / "dataset", SIZE, names=[name, "good.png"], limits=limits)
-    report.used.remove("good.png")  # which no broken archive beside it hides
+    report.accepted.remove("good.png")  # which no broken archive beside it hides
     return report
 
 
-def only_reason(report: Findings) -> str:
-    [(_, reason)] = report.refused
+def only_reason(report: DatasetReport) -> str:
+    [(_, reason)] = report.rejected
     return reason
 
 
@@ -240,19 +240,19 @@ READ: dict[str, tuple[bytes, int]] = {  # zips, and how many images are in each
 def test_a_zip_is_read_by_its_directory(tmp_path, kind):
     content, count = READ[kind]
     report = brought(tmp_path, "it.zip", content)
-    assert (len(report.used), report.refused, report.left_aside) == (count, [], 0)
+    assert (len(report.accepted), report.rejected, report.ignored) == (count, [], 0)
 
 
 def test_the_zip_case_with_backslashes_in_local_names(tmp_path):
     report = report_of(CASES / "local-backslash.zip", tmp_path / "dataset", 48)
-    assert report.used == [f"local-backslash.zip/cats/{name}.png" for name in "abc"] and not report.refused
+    assert report.accepted == [f"local-backslash.zip/cats/{name}.png" for name in "abc"] and not report.rejected
     images = ImageDataset(tmp_path / "dataset", 48).images
     assert len({image.tobytes() for image in images}) == 3
 
 
 def test_the_tar_case(tmp_path):
     report = report_of(CASES / "pics.tar.gz", tmp_path / "dataset", 48)
-    assert report.used == ["pics.tar.gz/a.png"] and not report.refused
+    assert report.accepted == ["pics.tar.gz/a.png"] and not report.rejected
     [image] = ImageDataset(tmp_path / "dataset", 48).images
     assert (image == (20, 100, 50)).all()
 
@@ -267,7 +267,7 @@ def test_the_tar_case(tmp_path):
     ],
 )
 def test_a_name_in_a_zip_is_shown_as_it_was_written(tmp_path, raw, name):
-    assert f"it.zip/{name}" in brought(tmp_path, "it.zip", renamed(raw)).used
+    assert f"it.zip/{name}" in brought(tmp_path, "it.zip", renamed(raw)).accepted
 
 
 # ----------------------------------------------------------------------------
@@ -281,7 +281,7 @@ BROKEN = {  # -> content, images read, reasons told
         local(lambda part: part.replace(PNG[0][:40], bytes(40), 1), flagged(STORED, b"PK\3\4", 6, 1)), 2, ["a password"]
     ),
     "AES": (altered(altered(PLAIN, 8, "<H", 1), 10, "<H", 99), 2, ["a password"]),
-    "Deflate64": (altered(PLAIN, 10, "<H", 9), 2, ["with Deflate64, which is not read; repack it as a zip"]),
+    "Deflate64": (altered(PLAIN, 10, "<H", 9), 2, ["with Deflate64, which is not supported; repack it as a zip"]),
     "PPMd": (altered(PLAIN, 10, "<H", 98), 2, ["PPMd"]),
     "Zstandard": (altered(PLAIN, 10, "<H", 93), 2, ["Zstandard"]),
     "an unknown method": (altered(PLAIN, 10, "<H", 77), 2, ["method 77"]),
@@ -289,20 +289,20 @@ BROKEN = {  # -> content, images read, reasons told
     "a checksum that is wrong in the middle": (altered(PLAIN, 16, "<L", 1, 1), 2, ["Bad CRC"]),
     "data that is no deflate": (local(lambda p: p.replace(p[40:60], b"\xff" * 20, 1), PLAIN), 2, ["damaged inside"]),
     "an offset past the end": (altered(PLAIN, 42, "<L", 10**9), 2, ["damaged inside the zip"]),
-    "an offset into other data": (altered(PLAIN, 42, "<L", 700, 2), 2, ["not where the list of files says"]),
+    "an offset into other data": (altered(PLAIN, 42, "<L", 700, 2), 2, ["no file at the offset in its directory"]),
     "a size of 4 GB": (altered(PLAIN, 24, "<L", 2**32 - 2), 2, ["bytes, more than|cannot come out"]),
-    "a size of 100 MB": (altered(PLAIN, 24, "<L", 100 << 20), 2, ["cannot come out of what is there"]),
-    "a packed size of 4 GB": (altered(PLAIN, 20, "<L", 2**32 - 2), 2, ["cannot come out of what is there"]),
+    "a size of 100 MB": (altered(PLAIN, 24, "<L", 100 << 20), 2, ["data cannot hold the claimed"]),
+    "a packed size of 4 GB": (altered(PLAIN, 20, "<L", 2**32 - 2), 2, ["data cannot hold the claimed"]),
     "a size too small": (altered(PLAIN, 24, "<L", 100), 2, ["not the 100 bytes"]),
     "a packed size too small": (altered(PLAIN, 20, "<L", 900), 2, ["not the|damaged"]),
-    "a local signature": (local(lambda p: b"XX" + p[2:], PLAIN), 2, ["not where the list of files says"]),
-    "a central signature": (altered(PLAIN, 0, "<H", 0, 1), 2, ["1 entries of its list"]),
+    "a local signature": (local(lambda p: b"XX" + p[2:], PLAIN), 2, ["no file at the offset in its directory"]),
+    "a central signature": (altered(PLAIN, 0, "<H", 0, 1), 2, ["1 entries of its directory"]),
     "a length of a name": (altered(PLAIN, 28, "<H", 60_000, 1), 3, []),
     "other files": (zip_bytes(NAMES | {"notes.txt": b"x", "inner.tar.gz": b"x", "it.7z": b"x", "._c.png": b"x"}), 3,
-        ["bring it by itself", "7z archives are not read; repack", "types read"]),
+        ["bring it by itself", "7z archives are not supported; repack", "supported image type"]),
     "nothing": (zip_bytes({}), 0, ["without files"]),
     "only folders": (zip_bytes({"a/": b""}), 0, ["without files"]),
-    "its last kilobyte cut off": (PLAIN[:-1000], 0, ["its list of files is missing; download or copy it again"]),
+    "its last kilobyte cut off": (PLAIN[:-1000], 0, ["its directory is missing; download or copy it again"]),
     "two of three parts missing": (PLAIN[:-18] + b"\2\0\2\0" + PLAIN[-14:], 0, ["one part of a split zip"]),
 }  # fmt: skip
 
@@ -311,8 +311,8 @@ BROKEN = {  # -> content, images read, reasons told
 def test_a_broken_entry_of_a_zip_hides_no_other(tmp_path, kind):
     content, count, reasons = BROKEN[kind]
     report = brought(tmp_path, "it.zip", content)
-    told = [reason for _, reason in report.refused]
-    assert (len(report.used), len(told)) == (count, len(reasons)), told
+    told = [reason for _, reason in report.rejected]
+    assert (len(report.accepted), len(told)) == (count, len(reasons)), told
     assert all(re.search(words, reason) for words, reason in zip(reasons, told)), told
 
 
@@ -325,24 +325,24 @@ def test_an_archive_may_have_any_name(tmp_path, name):
     kinds = {"zip": PLAIN} | {suffix: pack(tar_bytes(NAMES)) for suffix, pack in PACK.items()}
     for kind, content in kinds.items():
         report = brought(tmp_path / kind, name, content)
-        assert report.used == [f"{name}/{inner}" for inner in sorted(NAMES)], kind
-        assert not report.refused
+        assert report.accepted == [f"{name}/{inner}" for inner in sorted(NAMES)], kind
+        assert not report.rejected
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 @pytest.mark.parametrize("name", ["photo.zip", "photo.png.tar.gz"])
 def test_an_image_named_as_an_archive_is_an_image(tmp_path, name, form):
     report = brought(tmp_path, name, encode(Image.new("RGB", (20, 20), "red"), form))
-    assert report.used == [name] and not report.refused
+    assert report.accepted == [name] and not report.rejected
 
 
-FOREIGN = {
-    "it.7z": (b"7z\xbc\xaf\x27\x1c" + bytes(100), "a 7-Zip archive, which is not read; repack it as a zip"),
-    "it.rar": (b"Rar!\x1a\x07\1\0" + bytes(100), "a RAR archive, which is not read; repack it as a zip"),
+UNSUPPORTED_SIGNATURES = {
+    "it.7z": (b"7z\xbc\xaf\x27\x1c" + bytes(100), "a 7-Zip archive, which is not supported; repack it as a zip"),
+    "it.rar": (b"Rar!\x1a\x07\1\0" + bytes(100), "a RAR archive, which is not supported; repack it as a zip"),
     "rar.zip": (b"Rar!\x1a\x07\0" + bytes(100), "a RAR archive.*repack it as a zip"),
     "7z.cbz": (b"7z\xbc\xaf\x27\x1c" + bytes(100), "a 7-Zip archive.*repack it as a zip"),
     "it.tar.zst": (b"\x28\xb5\x2f\xfd" + bytes(100), "a Zstandard archive.*repack it as a zip"),
-    "it.tar.Z": (b"\x1f\x9d" + bytes(100), "Z archives are not read; repack it as a zip"),
+    "it.tar.Z": (b"\x1f\x9d" + bytes(100), "Z archives are not supported; repack it as a zip"),
     "it.z01": (b"PK\7\x08" + PLAIN[:500], "one part of a split archive.*repack it as a zip"),
     "it.zip.001": (PLAIN[:500], "one part of a split archive.*repack it as a zip"),
     "it.zip.002": (PLAIN[300:500], "one part of a split archive.*repack it as a zip"),
@@ -355,30 +355,30 @@ FOREIGN = {
     "text.zip": (b"Dear diary", "neither a zip nor a tar.*repack it as a zip"),
     "text.tar": (b"Dear diary" * 500, "no tar archive"),
     "text.tgz": (b"Dear diary" * 500, "no tar archive"),
-    "notes.txt": (b"Dear diary" * 500, "not one of the"),
+    "notes.txt": (b"Dear diary" * 500, "not a supported image type"),
     "empty.tar": (bytes(10240), "without files"),
     "empty.tar.gz": (gzip.compress(tar_bytes({})), "without files"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("name", UNSUPPORTED_SIGNATURES)
 def test_what_is_not_read_is_told_in_one_sentence(tmp_path, name):
-    content, words = FOREIGN[name]
+    content, words = UNSUPPORTED_SIGNATURES[name]
     report = brought(tmp_path, name, content)
-    assert re.search(words, only_reason(report)), report.refused
-    assert report.used == []
+    assert re.search(words, only_reason(report)), report.rejected
+    assert report.accepted == []
 
 
 def test_a_zip_in_one_volume_is_read_whatever_its_name(tmp_path):
-    assert len(brought(tmp_path, "it.zip.001", PLAIN).used) == 3
+    assert len(brought(tmp_path, "it.zip.001", PLAIN).accepted) == 3
 
 
 def test_an_archive_inside_a_folder_is_named_and_the_images_beside_it_are_read(tmp_path):
     folder = write(tmp_path / "images", {f"a.{kind}": b"x" for kind in ("zip", "tar.gz", "tgz", "tar", "7z", "z01")})
     write(folder, {"good.png": PNG[0]})
     report = report_of(folder, tmp_path / "dataset", SIZE)
-    reasons = dict(report.refused)
-    assert report.used == ["good.png"] and len(reasons) == 6
+    reasons = dict(report.rejected)
+    assert report.accepted == ["good.png"] and len(reasons) == 6
     assert all("bring it by itself" in reasons[f"a.{kind}"] for kind in ("zip", "tar.gz", "tgz", "tar"))
     assert "repack it as a zip" in reasons["a.7z"] and "split" in reasons["a.z01"]
 
@@ -410,15 +410,15 @@ def info(name: str, **fields) -> tarfile.TarInfo:
     return made
 
 
-@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize("compression", PACK)
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_a_tar_gives_the_images_that_its_folder_gives(tmp_path, packing, form):
+def test_a_tar_gives_the_images_that_its_folder_gives(tmp_path, compression, form):
     files = {f"{'ab'[i % 2]}/{('long' * 30 + '/') * (i == 3)}{i}é.png": png(i) for i in (3, 1, 2, 0)}
     folder = write(tmp_path / "folder", files)
-    (tmp_path / f"it.tar{packing}").write_bytes(PACK[packing](tar_bytes(files, form)))
-    report = report_of(tmp_path / f"it.tar{packing}", tmp_path / "ours", SIZE)
+    (tmp_path / f"it.tar{compression}").write_bytes(PACK[compression](tar_bytes(files, form)))
+    report = report_of(tmp_path / f"it.tar{compression}", tmp_path / "ours", SIZE)
     theirs = report_of(folder, tmp_path / "theirs", SIZE)
-    assert len(report.used) == 4
+    assert len(report.accepted) == 4
     np.testing.assert_array_equal(
         ImageDataset(tmp_path / "ours", SIZE).images, ImageDataset(tmp_path / "theirs", SIZE).images
     )
@@ -431,10 +431,10 @@ def test_what_the_systems_tar_writes_is_read(tmp_path, options):
     write(tmp_path / "in", NAMES)
     subprocess.run(["tar", *options, "-f", tmp_path / "it.tar", "-C", tmp_path / "in", "."], check=True)
     report = report_of(tmp_path / "it.tar", tmp_path / "dataset", SIZE)
-    assert report.used == ["it.tar/c.png", "it.tar/cats/a.png", "it.tar/cats/b.png"] or sorted(report.used) == [
+    assert report.accepted == ["it.tar/c.png", "it.tar/cats/a.png", "it.tar/cats/b.png"] or sorted(report.accepted) == [
         "it.tar/c.png", "it.tar/cats/a.png", "it.tar/cats/b.png"
     ]  # fmt: skip
-    assert not report.refused
+    assert not report.rejected
 
 
 def raw(*parts: tarfile.TarInfo | bytes) -> bytes:
@@ -471,8 +471,8 @@ TARS = {  # -> content, images read, reasons told
     "links": (raw(A, info("s.png", type=tarfile.SYMTYPE, linkname="/etc/passwd"), info("h.png", type=tarfile.LNKTYPE),
         B), 2, ["a link, which is not followed"] * 2),
     "devices": (raw(A, info("c.png", type=tarfile.CHRTYPE), info("b.png", type=tarfile.BLKTYPE),
-        info("p.png", type=tarfile.FIFOTYPE), B), 2, ["not an ordinary file"] * 3),
-    "absolute names": (raw(A, file("/tmp/x.png", PNG[1]), file("C:/x.png", PNG[2]), C), 2, ["an absolute name"] * 2),
+        info("p.png", type=tarfile.FIFOTYPE), B), 2, ["not a regular file"] * 3),
+    "absolute names": (raw(A, file("/tmp/x.png", PNG[1]), file("C:/x.png", PNG[2]), C), 2, ["an absolute path"] * 2),
     "names that lead out": (raw(A, file("../x.png", PNG[1]), file("a/../../x.png", PNG[1]), C), 2, ["with '..'"] * 2),
     "a sparse file": (raw(A, bytes(SPARSE_HEAD), bytes(504) + b"\1" + bytes(7), bytes(512), b"x" * 512, B),
         2, ["a sparse file"]),
@@ -489,54 +489,54 @@ TARS = {  # -> content, images read, reasons told
     "names that are not UTF-8": (raw(file("x", PNG[0]).replace(b"x", "ä.png".encode("latin-1"), 1), B), 1, ["header"]),
     "macOS side files": (raw(file("._a.png", b"\0\5\x16\7"), A, file("__MACOSX/x.png", b"x"), B), 2, []),
     "other files": (raw(A, file("notes.txt", b"x"), file("inner.zip", PLAIN), file("empty.png", b""), B), 2,
-        ["the file is empty", "bring it by itself", "types read"]),
+        ["the file is empty", "bring it by itself", "supported image type"]),
     "folders": (raw(info("cats/", type=tarfile.DIRTYPE), A, info("dogs/"), info("x/", type=tarfile.DIRTYPE, size=9), B),
         2, []),
     "a name twice": (raw(A, file("a.png", PNG[1])), 2, []),
-    "a damaged header": (damaged_header(raw(A, B, C), b"b.png"), 2, ["a damaged header: the file behind it"]),
-    "a damaged first header": (damaged_header(raw(A, B, C), b"a.png"), 2, ["a damaged header: the file behind it"]),
-    "a damaged last header": (damaged_header(raw(A, B, C), b"c.png"), 2, ["only what precedes that was read"]),
-    "an end in the middle of a file": (raw(A, B, C)[: len(A + B) + 600], 2, [r"cut off \(its end is missing\)"]),
-    "an end in the middle of a header": (raw(A, B, C)[: len(A + B) + 100], 2, [r"cut off \(its end is missing\)"]),
+    "a damaged header": (damaged_header(raw(A, B, C), b"b.png"), 2, ["a damaged header; the file after it"]),
+    "a damaged first header": (damaged_header(raw(A, B, C), b"a.png"), 2, ["a damaged header; the file after it"]),
+    "a damaged last header": (damaged_header(raw(A, B, C), b"c.png"), 2, ["only the files before that were read"]),
+    "an end in the middle of a file": (raw(A, B, C)[: len(A + B) + 600], 2, [r"truncated \(its end is missing\)"]),
+    "an end in the middle of a header": (raw(A, B, C)[: len(A + B) + 100], 2, [r"truncated \(its end is missing\)"]),
     "no end": (raw(A, B, C)[:-1024], 3, []),
     "no padding at its end": (raw(file("x.png", PNG[3]))[: 512 + len(PNG[3])], 1, []),
-    "a size past its end": (raw(A, info("b.png", size=10**10)), 1, [r"cut off \(its end is missing\)"]),
+    "a size past its end": (raw(A, info("b.png", size=10**10)), 1, [r"truncated \(its end is missing\)"]),
     "a negative size": (raw(A, info("b.png", size=-1000), C), 2, ["a damaged header"]),
-    "part of a larger file": (raw(A, info("m.png", type=b"M", size=512), b"x" * 512, B), 2, ["split over several"]),
+    "part of a larger file": (raw(A, info("m.png", type=b"M", size=512), b"x" * 512, B), 2, ["split across archives"]),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("packing", ["", ".gz"])
+@pytest.mark.parametrize("compression", ["", ".gz"])
 @pytest.mark.parametrize("kind", TARS)
-def test_a_broken_file_in_a_tar_hides_no_other(tmp_path, kind, packing):
+def test_a_broken_file_in_a_tar_hides_no_other(tmp_path, kind, compression):
     content, count, reasons = TARS[kind]
-    report = brought(tmp_path, f"it.tar{packing}", PACK[packing](content))
-    told = [reason for _, reason in report.refused]
-    assert (len(report.used), len(told)) == (count, len(reasons)), told
+    report = brought(tmp_path, f"it.tar{compression}", PACK[compression](content))
+    told = [reason for _, reason in report.rejected]
+    assert (len(report.accepted), len(told)) == (count, len(reasons)), told
     assert all(re.search(words, reason) for words, reason in zip(reasons, told)), told
 
 
-@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz"])
-def test_of_a_compressed_tar_that_is_cut_off_all_is_read_that_is_there(tmp_path, packing):
-    content = PACK[packing](tar_bytes({f"{i:02}.png": png(i, 60, 90) for i in range(90)}))
-    report = brought(tmp_path, f"it.tar{packing}", content[: len(content) * 9 // 10])
-    assert 30 < len(report.used) < 90
-    assert "cut off (its end is missing)" in only_reason(report)
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz"])
+def test_of_a_compressed_tar_that_is_cut_off_all_is_read_that_is_there(tmp_path, compression):
+    content = PACK[compression](tar_bytes({f"{i:02}.png": png(i, 60, 90) for i in range(90)}))
+    report = brought(tmp_path, f"it.tar{compression}", content[: len(content) * 9 // 10])
+    assert 30 < len(report.accepted) < 90
+    assert "truncated (its end is missing)" in only_reason(report)
 
 
 def test_a_wrong_checksum_of_a_compressed_tar_is_told(tmp_path):
     content = gzip.compress(tar_bytes({f"{i:02}.png": png(i, 60, 90) for i in range(20)}))
     report = brought(tmp_path, "it.tar.gz", content[:-8] + b"\0\0\0\0" + content[-4:])
-    assert "incorrect data check" in only_reason(report) and len(report.used) > 5
+    assert "incorrect data check" in only_reason(report) and len(report.accepted) > 5
 
 
 @pytest.mark.parametrize("tail", [b"", bytes(1000), b"garbage" * 100])
-@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz"])
-def test_a_tar_may_be_compressed_in_pieces_and_followed_by_anything(tmp_path, packing, tail):
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz"])
+def test_a_tar_may_be_compressed_in_pieces_and_followed_by_anything(tmp_path, compression, tail):
     whole = tar_bytes(NAMES)
-    pieces = PACK[packing](whole[:700]) + PACK[packing](whole[700:]) + tail
-    report = brought(tmp_path, f"it.tar{packing}", pieces)
-    assert len(report.used) == 3 and not report.refused
+    pieces = PACK[compression](whole[:700]) + PACK[compression](whole[700:]) + tail
+    report = brought(tmp_path, f"it.tar{compression}", pieces)
+    assert len(report.accepted) == 3 and not report.rejected
 
 
 # ----------------------------------------------------------------------------
@@ -555,16 +555,22 @@ def large_xz_dictionary() -> bytes:
     return bytes(content)
 
 
-def zeros(packing: str) -> bytes:
-    return PACK[packing](tar_bytes({"a.png": PNG[0], "x.png": bytes(64 << 20)}))
+def zeros(compression: str) -> bytes:
+    return PACK[compression](tar_bytes({"a.png": PNG[0], "x.png": bytes(64 << 20)}))
 
 
 BOMBS = {  # packed when they are used, which takes seconds
-    "gzip": (lambda: zeros(".gz"), "a bomb, it seems: it unpacks to more than 200 times its size"),
-    "bzip2": (lambda: zeros(".bz2"), "a bomb, it seems: it unpacks to more than 200 times its size"),
-    "xz": (lambda: zeros(".xz"), "a bomb, it seems: it unpacks to more than 200 times its size"),
-    "zeros behind the end": (lambda: gzip.compress(tar_bytes(NAMES) + bytes(64 << 20)), "a bomb, it seems"),
-    "one of 64 MB that is no image": (lambda: PACK[".gz"](tar_bytes({"x.bin": bytes(64 << 20)})), "a bomb, it seems"),
+    "gzip": (lambda: zeros(".gz"), "probably a decompression bomb: it unpacks to more than 200 times its size"),
+    "bzip2": (lambda: zeros(".bz2"), "probably a decompression bomb: it unpacks to more than 200 times its size"),
+    "xz": (lambda: zeros(".xz"), "probably a decompression bomb: it unpacks to more than 200 times its size"),
+    "zeros behind the end": (
+        lambda: gzip.compress(tar_bytes(NAMES) + bytes(64 << 20)),
+        "probably a decompression bomb",
+    ),
+    "one of 64 MB that is no image": (
+        lambda: PACK[".gz"](tar_bytes({"x.bin": bytes(64 << 20)})),
+        "probably a decompression bomb",
+    ),
     "xz that takes a gigabyte of memory": (large_xz_dictionary, "Memory usage limit"),
 }
 
@@ -582,12 +588,12 @@ def test_a_bomb_costs_one_line_and_no_time_or_memory(tmp_path, kind):
         tracemalloc.stop()
     assert time.process_time() - since < DEADLINE_S
     assert peak < HOSTILE_BYTES
-    assert re.search(words, only_reason(report)), report.refused
-    assert report.used == []  # not even those before the limit was met
+    assert re.search(words, only_reason(report)), report.rejected
+    assert report.accepted == []  # not even those before the limit was met
     assert below(tmp_path) == {"brought", "good.png", "dataset", "dataset/images.npy", "dataset/report.json"}
 
 
-@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize("compression", PACK)
 @pytest.mark.parametrize(
     "limits, words",
     [
@@ -595,23 +601,23 @@ def test_a_bomb_costs_one_line_and_no_time_or_memory(tmp_path, kind):
         (Limits(zip_bytes=4000), "unpacks to [a-z0-9, ]+ bytes"),
     ],
 )
-def test_past_a_limit_a_tar_is_rejected_as_a_whole(tmp_path, limits, words, packing):
-    report = brought(tmp_path, "it.tar", PACK[packing](tar_bytes(NAMES)), limits)
-    assert re.search(words, only_reason(report)) and report.used == []
+def test_past_a_limit_a_tar_is_rejected_as_a_whole(tmp_path, limits, words, compression):
+    report = brought(tmp_path, "it.tar", PACK[compression](tar_bytes(NAMES)), limits)
+    assert re.search(words, only_reason(report)) and report.accepted == []
 
 
 def test_headers_that_belong_to_no_file_are_counted_too(tmp_path):
     content = raw(*[extended(record("path", "a.png"))] * 9, A)
     report = brought(tmp_path, "it.tar", content, Limits(zip_entries=2))
     assert "more than 2 entries" in only_reason(report)
-    assert len(brought(tmp_path, "it.tar", content).used) == 1
+    assert len(brought(tmp_path, "it.tar", content).accepted) == 1
 
 
 def test_a_file_past_the_limit_costs_a_line_and_is_not_unpacked(tmp_path):
     limits = Limits(file_bytes=10_000)
     for name, content in (("it.zip", zip_bytes), ("it.tgz", lambda files: gzip.compress(tar_bytes(files)))):
         report = brought(tmp_path / name, name, content({"large.png": png(5, 200, 200), "a.png": PNG[0]}), limits)
-        assert "bytes, more than 10,000" in only_reason(report) and len(report.used) == 1
+        assert "bytes, more than 10,000" in only_reason(report) and len(report.accepted) == 1
 
 
 def test_memory_does_not_grow_with_a_compressed_tar(tmp_path):
@@ -625,14 +631,14 @@ def test_memory_does_not_grow_with_a_compressed_tar(tmp_path):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(report.used) == 150
+    assert len(report.accepted) == 150
     assert peak < total * 0.7, f"{peak:,} bytes of Python's memory for {total:,}"
 
 
 def test_the_disk_keeps_room_for_the_runs_that_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr("dp.data.archives.tar_blocks.SPOOL_BYTES", 1000)
-    monkeypatch.setattr("dp.data.archives.tar_blocks.ROOM_LEFT", 1 << 60)
-    assert "no room on the disk" in only_reason(brought(tmp_path, "it.tgz", gzip.compress(tar_bytes(NAMES))))
+    monkeypatch.setattr("dp.data.archives.tar_blocks.RESERVED_BYTES", 1 << 60)
+    assert "not enough disk space" in only_reason(brought(tmp_path, "it.tgz", gzip.compress(tar_bytes(NAMES))))
 
 
 def test_a_long_listing_says_how_far_it_is_and_may_be_closed(tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def test_values_outside_the_unit_range_are_clamped_not_wrapped():
 def test_a_grid_is_filled_row_by_row_and_missing_tiles_are_black(count, columns, rows_by_columns):
     h, w = 2, 3
     tiles = np.stack([np.full((h, w, 3), 10 * (i + 1), np.uint8) for i in range(count)])
-    picture = codec.grid(tiles, columns)
+    picture = codec.make_grid(tiles, columns)
     rows, cols = rows_by_columns
     assert picture.shape == (rows * h, cols * w, 3) and picture.dtype == np.uint8
     for place in range(rows * cols):
@@ -74,7 +74,7 @@ def test_a_grid_is_filled_row_by_row_and_missing_tiles_are_black(count, columns,
 
 def test_a_grid_does_not_turn_its_tiles():
     tile = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(1, 2, 3, 3)
-    np.testing.assert_array_equal(codec.grid(tile), tile[0])
+    np.testing.assert_array_equal(codec.make_grid(tile), tile[0])
 
 
 @pytest.mark.parametrize("channels", CHANNELS)

@@ -148,16 +148,16 @@ JPEG = encode(PICTURE, "JPEG")
 BAD = {  # name -> (content, what the reason must say)
     "cut-short.jpg": (JPEG[: len(JPEG) // 2], "damaged"),
     "cut-short.png": (encode(PICTURE, "PNG", compress_level=0)[:-5000], "damaged"),
-    "cut-short.tif": (encode(PICTURE, "TIFF")[:-5000], "damaged|not a picture"),
-    "text.png": (b"Dear diary,\n" * 50, "not a picture, whatever its name says"),
-    "page.jpg": (b"<!doctype html><title>404</title>", "not a picture, whatever its name says"),
+    "cut-short.tif": (encode(PICTURE, "TIFF")[:-5000], "damaged|not an image"),
+    "text.png": (b"Dear diary,\n" * 50, "not an image, despite its name"),
+    "page.jpg": (b"<!doctype html><title>404</title>", "not an image, despite its name"),
     "empty.png": (b"", "empty"),
-    "._plain.jpg": (b"\0\5\x16\7" + b"\0" * 100, "macOS side file"),
-    "nested/._one.jpg": (b"\0\5\x16\7" + b"\0" * 100, "macOS side file"),
-    ".DS_Store": (b"\0\0\0\1Bud1", "not one of the picture types"),
-    "notes.txt": (b"notes", "not one of the picture types"),
-    "no-suffix": (JPEG, "not one of the picture types"),
-    "drawing.svg": (b"<svg/>", "not one of the picture types"),
+    "._plain.jpg": (b"\0\5\x16\7" + b"\0" * 100, "macOS resource file"),
+    "nested/._one.jpg": (b"\0\5\x16\7" + b"\0" * 100, "macOS resource file"),
+    ".DS_Store": (b"\0\0\0\1Bud1", "not a supported image type"),
+    "notes.txt": (b"notes", "not a supported image type"),
+    "no-suffix": (JPEG, "not a supported image type"),
+    "drawing.svg": (b"<svg/>", "not a supported image type"),
     "phone.heic": (b"\0\0\0\x18ftypheic", "export it as JPEG"),
     "phone.HEIF": (b"\0\0\0\x18ftypheic", "export it as JPEG"),
     "vast.png": (png_by_hand(60_000, 60_000, 8, 2), "pixels"),  # past Pillow's own limit, too
@@ -189,7 +189,7 @@ def zoo(folder) -> ImageDataset:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_file_is_right_side_up_with_the_right_colours(zoo, name):
-    item = zoo[zoo.report.used.index(name)]
+    item = zoo[zoo.report.accepted.index(name)]
     assert item.shape == (3, SIZE, SIZE) and item.dtype == torch.float32
     assert item.min() >= 0 and item.max() <= 1
     _, colours, tolerance = GOOD[name]
@@ -198,26 +198,26 @@ def test_a_good_file_is_right_side_up_with_the_right_colours(zoo, name):
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_file_is_left_out_with_a_reason(zoo, name):
-    [reason] = [reason for refused, reason in zoo.report.refused if refused == name]
+    [reason] = [reason for refused, reason in zoo.report.rejected if refused == name]
     assert re.search(BAD[name][1], reason)
     assert "\n" not in reason
 
 
 def test_every_file_is_either_used_or_refused_and_none_is_both(zoo):
-    names = zoo.report.used + [name for name, _ in zoo.report.refused]
+    names = zoo.report.accepted + [name for name, _ in zoo.report.rejected]
     assert sorted(names) == sorted(GOOD | BAD)
-    assert len(zoo) == len(zoo.images) == len(zoo.report.used) == len(GOOD)
+    assert len(zoo) == len(zoo.images) == len(zoo.report.accepted) == len(GOOD)
 
 
 def test_the_report_counts_and_names_what_was_left_out(zoo):
     text = str(zoo.report)
-    assert f"{len(GOOD)} pictures used, {len(BAD)} files left out" in text
-    assert all(f"{name}: {reason}" in text for name, reason in zoo.report.refused)
+    assert f"{len(GOOD)} images accepted, {len(BAD)} files rejected" in text
+    assert all(f"{name}: {reason}" in text for name, reason in zoo.report.rejected)
 
 
 def test_pictures_come_in_the_order_of_their_names(zoo):
     # Whatever order the file system lists them in: a seed must mean the same pictures on every machine.
-    assert zoo.report.used == sorted(zoo.report.used, key=lambda name: Path(name).parts)
+    assert zoo.report.accepted == sorted(zoo.report.accepted, key=lambda name: Path(name).parts)
 
 
 def test_past_the_memory_limit_the_same_pictures_lie_in_a_temporary_file(zoo, folder, monkeypatch):
@@ -389,7 +389,7 @@ def test_no_damage_to_a_file_raises_anything_but_a_refusal(tmp_path, name):
         path.write_bytes(hurt)
         try:
             array = decode(path, SIZE, "RGB")
-        except dataset.Refused as reason:
+        except dataset.InvalidImage as reason:
             assert str(reason)
         else:
             assert array.shape == (SIZE, SIZE, 3)
@@ -430,8 +430,8 @@ def test_a_link_to_a_folder_is_named(tmp_path):
     except OSError:
         pytest.skip("this system makes no links for plain users")
     report = ImageDataset(tmp_path / "here", SIZE).report
-    assert report.used == ["b.png"]
-    assert report.refused == [("album", "a link to a folder, which is not followed; copy the folder here")]
+    assert report.accepted == ["b.png"]
+    assert report.rejected == [("album", "a link to a folder, which is not followed; copy the folder here")]
 
 
 def test_a_folder_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
@@ -447,7 +447,7 @@ def test_a_folder_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", guarded)
     report = ImageDataset(tmp_path, SIZE).report
-    assert report.used == ["a.png"] and report.refused == [("locked", "no permission to open")]
+    assert report.accepted == ["a.png"] and report.rejected == [("locked", "no permission to open")]
 
 
 def test_a_link_to_nowhere_is_named(tmp_path):
@@ -457,7 +457,7 @@ def test_a_link_to_nowhere_is_named(tmp_path):
     except OSError:
         pytest.skip("this system makes no links for plain users")
     report = ImageDataset(tmp_path, SIZE).report
-    assert report.used == ["a.png"] and [name for name, _ in report.refused] == ["gone.png"]
+    assert report.accepted == ["a.png"] and [name for name, _ in report.rejected] == ["gone.png"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
@@ -466,8 +466,8 @@ def test_a_pipe_is_named_and_not_waited_for(tmp_path):
     PICTURE.save(tmp_path / "a.png")
     os.mkfifo(tmp_path / "b.png")
     report = ImageDataset(tmp_path, SIZE).report
-    assert report.used == ["a.png"]
-    assert report.refused == [("b.png", "not an ordinary file, but a pipe, a device or the like")]
+    assert report.accepted == ["a.png"]
+    assert report.rejected == [("b.png", "not a regular file (a pipe or a device)")]
 
 
 # ----------------------------------------------------------------------------
@@ -476,8 +476,8 @@ def test_a_pipe_is_named_and_not_waited_for(tmp_path):
 
 def test_exts_choose_which_files_are_taken_whatever_their_case_or_dot(folder):
     dataset = ImageDataset(folder, SIZE, exts=["WEBP", ".bmp"])
-    assert dataset.report.used == ["lossy.webp", "plain.bmp", "sheer.webp", "turned.webp"]
-    assert len(dataset.report.refused) == len(GOOD) + len(BAD) - 4
+    assert dataset.report.accepted == ["lossy.webp", "plain.bmp", "sheer.webp", "turned.webp"]
+    assert len(dataset.report.rejected) == len(GOOD) + len(BAD) - 4
 
 
 @pytest.mark.parametrize(

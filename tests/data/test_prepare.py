@@ -25,9 +25,9 @@ from PIL import Image
 from test_dataset import BAD, GOOD, encode, png_by_hand
 
 from dp.data import prepare as intake
-from dp.data.dataset import ImageDataset, decode
+from dp.data.dataset import ImageDataset, contact_sheet, decode
 from dp.data.prepare import Limits, prepare
-from dp.data.report import EXPECT, Findings, contact_sheet
+from dp.data.report import EXPECT, DatasetReport
 from dp.diffusion.policy import DiffusionPolicy
 from dp.system.text import shown
 from dp.training.trainer import Trainer
@@ -61,14 +61,14 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def zip_of(path: Path, files: dict[str, bytes], packing: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w", packing) as archive:
+def zip_of(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return path
 
 
-def report_of(*arguments, **keywords) -> Findings:
+def report_of(*arguments, **keywords) -> DatasetReport:
     *_, last = prepare(*arguments, **keywords)
     return last.report
 
@@ -104,23 +104,23 @@ def test_every_file_is_used_or_refused_or_a_duplicate_or_left_aside_whichever_wa
     report = report_of(sources, tmp_path / "dataset", SIZE, mode, names=names)
 
     copies = dict(report.duplicates)
-    assert sorted(report.used + list(copies)) == sorted(prefix + name for name in GOOD)
-    assert report.left_aside == len(ASIDE)
-    refused = {name.removeprefix(prefix): reason for name, reason in report.refused}
-    assert sorted(refused) == sorted(BAD.keys() - ASIDE)
-    assert all(re.search(BAD[name][1], reason) for name, reason in refused.items())
+    assert sorted(report.accepted + list(copies)) == sorted(prefix + name for name in GOOD)
+    assert report.ignored == len(ASIDE)
+    rejected = {name.removeprefix(prefix): reason for name, reason in report.rejected}
+    assert sorted(rejected) == sorted(BAD.keys() - ASIDE)
+    assert all(re.search(BAD[name][1], reason) for name, reason in rejected.items())
 
     images = ImageDataset(tmp_path / "dataset", SIZE, convert_image_to=mode).images
-    assert len(images) == len(report.used)
+    assert len(images) == len(report.accepted)
     for name in GOOD:  # bit by bit what decoding the file alone gives, copies included
-        row = report.used.index(copies.get(prefix + name, prefix + name))
+        row = report.accepted.index(copies.get(prefix + name, prefix + name))
         np.testing.assert_array_equal(images[row], decode(zoo / name, SIZE, mode))
 
 
 def test_the_prepared_dataset_is_the_dataset_of_the_folder_to_the_bit(pictures, tmp_path):
     report = report_of(pictures, tmp_path / "dataset", SIZE)
     prepared, plain = ImageDataset(tmp_path / "dataset", SIZE), ImageDataset(pictures, SIZE)
-    assert prepared.report.used == plain.report.used == report.used
+    assert prepared.report.accepted == plain.report.accepted == report.accepted
     np.testing.assert_array_equal(prepared.images, plain.images)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(prepared, plain, strict=True))
 
@@ -130,7 +130,7 @@ def test_a_mix_of_folders_zips_and_files_comes_in_the_order_of_the_names(picture
     other = write(tmp_path / "other", {"c.png": png(102)})
     single = write(tmp_path, {"z.png": png(103)}) / "z.png"
     report = report_of([single, album, other, pictures], tmp_path / "dataset", SIZE)
-    assert report.used == ["m.zip/a.png", "m.zip/b.png", "other/c.png", *sorted(
+    assert report.accepted == ["m.zip/a.png", "m.zip/b.png", "other/c.png", *sorted(
         f"pictures/{path.relative_to(pictures).as_posix()}" for path in pictures.rglob("*.png")
     ), "z.png"]  # fmt: skip
 
@@ -155,7 +155,7 @@ def test_the_trainer_takes_the_same_batches_from_it_without_a_warning(tiny_rin, 
             )
             batches.append(trainer.batch(3, 0).images)
     assert torch.equal(*batches)
-    assert isinstance(trainer.dataset.images, np.memmap)  # leave_out has not read it all into memory
+    assert isinstance(trainer.dataset.images, np.memmap)  # `exclude` has not read it all into memory
 
 
 def test_what_is_written_to_the_mapped_array_never_reaches_the_file(pictures, tmp_path):
@@ -171,8 +171,8 @@ def test_what_is_written_to_the_mapped_array_never_reaches_the_file(pictures, tm
 
 def test_the_report_comes_back_from_its_file(zoo, tmp_path):
     report = report_of(zoo, tmp_path / "dataset", SIZE)
-    assert Findings.load(tmp_path / "dataset") == report
-    assert report.refused and report.duplicates and report.left_aside
+    assert DatasetReport.load(tmp_path / "dataset") == report
+    assert report.rejected and report.duplicates and report.ignored
 
 
 def test_the_report_tells_sizes_and_kinds_as_they_were_found(tmp_path):
@@ -184,7 +184,7 @@ def test_the_report_tells_sizes_and_kinds_as_they_were_found(tmp_path):
     assert report.sizes == {"smallest": [90, 10], "median": [24, 20], "largest": [31, 30]}
     assert report.smaller == 2  # a, e
     assert report.kinds == {"color": 5, "grayscale": 1, "with transparency": 1}
-    said = " ".join(report.sentences())
+    said = " ".join(report.summary_lines())
     assert "7 images accepted" in said and "smallest 90 x 10" in said
     assert "2 are smaller than the training size and will look blurred" in said
 
@@ -203,9 +203,9 @@ def test_the_same_pixels_are_kept_once_and_the_copy_is_named(tmp_path):
         "d.png": png(2),
     }
     report = report_of(write(tmp_path / "p", files), tmp_path / "dataset", SIZE)
-    assert report.used == ["a.png", "d.png"]
+    assert report.accepted == ["a.png", "d.png"]
     assert report.duplicates == [("b.png", "a.png"), ("c.bmp", "a.png")]
-    assert "2 duplicates" in " ".join(report.sentences())
+    assert "2 duplicates" in " ".join(report.summary_lines())
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,9 @@ def test_the_same_pixels_are_kept_once_and_the_copy_is_named(tmp_path):
     ],
 )  # fmt: skip
 def test_what_to_expect_depends_on_the_number(count, words):
-    report = Findings(used=["a"] * count)
+    report = DatasetReport(accepted=["a"] * count)
     report.describe([(64, 64, "color")] * count, SIZE)
-    assert words in report.sentences()[-1]
+    assert words in report.summary_lines()[-1]
     assert [fewer for fewer, _ in EXPECT] == sorted(fewer for fewer, _ in EXPECT)
 
 
@@ -237,8 +237,8 @@ HOSTILE_NAMES = {
 def test_a_name_is_shown_on_one_line_and_without_acting(tmp_path, name):
     sources = [write(tmp_path, {"a": png(1)}) / "a", write(tmp_path, {"b": b"x"}) / "b"]
     report = report_of(sources, tmp_path / "dataset", SIZE, names=[name, "bad" + name])
-    assert report.used == [HOSTILE_NAMES[name]] and report.refused[0][0] == "bad" + HOSTILE_NAMES[name]
-    assert Findings.load(tmp_path / "dataset") == report
+    assert report.accepted == [HOSTILE_NAMES[name]] and report.rejected[0][0] == "bad" + HOSTILE_NAMES[name]
+    assert DatasetReport.load(tmp_path / "dataset") == report
 
 
 def test_a_long_name_keeps_its_ends():
@@ -267,7 +267,7 @@ def test_progress_is_told_file_by_file_and_at_a_bounded_rate(pictures, tmp_path,
     first, *middle, last = prepare(pictures, tmp_path / "dataset", SIZE)
     assert first == (0, None, "", None)
     assert [(done, total) for done, total, *_ in middle] == [(i, 10) for i in range(10)]
-    assert [name for _, _, name, _ in middle] == last.report.used
+    assert [name for _, _, name, _ in middle] == last.report.accepted
     assert last[:3] == (10, 10, "") and all(report is None for *_, report in middle)
 
 
@@ -291,9 +291,9 @@ def test_a_dataset_is_replaced_whole_or_stays(pictures, tmp_path, monkeypatch):
     going.close()
     with pytest.raises(ValueError, match="no usable image"):
         report_of(write(tmp_path / "none", {"a.txt": b"x"}), into, SIZE)
-    assert Findings.load(into) == first and len(ImageDataset(into, SIZE)) == 10
+    assert DatasetReport.load(into) == first and len(ImageDataset(into, SIZE)) == 10
     report_of(tmp_path / "more", into, SIZE)
-    assert ImageDataset(into, SIZE).report.used == ["x.png", "y.png"]
+    assert ImageDataset(into, SIZE).report.accepted == ["x.png", "y.png"]
     assert below(into) == {"images.npy", "report.json"}
 
 
@@ -301,7 +301,7 @@ def test_a_full_disk_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
     def full(self, folder):  # the last write of all
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Findings, "save", full)
+    monkeypatch.setattr(DatasetReport, "save", full)
     with pytest.raises(OSError, match="No space left"):
         report_of(pictures, tmp_path / "run" / "dataset", SIZE)
     assert below(tmp_path / "run") == set()
@@ -318,7 +318,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(report.used) == count and report.sizes["median"] == [size, size]
+    assert len(report.accepted) == count and report.sizes["median"] == [size, size]
     array = (tmp_path / "dataset" / "images.npy").stat().st_size
     assert array > count * size * size * 3
     assert peak < array / 5, f"{peak:,} bytes of Python's memory for an array of {array:,}"
@@ -347,9 +347,9 @@ def zip_with(change: Callable[[zipfile.ZipFile], None]) -> Callable[[Path], Path
     return make
 
 
-def zip_holding(name: str | zipfile.ZipInfo, content: bytes = png(8), packing: int = zipfile.ZIP_DEFLATED):
+def zip_holding(name: str | zipfile.ZipInfo, content: bytes = png(8), compression: int = zipfile.ZIP_DEFLATED):
     def make(folder: Path) -> Path:
-        return zip_of(folder / "h.zip", {name: content}, packing)
+        return zip_of(folder / "h.zip", {name: content}, compression)
 
     return make
 
@@ -452,12 +452,12 @@ def file_holding(name: str, content: bytes) -> Callable[[Path], Path]:
 
 
 VAST = png_by_hand(60_000, 60_000, 8, 2)
-ABSOLUTE, OUT = "an absolute name, which leads out", "a name with '..', which leads out"
-ORDINARY = "not an ordinary file, but a pipe"
+ABSOLUTE, OUT = "an absolute path, which leads out", "a path with '..', which leads out"
+ORDINARY = "not a regular file"
 HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {  # -> what is brought, and the reason that must be told
     "zip bomb": (zip_holding("x.png", bytes(64 << 20)), "zip bomb.* unpacks to [0-9,]+ times its size, more than 200"),
     "zip whose header lies": (zip_with(lying_about_its_size), "damaged inside the zip"),
-    "zip of overlapping entries": (zip_with(overlapping), "zip bomb: its entries lie over one another"),
+    "zip of overlapping entries": (zip_with(overlapping), "zip bomb: its entries overlap"),
     "zip of too many entries": (directory_zip(150_000), "more than 100,000 entries"),
     "zip with a vast directory": (directory_zip(1, 100 << 20), "list of entries is too long"),
     "zip in a zip": (zip_holding("inner.zip", b"PK"), "bring it by itself"),
@@ -469,10 +469,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {  # -> what is brought
     "zip with a link": (zip_holding(entry("x.png", stat.S_IFLNK), b"/etc/passwd"), "a link, which is not followed"),
     "zip with a device": (zip_holding(entry("x.png", stat.S_IFCHR)), ORDINARY),
     "zip with a password": (zip_with(encrypted), "protected by a password"),
-    "zip packed with bzip2": (zip_holding("x.png", packing=zipfile.ZIP_BZIP2), "with bzip2, which is not read"),
-    "zip packed with lzma": (zip_holding("x.png", packing=zipfile.ZIP_LZMA), "with LZMA, which is not read"),
+    "zip packed with bzip2": (zip_holding("x.png", compression=zipfile.ZIP_BZIP2), "bzip2, which is not supported"),
+    "zip packed with lzma": (zip_holding("x.png", compression=zipfile.ZIP_LZMA), "with LZMA, which is not supported"),
     "zip with an empty picture": (zip_holding("x.png", b""), "the file is empty"),
-    "zip cut in half": (cut_in_half, "not a whole one: its list of files is missing"),
+    "zip cut in half": (cut_in_half, "incomplete zip: its directory is missing"),
     "zip with a flipped bit": (with_one_bit_flipped, "damaged inside the zip: Bad CRC"),
     "zip that is none": (file_holding("h.zip", b"Dear diary,\n" * 50), "neither a zip nor a tar"),
     "zip that is empty": (file_holding("h.zip", b""), "the file is empty"),
@@ -509,11 +509,11 @@ def test_a_hostile_file_costs_one_line_and_no_time_or_memory(tmp_path, kind):
     assert time.monotonic() - since < DEADLINE_S
     assert peak < HOSTILE_BYTES
 
-    [(name, reason)] = report.refused
+    [(name, reason)] = report.rejected
     assert re.search(words, reason), reason
     assert "\n" not in name + reason and len(reason) < 320
-    assert "good.png" in report.used
-    assert not any("secret" in used or "zero" in used for used in report.used)
+    assert "good.png" in report.accepted
+    assert not any("secret" in used or "zero" in used for used in report.accepted)
     assert below(tmp_path) - before == {"dataset", "dataset/images.npy", "dataset/report.json"}
 
 
@@ -529,8 +529,8 @@ def test_alone_it_is_an_error_with_the_same_sentence(tmp_path, kind):
 def test_each_bad_entry_of_a_zip_costs_one_line(tmp_path):
     files = {f"{i}.png": png(i) for i in range(5)} | {f"bad-{i}.png": b"x" for i in range(3)}
     report = report_of(zip_of(tmp_path / "a.zip", files), tmp_path / "dataset", SIZE)
-    assert report.used == [f"a.zip/{i}.png" for i in range(5)]
-    assert [name for name, _ in report.refused] == [f"a.zip/bad-{i}.png" for i in range(3)]
+    assert report.accepted == [f"a.zip/{i}.png" for i in range(5)]
+    assert [name for name, _ in report.rejected] == [f"a.zip/bad-{i}.png" for i in range(3)]
 
 
 # ----------------------------------------------------------------------------
@@ -541,7 +541,7 @@ def test_each_bad_entry_of_a_zip_costs_one_line(tmp_path):
     "limits, words",
     [
         (Limits(files=9), "more than 9 files; bring fewer"),
-        (Limits(total_bytes=5000), "bytes in all, more than 5,000; bring fewer files"),
+        (Limits(total_bytes=5000), "bytes in total, more than 5,000; bring fewer files"),
         (Limits(file_bytes=100), "no usable image.*bytes, more than 100.*and 5 more"),
         (Limits(pixels=479), "no usable image.*24 x 20 pixels, more than 479"),
     ],
@@ -569,10 +569,10 @@ def test_past_a_limit_a_zip_is_refused(tmp_path, limits, words):
 def test_what_lies_within_the_limits_is_taken_to_the_last_byte(pictures, tmp_path):
     sizes = [path.stat().st_size for path in pictures.rglob("*.png")]
     limits = Limits(files=10, file_bytes=max(sizes), total_bytes=sum(sizes), pixels=480)
-    assert len(report_of(pictures, tmp_path / "a", SIZE, limits=limits).used) == 10
+    assert len(report_of(pictures, tmp_path / "a", SIZE, limits=limits).accepted) == 10
     album = zip_of(tmp_path / "a.zip", {f"{i}.png": png(i) for i in range(3)})
     limits = Limits(zip_entries=3, zip_bytes=sum(len(png(i)) for i in range(3)), zip_ratio=1)
-    assert len(report_of(album, tmp_path / "b", SIZE, limits=limits).used) == 3
+    assert len(report_of(album, tmp_path / "b", SIZE, limits=limits).accepted) == 3
 
 
 @pytest.mark.parametrize(
@@ -590,14 +590,14 @@ def test_a_limit_that_is_none_is_refused_with_its_value(settings, words):
 
 
 def test_whoever_hosts_sets_the_limits_by_the_environment(monkeypatch):
-    assert Limits.of_environment() == Limits()
+    assert Limits.from_environment() == Limits()
     monkeypatch.setenv("DP_MAX_FILES", "200")
     monkeypatch.setenv("DP_MAX_ZIP_BYTES", "5000000")
-    assert Limits.of_environment() == Limits(files=200, zip_bytes=5_000_000)
+    assert Limits.from_environment() == Limits(files=200, zip_bytes=5_000_000)
     for text in ("many", "0", "-3", "1.5", ""):
         monkeypatch.setenv("DP_MAX_FILES", text)
-        with pytest.raises(ValueError, match=r"environment's DP_MAX_.* files must be a whole number of at least 1"):
-            Limits.of_environment()
+        with pytest.raises(ValueError, match=r"DP_MAX_FILES must be a whole number of at least 1"):
+            Limits.from_environment()
 
 
 @pytest.mark.parametrize(
@@ -610,16 +610,16 @@ def test_whoever_hosts_sets_the_limits_by_the_environment(monkeypatch):
 )
 def test_a_setting_out_of_range_is_refused(pictures, tmp_path, settings, words):
     with pytest.raises(ValueError, match=words):
-        report_of(**{"sources": pictures, "into": tmp_path / "dataset", "image_size": SIZE} | settings)
+        report_of(**{"sources": pictures, "output_dir": tmp_path / "dataset", "image_size": SIZE} | settings)
 
 
 def test_nothing_but_a_dataset_is_ever_replaced(pictures, tmp_path):
     before = below(pictures)
-    with pytest.raises(ValueError, match="holds other things than a dataset"):
+    with pytest.raises(ValueError, match="is not empty and not a dataset"):
         report_of(pictures, pictures, SIZE)
     assert below(pictures) == before
     (tmp_path / "empty").mkdir()
-    assert report_of(pictures, tmp_path / "empty", SIZE).used
+    assert report_of(pictures, tmp_path / "empty", SIZE).accepted
 
 
 @pytest.mark.parametrize("sources", [[], "empty"])
@@ -632,9 +632,9 @@ def test_nothing_at_all_is_an_error_that_says_so(tmp_path, sources):
 @pytest.mark.parametrize(
     "image_size, mode, words",
     [
-        (32, "RGB", "is 16 x 16 RGB, and 32 x 32 RGB is asked for"),
-        (16, "L", "is 16 x 16 RGB, and 16 x 16 L is asked for"),
-        (8, "RGBA", "is 16 x 16 RGB, and 8 x 8 RGBA is asked for"),
+        (32, "RGB", "is 16 x 16 RGB, expected 32 x 32 RGB"),
+        (16, "L", "is 16 x 16 RGB, expected 16 x 16 L"),
+        (8, "RGBA", "is 16 x 16 RGB, expected 8 x 8 RGBA"),
     ],
 )
 def test_a_dataset_of_another_size_or_mode_is_an_error_that_names_both(pictures, tmp_path, image_size, mode, words):
@@ -665,7 +665,7 @@ def no_report(folder: Path) -> None:
 
 
 def other_report(folder: Path) -> None:
-    (folder / "report.json").write_text(json.dumps({"used": 3, "refused": []}))
+    (folder / "report.json").write_text(json.dumps({"accepted": 3, "rejected": []}))
 
 
 @pytest.mark.parametrize("harm", [cut, pickled, floats, one_fewer, no_report, other_report])
@@ -690,10 +690,10 @@ for progress in prepare(sys.argv[1], sys.argv[2], 64):
     if progress.done <= 500: early = peak()
 seconds = time.monotonic() - since
 report = progress.report
-print(json.dumps({"used": len(report.used), "refused": len(report.refused), "duplicates": len(report.duplicates),
+print(json.dumps({"used": len(report.accepted), "refused": len(report.rejected), "duplicates": len(report.duplicates),
     "seconds": round(seconds, 1), "told": told, "longest_silence_s": round(longest, 2),
     "peak_mb": round(peak() / 2**20),
-    "peak_growth_mb": round((peak() - early) / 2**20, 1), "array_mb": round(len(report.used) * 64 * 64 * 3 / 2**20)}))
+    "peak_growth_mb": round((peak() - early) / 2**20, 1), "array_mb": round(len(report.accepted) * 64 * 64 * 3 / 2**20)}))
 """
 
 
@@ -722,6 +722,14 @@ def test_ten_thousand_pictures_in_bounded_memory(tmp_path, way):
     assert figures["told"] > min(figures["seconds"], 5)
 
 
-def test_a_report_of_the_first_version_is_shown_in_todays_spelling():
-    report = Findings.load(Path(__file__).parent / "version-1" / "runs" / "finished" / "dataset")
-    assert report.kinds == {"color": 6} and "6 images accepted (6 color;" in report.sentences()[0]
+def test_a_report_with_the_field_names_of_the_first_version_loads(tmp_path):
+    report = DatasetReport.load(Path(__file__).parent / "version-1" / "runs" / "finished" / "dataset")
+    assert report.kinds == {"color": 6} and "6 images accepted (6 color;" in report.summary_lines()[0]
+    assert report.accepted == [f"{number}.png" for number in range(6)] and report.rejected == []
+    old = {"used": ["a.png"], "refused": [["b.png", "the file is empty"]], "left_aside": 2}
+    (tmp_path / "report.json").write_text(json.dumps(old))
+    report = DatasetReport.load(tmp_path)
+    assert report == DatasetReport(accepted=["a.png"], rejected=[("b.png", "the file is empty")], ignored=2)
+    report.save(tmp_path)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written.keys() == {"accepted", "rejected", "duplicates", "ignored", "kinds", "sizes", "smaller"}

@@ -18,7 +18,7 @@ from fakehub import connected
 from pages import exit_code
 from PIL import Image
 
-from dp.data.codec import grid, png_text, to_uint8
+from dp.data.codec import make_grid, read_png_text, to_uint8
 from dp.diffusion.policy import DiffusionPolicy
 from dp.diffusion.settings import SampleSettings
 from dp.serving import cli
@@ -48,12 +48,12 @@ def test_a_png_holds_the_librarys_pictures_and_their_settings(command, tmp_path)
     data = (tmp_path / "faces-32-5.png").read_bytes()
     settings = dict(timesteps=3, sampler="ddim", eta=0.4, noise_schedule="cosine", time_difference=0.5, seed=5)
     images = DiffusionPolicy.from_pretrained(FACES).sample(2, **settings)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), grid(to_uint8(images)))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), make_grid(to_uint8(images)))
 
     made_with = read_settings(data)
     assert {key: made_with[key] for key in settings} == settings
     assert made_with["sha256"] == sha256((FACES / "model.safetensors").read_bytes()).hexdigest()
-    assert png_text(data)["parameters"] == readable(made_with)
+    assert read_png_text(data)["parameters"] == readable(made_with)
 
 
 @pytest.mark.parametrize("kind", ["png", "images", "strip", "gif", "mp4", "zip"])

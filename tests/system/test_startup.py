@@ -88,7 +88,7 @@ def test_a_variable_that_cannot_be_used_is_named_with_what_it_accepts(setting, c
 def test_a_limit_that_is_none_is_named(setting, value):
     setting("DP_MAX_ZIP_BYTES", value)
     with pytest.raises(ValueError, match=r"DP_MAX_ZIP_BYTES.* whole number of at least 1, got") as error:
-        Limits.of_environment()
+        Limits.from_environment()
     assert len(str(error.value)) < 400
 
 

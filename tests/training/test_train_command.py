@@ -17,7 +17,7 @@ from filelock import FileLock
 from pages import exit_code
 from tiny_runs import contents, make_pictures, undisturbed, until
 
-from dp.data.report import Findings
+from dp.data.report import DatasetReport
 from dp.training import cli
 from dp.training.presets import PRESETS, Settings
 from dp.training.run_folder import RunFolder
@@ -70,14 +70,14 @@ def open_run(*arguments: str) -> RunFolder:
 def test_images_become_a_run_that_can_be_resumed_and_extended(place, run_command):
     code, output, errors = run_command("images", "--out", "runs/mine", "--prepare", *TINY, "--steps", "9")
     assert (code, errors) == (0, ""), errors
-    assert output.startswith("6 images accepted") and "notes.png: not a picture" in output
+    assert output.startswith("6 images accepted") and "notes.png: not an image" in output
     run = RunFolder(place / "runs" / "mine")
     assert [path.name for path in (place / "runs").iterdir()] == ["mine"] and run.status()["state"] == "new"
     config = run.config()
     settings = dict(image_size=16, width=16, depth=1, batch=4, save_every=50, steps=9, name="images")
     assert Settings.from_config(config) == replace(PRESETS["quick"], **settings)
     assert (config["name"], config["dataset"]) == ("images", {"name": "images", "count": 6})
-    assert len(Findings.load(run.dataset).used) == 6
+    assert len(DatasetReport.load(run.dataset).accepted) == 6
 
     assert run_command("runs/mine")[:2] == (0, "mine: finished at step 9\n")
     assert run.checkpoint_steps() == [9] and run.sample(9).is_file()
@@ -147,7 +147,7 @@ def test_waiting_for_the_device_is_reported_and_can_be_interrupted(place, run_co
         (["images"], "there is no training run in 'images'; to create one from the images there, add --out"),
         (["images/0.png", "images/1.png"], "only one run can be trained at a time"),
         (["nothing", "--out", "runs/mine"], "there is no file or folder 'nothing'"),
-        (["images/notes.png", "--out", "runs/mine"], "no usable image (notes.png: not a picture"),
+        (["images/notes.png", "--out", "runs/mine"], "no usable image (notes.png: not an image"),
         (["images", "--out", "images"], "'images' is neither empty nor a training run"),
         (["images", "--out", "runs/mine", "--width", "17"], "must be a multiple of 16, got 17"),
         (["images", "--out", "runs/mine", "--steps", "0"], "Steps must be a whole number from 1 to"),

@@ -551,8 +551,8 @@ def test_a_run_does_not_train_on_its_own_samples(make_trainer, tmp_path):
     folder = make_pictures(tmp_path / "album", 8)
     make_trainer("album/run", folder=folder, train_num_steps=1).train()
     report = make_trainer("album/run", folder=folder).dataset.report
-    assert report.used == [f"{i}.png" for i in range(8)]
-    assert ("run/samples/000001.png", "a sample image of this run") in report.refused
+    assert report.accepted == [f"{i}.png" for i in range(8)]
+    assert ("run/samples/000001.png", "a sample image of this run") in report.rejected
 
 
 def test_a_folder_without_images_is_rejected_before_training(make_trainer, tmp_path):

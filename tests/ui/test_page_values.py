@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from saving import save_policy
 
-from dp.data.codec import encode_png, grid
+from dp.data.codec import encode_png, make_grid
 from dp.diffusion.policy import DiffusionPolicy
 from dp.serving.engine import Engine
 from dp.serving.files import read_settings
@@ -38,7 +38,7 @@ def test_live_frames_are_light_and_the_last_is_lossless():
     frame = Frame(index=3, timesteps=9, time=0.7, log_snr=-1.0, x_t=images[::-1], x0=images, moved=np.zeros(4))
     running, stopped = show(frame, "running"), show(frame, "stopped")
     assert running["src"].startswith("data:image/jpeg;base64,") and stopped["src"].startswith("data:image/png;base64,")
-    np.testing.assert_array_equal(decode(stopped["src"]), grid(images))
+    np.testing.assert_array_equal(decode(stopped["src"]), make_grid(images))
     assert (stopped["index"], stopped["timesteps"], stopped["time"], stopped["log_snr"]) == (3, 9, 0.7, -1.0)
     assert show(None, "failed", "no luck") == {"state": "failed", "message": "no luck"}
 

@@ -1,4 +1,4 @@
-"""Decompress gzip, bzip2 and xz files as streams, in bounded memory and within the limits of an archive."""
+"""Decompress gzip, bzip2 and xz files as streams, with bounded memory and within the limits of an archive."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from functools import partial
 from tarfile import RECORDSIZE
 from typing import Any, BinaryIO
 
-from dp.data.archives.archive_kinds import PACKED
-from dp.data.decode import Refused
+from dp.data.archives.archive_kinds import COMPRESSIONS
+from dp.data.decode import InvalidImage
 from dp.data.limits import Limits
 
-CHUNK = 1 << 16
-XZ_BYTES = 256 << 20  # of memory for decompressing xz, whose strongest preset takes 65 MiB
+CHUNK_BYTES = 1 << 16
+XZ_MEMORY_BYTES = 256 << 20  # memory limit for xz, whose strongest preset takes 65 MiB
 
 
-class CutOff(Exception):
-    """The data ends too early, or cannot be unpacked further."""
+class Truncated(Exception):
+    """The data ends too early, or cannot be decompressed further."""
 
 
 class _Gunzip:
     """A decompressor for one gzip member, with the interface of BZ2Decompressor and LZMADecompressor."""
 
     def __init__(self):
-        self._zlib = zlib.decompressobj(31)  # 31: with gzip's header and checksum
+        self._zlib = zlib.decompressobj(31)  # 31: with the header and checksum of gzip
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
@@ -48,60 +48,61 @@ class _Gunzip:
 DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "gzip": _Gunzip,
     "bzip2": bz2.BZ2Decompressor,
-    "xz": partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, XZ_BYTES),
+    "xz": partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, XZ_MEMORY_BYTES),
 }
 
 
-class Unpacked(io.RawIOBase):
-    """The decompressed content of `file`, which has `size` bytes. Reading raises CutOff where the file is damaged, and
-    Refused past a limit.
+class DecompressedFile(io.RawIOBase):
+    """The decompressed content of `file`, as a file. size: the compressed size in bytes. Reading raises Truncated if
+    the compressed data is damaged, and InvalidImage if a limit is exceeded.
     """
 
-    def __init__(self, file: BinaryIO, packing: str, size: int, limits: Limits):
-        self._pieces, self._piece = _pieces(file, PACKED[packing], DECOMPRESSORS[packing]), memoryview(b"")
+    def __init__(self, file: BinaryIO, compression: str, size: int, limits: Limits):
+        self._chunks = _decompress(file, COMPRESSIONS[compression], DECOMPRESSORS[compression])
+        self._chunk = memoryview(b"")
         self._size, self._limits, self._total = size, limits, 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if not self._piece:
+        if not self._chunk:
             try:
-                self._piece = memoryview(next(self._pieces, b""))
+                self._chunk = memoryview(next(self._chunks, b""))
             except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-                raise CutOff(str(error)) from None
-            self._total += len(self._piece)
+                raise Truncated(str(error)) from None
+            self._total += len(self._chunk)
             self._check_total()
-        count = min(len(buffer), len(self._piece))
-        buffer[:count], self._piece = self._piece[:count], self._piece[count:]
+        count = min(len(buffer), len(self._chunk))
+        buffer[:count], self._chunk = self._chunk[:count], self._chunk[count:]
         return count
 
     def _check_total(self) -> None:
         if self._total > self._limits.zip_ratio * self._size + RECORDSIZE:  # an empty tar is a record of zeros
-            raise Refused(
-                f"a bomb, it seems: it unpacks to more than {self._limits.zip_ratio:,} times its size; if these are"
-                " real images, save them as PNG or JPEG"
+            raise InvalidImage(
+                f"probably a decompression bomb: it unpacks to more than {self._limits.zip_ratio:,} times its size; if"
+                " these are real images, save them as PNG or JPEG"
             )
         if self._total > self._limits.zip_bytes:
-            raise Refused(f"unpacks to more than {self._limits.zip_bytes:,} bytes")
+            raise InvalidImage(f"unpacks to more than {self._limits.zip_bytes:,} bytes")
 
 
-def _pieces(file: BinaryIO, signature: bytes, begin: Callable[[], Any]) -> Iterator[bytes]:
-    """Decompress all streams in `file`, one after the other; ignore padding or garbage after the last one."""
-    unpacker, data = begin(), b""
+def _decompress(file: BinaryIO, signature: bytes, new_decompressor: Callable[[], Any]) -> Iterator[bytes]:
+    """Yield the decompressed content of all streams in `file`. Padding or garbage after the last one is ignored."""
+    decompressor, data = new_decompressor(), b""
     while True:
-        if unpacker.eof:
-            data = (unpacker.unused_data or file.read(CHUNK)).lstrip(b"\0")
+        if decompressor.eof:
+            data = (decompressor.unused_data or file.read(CHUNK_BYTES)).lstrip(b"\0")
             if len(data) < len(signature):
-                data += file.read(CHUNK)
+                data += file.read(CHUNK_BYTES)
             if not data.startswith(signature):
                 return
-            unpacker = begin()
-        elif unpacker.needs_input:
-            data = file.read(CHUNK)
-        piece = unpacker.decompress(data, CHUNK)
-        if not piece and not data and unpacker.needs_input and not unpacker.eof:
+            decompressor = new_decompressor()
+        elif decompressor.needs_input:
+            data = file.read(CHUNK_BYTES)
+        chunk = decompressor.decompress(data, CHUNK_BYTES)
+        if not chunk and not data and decompressor.needs_input and not decompressor.eof:
             raise EOFError("its end is missing")
         data = b""
-        if piece:
-            yield piece
+        if chunk:
+            yield chunk

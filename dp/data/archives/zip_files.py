@@ -1,8 +1,8 @@
-"""Zip archives, read by their central directory alone.
+"""Read zip archives by their central directory.
 
-zipfile rejects every file whose local header spells its name differently from the central directory: with backslashes,
-in another encoding, in another case. Of a local header only the lengths are used here. What an archive claims is
-checked before anything is unpacked, and no file unpacks to more bytes than the directory claims.
+The module zipfile rejects files whose name in the local header differs from the central directory, for example in
+encoding or in the separator. Here, only the lengths in the local header are used. The sizes that an archive claims are
+checked before decompression, and no file is decompressed to more bytes than claimed.
 """
 
 from __future__ import annotations
@@ -16,109 +16,124 @@ from itertools import pairwise
 from typing import BinaryIO
 
 from dp.data.archives.archive_kinds import REPACK
-from dp.data.archives.zip_directory import Entry, bytes_at, find_end, parsed
-from dp.data.decode import Refused
+from dp.data.archives.zip_directory import ZipEntry, find_directory, parse_directory, read_at
+from dp.data.decode import InvalidImage
 from dp.data.limits import Limits
 
-CHUNK = 1 << 16
-DIRECTORY_BYTES = 64 << 20  # of the central directory, which is read at once
-OVERLAPS = 2  # one damaged entry overlaps at most the two beside it
-DEFLATE_RATIO = 1032  # the most that a byte of deflate can stand for
+CHUNK_BYTES = 1 << 16
+MAX_DIRECTORY_BYTES = 64 << 20  # the central directory is read at once
+MAX_OVERLAPS = 2  # a single damaged entry can overlap both of its neighbors
+MAX_DEFLATE_RATIO = 1032  # the maximum of the format
 LOCAL, LOCAL_BYTES = b"PK\3\4", 30
 STORED, DEFLATED = 0, 8
-METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 98: "PPMd"}
-LOCKED = "protected by a password; make an archive without one"
+METHOD_NAMES = {
+    1: "Shrink",
+    6: "Implode",
+    9: "Deflate64",
+    12: "bzip2",
+    14: "LZMA",
+    93: "Zstandard",
+    95: "xz",
+    98: "PPMd",
+}
+ENCRYPTED = "protected by a password; make an archive without one"
 
 
-def entries_of(file: BinaryIO, limits: Limits) -> tuple[list[Entry], int]:
-    """Return the entries of a zip, and how many more its end record claims. Raises Refused for the zip as a whole."""
-    end = find_end(file)
+def read_entries(file: BinaryIO, limits: Limits) -> tuple[list[ZipEntry], int]:
+    """Return the entries of a zip, and the number of claimed entries that are missing. Raises InvalidImage if the zip
+    as a whole is unusable.
+    """
+    end = find_directory(file)
     if end is None:
-        raise Refused("a damaged zip, or not a whole one: its list of files is missing; download or copy it again")
-    if end.is_part:
-        raise Refused(f"one part of a split zip, which is not read; join the parts, and {REPACK}")
-    if end.length > DIRECTORY_BYTES:
-        raise Refused(f"a zip whose list of entries is too long: {end.length:,} bytes, more than {DIRECTORY_BYTES:,}")
+        raise InvalidImage("a damaged or incomplete zip: its directory is missing; download or copy it again")
+    if end.is_split_part:
+        raise InvalidImage(f"one part of a split zip, which is not supported; join the parts, and {REPACK}")
+    if end.length > MAX_DIRECTORY_BYTES:
+        raise InvalidImage(
+            f"a zip whose list of entries is too long: {end.length:,} bytes, more than {MAX_DIRECTORY_BYTES:,}"
+        )
     entries = []
-    for entry in parsed(bytes_at(file, end.start, end.length)):
+    for entry in parse_directory(read_at(file, end.start, end.length)):
         entries.append(entry)
         if len(entries) > limits.zip_entries:
-            raise Refused(f"more than {limits.zip_entries:,} entries; make several archives of it")
-    entries = _shifted(entries, file, end.shift)
+            raise InvalidImage(f"more than {limits.zip_entries:,} entries; make several archives of it")
+    entries = _with_true_offsets(entries, file, end.shift)
     _check_claims(entries, file.seek(0, os.SEEK_END), limits)
     return entries, max(0, end.count - len(entries))
 
 
-def _shifted(entries: list[Entry], file: BinaryIO, shift: int) -> list[Entry]:
-    """Return the entries with their true offsets: bytes before the zip shift all of them, unless the program that put
-    them there has adjusted the offsets.
+def _with_true_offsets(entries: list[ZipEntry], file: BinaryIO, shift: int) -> list[ZipEntry]:
+    """Return the entries with corrected offsets. Bytes before the zip shift all offsets, unless the program that put
+    them there has adjusted the entries.
     """
-    if not shift or any(bytes_at(file, entry.offset, 4) == LOCAL for entry in entries[:2]):
+    if not shift or any(read_at(file, entry.offset, 4) == LOCAL for entry in entries[:2]):
         return entries
     return [entry._replace(offset=entry.offset + shift) for entry in entries]
 
 
-def _check_claims(entries: list[Entry], archive_size: int, limits: Limits) -> None:
-    """Raises Refused where the entries together claim more than the limits allow. An entry whose claims cannot be true
-    is not counted: `read` rejects it.
+def _check_claims(entries: list[ZipEntry], archive_size: int, limits: Limits) -> None:
+    """Raise InvalidImage if the claimed sizes exceed the limits. Entries with impossible sizes do not count, because
+    `read` rejects them.
     """
-    entries = [entry for entry in entries if _is_possible(entry, archive_size)]
+    entries = [entry for entry in entries if _has_possible_sizes(entry, archive_size)]
     by_offset = sorted(entries, key=lambda entry: entry.offset)
     overlaps = sum(one.offset + LOCAL_BYTES + one.packed > other.offset for one, other in pairwise(by_offset))
-    if overlaps > OVERLAPS:
-        raise Refused("a zip bomb: its entries lie over one another")
+    if overlaps > MAX_OVERLAPS:
+        raise InvalidImage("a zip bomb: its entries overlap")
     unpacked = sum(entry.size for entry in entries)
     if unpacked > limits.zip_ratio * archive_size:
-        raise Refused(
-            f"a zip bomb, it seems: it unpacks to {unpacked // archive_size:,} times its size, more than"
+        raise InvalidImage(
+            f"probably a zip bomb: it unpacks to {unpacked // archive_size:,} times its size, more than"
             f" {limits.zip_ratio:,}; if these are real images, save them as PNG or JPEG"
         )
     if unpacked > limits.zip_bytes:
-        raise Refused(f"unpacks to {unpacked:,} bytes, more than {limits.zip_bytes:,}")
+        raise InvalidImage(f"unpacks to {unpacked:,} bytes, more than {limits.zip_bytes:,}")
 
 
-def _is_possible(entry: Entry, archive_size: int) -> bool:
-    most = {STORED: entry.packed, DEFLATED: entry.packed * DEFLATE_RATIO}.get(entry.method, 0)
+def _has_possible_sizes(entry: ZipEntry, archive_size: int) -> bool:
+    most = {STORED: entry.packed, DEFLATED: entry.packed * MAX_DEFLATE_RATIO}.get(entry.method, 0)
     return entry.size <= most and entry.offset + LOCAL_BYTES + entry.packed <= archive_size
 
 
-def read(file: BinaryIO, entry: Entry) -> io.BytesIO:
-    """Return all bytes of an entry; the caller has checked `entry.size`. Raises Refused with the reason."""
-    kind = stat.S_IFMT(entry.attributes >> 16)  # Unix's; zero where the zip was made elsewhere
+def read(file: BinaryIO, entry: ZipEntry) -> io.BytesIO:
+    """Return the content of an entry, whose size the caller has checked. Raises InvalidImage."""
+    kind = stat.S_IFMT(entry.attributes >> 16)  # zero if the zip was not created on Unix
     if kind == stat.S_IFLNK:
-        raise Refused("a link, which is not followed; zip the image itself")
+        raise InvalidImage("a link, which is not followed; zip the image itself")
     if kind not in (0, stat.S_IFREG):
-        raise Refused("not an ordinary file, but a pipe, a device or the like")
+        raise InvalidImage("not a regular file (a pipe or a device)")
     if entry.flags & 1:
-        raise Refused(LOCKED)
+        raise InvalidImage(ENCRYPTED)
     if entry.method not in (STORED, DEFLATED):
-        method = METHODS.get(entry.method, f"method {entry.method}")
-        raise Refused(f"compressed with {method}, which is not read; {REPACK} with ordinary (deflate) compression")
+        method = METHOD_NAMES.get(entry.method, f"method {entry.method}")
+        raise InvalidImage(
+            f"compressed with {method}, which is not supported; {REPACK} with ordinary (deflate) compression"
+        )
     if entry.size == 0:
-        raise Refused("the file is empty")
-    if not _is_possible(entry, file.seek(0, os.SEEK_END)):
-        raise Refused(f"damaged inside the zip: {entry.size:,} bytes cannot come out of what is there")
-    header = bytes_at(file, entry.offset, LOCAL_BYTES)
+        raise InvalidImage("the file is empty")
+    if not _has_possible_sizes(entry, file.seek(0, os.SEEK_END)):
+        raise InvalidImage(f"damaged inside the zip: its data cannot hold the claimed {entry.size:,} bytes")
+    header = read_at(file, entry.offset, LOCAL_BYTES)
     if not header.startswith(LOCAL) or len(header) < LOCAL_BYTES:
-        raise Refused("damaged inside the zip: the file is not where the list of files says")
+        raise InvalidImage("damaged inside the zip: there is no file at the offset in its directory")
     file.seek(sum(struct.unpack_from("<2H", header, 26)), os.SEEK_CUR)
     try:
-        data = _unpacked(file, entry)
+        data = _decompress(file, entry)
     except (OSError, zlib.error) as error:
-        raise Refused(f"damaged inside the zip: {error}") from None
+        raise InvalidImage(f"damaged inside the zip: {error}") from None
     if len(data) != entry.size or zlib.crc32(data) != entry.crc:
-        is_locked = header[6] & 1 == 1  # by the local header alone
-        wrong = "Bad CRC" if len(data) == entry.size else f"not the {entry.size:,} bytes that the list of files claims"
-        raise Refused(LOCKED if is_locked else f"damaged inside the zip: {wrong}")
+        is_encrypted = header[6] & 1 == 1  # according to the local header only
+        wrong = "Bad CRC" if len(data) == entry.size else f"not the {entry.size:,} bytes that its directory claims"
+        raise InvalidImage(ENCRYPTED if is_encrypted else f"damaged inside the zip: {wrong}")
     return io.BytesIO(data)
 
 
-def _unpacked(file: BinaryIO, entry: Entry) -> bytes:
-    """Return the data that begins at the file's position, cut one byte past `entry.size` if there is more."""
+def _decompress(file: BinaryIO, entry: ZipEntry) -> bytes:
+    """Decompress the data at the current position of the file, up to one byte more than `entry.size`."""
     if entry.method == STORED:
         return file.read(entry.size)
     inflate, pieces, left, missing = zlib.decompressobj(-15), [], entry.packed, entry.size + 1
-    while left and missing and not inflate.eof and (packed := file.read(min(CHUNK, left))):
+    while left and missing and not inflate.eof and (packed := file.read(min(CHUNK_BYTES, left))):
         pieces.append(inflate.decompress(packed, missing))
         left -= len(packed)
         missing -= len(pieces[-1])

@@ -1,4 +1,4 @@
-"""Colors in the space that a file states -> sRGB, by an embedded ICC profile or by PNG's gamma and primaries."""
+"""Convert colors to sRGB, by an embedded ICC profile or by the gamma and primaries of a PNG."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from PIL import Image, ImageCms
 
 SRGB = ImageCms.createProfile("sRGB")
 SRGB_GAMMA, TOLERANCE = 0.45455, 0.001
-D65 = (0.3127, 0.3290)
-SRGB_PRIMARIES = (*D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x and y of white, red, green and blue
+D65 = (0.3127, 0.3290)  # x and y of white in sRGB
+SRGB_PRIMARIES = (*D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x and y of white, red, green and blue in turn
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # a profile's color space -> the mode that it describes
-FITS = {"L": ("L", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # mode -> those of the profiles that are applied to it
+MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # color space of a profile -> mode of the images that it describes
+APPLICABLE = {"L": ("L", "RGB"), "RGB": ("RGB",), "CMYK": ("CMYK",)}  # mode of an image -> modes of usable profiles
 
 
 def profile_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From the colors of an L, RGB or CMYK image to RGB in sRGB; None where the profile is damaged or describes other
-    colors. A grey image may have an RGB profile, which describes its greys, too.
+    """Return the transform from an L, RGB or CMYK image with this ICC profile to sRGB, in mode RGB. Return None if the
+    profile is damaged or describes other colors. A grayscale image may have an RGB profile.
     """
-    if not isinstance(profile, bytes):  # a TIFF may have numbers or text in that place
+    if not isinstance(profile, bytes):  # a TIFF tag may hold numbers or text instead
         return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         described = MODES.get(source.profile.xcolor_space.strip())
-        if described not in FITS[mode]:
+        if described not in APPLICABLE[mode]:
             return None
         return ImageCms.buildTransform(source, SRGB, described, "RGB")
     except (OSError, ImageCms.PyCMSError):
@@ -34,21 +34,21 @@ def profile_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform |
 
 
 def is_srgb(gamma: float | None, primaries: tuple[float, ...] | None) -> bool:
-    """Whether PNG's gamma and primaries, each perhaps not stated, are those of sRGB."""
+    """Return whether the gamma and primaries of a PNG are those of sRGB. None means not specified."""
     plain_gamma = gamma is None or abs(gamma - SRGB_GAMMA) <= TOLERANCE
     return plain_gamma and (primaries is None or _matrix(primaries) is None)
 
 
 @lru_cache(maxsize=8)
 def tone_curve(steps: int, gamma: float | None) -> np.ndarray:
-    """The 8-bit sRGB level of each of `steps` equally spaced samples; None: the samples are sRGB's own."""
+    """Return the 8-bit sRGB values of `steps` equally spaced samples with this gamma. None means that of sRGB."""
     samples = np.linspace(0, 1, steps)
     if gamma is not None:
         samples = _encode(samples ** (1 / gamma))
     return (samples * 255).round().astype(np.uint8)
 
 
-def by_primaries(image: Image.Image, primaries: tuple[float, ...]) -> Image.Image:
+def convert_primaries(image: Image.Image, primaries: tuple[float, ...]) -> Image.Image:
     """Convert an RGB image with sRGB's tone curve from `primaries` to those of sRGB."""
     matrix = _matrix(primaries)
     if matrix is None:
@@ -59,12 +59,14 @@ def by_primaries(image: Image.Image, primaries: tuple[float, ...]) -> Image.Imag
 
 
 def _encode(light: np.ndarray) -> np.ndarray:
-    """Linear light -> samples of sRGB, both in [0, 1]."""
+    """Convert linear light to sRGB samples, both in [0, 1]."""
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def _matrix(primaries: tuple[float, ...]) -> np.ndarray | None:
-    """Linear RGB of `primaries` -> linear sRGB, whites onto each other; None for sRGB's and for impossible ones."""
+    """Return the matrix from linear RGB with these primaries to linear sRGB, which maps white to white. Return None for
+    the primaries of sRGB and for invalid ones.
+    """
     if np.allclose(primaries, SRGB_PRIMARIES, rtol=0, atol=TOLERANCE):
         return None
     if min(primaries[1::2]) <= 0:

@@ -1,4 +1,4 @@
-"""A file to decode, perhaps without some of its parts, and what is known about the look of the image in it."""
+"""An image file from which harmful or useless parts are removed for decoding, and the metadata found in it."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-PROFILE_BYTES = 16 << 20  # that a color profile may have, and other metadata; printing profiles have 1 to 3 MB
+PROFILE_BYTES = 16 << 20  # size limit of a color profile and of other metadata; profiles for print have 1 to 3 MB
 
 
 @dataclass
-class Source:
-    """A file to decode, and what its metadata says about the look of the image.
+class ImageFile:
+    """An image file, and the metadata that affects how the image looks.
 
-    gamma is PNG's exponent from light to sample; primaries are x and y of white, red, green and blue; clear is the
-    sample or the three samples of the color that a PNG marks as transparent, in 16 bits where depth says so, else in 8.
+    parts: file, start and end of the byte ranges to decode; empty for the whole file. gamma: the exponent from light to
+    samples in a PNG. primaries: x and y of white, red, green and blue in turn. transparent_color: the gray level or RGB
+    color that a PNG defines as transparent, scaled to 8 bits if depth is less. depth: bits per sample of a PNG.
     """
 
     file: BinaryIO
-    parts: list[tuple[BinaryIO, int, int]] = field(default_factory=list)  # file, from, to; none: the whole file
+    parts: list[tuple[BinaryIO, int, int]] = field(default_factory=list)
     exif: bytes = b""
     profile: bytes = b""
     gamma: float | None = None
     primaries: tuple[float, ...] | None = None
-    clear: tuple[int, ...] | None = None
-    depth: int = 8  # bits per sample of a PNG
+    transparent_color: tuple[int, ...] | None = None
+    depth: int = 8
     is_jpeg: bool = False
 
     def open(self, ending: bytes = b"") -> BinaryIO:
-        """The file as Pillow should see it, followed by `ending`."""
+        """Return the file for Pillow to decode, followed by `ending` if there are `parts`."""
         self.file.seek(0)
         if not self.parts:
             return self.file
         return io.BufferedReader(Excerpt([*self.parts, (io.BytesIO(ending), 0, len(ending))]))
 
-    def without_last_marker(self) -> Source:
-        """Without the 0xFF at its end that would make a marker of what follows."""
+    def without_last_marker(self) -> ImageFile:
+        """Return a copy without trailing 0xFF bytes, which would form a marker with the bytes appended to it."""
         file, start, stop = self.parts[-1]
         file.seek(max(start, stop - 16))
         tail = file.read(stop - file.tell())
@@ -45,7 +46,7 @@ class Source:
 
 
 class Excerpt(io.RawIOBase):
-    """Parts of files, read as one file without a copy."""
+    """Byte ranges of files, read as one file without copying them."""
 
     def __init__(self, parts: list[tuple[BinaryIO, int, int]]):
         self._parts = [part for part in parts if part[2] > part[1]]

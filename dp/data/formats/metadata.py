@@ -1,8 +1,8 @@
-"""Image files without their metadata, and the few facts in the metadata that change how an image looks.
+"""Strip the metadata from image files, and extract the few facts in it that affect how an image looks.
 
-Pillow reads all metadata before the first pixel and fails on much of it: an EXIF entry of an odd type, a text chunk
-that is too large, an entry that lies beyond the end of the file. Here it receives an excerpt of the file with only what
-decoding needs. What is too large or damaged is skipped, never unpacked without a limit.
+Pillow parses all metadata before it decodes a pixel, and fails on much of it: EXIF entries of odd types, large text
+chunks, offsets beyond the end of the file. It therefore receives an excerpt of the file with only the parts that
+decoding needs. Damaged or large metadata is skipped, and nothing is decompressed without a limit.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from dp.data.formats.excerpt import PROFILE_BYTES, Source
+from dp.data.formats.excerpt import PROFILE_BYTES, ImageFile
 from dp.data.formats.png import SIGNATURE, read_png
 
 END_OF_IMAGE = b"\xff\xd9"
 ICC_HEADER, EXIF_HEADER = b"ICC_PROFILE\0", b"Exif\0\0"
-INTEGERS = {1: "B", 3: "H", 4: "I"}  # EXIF's types of whole numbers -> struct's
-MAX_BLOCKS = 100_000  # of metadata that are looked at in one file; an image of 25 MB of comments has as many
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # of TIFF's types, in bytes
-WHERE_PIXELS_ARE = (273, 279, 324, 325)  # offsets and sizes of TIFF's strips and tiles, of which there may be many
+INTEGERS = {1: "B", 3: "H", 4: "I"}  # integer type in EXIF -> format of struct
+MAX_BLOCKS = 100_000  # limit on the metadata blocks of one file; as many as in 25 MB of comments
+TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # in TIFF, in bytes
+DATA_TAGS = (273, 279, 324, 325)  # offsets and sizes of a TIFF's strips and tiles, which can be long lists
 
 
-def read_metadata(file: BinaryIO) -> Source:
-    """Look through `file`. What Pillow reads of the metadata without harm, as a TIFF's profile, is left to it."""
+def read_metadata(file: BinaryIO) -> ImageFile:
+    """Return the file without harmful metadata, and the facts found in the metadata. Metadata that Pillow reads safely,
+    such as the color profile of a TIFF, is left to it. Raises ValueError if there is too much metadata.
+    """
     head = file.read(16)
     if head.startswith(SIGNATURE):
         return read_png(file)
@@ -38,11 +40,11 @@ def read_metadata(file: BinaryIO) -> Source:
         return _tiff(file, "<" if head.startswith(b"II") else ">")
     if head[4:8] == b"ftyp":
         return _avif(file)
-    return Source(file)
+    return ImageFile(file)
 
 
-def orientation(exif: bytes) -> int:
-    """The orientation that an EXIF block states, 1 where it states none; other entries may be damaged."""
+def read_orientation(exif: bytes) -> int:
+    """Return the orientation in an EXIF block, or 1 (upright) if there is none. Other entries may be damaged."""
     block = exif.removeprefix(EXIF_HEADER)
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
     if order is None:
@@ -63,11 +65,11 @@ def orientation(exif: bytes) -> int:
 # JPEG
 
 
-def _jpeg(file: BinaryIO) -> Source:
-    """Keep everything but the application segments and comments before the first scan; of the former keep JFIF's and
-    Adobe's, by which a decoder knows the color model.
+def _jpeg(file: BinaryIO) -> ImageFile:
+    """Remove the comments and application segments before the first scan, except those of JFIF and Adobe, which define
+    the color model.
     """
-    source, profile, position = Source(file, is_jpeg=True), {}, 0
+    source, profile, position = ImageFile(file, is_jpeg=True), {}, 0
     for marker, start, stop in _segments(file):
         if not (0xE0 <= marker <= 0xEF or marker == 0xFE):
             continue
@@ -89,16 +91,16 @@ def _jpeg(file: BinaryIO) -> Source:
     return source
 
 
-def _counted() -> Iterator[int]:
-    """Count the blocks of a file's metadata. Raises ValueError past MAX_BLOCKS."""
+def _count_blocks() -> Iterator[int]:
+    """Count the metadata blocks of a file. Raises ValueError after MAX_BLOCKS."""
     yield from range(MAX_BLOCKS)
     raise ValueError(f"more than {MAX_BLOCKS:,} blocks of metadata")
 
 
 def _segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment before the first scan, or before what is not a segment."""
+    """Yield marker, start and end of each segment before the first scan or invalid segment."""
     position, end = 2, file.seek(0, os.SEEK_END)
-    for _ in _counted():
+    for _ in _count_blocks():
         file.seek(position)
         head = file.read(4)
         if len(head) < 4 or head[0] != 0xFF:
@@ -117,14 +119,14 @@ def _segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
 # GIF, TIFF, AVIF
 
 
-def _gif(file: BinaryIO) -> Source:
-    """Leave out the comments and applications' blocks before the first image."""
-    source, end = Source(file), file.seek(0, os.SEEK_END)
+def _gif(file: BinaryIO) -> ImageFile:
+    """Remove the comments and application blocks before the first image."""
+    source, end = ImageFile(file), file.seek(0, os.SEEK_END)
     file.seek(10)
     flags = (file.read(1) or b"\0")[0]
     position = start = 13 + (3 * (2 << (flags & 7)) if flags & 0x80 else 0)
     source.parts.append((file, 0, start))
-    blocks, transparency = _counted(), (file, 0, 0)
+    blocks, transparency = _count_blocks(), (file, 0, 0)
     while True:
         file.seek(position)
         kind = file.read(2)
@@ -135,22 +137,22 @@ def _gif(file: BinaryIO) -> Source:
             position += 1 + size
             file.seek(position)
         position += 1
-        if kind[1] == 0xF9:  # the last one counts
+        if kind[1] == 0xF9:  # the last of these applies
             transparency = (file, start, position)
     source.parts += [transparency, (file, position, end)]
     return source
 
 
-def _tiff(file: BinaryIO, order: str) -> Source:
-    """Leave out the entries of the first directory whose values lie beyond the end of the file or are very large."""
-    source, end = Source(file), file.seek(0, os.SEEK_END)
+def _tiff(file: BinaryIO, order: str) -> ImageFile:
+    """Remove the entries of the first directory that point beyond the end of the file or to very large values."""
+    source, end = ImageFile(file), file.seek(0, os.SEEK_END)
     try:
         file.seek(4)
         (start,) = struct.unpack(f"{order}I", file.read(4))
         file.seek(start)
         (count,) = struct.unpack(f"{order}H", file.read(2))
         entries = [file.read(12) for _ in range(count)]
-        kept = [entry for entry in entries if _is_sound(struct.unpack(f"{order}HHII", entry), end)]
+        kept = [entry for entry in entries if _is_readable_entry(struct.unpack(f"{order}HHII", entry), end)]
     except struct.error:  # ends too early
         return source
     if len(kept) < count:
@@ -161,25 +163,25 @@ def _tiff(file: BinaryIO, order: str) -> Source:
     return source
 
 
-def _is_sound(entry: tuple[int, int, int, int], end: int) -> bool:
+def _is_readable_entry(entry: tuple[int, int, int, int], end: int) -> bool:
     tag, kind, count, offset = entry
-    size = SIZES.get(kind, 0) * count
-    return size <= 4 or (offset + size <= end and (size <= PROFILE_BYTES or tag in WHERE_PIXELS_ARE))
+    size = TYPE_SIZES.get(kind, 0) * count
+    return size <= 4 or (offset + size <= end and (size <= PROFILE_BYTES or tag in DATA_TAGS))
 
 
-def _avif(file: BinaryIO) -> Source:
-    """Rename its EXIF items, which then nobody reads: AVIF states its orientation elsewhere."""
-    source, end, position, kept = Source(file), file.seek(0, os.SEEK_END), 0, 0
+def _avif(file: BinaryIO) -> ImageFile:
+    """Rename the EXIF items, so that decoders ignore them. AVIF stores the orientation elsewhere."""
+    source, end, position, kept = ImageFile(file), file.seek(0, os.SEEK_END), 0, 0
     while position + 8 <= end:
         file.seek(position)
         size, kind = struct.unpack(">I4s", file.read(8))
         if kind == b"meta" and size <= PROFILE_BYTES:
             items = re.finditer(rb"infe[\2\3].{7,9}(Exif)", file.read(max(0, size - 8)), re.DOTALL)
-            for _, item in zip(_counted(), items):
+            for _, item in zip(_count_blocks(), items):
                 at = position + 8 + item.start(1)
                 source.parts += [(file, kept, at), (io.BytesIO(b"skip"), 0, 4)]
                 kept = at + 4
-        if size < 8:  # to the end of the file, or very large
+        if size < 8:  # 0 and 1: extends to the end of the file, or has a 64-bit size
             break
         position += size
     if source.parts:

@@ -1,4 +1,4 @@
-"""How much a JPEG file lacks that ends before its end marker, read from its markers without decoding it."""
+"""Check from its markers how complete a truncated JPEG file is, without decoding it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ import struct
 from math import ceil
 from typing import BinaryIO, NamedTuple
 
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers that state size and components
+FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # start of frame: size and components
 
 
 class _Frame(NamedTuple):
     height: int
     width: int
-    sampling: dict[int, tuple[int, int]]  # component -> how often it is sampled across and down
+    sampling: dict[int, tuple[int, int]]  # component -> horizontal and vertical sampling factor
 
     def units(self, components: list[int]) -> int:
-        """The number of units (MCUs) that a scan of these components is made of."""
+        """Return the number of MCUs (minimum coded units) in a scan of these components."""
         most = [max(factors) for factors in zip(*self.sampling.values())]
         mine = self.sampling[components[0]] if len(components) == 1 else most
-        # A scan of one component has only the blocks that hold pixels; one of several has whole groups of blocks.
+        # The MCUs of a scan of one component are single blocks; those of several components are groups of blocks.
         block = [8 * m / n for m, n in zip(most, mine)] if len(components) == 1 else [8 * m for m in most]
         return ceil(self.width / block[0]) * ceil(self.height / block[1])
 
 
-def lacks_only_its_last_bytes(file: BinaryIO) -> bool:
-    """Whether all scans have begun, which together hold every coefficient to its last bit, and in the last scan all of
-    the intervals between restart markers.
+def is_nearly_complete(file: BinaryIO) -> bool:
+    """Return whether the file contains the start of every scan, so that all coefficients are present to their last bit,
+    and all restart intervals of the last scan.
     """
     try:
-        return _is_begun_throughout(file.read())
+        return _all_scans_began(file.read())
     except (IndexError, KeyError, ValueError, ZeroDivisionError, struct.error):  # ends within a marker, or damaged
         return False
 
 
-def _is_begun_throughout(data: bytes) -> bool:
+def _all_scans_began(data: bytes) -> bool:
     frame, interval, position = None, 0, 2
-    rest: dict[tuple[int, int], int] = {}  # component and coefficient -> bits that later scans must bring
+    rest: dict[tuple[int, int], int] = {}  # (component, coefficient) -> number of bits that later scans must add
     while 0 <= position < len(data) - 1:
         marker = data[position + 1]
         if data[position] != 0xFF or marker in (0x00, 0xFF) or 0xD0 <= marker <= 0xD9:  # between segments
@@ -44,7 +44,7 @@ def _is_begun_throughout(data: bytes) -> bool:
             continue
         (length,) = struct.unpack_from(">H", data, position + 2)
         start, position = position + 4, position + 2 + length
-        if marker in FRAMES:
+        if marker in FRAME_MARKERS:
             _, height, width, count = struct.unpack_from(">BHHB", data, start)
             parts = [data[at : at + 2] for at in range(start + 6, start + 6 + 3 * count, 3)]
             frame = _Frame(height, width, {name: (factors >> 4, factors & 15) for name, factors in parts})

@@ -190,7 +190,7 @@ def check(tab: Tab, draft: Draft, image_size: Any) -> Iterator[Updates]:
                 yield tab.show_images(shown, draft.id)
                 Draft(draft.id)  # raises if the page left the draft before it could cancel this check
         shown = checked(progress.report, draft.dataset) | whose
-        draft.keep(facts | {"size": image_size, "count": len(progress.report.used)})
+        draft.keep(facts | {"size": image_size, "count": len(progress.report.accepted)})
         yield tab.show_images(shown, draft.id, can_start=True)
     except (ValueError, OSError) as error:
         yield tab.show_images({"state": "empty", "message": message_of(error)} | whose, "")

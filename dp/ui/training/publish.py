@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from dp.data.report import Findings
+from dp.data.report import DatasetReport
 from dp.hub import models
 from dp.system.records import readable
 from dp.system.text import plain
@@ -69,7 +69,7 @@ def samples(run: RunFolder, milestone: int) -> Path | None:
 def facts(run: RunFolder) -> dict[str, str]:
     """Return the card's sentence on the training images: their number and sizes, and none of their names."""
     try:
-        *said, expect = Findings.load(run.dataset).sentences()
+        *said, expect = DatasetReport.load(run.dataset).summary_lines()
     except (OSError, ValueError):  # no report, as in the run of a library's user
         return {}
     return {"pictures": " ".join(said), "what to expect": expect}

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dp.data.dataset import IMAGES, appending
-from dp.data.report import Findings
+from dp.data.dataset import IMAGES, npy_writer
+from dp.data.report import DatasetReport
 from dp.system.text import shown
 from dp.training import processes
 from dp.training.presets import Settings
@@ -70,10 +70,10 @@ def resized(dataset: Path, into: Path, image_size: int) -> None:
     """A few pictures of a dataset at another size: how long a step takes does not depend on what they show."""
     images = np.load(dataset / IMAGES, mmap_mode="r", allow_pickle=False)[:PICTURES]
     into.mkdir()
-    with appending(into / IMAGES, (image_size, image_size, images.shape[-1])) as append:
+    with npy_writer(into / IMAGES, (image_size, image_size, images.shape[-1])) as append:
         for image in images:
             append(np.asarray(Image.fromarray(image).resize((image_size, image_size))))
-    Findings(used=[str(number) for number in range(len(images))]).save(into)
+    DatasetReport(accepted=[str(number) for number in range(len(images))]).save(into)
 
 
 def duration(seconds: float) -> str:

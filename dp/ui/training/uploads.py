@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dp.data.archives.tar_blocks import ROOM_LEFT
+from dp.data.archives.tar_blocks import RESERVED_BYTES
 from dp.data.limits import Limits
 from dp.system.environment import runs_dir
 from dp.system.validation import check_encodable, quote
@@ -35,7 +35,7 @@ PIECE_BYTES = 8 << 20  # in one message, at most
 NAMES = "names.jsonl"
 MAX_NAME = 1000  # characters that are kept of a file's name: the last ones, with its suffix
 ID = re.compile(r"[0-9a-f]{32}")
-LIMITS = Limits.of_environment()
+LIMITS = Limits.from_environment()
 CLOCK_SET = time.time() - time.monotonic()  # where the wall clock stood when this process began
 
 
@@ -73,7 +73,7 @@ class Draft:
         `name`. Raises ValueError.
         """
         try:
-            if shutil.disk_usage(self.path).free < ROOM_LEFT:
+            if shutil.disk_usage(self.path).free < RESERVED_BYTES:
                 raise ValueError("the server's disk is nearly full: delete a run, or upload fewer images")
             for piece in pieces:
                 path, data = self.file(piece["file"]), base64.b64decode(piece["data"], validate=True)

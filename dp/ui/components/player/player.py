@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from dp.data.codec import encode_jpeg, encode_png, grid
+from dp.data.codec import encode_jpeg, encode_png, make_grid
 from dp.serving.files import export
 from dp.serving.frames import Frame, Trajectory
 from dp.serving.handle import RunHandle, Runner
@@ -75,7 +75,7 @@ def frame_value(frame: Frame, lossless: bool) -> dict[str, Any]:
     uri = png if lossless else jpeg
     value = {key: getattr(frame, key) for key in ("index", "timesteps", "time", "log_snr")}
     value |= {"count": len(frame.x0), "moved": frame.moved.round(5).tolist()}
-    return value | {"src": uri(grid(frame.x0)), "noisy": uri(grid(frame.x_t))}
+    return value | {"src": uri(make_grid(frame.x0)), "noisy": uri(make_grid(frame.x_t))}
 
 
 def server_functions(runner: Runner) -> list[Callable[[Any], dict[str, Any] | None]]:
@@ -127,7 +127,9 @@ def sheets_of(trajectory: Trajectory | None, asked: Any) -> dict[str, Any] | Non
     if trajectory is None or (row := read_number(asked, "row", trajectory.settings.batch_size)) is None:
         return None
     kept = list(trajectory.frames)
-    sheets = {key: png(grid(np.stack([getattr(f, key)[row] for f in kept]), SHEET_COLUMNS)) for key in ("x_t", "x0")}
+    sheets = {
+        key: png(make_grid(np.stack([getattr(f, key)[row] for f in kept]), SHEET_COLUMNS)) for key in ("x_t", "x0")
+    }
     return sheets | {"indices": [frame.index for frame in kept], "columns": SHEET_COLUMNS}
 
 
@@ -154,7 +156,7 @@ def attention_of(runner: Runner, asked: Any, one_at_a_time: threading.Semaphore)
     depth, columns, patches = maps.shape
     side = math.isqrt(patches)
     tiles = (maps / peaks[..., None] * 255).round().astype(np.uint8).reshape(depth * columns, side, side, 1)
-    found = {"sheet": png(grid(tiles, columns)), "depth": depth, "latents": columns - 1, "side": side}
+    found = {"sheet": png(make_grid(tiles, columns)), "depth": depth, "latents": columns - 1, "side": side}
     return found | {"peaks": (peaks * patches).round(3).tolist()}
 
 

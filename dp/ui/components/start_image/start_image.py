@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from dp.data.codec import MODES, to_float
-from dp.data.formats.crop_resize import Look, small_square, to_mode
+from dp.data.formats.crop_resize import ImageInfo, center_crop_resize, to_mode
 from dp.diffusion.schedules import level, make_schedule
 from dp.ui.components.component import Component
 
@@ -58,13 +58,15 @@ def read(value: Any, image_size: int, channels: int) -> tuple[Tensor | None, Ten
     if not isinstance(value, dict):
         raise ValueError("the start image is malformed")
     with opened(value.get("picture")) as image:
-        pixels = np.asarray(to_mode(small_square(image, Look(), image_size, image.size), MODES[channels])).reshape(
-            1, image_size, image_size, -1
-        )
+        pixels = np.asarray(
+            to_mode(center_crop_resize(image, ImageInfo(), image_size, image.size), MODES[channels])
+        ).reshape(1, image_size, image_size, -1)
     start, mask = to_float(torch.from_numpy(pixels.copy()))[0], None
     if value.get("mask") is not None:
         with opened(value["mask"]) as image:
-            opacity = np.asarray(small_square(image.convert("RGBA").getchannel("A"), Look(), image_size, image.size))
+            opacity = np.asarray(
+                center_crop_resize(image.convert("RGBA").getchannel("A"), ImageInfo(), image_size, image.size)
+            )
         mask = torch.from_numpy(opacity >= 128)
     return start, mask if mask is not None and mask.any() else None, value.get("strength")
 

@@ -22,7 +22,8 @@ from typing import Any
 
 import gradio as gr
 
-from dp.data.report import Findings, contact_sheet
+from dp.data.dataset import contact_sheet
+from dp.data.report import DatasetReport
 from dp.system.validation import message_of, quote
 from dp.training.presets import Settings
 from dp.training.run_folder import RunFolder
@@ -86,21 +87,21 @@ def images_of(run: RunFolder) -> dict[str, Any]:
     """
     config = run.config()
     dataset = config.get("dataset", {})
-    count = dataset.get("count") or len(Findings.load(run.dataset).used)
+    count = dataset.get("count") or len(DatasetReport.load(run.dataset).accepted)
     known = {"path": run.dataset, "dataset": dataset.get("name") or run.name, "count": count}
     return known | {"size": Settings.from_config(config).image_size}
 
 
 def brought_by(run: RunFolder) -> tuple[dict[str, Any], Settings]:
     """Return the value that shows a run's images again, and the run's settings. Raises ValueError or OSError."""
-    shown = checked(Findings.load(run.dataset), run.dataset)
+    shown = checked(DatasetReport.load(run.dataset), run.dataset)
     shown["sentences"] = [f"The images of {run.name}. Change any setting, then start."]
     return shown, Settings.from_config(run.config())
 
 
-def checked(findings: Findings, dataset: Path) -> dict[str, Any]:
+def checked(findings: DatasetReport, dataset: Path) -> dict[str, Any]:
     """The value that shows a checked dataset."""
     copies = [(name, f"the same image as {kept}") for name, kept in findings.duplicates]
-    aside = [*findings.refused, *copies]
-    value = {"state": "checked", "sentences": findings.sentences(), "sheet": png(contact_sheet(dataset, SHEET))}
+    aside = [*findings.rejected, *copies]
+    value = {"state": "checked", "sentences": findings.summary_lines(), "sheet": png(contact_sheet(dataset, SHEET))}
     return value | {"refused": aside[:LISTED], "more": max(len(aside) - LISTED, 0)}
