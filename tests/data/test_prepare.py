@@ -693,7 +693,8 @@ report = progress.report
 print(json.dumps({"used": len(report.accepted), "refused": len(report.rejected), "duplicates": len(report.duplicates),
     "seconds": round(seconds, 1), "told": told, "longest_silence_s": round(longest, 2),
     "peak_mb": round(peak() / 2**20),
-    "peak_growth_mb": round((peak() - early) / 2**20, 1), "array_mb": round(len(report.accepted) * 64 * 64 * 3 / 2**20)}))
+    "peak_growth_mb": round((peak() - early) / 2**20, 1),
+    "array_mb": round(len(report.accepted) * 64 * 64 * 3 / 2**20)}))
 """
 
 
