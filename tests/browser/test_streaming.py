@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from gradio_client import Client
-from pages import ROOT, behind_proxy, canvas_pixels, set_run
+from pages import ROOT, behind_proxy, canvas_pixels, context_for, set_run
 
 from dp.data.codec import make_grid, to_uint8
 from dp.diffusion.policy import DiffusionPolicy
@@ -74,7 +74,7 @@ def nobody_is_left(app):
 
 @pytest.fixture
 def context(browser):
-    with browser.new_context() as context:
+    with context_for(browser, {}) as context:
         yield context
 
 

@@ -20,7 +20,7 @@ from forks import forking
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from launching import launched
-from pages import PATIENCE_S, awaited, canvas_pixels, hearing_late, serve, set_run, unfold, until, window
+from pages import awaited, canvas_pixels, context_for, hearing_late, serve, set_run, unfold, until, window
 from PIL import Image
 from starlette.requests import Request
 from test_dataset import BAD, GOOD, encode
@@ -93,8 +93,7 @@ def shown(page, what):
 
 @contextmanager
 def page_of(browser, url):
-    with browser.new_context(viewport={"width": 1280, "height": 900}) as context:
-        context.set_default_timeout(PATIENCE_S * 1000)
+    with context_for(browser, {"viewport": {"width": 1280, "height": 900}}) as context:
         page, trouble = context.new_page(), []
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))

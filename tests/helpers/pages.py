@@ -59,10 +59,29 @@ def open_browser():
 
 
 @contextmanager
+def context_for(browser, options):
+    """A browser context without cookies or open pages. It is kept for the next test with the same options, whose page
+    then finds the app's scripts in the cache.
+    """
+    idle = [context for context, key in KEPT_CONTEXTS.items() if key == repr(options) and not context.pages]
+    context = idle[0] if idle else browser.new_context(**options)
+    KEPT_CONTEXTS[context] = repr(options)
+    context.set_default_timeout(PATIENCE_S * 1000)
+    try:
+        yield context
+    finally:
+        for page in context.pages:
+            page.close()
+        context.clear_cookies()
+
+
+KEPT_CONTEXTS = {}  # of this process's browser -> their options
+
+
+@contextmanager
 def window(browser, url, forgiven=(), **options):
     """A fresh page; fails on any error in its console but those `forgiven`, and where it is wider than its window."""
-    with browser.new_context(**options) as context:
-        context.set_default_timeout(PATIENCE_S * 1000)
+    with context_for(browser, options) as context:
         page, trouble = context.new_page(), []
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
