@@ -42,7 +42,11 @@ FORGET = """() => {
 }"""
 
 
-@pytest.fixture(scope="module", params=["engine", "ZeroGPU"])
+# For what passes through a different runner; everything else is one code path and is tested on the engine.
+on_both = pytest.mark.parametrize("url", ["engine", "ZeroGPU"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["engine"])
 def url(request):
     if request.param == "engine":
         with launched() as address:
@@ -97,6 +101,7 @@ def wait_for(page, condition, seconds=150):
 
 
 @pytest.mark.browser
+@on_both
 def test_generate_streams_to_the_very_picture_that_sample_makes(page):
     set_run(page, timesteps=30, seed=7, images=2)
     clicked = time.monotonic()
@@ -115,6 +120,7 @@ def test_generate_streams_to_the_very_picture_that_sample_makes(page):
 
 
 @pytest.mark.browser
+@on_both
 def test_stop_keeps_the_frame_and_says_where(page):
     set_run(page, timesteps=1000, seed=1)
     page.click("#generate")
@@ -161,6 +167,7 @@ def test_a_double_click_starts_a_run_and_does_not_stop_it(page):
 
 
 @pytest.mark.browser
+@on_both
 def test_the_keyboard_starts_and_stops_a_run_without_losing_its_place(page):
     set_run(page, timesteps=1000, seed=1)
     page.focus("#generate")
@@ -219,6 +226,7 @@ def test_every_sampler_and_schedule_gives_what_sample_gives(client, sampler, sch
     np.testing.assert_array_equal(read(file), make_grid(to_uint8(images)))
 
 
+@on_both
 def test_the_stream_gives_the_steps_as_they_come_and_the_single_images_at_the_end(client):
     job = client.submit(checkpoint=DEFAULT, images=2, timesteps=40, seed=8, api_name="/stream")
     values = [value for value in job if "index" in value]
@@ -232,6 +240,7 @@ def test_the_stream_gives_the_steps_as_they_come_and_the_single_images_at_the_en
         np.testing.assert_array_equal(decode(src), image)
 
 
+@on_both
 def test_a_program_needs_to_name_nothing(client):
     file, made_with = client.predict(api_name="/sample")
     assert read(file).shape == (32, 32, 3) and made_with["checkpoint"] == DEFAULT and made_with["batch_size"] == 1
@@ -264,6 +273,7 @@ def test_the_endpoints_and_their_parameters_are_documented_under_stable_names(cl
         }
 
 
+@on_both
 def test_runs_side_by_side_do_not_wait_for_each_other(client, url):
     other = Client(url, verbose=False)
     slow = client.submit(DEFAULT, 1, 1000, "ddim", "trained", 0, 1, api_name="/stream")
