@@ -43,7 +43,7 @@ def compare(page) -> None:
 def train(page) -> None:
     page.get_by_role("tab", name="Train").click()
     page.locator("#intake .folder").set_input_files(sys.argv[1])
-    page.wait_for_selector("#intake .intake[data-state=checked]")
+    page.wait_for_selector("#intake .upload[data-state=checked]")
     page.click("#start-training")
     page.wait_for_selector("#board .run[data-state=finished]", timeout=3_600_000)
 

@@ -24,8 +24,8 @@ from dp.training.presets import Settings
 from dp.training.remote import hardware
 from dp.training.run_folder import RunFolder
 from dp.ui.components.player.player import server_functions
-from dp.ui.components.start_image.start_image import read
-from dp.ui.components.upload import upload as page_of_intake
+from dp.ui.components.start_image.start_image import read_start_image
+from dp.ui.components.upload import upload as image_upload
 from dp.ui.sampling import page_values
 from dp.ui.sampling.variants import make_variants
 from dp.ui.training.uploads import Draft
@@ -116,7 +116,7 @@ ENTRIES = {  # each is called with the engine, the home and a value that is too 
     "a checkpoint": lambda engine, home, bad: sampled_from(engine, str(bad)),
     "an axis": lambda engine, home, bad: make_variants(engine, bad, ["1"], settings()),
     "a value to compare": lambda engine, home, bad: make_variants(engine, "timesteps", [bad], settings()),
-    "a start image": lambda engine, home, bad: read({"picture": bad}, 8, 3),
+    "a start image": lambda engine, home, bad: read_start_image({"image": bad}, 8, 3),
     "a draft": lambda engine, home, bad: Draft(bad),
     "an unknown field": lambda engine, home, bad: schema.check_config(config_with() | {str(bad): 1}, "here"),
     "settings in a PNG": lambda engine, home, bad: page_values.to_page_values(
@@ -149,6 +149,6 @@ def test_an_answer_to_the_page_is_short_too(engine, home, monkeypatch, bad):
     monkeypatch.setenv("DP_HOME", str(home))
     *_, save = server_functions(engine)
     answers = [save({"run": bad, "kind": bad})]
-    answers += [page_of_intake.begin({"files": bad, "bytes": bad}, None)]
-    answers += [page_of_intake.receive({"draft": bad, "pieces": bad}, None)]
+    answers += [image_upload.begin({"files": bad, "bytes": bad}, None)]
+    answers += [image_upload.receive({"draft": bad, "pieces": bad}, None)]
     assert all(len(answer["problem"]) < 3 * MAX_QUOTED for answer in answers)

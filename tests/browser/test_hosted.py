@@ -129,7 +129,7 @@ def test_the_page_works_in_a_frame_without_storage(page, port):
             "document.querySelectorAll('.player.variant:not([hidden])[data-state=done]').length === 3"
         )
         unfold(frame.get_by_role("tab", name="Train"))
-        frame.wait_for_selector(".intake")
+        frame.wait_for_selector(".upload")
 
         page.reload()
         frame = opened(page)
@@ -188,7 +188,7 @@ def test_no_message_reaches_the_1_mb_that_proxies_accept_and_a_rejected_one_says
 
     unfold(page.get_by_text("Start from an image", exact=True))
     page.set_input_files(".choose input", {"name": "large.png", "mimeType": "image/png", "buffer": large})
-    click(page, ".kept", 0.4, 0.6)
+    click(page, ".mask", 0.4, 0.6)
     generate(page.main_frame, 2)
     shown_step(page.main_frame, 2, "done")
     assert max(proxy.sizes) > 200_000  # the picture was among what was sent
@@ -201,10 +201,10 @@ def test_no_message_reaches_the_1_mb_that_proxies_accept_and_a_rejected_one_says
         (folder / f"{i:04}-{'ä' * 100}.png").write_bytes(b"")
     (folder / "small.png").write_bytes(encode_png(noise(40, 1)))
     page.set_input_files("#intake .folder", tmp_path / "album")
-    page.wait_for_selector("#intake .intake[data-state=checked]")
-    assert page.locator("#intake .aside td").first.text_content().startswith("album/holiday")
-    assert "(300, and 1,100 more)" in page.inner_text("#intake .aside summary")
-    assert page.inner_text("#intake .sentences").startswith("2 ")
+    page.wait_for_selector("#intake .upload[data-state=checked]")
+    assert page.locator("#intake .rejected td").first.text_content().startswith("album/holiday")
+    assert "(300, and 1,100 more)" in page.inner_text("#intake .rejected summary")
+    assert page.inner_text("#intake .summary").startswith("2 ")
     assert 900_000 < max(proxy.sizes) < 1_000_000
 
     page.click("#intake .other")

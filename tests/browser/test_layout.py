@@ -96,6 +96,6 @@ def test_the_compare_tab_fits_into_both_windows(page):
 
 def test_the_train_tab_fits_into_both_windows(page):
     unfold(page.get_by_role("tab", name="Train"))
-    page.wait_for_selector(".intake")
+    page.wait_for_selector(".upload")
     for _ in resized(page):
-        check_reachable(page, "#intake .intake, #start-training")
+        check_reachable(page, "#intake .upload, #start-training")

@@ -206,7 +206,7 @@ def test_beside_start_a_new_run_is_brought_to_the_form(browser, hub, environment
         open_train_tab(page)
         assert page.is_disabled("#rent-training")
         page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
-        page.wait_for_selector("#intake .intake[data-state=checked]")
+        page.wait_for_selector("#intake .upload[data-state=checked]")
         page.click("#rent-training")
         in_state(page, "new")
         priced(page)

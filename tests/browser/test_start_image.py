@@ -14,7 +14,7 @@ from dp.data.dataset import decode
 from dp.diffusion.noise import slerp
 from dp.diffusion.schedules import level
 from dp.serving.engine import Engine
-from dp.ui.components.start_image.start_image import read
+from dp.ui.components.start_image.start_image import read_start_image
 
 SAMPLERS = ["ddim", "ddpm", "dpmpp_2m", "dpmpp_2m_sde"]
 
@@ -161,8 +161,8 @@ def choose(page, tmp_path):
 def given(page, mask=False):
     """What the page holds, as the server reads it."""
     uri = "document.querySelector('#start .{}').toDataURL('image/png')"
-    value = {"picture": page.evaluate(uri.format("picture")), "strength": 0.5}
-    return read(value | ({"mask": page.evaluate(uri.format("kept"))} if mask else {}), 32, 3)
+    value = {"image": page.evaluate(uri.format("image")), "strength": 0.5}
+    return read_start_image(value | ({"mask": page.evaluate(uri.format("mask"))} if mask else {}), 32, 3)
 
 
 def finished(page, steps):
@@ -176,7 +176,7 @@ def test_a_run_of_the_page_sets_out_from_the_picture_and_keeps_what_is_painted(p
     set_run(page, timesteps=10, seed=6, images=4)
     page.locator("#start .strength").fill("0.5")
     log_snr = level(policy.schedule, torch.tensor([0.5])).log_snr.item()
-    page.wait_for_function(f"document.querySelector('#start .where').innerText.endsWith('log-SNR {log_snr:.2f}')")
+    page.wait_for_function(f"document.querySelector('#start .start-level').innerText.endsWith('log-SNR {log_snr:.2f}')")
     run = {"timesteps": 10, "sampler": "dpmpp_2m", "seed": 6, "strength": 0.5}
     page.click("#generate")
     finished(page, 10)
@@ -184,8 +184,8 @@ def test_a_run_of_the_page_sets_out_from_the_picture_and_keeps_what_is_painted(p
     assert start.std() > 0.1  # the picture, and no blank
     np.testing.assert_allclose(canvas_pixels(page), make_grid(to_uint8(policy.sample(4, **run, start=start))), atol=1)
 
-    page.locator("#start .width").fill("64")
-    canvas = page.locator("#start .kept")
+    page.locator("#start .brush-width").fill("64")
+    canvas = page.locator("#start .mask")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + 5, box["y"] + 15)
@@ -243,10 +243,10 @@ def test_a_walk_stands_in_a_line_that_plays_and_its_link_brings_it_back(page):
 def test_what_the_page_could_not_have_sent_is_refused():
     blank = "data:image/png;base64," + base64.b64encode(encode_png(np.zeros((8, 8, 3), np.uint8))).decode()
     large = "data:image/png;base64," + base64.b64encode(encode_png(np.zeros((8, 2000, 3), np.uint8))).decode()
-    assert read(None, 32, 3) == (None, None, 1.0) == read({}, 32, 3)
-    assert read({"picture": blank, "mask": None, "strength": 0.2}, 32, 1)[0].shape == (1, 32, 32)
+    assert read_start_image(None, 32, 3) == (None, None, 1.0) == read_start_image({}, 32, 3)
+    assert read_start_image({"image": blank, "mask": None, "strength": 0.2}, 32, 1)[0].shape == (1, 32, 32)
     for picture in (None, 7, "", "file:///etc/passwd", "data:image/png;base64,%%", blank[:-40], large, ["x"]):
         with pytest.raises(ValueError, match="the start image"):
-            read({"picture": picture}, 32, 3)
+            read_start_image({"image": picture}, 32, 3)
     with pytest.raises(ValueError, match="the start image"):
-        read([1], 32, 3)
+        read_start_image([1], 32, 3)

@@ -61,7 +61,7 @@ TINY = {"train-width": 16, "train-depth": 1, "train-batch": 8, "train-steps": 1_
 
 
 CANCEL = """() => {
-    const root = document.querySelector('#intake .intake');
+    const root = document.querySelector('#intake .upload');
     new MutationObserver((_, observer) => {
         if (root.dataset.state !== 'checking') return;
         observer.disconnect();
@@ -72,7 +72,7 @@ CANCEL = """() => {
 
 def open_train_tab(page):
     unfold(page.get_by_role("tab", name="Train"))
-    page.wait_for_selector("#intake .intake")
+    page.wait_for_selector("#intake .upload")
 
 
 def sooner_or_later(condition, seconds=150):
@@ -135,12 +135,12 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         page.locator("#train-size input").click()
         page.get_by_role("option", name="16 × 16").click()
         page.locator("#intake .folder").set_input_files(folder)
-        page.wait_for_selector("#intake .intake[data-state=checked]", timeout=150_000)
-        said = page.inner_text("#intake .sentences")
+        page.wait_for_selector("#intake .upload[data-state=checked]", timeout=150_000)
+        said = page.inner_text("#intake .summary")
         assert "21 rejected, with the reasons below." in said and re.search(r"\d hidden or system files ignored", said)
-        names = page.eval_on_selector_all("#intake .aside td:first-child", "cells => cells.map(c => c.textContent)")
+        names = page.eval_on_selector_all("#intake .rejected td:first-child", "cells => cells.map(c => c.textContent)")
         assert {f"holiday/{name}" for name in BROKEN} <= set(names)
-        assert "more than 4,000,321" in page.text_content("#intake .aside")
+        assert "more than 4,000,321" in page.text_content("#intake .rejected")
         page.wait_for_function("document.querySelector('#intake .sheet').naturalWidth === 6 * 16")
 
         page.click("#start-training")
@@ -229,16 +229,16 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
                 page.evaluate(CANCEL)
             page.locator("#intake .folder").set_input_files(folder)
             if not is_at_once:
-                page.wait_for_selector("#intake .intake[data-state=checking]")
+                page.wait_for_selector("#intake .upload[data-state=checking]")
                 page.click("#intake .cancel")
-            page.wait_for_selector("#intake .intake[data-state=empty]")
+            page.wait_for_selector("#intake .upload[data-state=empty]")
             sooner_or_later(lambda: len(list((home / ".drafts").iterdir())) == 1)  # that of notes.png
             page.wait_for_timeout(1500)
             assert page.is_visible("#intake .drop") and page.is_disabled("#start-training")
 
         pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
         page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
-        page.wait_for_selector("#intake .intake[data-state=checked]")
+        page.wait_for_selector("#intake .upload[data-state=checked]")
         unfold(page.get_by_role("button", name="Advanced settings"))
         page.locator("#train-width input").fill("17")
         page.locator("#train-width input").press("Tab")
@@ -255,8 +255,8 @@ def test_the_same_complaint_is_said_again(browser, home, tmp_path):
         open_train_tab(page)
         for _ in range(2):
             page.locator("#intake .files").set_input_files([write(tmp_path, {"x.png": b"no picture"}) / "x.png"])
-            page.wait_for_selector("#intake .intake[data-state=checking]")
-            page.wait_for_selector("#intake .intake[data-state=empty]")
+            page.wait_for_selector("#intake .upload[data-state=checking]")
+            page.wait_for_selector("#intake .upload[data-state=empty]")
             assert "no usable image" in page.inner_text("#intake .problem")
 
 
@@ -265,7 +265,7 @@ def test_a_preset_starts_as_it_stands_and_sampling_goes_on_beside_it(browser, ho
     with launched(home) as url, page_of(browser, url) as page:
         pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
         page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
-        page.wait_for_selector("#intake .intake[data-state=checked]")
+        page.wait_for_selector("#intake .upload[data-state=checked]")
         page.click("#start-training")  # nothing else was touched, and Advanced settings never opened
         in_state(page, "running")
         (run,) = list_runs(home)
@@ -529,8 +529,8 @@ def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
     assert last.report.accepted == ["a/one.png", "two.png"] and last.report.rejected == [
         ("empty.jpg", "the file is empty")
     ]
-    value = upload.checked(last.report, draft.dataset)
-    assert value["refused"] == [("empty.jpg", "the file is empty")] and value["more"] == 0
+    value = upload.value_of_report(last.report, draft.dataset)
+    assert value["rejected"] == [("empty.jpg", "the file is empty")] and value["more"] == 0
 
     for bad, words in (
         ([piece(0, 10**6, b"x")], "does not continue the previous one"),

@@ -26,7 +26,7 @@ from dp.training.presets import Settings
 from dp.training.run_folder import RunFolder
 from dp.training.trainer import Trainer
 from dp.ui.components.run_board import run_board
-from dp.ui.components.upload.upload import brought_by, images_of
+from dp.ui.components.upload.upload import images_of, value_of_run
 from dp.ui.sampling import page_values
 from dp.ui.training import publish, remote_training
 from dp.ui.training.uploads import Draft
@@ -102,7 +102,7 @@ def details(run: RunFolder) -> None:
         encoded([publish.offer({"run": run.id}, None), publish.facts(run), run_board.free_name("Whole")])
     publish.samples(run, 20)
     try:
-        shown, settings = brought_by(run)
+        shown, settings = value_of_run(run)
         encoded([shown, {**images_of(run), "path": None}, vars(settings)])
     except (ValueError, OSError) as error:
         encoded(str(page_values.user_error(error)))

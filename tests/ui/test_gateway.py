@@ -552,7 +552,7 @@ def test_invented_sessions_take_nothing_from_a_page(url, home, board, browser, t
         page.goto(url)
         open_train_tab(page)
         page.locator("#intake .files").set_input_files(sorted(tmp_path.iterdir()))
-        page.wait_for_selector("#intake .intake[data-state=checked]")
+        page.wait_for_selector("#intake .upload[data-state=checked]")
         for number in range(SESSIONS + 10):
             body = call(board, "poll").replace('"x"', f'"invented-{number}"')
             assert ask(url, "/gradio_api/component_server", body, **JSON)[0] == 200

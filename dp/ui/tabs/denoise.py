@@ -17,7 +17,7 @@ from dp.serving.files import read_settings
 from dp.serving.handle import SampleRequest
 from dp.ui import scripts, words
 from dp.ui.components.player.player import Player
-from dp.ui.components.start_image.start_image import StartImage, props_of, read
+from dp.ui.components.start_image.start_image import StartImage, read_start_image, start_image_props
 from dp.ui.hub_models import Loader
 from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
@@ -93,7 +93,8 @@ def requested(engine: Engine, tab: Tab, given: Given) -> SampleRequest:
     values = tab.panel.values(given)
     try:
         network = page_values.config_of(engine, values["checkpoint"])["network"]
-        start, mask, strength = read(given[tab.start_image], network["image_size"], network.get("channels", 3))
+        image_size, channels = network["image_size"], network.get("channels", 3)
+        start, mask, strength = read_start_image(given[tab.start_image], image_size, channels)
     except ValueError as error:
         raise page_values.user_error(error) from None
     name, settings = page_values.parse_settings(engine, **values, walk_to=given[tab.walk_to], strength=strength)
@@ -183,7 +184,7 @@ def wire_start_image(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
     def levels(given: Given) -> Updates:
         name, schedule = given[controls.checkpoint], given[controls.noise_schedule]
         chosen = None if schedule == page_values.TRAINED else schedule
-        props = props_of(page_values.config_of(engine, name), chosen) if name else {}
+        props = start_image_props(page_values.config_of(engine, name), chosen) if name else {}
         return {tab.start_image: gr.update(**props)}
 
     for changed in (page.load, controls.checkpoint.change, controls.noise_schedule.change):

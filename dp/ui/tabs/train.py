@@ -31,7 +31,7 @@ from dp.training.run_folder import RunFolder
 from dp.ui import words
 from dp.ui.auth import permission
 from dp.ui.components.run_board.run_board import RunBoard, free_name, run_of
-from dp.ui.components.upload.upload import ImageUpload, brought_by, checked, images_of
+from dp.ui.components.upload.upload import ImageUpload, images_of, value_of_report, value_of_run
 from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates
 from dp.ui.training import publish, remote_training
@@ -167,7 +167,7 @@ def wire_checks(tab: Tab) -> list[Dependency]:
         yield gr.skip()
 
     inputs = {tab.brought, size}
-    first = tab.intake.brought(on_upload, inputs, tab.images, **EVENT)
+    first = tab.intake.uploaded(on_upload, inputs, tab.images, **EVENT)
     # Checks exclude each other: a new size cancels a check of the upload, and waits for one of another new size.
     second = size.change(resize, inputs, tab.images, cancels=[first], trigger_mode="always_last", **EVENT)
     return [first, second]
@@ -189,7 +189,7 @@ def check(tab: Tab, draft: Draft, image_size: Any) -> Iterator[Updates]:
                 shown = {"state": "checking"} | progress._asdict() | {"report": None} | whose
                 yield tab.show_images(shown, draft.id)
                 Draft(draft.id)  # raises if the page left the draft before it could cancel this check
-        shown = checked(progress.report, draft.dataset) | whose
+        shown = value_of_report(progress.report, draft.dataset) | whose
         draft.keep(facts | {"size": image_size, "count": len(progress.report.accepted)})
         yield tab.show_images(shown, draft.id, can_start=True)
     except (ValueError, OSError) as error:
@@ -243,7 +243,7 @@ def wire_leaving(tab: Tab, events: list[Dependency]) -> None:
         forget(given[tab.brought])
         return tab.empty(given[tab.times])
 
-    for stopping in (tab.intake.cancelled, tab.intake.emptied):
+    for stopping in (tab.intake.canceled, tab.intake.removed):
         stopping(leave, {tab.brought, tab.times}, tab.emptied, cancels=events, **EVENT)
 
 
@@ -304,7 +304,7 @@ def wire_board(tab: Tab) -> None:
         permitted(request)
         try:
             run = run_of(event.run)
-            shown, settings = brought_by(run)
+            shown, settings = value_of_run(run)
         except (ValueError, OSError) as error:
             raise page_values.user_error(error) from None
         forget(reference)

@@ -1,8 +1,8 @@
-"""A picture to start from, and what of it is to be kept: chosen, painted and noised in the browser.
+"""The image that a run starts from, and the parts of it that are kept: chosen, painted and previewed in the browser.
 
-Its value is None, or `picture` and `mask` as data URIs of small square PNGs (where the mask is opaque, the picture is
-kept; None keeps nothing) and `strength`. Its props: `side`, the model's image size, and `levels`, rows of t, alpha,
-sigma and log-SNR of the schedule from t = 0 to 1, by which the browser shows where the run would start.
+Its value is None, or `image` and `mask` as data URIs of small square PNGs (the image is kept where the mask is opaque;
+a mask of None keeps nothing) and `strength`. Its props are `side`, the size of the model's images, and `levels`, rows
+of t, alpha, sigma and log-SNR of the schedule from t = 0 to 1, from which the browser draws the preview.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dp.diffusion.schedules import level, make_schedule
 from dp.ui.components.component import Component
 
 PREFIX = "data:image/png;base64,"
-MAX_BYTES, MAX_SIDE = 2 << 20, 1024  # ours are far smaller
+MAX_BYTES, MAX_SIDE = 2 << 20, 1024  # the page sends far smaller ones
 LEVELS = 101
 
 
@@ -32,15 +32,21 @@ class StartImage(Component):
         super().__init__(
             html="start_image/start_image.html",
             css=["start_image/start_image.css"],
-            js=["start_image/start_image.js"],
+            js=[
+                "shared/canvas.js",
+                "shared/drop_zone.js",
+                "start_image/preview.js",
+                "start_image/mask.js",
+                "start_image/start_image.js",
+            ],
             description="image and mask as data URIs of PNGs, and strength",
             value=None,
             **kwargs,
         )
 
 
-def props_of(config: dict[str, Any], noise_schedule: str | None) -> dict[str, Any]:
-    """The props for a checkpoint's config and a schedule's name, None for the trained one."""
+def start_image_props(config: dict[str, Any], noise_schedule: str | None) -> dict[str, Any]:
+    """Return the props for a checkpoint's config and the name of a schedule, or None for the trained one."""
     policy = config["policy"]
     own = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs")
     schedule = make_schedule(*((noise_schedule, None) if noise_schedule else own))
@@ -49,29 +55,28 @@ def props_of(config: dict[str, Any], noise_schedule: str | None) -> dict[str, An
     return {"side": config["network"]["image_size"], "levels": [[round(value, 5) for value in row] for row in rows]}
 
 
-def read(value: Any, image_size: int, channels: int) -> tuple[Tensor | None, Tensor | None, Any]:
-    """The component's value -> start [C,H,W] in [0, 1], mask [H,W] (True: kept) and the strength as it came; without a
-    picture None, None and 1. Raises ValueError for what the component could not have made.
+def read_start_image(value: Any, image_size: int, channels: int) -> tuple[Tensor | None, Tensor | None, Any]:
+    """Return the start image [C,H,W] in [0, 1], the mask [H,W] (True: kept) and the strength, unchecked, from the
+    component's value; (None, None, 1.0) without an image. Raises ValueError for values that the component does not
+    send.
     """
     if not value:
         return None, None, 1.0
     if not isinstance(value, dict):
         raise ValueError("the start image is malformed")
-    with opened(value.get("picture")) as image:
-        pixels = np.asarray(
-            to_mode(center_crop_resize(image, ImageInfo(), image_size, image.size), MODES[channels])
-        ).reshape(1, image_size, image_size, -1)
-    start, mask = to_float(torch.from_numpy(pixels.copy()))[0], None
+    with open_png(value.get("image")) as image:
+        square = to_mode(center_crop_resize(image, ImageInfo(), image_size, image.size), MODES[channels])
+        pixels = np.array(square).reshape(1, image_size, image_size, -1)
+    start, mask = to_float(torch.from_numpy(pixels))[0], None
     if value.get("mask") is not None:
-        with opened(value["mask"]) as image:
-            opacity = np.asarray(
-                center_crop_resize(image.convert("RGBA").getchannel("A"), ImageInfo(), image_size, image.size)
-            )
+        with open_png(value["mask"]) as image:
+            alpha = image.convert("RGBA").getchannel("A")
+            opacity = np.asarray(center_crop_resize(alpha, ImageInfo(), image_size, image.size))
         mask = torch.from_numpy(opacity >= 128)
     return start, mask if mask is not None and mask.any() else None, value.get("strength")
 
 
-def opened(uri: Any) -> Image.Image:
+def open_png(uri: Any) -> Image.Image:
     if not isinstance(uri, str) or not uri.startswith(PREFIX) or len(uri) > MAX_BYTES:
         raise ValueError("the start image must be a small PNG, as the page sends it")
     try:

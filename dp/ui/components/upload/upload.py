@@ -1,18 +1,18 @@
-"""Where people bring their pictures: a `gr.HTML` component that sends a folder, files or zips in pieces, and shows what
-became of them. Names are drawn as text and never as markup.
+"""The upload of images to train on: a `gr.HTML` component that sends files, folders or archives to the server in pieces
+and shows the report about them. File names are inserted as text, never as markup.
 
 Its value, all of it optional but `state`:
 
-    state      'empty', 'checking', 'checked' or 'refused'
-    done, total, name     how far the check has come
-    sentences  what there is to say, a list
-    refused    [name, reason] of files that are not used, and `more`, how many beyond those listed
-    sheet      a data URI: some of the pictures as they will be trained on
-    message    why nothing can be done
-    draft      which pictures that is said of, where they were brought: a page that has left those does not listen
+    state      'empty', 'checking' or 'checked'
+    done, total, name     the progress of the check
+    summary    the lines of the report
+    rejected   [name, reason] of files that are not used, and `more`, the number of those not listed
+    sheet      a data URI: some of the images, cropped and scaled for training
+    message    why the images cannot be used
+    draft      the upload that the value is about; a page that has left that upload ignores the value
 
-It triggers `brought` with the `draft` and the number of its `files`, and `cancelled` and `emptied` with the draft
-that is left.
+It triggers `uploaded` with a `draft` and the number of its `files`, and `canceled` or `removed` with the `draft` that
+the visitor leaves.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from dp.ui.components.component import Component
 from dp.ui.components.player.player import png
 from dp.ui.training.uploads import LIMITS, Draft
 
-LISTED = 300  # refused files and duplicates shown, at most
-SHEET = 36  # pictures
+MAX_LISTED = 300  # rejected files and duplicates
+SHEET_IMAGES = 36
 
 
 class ImageUpload(Component):
@@ -41,7 +41,14 @@ class ImageUpload(Component):
         super().__init__(
             html="upload/upload.html",
             css=["upload/upload.css"],
-            js=["upload/upload.js"],
+            js=[
+                "shared/format.js",
+                "shared/elements.js",
+                "shared/drop_zone.js",
+                "upload/transfer.js",
+                "upload/chooser.js",
+                "upload/upload.js",
+            ],
             description="the report on the uploaded images",
             server_functions=[begin, receive],
             value={"state": "empty"},
@@ -50,7 +57,7 @@ class ImageUpload(Component):
 
 
 def begin(asked: Any, request: gr.Request) -> dict[str, Any]:
-    """A draft for `files` files of `bytes` bytes. Anybody may call this, and the next one, with anything."""
+    """Create a draft for `files` files of `bytes` bytes. Anybody may call this, and `receive`, with anything."""
     if why_not := permission.denial_reason(request):
         return {"problem": why_not}
     try:
@@ -69,7 +76,7 @@ def begin(asked: Any, request: gr.Request) -> dict[str, Any]:
 
 
 def receive(asked: Any, request: gr.Request) -> dict[str, Any]:
-    """Pieces of the files of a draft."""
+    """Store `pieces` of the files of a draft."""
     if why_not := permission.denial_reason(request):
         return {"problem": why_not}
     try:
@@ -92,16 +99,16 @@ def images_of(run: RunFolder) -> dict[str, Any]:
     return known | {"size": Settings.from_config(config).image_size}
 
 
-def brought_by(run: RunFolder) -> tuple[dict[str, Any], Settings]:
+def value_of_run(run: RunFolder) -> tuple[dict[str, Any], Settings]:
     """Return the value that shows a run's images again, and the run's settings. Raises ValueError or OSError."""
-    shown = checked(DatasetReport.load(run.dataset), run.dataset)
-    shown["sentences"] = [f"The images of {run.name}. Change any setting, then start."]
+    shown = value_of_report(DatasetReport.load(run.dataset), run.dataset)
+    shown["summary"] = [f"The images of {run.name}. Change any setting, then start."]
     return shown, Settings.from_config(run.config())
 
 
-def checked(findings: DatasetReport, dataset: Path) -> dict[str, Any]:
-    """The value that shows a checked dataset."""
-    copies = [(name, f"the same image as {kept}") for name, kept in findings.duplicates]
-    aside = [*findings.rejected, *copies]
-    value = {"state": "checked", "sentences": findings.summary_lines(), "sheet": png(contact_sheet(dataset, SHEET))}
-    return value | {"refused": aside[:LISTED], "more": max(len(aside) - LISTED, 0)}
+def value_of_report(report: DatasetReport, dataset: Path) -> dict[str, Any]:
+    """Return the value that shows the report about a checked dataset."""
+    copies = [(name, f"the same image as {kept}") for name, kept in report.duplicates]
+    rejected = [*report.rejected, *copies]
+    value = {"state": "checked", "summary": report.summary_lines(), "sheet": png(contact_sheet(dataset, SHEET_IMAGES))}
+    return value | {"rejected": rejected[:MAX_LISTED], "more": max(len(rejected) - MAX_LISTED, 0)}
