@@ -122,7 +122,7 @@ class Sessions:
                     has_curve = True
                 else:
                     state = {"state": "running"} if handle.frame else {"state": "waiting"} | note
-                    yield state | {"beat": time.monotonic()} | about
+                    yield state | {"heartbeat": time.monotonic()} | about
             if not subscription.is_closed and not handle.is_live:
                 yield show(handle.frame, handle.state, handle.error) | about | curve_of(trajectory)
         finally:  # may run on the event loop, so it only sets a flag

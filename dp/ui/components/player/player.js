@@ -52,7 +52,7 @@ if (props.is_variant) createVariant({ root, state, props, watch, isLive, seek, s
 // ---- values from the server
 
 function receive(next) {
-  const begins = (next.state === "waiting" && next.beat === undefined) || (next.run && next.run !== state.run.id);
+  const begins = (next.state === "waiting" && next.heartbeat === undefined) || (next.run && next.run !== state.run.id);
   if (next.state === "stopped" && !isLive() && !begins) return; // the run ended before it could be stopped
   if (begins) begin(next);
   else if (isStopped) return;

@@ -10,7 +10,7 @@ The server sends small JSON values with the newest frame, never markup. All keys
     run       the id of the run; the browser tab keeps it, so that a reloaded page finds the run again
     walk      whether the images are a walk between two seeds
     label     the name of a variant, and `until`, the last step of its run that it shows
-    beat      a number, new each time, in a value that says only that the run continues
+    heartbeat a number, new each time, in a value that says only that the run continues
     message   one sentence for the status line, as plain text
 
 A run begins with the state 'waiting' or with another `run`: of several values in quick succession, the page may see
