@@ -40,7 +40,7 @@ class App:
         self.engine = Engine(ROOT / "checkpoints", device="cpu")
         self.demo = build_app(self.engine)
         _, self.url, _ = self.demo.launch(prevent_thread_lock=True, quiet=True)
-        (self.generate,) = [i for i, fn in self.demo.fns.items() if fn.name == "from_engine"]
+        (self.generate,) = [i for i, fn in self.demo.fns.items() if fn.name == "run"]
 
     @property
     def handles(self):
