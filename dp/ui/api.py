@@ -17,7 +17,8 @@ from dp.data.codec import encode_png, make_grid
 from dp.serving.engine import Engine
 from dp.serving.frames import Frame
 from dp.serving.handle import SampleRequest
-from dp.ui.components.player.player import png, show
+from dp.ui.components.data_uri import png_uri
+from dp.ui.components.player.player import show
 from dp.ui.sampling import page_values
 from dp.ui.sampling.page_values import SAMPLER, TIMESTEPS, TRAINED
 from dp.ui.streaming import Sessions
@@ -121,4 +122,4 @@ def stream_value(frame: Frame | None, is_last: bool, run: SampleRequest) -> dict
     if frame is None:
         return {"state": "running"}
     value = show(frame, "done" if is_last else "running") | {"seed": run.settings.seed}
-    return value | {"images": [png(image) for image in frame.x0]} if is_last else value
+    return value | {"images": [png_uri(image) for image in frame.x0]} if is_last else value

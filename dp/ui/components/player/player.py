@@ -20,7 +20,6 @@ leaves the images as they are. After 'stopped', values are ignored until another
 
 from __future__ import annotations
 
-import base64
 import math
 import threading
 from collections.abc import Callable
@@ -28,12 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from dp.data.codec import encode_jpeg, encode_png, make_grid
+from dp.data.codec import make_grid
 from dp.serving.files import export
 from dp.serving.frames import Frame, Trajectory
 from dp.serving.handle import RunHandle, Runner
 from dp.system.validation import message_of
 from dp.ui.components.component import Component
+from dp.ui.components.data_uri import data_uri, jpeg_uri, png_uri
 
 SCRIPTS = [f"shared/{name}.js" for name in ("canvas", "playback", "transport")]
 PARTS = ("run", "panes", "charts", "selection", "attention", "walk", "files", "variant", "player")
@@ -72,49 +72,49 @@ def show(frame: Frame | None, state: str, message: str | None = None) -> dict[st
 
 
 def frame_value(frame: Frame, lossless: bool) -> dict[str, Any]:
-    uri = png if lossless else jpeg
+    to_uri = png_uri if lossless else jpeg_uri
     value = {key: getattr(frame, key) for key in ("index", "timesteps", "time", "log_snr")}
     value |= {"count": len(frame.x0), "moved": frame.moved.round(5).tolist()}
-    return value | {"src": uri(make_grid(frame.x0)), "noisy": uri(make_grid(frame.x_t))}
+    return value | {"src": to_uri(make_grid(frame.x0)), "noisy": to_uri(make_grid(frame.x_t))}
 
 
 def server_functions(runner: Runner) -> list[Callable[[Any], dict[str, Any] | None]]:
-    """Return the functions that a player calls with the id of its run. Anybody may call them with anything."""
+    """Return the functions that a player calls with the id of its run. Anyone can call them with anything."""
     one_at_a_time = threading.Semaphore(1)  # making a file takes memory and a core
 
-    def frames(asked: Any) -> dict[str, Any] | None:
-        return chunk_of(trajectory_of(runner, asked), asked)
+    def frames(payload: Any) -> dict[str, Any] | None:
+        return read_chunk(find_trajectory(runner, payload), payload)
 
-    def closeup(asked: Any) -> dict[str, Any] | None:
-        return sheets_of(trajectory_of(runner, asked), asked)
+    def closeup(payload: Any) -> dict[str, Any] | None:
+        return make_sheets(find_trajectory(runner, payload), payload)
 
-    def attention(asked: Any) -> dict[str, Any] | None:
-        return attention_of(runner, asked, one_at_a_time)
+    def attention(payload: Any) -> dict[str, Any] | None:
+        return compute_attention(runner, payload, one_at_a_time)
 
-    def save(asked: Any) -> dict[str, Any]:
-        return file_of(runner, asked, one_at_a_time)
+    def save(payload: Any) -> dict[str, Any]:
+        return make_file(runner, payload, one_at_a_time)
 
     return [frames, closeup, attention, save]
 
 
-def handle_of(runner: Runner, asked: Any) -> RunHandle | None:
-    run = asked.get("run") if isinstance(asked, dict) else None
+def find_handle(runner: Runner, payload: Any) -> RunHandle | None:
+    run = payload.get("run") if isinstance(payload, dict) else None
     return runner.find(run) if isinstance(run, str) else None
 
 
-def trajectory_of(runner: Runner, asked: Any) -> Trajectory | None:
-    handle = handle_of(runner, asked)
+def find_trajectory(runner: Runner, payload: Any) -> Trajectory | None:
+    handle = find_handle(runner, payload)
     return handle and handle.trajectory
 
 
-def read_number(asked: dict[str, Any], key: str, below: int) -> int | None:
-    value = asked.get(key)
+def read_number(payload: dict[str, Any], key: str, below: int) -> int | None:
+    value = payload.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below else None
 
 
-def chunk_of(trajectory: Trajectory | None, asked: Any) -> dict[str, Any] | None:
+def read_chunk(trajectory: Trajectory | None, payload: Any) -> dict[str, Any] | None:
     """Return up to CHUNK_FRAMES of the kept frames, from number `start` on, and the `total` number of kept frames."""
-    if trajectory is None or (start := read_number(asked, "start", len(trajectory.frames))) is None:
+    if trajectory is None or (start := read_number(payload, "start", len(trajectory.frames))) is None:
         return None
     chunk = [frame_value(frame, lossless=False) for frame in trajectory.frames[start : start + CHUNK_FRAMES]]
     for value in chunk:
@@ -122,31 +122,30 @@ def chunk_of(trajectory: Trajectory | None, asked: Any) -> dict[str, Any] | None
     return {"frames": chunk, "total": len(trajectory.frames)}
 
 
-def sheets_of(trajectory: Trajectory | None, asked: Any) -> dict[str, Any] | None:
+def make_sheets(trajectory: Trajectory | None, payload: Any) -> dict[str, Any] | None:
     """Return all kept frames of image `row`, lossless: one sheet of x_t and one of x0."""
-    if trajectory is None or (row := read_number(asked, "row", trajectory.settings.batch_size)) is None:
+    if trajectory is None or (row := read_number(payload, "row", trajectory.settings.batch_size)) is None:
         return None
     kept = list(trajectory.frames)
-    sheets = {
-        key: png(make_grid(np.stack([getattr(f, key)[row] for f in kept]), SHEET_COLUMNS)) for key in ("x_t", "x0")
-    }
+    stacks = {key: np.stack([getattr(frame, key)[row] for frame in kept]) for key in ("x_t", "x0")}
+    sheets = {key: png_uri(make_grid(images, SHEET_COLUMNS)) for key, images in stacks.items()}
     return sheets | {"indices": [frame.index for frame in kept], "columns": SHEET_COLUMNS}
 
 
-def attention_of(runner: Runner, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
+def compute_attention(runner: Runner, payload: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
     """Return the attention of each latent to the patches of image `row` at step `index`: a sheet with one line per
     block, which has the mean over the latents and then each latent. Every map is scaled to its own peak; `peaks` are
     relative to uniform attention.
     """
-    trajectory = trajectory_of(runner, asked)
-    if trajectory is None or (row := read_number(asked, "row", trajectory.settings.batch_size)) is None:
+    trajectory = find_trajectory(runner, payload)
+    if trajectory is None or (row := read_number(payload, "row", trajectory.settings.batch_size)) is None:
         return None
-    if (index := read_number(asked, "index", len(trajectory.log_snr) + 1)) is None:
+    if (index := read_number(payload, "index", len(trajectory.log_snr) + 1)) is None:
         return None
     if not one_at_a_time.acquire(timeout=QUEUE_S):
         return {"problem": BUSY}
     try:
-        weights = runner.inside(asked["run"], row, index).numpy()  # [depth,M,N]
+        weights = runner.inside(payload["run"], row, index).numpy()  # [depth,M,N]
     except ValueError as error:
         return {"problem": message_of(error)}
     finally:
@@ -156,33 +155,21 @@ def attention_of(runner: Runner, asked: Any, one_at_a_time: threading.Semaphore)
     depth, columns, patches = maps.shape
     side = math.isqrt(patches)
     tiles = (maps / peaks[..., None] * 255).round().astype(np.uint8).reshape(depth * columns, side, side, 1)
-    found = {"sheet": png(make_grid(tiles, columns)), "depth": depth, "latents": columns - 1, "side": side}
-    return found | {"peaks": (peaks * patches).round(3).tolist()}
+    sheet = {"sheet": png_uri(make_grid(tiles, columns)), "depth": depth, "latents": columns - 1, "side": side}
+    return sheet | {"peaks": (peaks * patches).round(3).tolist()}
 
 
-def file_of(runner: Runner, asked: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
+def make_file(runner: Runner, payload: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
     """Return a file of the run, or the `problem`. `kind` is one of those that `export` takes."""
-    handle = handle_of(runner, asked)
+    handle = find_handle(runner, payload)
     if handle is None:
         return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
     if not one_at_a_time.acquire(timeout=QUEUE_S):
         return {"problem": BUSY}
     try:
-        name, content = export(list(handle.trajectory.frames), handle.provenance, asked.get("kind"))
+        name, content = export(list(handle.trajectory.frames), handle.provenance, payload.get("kind"))
     except ValueError as error:
         return {"problem": message_of(error)}
     finally:
         one_at_a_time.release()
-    return {"name": name, "content": "data:application/octet-stream;base64," + base64.b64encode(content).decode()}
-
-
-def jpeg(image: np.ndarray) -> str:
-    return data_uri("jpeg", encode_jpeg(image))
-
-
-def png(image: np.ndarray) -> str:
-    return data_uri("png", encode_png(image))
-
-
-def data_uri(image_format: str, image: bytes) -> str:
-    return f"data:image/{image_format};base64,{base64.b64encode(image).decode()}"
+    return {"name": name, "content": data_uri("application/octet-stream", content)}

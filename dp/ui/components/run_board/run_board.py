@@ -28,7 +28,7 @@ from dp.training.run_folder import METRICS_CHUNK_BYTES, RunFolder, list_runs
 from dp.training.status import ACTIVE_STATES, EMPTY_STATUS
 from dp.ui.auth import permission
 from dp.ui.components.component import Component
-from dp.ui.components.player.player import data_uri
+from dp.ui.components.data_uri import data_uri
 
 SCRIPTS = [f"shared/{name}.js" for name in ("format", "elements", "server", "canvas", "playback")]
 SCRIPTS += [f"run_board/{name}.js" for name in ("chart", "samples", "form", "extend", "publish", "rent", "job")]
@@ -66,21 +66,21 @@ class RunBoard(Component):
         )
 
 
-def poll(asked: Any, request: gr.Request) -> dict[str, Any]:
+def poll(payload: Any, request: gr.Request) -> dict[str, Any]:
     """Return what is new since an earlier answer: the list of `runs`, unless `runs_mark` is its mark; and about the run
     `run`, its `facts`, unless `facts_mark` is their mark, the `records` of metrics.jsonl from `offset` on, and the
-    `samples` after step `last_sample`. Anybody may call this, and `command`, with anything.
+    `samples` after step `last_sample`. Anyone can call this, and `command`, with anything.
     """
-    if why_not := permission.denial_reason(request):
-        return {"problem": why_not}
-    asked = asked if isinstance(asked, dict) else {}
-    answer = changed("runs", [summary(run) for run in list_runs(runs_dir())], asked.get("runs_mark"))
+    if reason := permission.denial_reason(request):
+        return {"problem": reason}
+    payload = payload if isinstance(payload, dict) else {}
+    answer = changed("runs", [summary(run) for run in list_runs(runs_dir())], payload.get("runs_mark"))
     try:
-        run = run_of(asked.get("run"))
+        run = run_of(payload.get("run"))
     except ValueError:  # deleted, perhaps a moment ago
         return answer | {"is_gone": True}
-    answer |= changed("facts", facts(run), asked.get("facts_mark"))
-    offset, last = asked.get("offset"), asked.get("last_sample")
+    answer |= changed("facts", facts(run), payload.get("facts_mark"))
+    offset, last = payload.get("offset"), payload.get("last_sample")
     start = offset if isinstance(offset, int) and 0 <= offset < 2**53 else 0
     records, offset = run.metrics(start)
     steps = [step for step in run.sample_steps() if not isinstance(last, int) or step > last]
@@ -89,16 +89,16 @@ def poll(asked: Any, request: gr.Request) -> dict[str, Any]:
     return answer | {"records": records, "offset": offset, "samples": samples, "has_more": has_more}
 
 
-def command(asked: Any, request: gr.Request) -> dict[str, Any]:
+def command(payload: Any, request: gr.Request) -> dict[str, Any]:
     """Apply a `verb` to the run `run`. 'rename' takes a `name`, and 'extend' the new total number of `steps`."""
-    if why_not := permission.denial_reason(request):
-        return {"problem": why_not}
+    if reason := permission.denial_reason(request):
+        return {"problem": reason}
     try:
-        run, verb = run_of(asked["run"]), asked["verb"]
+        run, verb = run_of(payload["run"]), payload["verb"]
         if verb == "rename":
-            processes.rename(run, asked["name"])
+            processes.rename(run, payload["name"])
         elif verb == "extend":
-            processes.extend(run, asked["steps"])
+            processes.extend(run, payload["steps"])
             processes.start(run)
         else:
             VERBS[verb](run)
@@ -125,12 +125,12 @@ def changed(key: str, value: Any, mark: Any) -> dict[str, Any]:
 
 def summary(run: RunFolder) -> dict[str, Any]:
     """Return a run's entry in the list."""
-    status = status_of(run)
+    status = read_status(run)
     entry = {"id": run.id, "name": run.name, "state": status["state"], "is_remote": run.has_active_job()}
     return entry | {key: status.get(key) or 0 for key in ("step", "total")}
 
 
-def status_of(run: RunFolder) -> dict[str, Any]:
+def read_status(run: RunFolder) -> dict[str, Any]:
     """Return the run's status; if its folder cannot be read, the state is 'failed' and the message says why."""
     try:
         return run.status()
@@ -142,13 +142,13 @@ def sample(run: RunFolder, step: int) -> str | None:
     """Return the samples of a step as a data URI, or None if the file is missing or too large."""
     with suppress(OSError):
         if run.sample(step).stat().st_size <= MAX_SAMPLE_BYTES:
-            return data_uri("png", run.sample(step).read_bytes())
+            return data_uri("image/png", run.sample(step).read_bytes())
     return None
 
 
 def facts(run: RunFolder) -> dict[str, Any]:
     """Return the facts of a run that the page shows beside its charts and images."""
-    status = status_of(run)
+    status = read_status(run)
     state = status["state"]
     shown = {key: status.get(key) for key in ("step", "total", "loss", "images_per_s", "message", "error")}
     shown |= {"id": run.id, "name": run.name, "state": state, "checkpoints": run.checkpoint_steps()}

@@ -29,7 +29,7 @@ from dp.training.presets import Settings
 from dp.training.run_folder import RunFolder
 from dp.ui.auth import permission
 from dp.ui.components.component import Component
-from dp.ui.components.player.player import png
+from dp.ui.components.data_uri import png_uri
 from dp.ui.training.uploads import LIMITS, Draft
 
 MAX_LISTED = 300  # rejected files and duplicates
@@ -56,12 +56,12 @@ class ImageUpload(Component):
         )
 
 
-def begin(asked: Any, request: gr.Request) -> dict[str, Any]:
-    """Create a draft for `files` files of `bytes` bytes. Anybody may call this, and `receive`, with anything."""
-    if why_not := permission.denial_reason(request):
-        return {"problem": why_not}
+def begin(payload: Any, request: gr.Request) -> dict[str, Any]:
+    """Create a draft for `files` files of `bytes` bytes. Anyone can call this, and `receive`, with anything."""
+    if reason := permission.denial_reason(request):
+        return {"problem": reason}
     try:
-        files, size = asked["files"], asked["bytes"]
+        files, size = payload["files"], payload["bytes"]
         if not isinstance(files, int) or not isinstance(size, int) or files <= 0 or size < 0:
             raise ValueError
         if files > LIMITS.files:
@@ -75,12 +75,12 @@ def begin(asked: Any, request: gr.Request) -> dict[str, Any]:
         return {"problem": f"the server could not create a folder for the images ({error.strerror})"}
 
 
-def receive(asked: Any, request: gr.Request) -> dict[str, Any]:
+def receive(payload: Any, request: gr.Request) -> dict[str, Any]:
     """Store `pieces` of the files of a draft."""
-    if why_not := permission.denial_reason(request):
-        return {"problem": why_not}
+    if reason := permission.denial_reason(request):
+        return {"problem": reason}
     try:
-        Draft(asked["draft"]).take(asked["pieces"])
+        Draft(payload["draft"]).take(payload["pieces"])
     except (TypeError, KeyError):
         return {"problem": "malformed request"}
     except ValueError as error:
@@ -110,5 +110,9 @@ def value_of_report(report: DatasetReport, dataset: Path) -> dict[str, Any]:
     """Return the value that shows the report about a checked dataset."""
     copies = [(name, f"the same image as {kept}") for name, kept in report.duplicates]
     rejected = [*report.rejected, *copies]
-    value = {"state": "checked", "summary": report.summary_lines(), "sheet": png(contact_sheet(dataset, SHEET_IMAGES))}
+    value = {
+        "state": "checked",
+        "summary": report.summary_lines(),
+        "sheet": png_uri(contact_sheet(dataset, SHEET_IMAGES)),
+    }
     return value | {"rejected": rejected[:MAX_LISTED], "more": max(len(rejected) - MAX_LISTED, 0)}
