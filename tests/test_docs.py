@@ -105,7 +105,7 @@ def test_two_machines_train_one_run(place):
             process.kill()
     assert [process.returncode for process in running] == [0, 0], "\n".join(ends)
     status = RunFolder(place / "runs" / "shared").status()
-    assert (status["state"], status["processes"]) == ("finished", 2)
+    assert (status.state, status.processes) == ("finished", 2)
 
 
 def test_accelerate_takes_these_arguments():

@@ -83,7 +83,7 @@ def test_a_finished_run_and_its_training_state_load(tmp_path):
     shutil.copytree(DATA / "runs", tmp_path / "runs")
     run = RunFolder(tmp_path / "runs" / "finished")
     status = run.status()
-    assert (status["state"], status["step"], status["total"]) == ("finished", 8, 8) and run.name == "Six images"
+    assert (status.state, status.step, status.total) == ("finished", 8, 8) and run.name == "Six images"
     assert run.checkpoint_steps() == [8]
     trainer = Trainer.from_run(run.path)
     trainer.load(8)
@@ -93,7 +93,7 @@ def test_a_finished_run_and_its_training_state_load(tmp_path):
 def test_a_paused_run_resumes_exactly(tmp_path):
     shutil.copytree(DATA / "runs", tmp_path / "runs")
     run = RunFolder(tmp_path / "runs" / "paused")
-    assert run.status()["state"] == "paused"
+    assert run.status().state == "paused"
     trainer = Trainer.from_run(run.path)
     trainer.resume()
     assert trainer.step == 4 and trainer.train() == "finished"

@@ -110,7 +110,7 @@ def start(run: RunFolder) -> None:
 def _launch_identity(run: RunFolder) -> tuple[Any, Any]:
     """Return a value that changes with every start of a run, even if the clock is set back."""
     status = run.status()
-    return status["started"], status["pid"]
+    return status.started, status.pid
 
 
 def benchmark(run: RunFolder) -> subprocess.Popen:
@@ -151,7 +151,7 @@ def sample_now(run: RunFolder) -> None:
 
 def _request(run: RunFolder, command: str) -> None:
     if not run.is_alive():
-        raise ValueError(f"the run {quote(run.name)} is not training: it is {run.status()['state']}")
+        raise ValueError(f"the run {quote(run.name)} is not training: it is {run.status().state}")
     run.request(command)
 
 
@@ -159,7 +159,7 @@ def stop(run: RunFolder) -> None:
     """Request that the run saves a checkpoint and ends. A run without a process is marked as stopped."""
     if run.is_alive():
         return run.request("stop")
-    state = run.status()["state"]
+    state = run.status().state
     if state not in ("paused", "interrupted"):
         raise ValueError(f"the run {quote(run.name)} is not training: it is {state}")
     with _lock_idle(run):
@@ -184,7 +184,7 @@ def extend(run: RunFolder, steps: int) -> None:
     """Raise the total of a finished run to `steps` and mark it as paused. Warm-up and learning rate horizon stay as
     they are, so that the completed steps remain valid. Raises ValueError if the run cannot be extended.
     """
-    if (state := run.status()["state"]) != "finished":
+    if (state := run.status().state) != "finished":
         raise ValueError(f"the run {quote(run.name)} is {state}: only a finished run can be trained longer")
     with _lock_idle(run):
         if not any(run.path.glob("checkpoints/*/training-state/state.json")):

@@ -39,7 +39,7 @@ from dp.system.records import CONFIG, check_fields, metrics_of, name_of, read, s
 from dp.system.timestamps import Ages
 from dp.system.validation import message_of, quote
 from dp.training.locks import acquire_lock, is_locked
-from dp.training.status import ACTIVE_STATES, EMPTY_STATUS, parse_status
+from dp.training.status import ACTIVE_STATES, RemoteJob, RunStatus, parse_status
 
 COMMANDS = ("stop", "pause", "save", "sample")
 HEARTBEAT_TIMEOUT_S = 60  # a live run without a heartbeat for longer is shown as not responding
@@ -135,12 +135,10 @@ class RunFolder:
             return self.path.stat().st_ctime
         return 0.0  # the folder is being deleted
 
-    def status(self) -> dict[str, Any]:
-        """Return the fields of status.json, None for those missing, with the current `state` and `is_responding`:
-        whether the process is alive and its last heartbeat is recent.
-        """
-        status = self._read_status()
-        state = status.get("state", "interrupted" if os.path.exists(self.status_file) else "new")
+    def status(self) -> RunStatus:
+        """Return the current status of the run."""
+        fields = self._read_status()
+        state = fields.get("state", "interrupted" if os.path.exists(self.status_file) else "new")
         is_alive = state in (*ACTIVE_STATES, "new", "interrupted") and self.is_alive()
         if is_alive:
             state = state if state in ACTIVE_STATES else "preparing"
@@ -148,7 +146,7 @@ class RunFolder:
         elif state in ACTIVE_STATES:
             state = "interrupted"
         is_responding = is_alive and self.seconds_since_heartbeat() < HEARTBEAT_TIMEOUT_S
-        return EMPTY_STATUS | status | {"state": state, "is_responding": is_responding}
+        return RunStatus.from_json(fields, state, is_responding)
 
     def seconds_since_heartbeat(self) -> float:
         """Return the seconds since the last heartbeat, or infinity if there was none."""
@@ -160,7 +158,9 @@ class RunFolder:
         return _heartbeats.age(self.path.resolve(), heartbeat)
 
     def update_status(self, **fields: Any) -> None:
-        """Merge `fields` into status.json."""
+        """Merge `fields`, which are named as in RunStatus, into status.json."""
+        if isinstance(remote := fields.get("remote"), RemoteJob):
+            fields["remote"] = remote.to_json()
         with self.replacing(self.status_file) as temporary:
             temporary.write_text(json.dumps(self._read_status() | fields, indent=1), encoding="utf-8")
 

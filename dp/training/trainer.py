@@ -296,37 +296,37 @@ class Trainer:
         return Batch(images.to(device), drawn.t[mine], drawn.noise[mine].to(device), self_condition)
 
     # ------------------------------------------------------------------------
-    # Checkpoints and samples. `milestone` is the step that they are stored under.
+    # Checkpoints and samples, which are stored under the step they were made at
 
-    def sample(self, milestone: int) -> None:
-        """Write samples/<milestone>.png: images of the EMA model, always from the same seeds."""
+    def sample(self, step: int) -> None:
+        """Write samples/<step>.png: images of the EMA model, always from the same seeds."""
         if self.reporter.is_main:
-            for step in self.ema.ema_model.stream(self.num_samples, timesteps=self.sample_steps, seed=self.seed):
+            for frame in self.ema.ema_model.stream(self.num_samples, timesteps=self.sample_steps, seed=self.seed):
                 self.reporter.heartbeat(self.step)
-                images = (step.x0 + 1) / 2
-            with self.run.replacing(self.run.sample(milestone)) as path:
+                images = (frame.x0 + 1) / 2
+            with self.run.replacing(self.run.sample(step)) as path:
                 path.write_bytes(encode_png(make_grid(to_uint8(images))))
 
     def save(self, milestone: int) -> None:
-        """Write checkpoints/<milestone>/: a checkpoint folder with the EMA weights, and the training state for `load`.
+        """Write checkpoints/<step>/ for the step `milestone`: the EMA weights, and the training state for `load`.
 
         All checkpoints are kept, but only the last few keep their training state.
         """
         self._save(milestone, is_scheduled=True)
 
-    def _save(self, milestone: int, is_scheduled: bool) -> None:
+    def _save(self, step: int, is_scheduled: bool) -> None:
         """Save a checkpoint. One that is not scheduled is deleted once it is no longer among the last few."""
         self.accelerator.wait_for_everyone()
         if is_scheduled:
             self.rollbacks = 0
         if self.reporter.is_main:
-            with self.run.replacing(self.run.checkpoint(milestone)) as folder:
+            with self.run.replacing(self.run.checkpoint(step)) as folder:
                 average = self.ema.ema_model
                 config = {"policy": average.config, "step": self.step, **self.card}
                 checkpoint.save(folder, average.model, config)
                 write_state(folder, *self._state(), is_scheduled)
-            prune(self.run, milestone)
-        self.saved, self._initial_state = milestone, None
+            prune(self.run, step)
+        self.saved, self._initial_state = step, None
 
     def resume(self) -> None:
         """Load the newest intact checkpoint of the run folder, or stay at the beginning if there is no checkpoint.
@@ -347,8 +347,8 @@ class Trainer:
             raise first_error
 
     def load(self, milestone: int) -> None:
-        """Load a checkpoint of this run; training continues with the step after it. Raises CheckpointError if it has no
-        training state, or a damaged one.
+        """Load the checkpoint of the step `milestone`; training continues with the step after it. Raises
+        CheckpointError if it has no training state, or a damaged one.
         """
         tensors, record = read_state(self.run, milestone)
         with translate_errors(self.run.checkpoint(milestone)):

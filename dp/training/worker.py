@@ -49,9 +49,9 @@ def wait_and_train(run: RunFolder, device: str) -> None:
 
 def wait_for_first_process(run: RunFolder) -> bool:
     """Return, in the other processes of a launch, whether the first one has started to train."""
-    while (status := run.status()).get("launch") != LAUNCH:
+    while (status := run.status()).launch != LAUNCH:
         time.sleep(POLL_S)
-    return status["state"] not in ("stopped", "paused")
+    return status.state not in ("stopped", "paused")
 
 
 def train(run: RunFolder) -> None:

@@ -114,12 +114,12 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         in_state(page, "running")
         page.wait_for_function("+document.querySelector('#board .chart').dataset.points >= 3", timeout=150_000)
         page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=150_000)
-        assert list_runs(run.path.parent)[0].has_active_job() and run.status()["pid"] is None
+        assert list_runs(run.path.parent)[0].has_active_job() and run.status().pid is None
         press(page, "pause")
         in_state(page, "paused")
         says(page, ".message", "nothing costs money now")
-        assert run.status()["step"] > 0 and not page.is_visible("#board .job")
-        total = run.status()["step"] + 20
+        assert run.status().step > 0 and not page.is_visible("#board .job")
+        total = run.status().step + 20
         shorten(run, total)
 
         press(page, "rent")
@@ -134,9 +134,9 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
         says(page, ".job .last-check", "Last checked at")
         hub.run(hub.jobs["job1"])
         in_state(page, "finished")  # it may have few steps left, so that nobody sees it running
-        assert run.status()["step"] == total == run.checkpoint_steps()[-1] and len(hub.repos) == 1
+        assert run.status().step == total == run.checkpoint_steps()[-1] and len(hub.repos) == 1
         press(page, "delete")
-        says(page, ".confirmation", f"Its repository {run.status()['remote']['repo']} on Hugging Face stays")
+        says(page, ".confirmation", f"Its repository {run.status().remote.repo} on Hugging Face stays")
         page.click("#board .confirmation .no")
         press(page, "forget", "yes")
         page.wait_for_selector("#board [data-verb=forget]", state="hidden")

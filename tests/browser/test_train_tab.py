@@ -115,7 +115,7 @@ def home(tmp_path, monkeypatch):
     for run in list_runs(folder):
         if run.is_alive():
             with suppress(ProcessLookupError, TypeError):
-                os.kill(run.status()["pid"], signal.SIGKILL)
+                os.kill(run.status().pid, signal.SIGKILL)
 
 
 @pytest.mark.browser
@@ -152,7 +152,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         assert not list((home / ".drafts").iterdir())  # what was uploaded is gone, the checked pictures are the run's
         before = shown(page, "step")
 
-    assert run.is_alive() and run.status()["state"] == "running"  # with neither page nor app
+    assert run.is_alive() and run.status().state == "running"  # with neither page nor app
     with launched(home) as url, page_of(browser, url) as page:
         in_state(page, "running")
         page.wait_for_function(f"+document.querySelector('#board .run').dataset.step > {before}")
@@ -178,12 +178,12 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         page.wait_for_function(f"+document.querySelector('#board .run').dataset.step > {newest}", timeout=150_000)
         page.click("#board [data-verb=stop]")
         in_state(page, "stopped")
-        assert not run.is_alive() and run.status()["step"] > newest
-        total = run.status()["step"] + 20
+        assert not run.is_alive() and run.status().step > newest
+        total = run.status().step + 20
         shorten(run, total)
         page.click("#board [data-verb=resume]")
         in_state(page, "finished")
-        assert run.status()["step"] == total == run.checkpoint_steps()[-1]
+        assert run.status().step == total == run.checkpoint_steps()[-1]
         records, _ = run.metrics()
         assert sum("event" in record for record in records) == 2  # it went on twice
 
@@ -203,7 +203,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
         page.wait_for_function("document.querySelector('#board .run .name').textContent === 'holiday 2'")
         in_state(page, "finished")
         again = list_runs(home)[0]
-        assert again.status()["step"] == 20 and again.config()["trainer"]["train_num_steps"] == 20
+        assert again.status().step == 20 and again.config()["trainer"]["train_num_steps"] == 20
         assert (again.dataset / IMAGES).samefile(run.dataset / IMAGES)
 
         page.click("#board [data-verb=delete]")
@@ -272,7 +272,7 @@ def test_a_preset_starts_as_it_stands_and_sampling_goes_on_beside_it(browser, ho
         assert run.config()["name"] == "pictures" and run.config()["trainer"]["train_num_steps"] == 2000
 
         page.get_by_role("tab", name="Denoise").click()
-        before = run.status()["step"]
+        before = run.status().step
         set_run(page, timesteps=500, seed=1, images=1)
         page.click("#generate")
         until(page, "step > 0")
@@ -280,8 +280,8 @@ def test_a_preset_starts_as_it_stands_and_sampling_goes_on_beside_it(browser, ho
             "/[1-9][0-9.]* steps\\/s/.test(document.querySelector('.player .noise-level').innerText)"
         )
         until(page, "d.state === 'done' && step === 500")
-        sooner_or_later(lambda: run.status()["step"] > before)
-        assert run.status()["state"] == "running" and run.status()["images_per_s"] > 0
+        sooner_or_later(lambda: run.status().step > before)
+        assert run.status().state == "running" and run.status().images_per_s > 0
 
         open_train_tab(page)
         page.click("#board button[data-verb=stop]")
@@ -317,7 +317,7 @@ def test_a_finished_run_is_trained_longer_beside_one_that_is_damaged(browser, ho
         page.click("#board .extend .main")
         page.wait_for_function("document.querySelector('#board .step').textContent.includes('of 45')")
         in_state(page, "finished")
-        assert not page.is_visible("#board .extend") and run.status()["step"] == 45 == run.checkpoint_steps()[-1]
+        assert not page.is_visible("#board .extend") and run.status().step == 45 == run.checkpoint_steps()[-1]
         page.set_viewport_size({"width": 390, "height": 844})  # at which `window` looks whether it is too wide
         page.emulate_media(color_scheme="dark")
         page.click("#board [data-verb=extend]")
@@ -351,10 +351,10 @@ def test_however_often_the_app_is_killed_there_is_one_training_process_and_after
             port = url.rsplit(":", 1)[1]
             subprocess.run(["pkill", "-KILL", "-f", f"app.py --port {port}"], check=True)
     assert processes() == 1
-    step = run.status()["step"]
-    sooner_or_later(lambda: run.status()["step"] > step)
+    step = run.status().step
+    sooner_or_later(lambda: run.status().step > step)
     jobs.stop(run)
-    sooner_or_later(lambda: run.status()["state"] == "stopped" and processes() == 0)
+    sooner_or_later(lambda: run.status().state == "stopped" and processes() == 0)
 
 
 @pytest.mark.browser

@@ -70,7 +70,7 @@ def until(condition, seconds: float = 150, every: float = 0.01) -> None:
 
 
 def state(run: RunFolder) -> str:
-    return run.status()["state"]
+    return run.status().state
 
 
 def ended(run: RunFolder, seconds: float = 150) -> str:
@@ -89,7 +89,7 @@ def is_gone(pid: int) -> bool:
 
 
 def kill(run: RunFolder) -> None:
-    os.kill(run.status()["pid"], signal.SIGKILL)
+    os.kill(run.status().pid, signal.SIGKILL)
     until(lambda: not run.is_alive())
 
 
@@ -101,6 +101,6 @@ def no_process_left_behind(home: Path):
     finally:
         for lock in home.glob("*/lock"):
             run = RunFolder(lock.parent)
-            if run.is_alive() and (pid := run.status()["pid"]):
+            if run.is_alive() and (pid := run.status().pid):
                 os.kill(pid, signal.SIGKILL)
                 until(lambda run=run: not run.is_alive())

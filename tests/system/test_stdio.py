@@ -40,7 +40,7 @@ def test_names_that_the_terminal_cannot_show_and_a_closed_one_end_no_run(tmp_pat
         os.close(write)
         assert process.wait(150) == 0
     status = RunFolder(tmp_path / "runs" / "😀").status()
-    assert (status["state"], status["step"], status["error"]) == ("finished", 3, None)
+    assert (status.state, status.step, status.error) == ("finished", 3, None)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="another way to have a full disk")

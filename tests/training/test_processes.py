@@ -112,7 +112,7 @@ def test_a_run_that_is_training_cannot_be_started_again(run):
 def extended(run: RunFolder, steps: int) -> dict[str, torch.Tensor]:
     """Extend a finished run to `steps`, train it in this process and return its weights."""
     processes.extend(run, steps)
-    assert (state(run), run.status()["total"]) == ("paused", steps)
+    assert (state(run), run.status().total) == ("paused", steps)
     trainer = Trainer.from_run(run.path)
     trainer.resume()
     assert 0 < trainer.step < steps and trainer.train() == "finished"
@@ -136,7 +136,7 @@ def test_an_extended_run_continues_beyond_its_horizon_and_keeps_its_earlier_step
     assert rates[20] < rates[10] and {rates[30], rates[40], rates[50]} == {0.1 * TRAINER["train_lr"]}
     config = run.config()["trainer"]
     assert (config["train_num_steps"], config["lr_decay_steps"], config["lr_warmup_steps"]) == (50, 20, 3)
-    assert run.status()["message"] == "finished at step 50 of 50"
+    assert run.status().message == "finished at step 50 of 50"
 
 
 def test_a_rollback_also_lowers_the_learning_rate_beyond_the_horizon(run):
@@ -179,7 +179,7 @@ def test_a_run_paused_and_stopped_and_resumed_equals_an_uninterrupted_one(tmp_ho
         assert app.stdout.readline() == "started\n"
         app.kill()
     run = RunFolder(run.path)  # another app, which only knows the folder
-    pid = run.status()["pid"]
+    pid = run.status().pid
     assert state(run) in ("queued", "preparing", "running") and pid not in (app.pid, os.getpid())
     processes.sample_now(run)
     processes.save_now(run)
@@ -187,24 +187,24 @@ def test_a_run_paused_and_stopped_and_resumed_equals_an_uninterrupted_one(tmp_ho
         processes.delete(run)
     until(lambda: not run.is_requested("save") and not run.is_requested("sample"))
     assert run.sample(0).exists() and run.checkpoint_steps()[0] == 0
-    assert run.status()["is_responding"]
+    assert run.status().is_responding
     if hasattr(os, "getpriority"):  # sampling on the same processor has priority
         assert os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, 0)
     wait_for_checkpoint(run)
     processes.pause(run)
     assert ended(run) == "paused"
-    assert 0 < run.status()["step"] == run.checkpoint_steps()[-1]
+    assert 0 < run.status().step == run.checkpoint_steps()[-1]
 
     processes.start(run)
     wait_for_checkpoint(run)
     processes.stop(run)
     assert ended(run) == "stopped"
-    until(lambda: is_gone(run.status()["pid"]))  # not even a zombie is left
-    total = run.status()["step"] + 20
+    until(lambda: is_gone(run.status().pid))  # not even a zombie is left
+    total = run.status().step + 20
     shorten(run, total)
     processes.start(run)
     assert ended(run) == "finished"
-    assert run.status()["step"] == run.status()["total"] == total
+    assert run.status().step == run.status().total == total
     assert contents(run.checkpoint(total)) == contents(undisturbed(run, tmp_home / "other"))
     assert set(range(20, total + 1, 20)) <= set(run.checkpoint_steps())
     events = [record["event"] for record in run.metrics()[0] if "event" in record]
@@ -271,15 +271,15 @@ def test_two_runs_started_at_once_are_queued(tmp_home):
     until(lambda: state(first) in ("preparing", "running"))
     with forking(False):  # a fork would have torch loaded
         processes.start(second)
-    until(lambda: "waiting" in (second.status()["message"] or ""))
-    assert state(second) == "queued" and second.status()["is_responding"]
+    until(lambda: "waiting" in (second.status().message or ""))
+    assert state(second) == "queued" and second.status().is_responding
     # If two users start the same run, the second process exits with an error message.
     command = [sys.executable, "-m", "dp", "train", str(second.path)]
     twice = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
     assert twice.returncode == 1 and "already training" in twice.stderr and "Traceback" not in twice.stderr
     with pytest.raises(ValueError, match="already training"):
         processes.start(second)
-    maps = Path(f"/proc/{second.status()['pid']}/maps")
+    maps = Path(f"/proc/{second.status().pid}/maps")
     if maps.exists():  # torch is not loaded while the run is queued
         assert "libtorch" not in maps.read_text()
     processes.pause(second)
@@ -300,11 +300,11 @@ def deleted(run: RunFolder) -> None:
 def test_the_process_of_a_deleted_run_exits_without_recreating_its_folder(tmp_home):
     run, waiting = make_run(tmp_home, **ENDLESS), make_run(tmp_home, "waiting")
     processes.start(run)
-    until(lambda: state(run) == "running" and (run.status()["step"] or 0) > 0)
+    until(lambda: state(run) == "running" and (run.status().step or 0) > 0)
     processes.start(waiting)
     until(lambda: state(waiting) == "queued")
     for one in (waiting, run):
-        pid = one.status()["pid"]
+        pid = one.status().pid
         deleted(one)
         until(lambda pid=pid: is_gone(pid))
     assert [path.name for path in (tmp_home / "home").iterdir()] == [".cpu.lock"]
@@ -320,7 +320,7 @@ def test_start_notices_its_process_when_the_clock_is_changed(run, monkeypatch, h
             processes.start(run)
             monkeypatch.setattr("time.time", clock)
             assert state(run) == "queued"
-            until(lambda: run.status()["is_responding"])
+            until(lambda: run.status().is_responding)
             processes.pause(run)
             assert ended(run) == "paused"
 
@@ -330,9 +330,9 @@ def test_an_invalid_run_fails_with_its_message(tmp_home):
     processes.start(run)
     assert ended(run) == "failed"
     status = run.status()
-    assert "train_lr" in status["message"] and "-1.0" in status["message"]
-    assert "Traceback" in status["error"]
-    until(lambda: run.tail(1) == status["message"])  # printed after the lock was released
+    assert "train_lr" in status.message and "-1.0" in status.message
+    assert "Traceback" in status.error
+    until(lambda: run.tail(1) == status.message)  # printed after the lock was released
 
 
 def test_a_process_that_exits_at_once_is_an_error(run, monkeypatch):
@@ -383,7 +383,7 @@ def test_two_processes_train_the_same_model_as_one(tmp_home):
     processes.start(two)
     until(lambda: state(two) not in ACTIVE_STATES)
     assert state(two) == "finished", two.tail()
-    assert two.status()["processes"] == 2
+    assert two.status().processes == 2
     one = RunFolder(undisturbed(two, tmp_home / "other").parent.parent)
     for first, second in zip(two.metrics()[0], one.metrics()[0], strict=True):
         assert first["step"] == second["step"] and first["loss"] == pytest.approx(second["loss"], rel=1e-4)

@@ -68,7 +68,7 @@ def gone(hub) -> None:
 
 
 def repo_of(run: RunFolder) -> str:
-    return run.status()["remote"]["repo"]
+    return run.status().remote.repo
 
 
 # ----------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def test_a_run_killed_paused_and_resumed_remotely_and_locally_equals_an_uninterr
     shown(run, lambda: len(run.checkpoint_steps()) > 1)
     hub.end("job0", "ERROR", "Job timeout")
     assert over(run) == "interrupted"
-    message = run.status()["message"]
+    message = run.status().message
     assert re.search(r"its job reached the time limit of 60 minutes; Resume continues from step \d+0", message)
 
     begin(run)
@@ -101,29 +101,29 @@ def test_a_run_killed_paused_and_resumed_remotely_and_locally_equals_an_uninterr
     )  # no job is active, so the Hub is not contacted
 
     processes.start(run)  # on this machine
-    until(lambda: run.status()["state"] == "running" or not run.is_alive())
+    until(lambda: run.status().state == "running" or not run.is_alive())
     processes.pause(run)
     assert ended(run) == "paused"
 
-    total = run.status()["step"] + 20
+    total = run.status().step + 20
     shorten(run, total)
     begin(run)
     assert over(run) == "finished"
     assert contents(run.checkpoint(total)) == contents(undisturbed(run, tmp_path / "other"))
     assert {record["step"] for record in run.metrics()[0] if "loss" in record} == set(range(10, total + 1, 10))
     assert {f"{step:06d}.png" for step in range(40, total + 1, 40)} <= {path.name for path in run.samples.iterdir()}
-    assert run.status()["step"] == run.status()["total"] == total and run.status()["device"] == "cpu"
+    assert run.status().step == run.status().total == total and run.status().device == "cpu"
     assert f"finished at step {total}" in run.tail()
     assert hub.repos[repo_of(run)]["private"] and len(hub.repos) == 1
     job.delete_repository(run, TOKEN)
-    assert hub.repos == {} and state(run) == "finished" and run.status()["remote"] is None
+    assert hub.repos == {} and state(run) == "finished" and run.status().remote is None
 
 
 def test_a_job_pauses_before_its_time_limit(hub, tmp_path):
     run = make_run(tmp_path, **ENDLESS)
     begin(run, timeout="5s")
     assert over(run) == "paused"
-    assert "the job reached its time limit: paused" in run.status()["message"]
+    assert "the job reached its time limit: paused" in run.status().message
     assert hub.jobs["job0"]["process"].wait() == 0
     assert hub.jobs["job0"]["spec"]["timeoutSeconds"] == 5
 
@@ -146,7 +146,7 @@ def test_commands_reach_the_job_and_its_token_is_never_stored(hub, tmp_path, cap
     processes.sample_now(run)
     shown(run, lambda: not run.is_requested("save") and not run.is_requested("sample"))
     shown(run, lambda: run.checkpoint_steps() and run.samples.exists())
-    assert run.status()["is_responding"]
+    assert run.status().is_responding
     processes.stop(run)
     assert state(run) == "stopping"
     assert over(run) == "stopped"
@@ -272,7 +272,7 @@ def test_a_start_without_a_token_or_a_connection_is_an_error(hub, tmp_path):
 def test_a_job_waiting_for_a_machine_is_canceled_at_once(hub, tmp_path, verb, end):
     run, hub.has_machines = make_run(tmp_path), False
     begin(run)
-    shown(run, lambda: "waiting for a machine (a10g-small)" in run.status()["message"])
+    shown(run, lambda: "waiting for a machine (a10g-small)" in run.status().message)
     getattr(processes, verb)(run)
     assert over(run) == end and hub.jobs["job0"]["stage"] == "CANCELED" and not run.is_requested(verb)
 
@@ -301,7 +301,7 @@ def test_a_failed_refresh_changes_nothing(hub, tmp_path, kind, trouble, words):
         job.refresh(run, TOKEN)
     assert run.status() == before
     hub.trouble.clear()
-    assert job.refresh(run, TOKEN)["state"] == "queued"
+    assert job.refresh(run, TOKEN).state == "queued"
 
 
 def test_a_run_whose_job_is_unknown_is_interrupted(hub, tmp_path):
@@ -310,7 +310,7 @@ def test_a_run_whose_job_is_unknown_is_interrupted(hub, tmp_path):
     hub.jobs.clear()
     assert (
         over(run) == "interrupted"
-        and "no longer knows its job; Resume starts from the beginning" in run.status()["message"]
+        and "no longer knows its job; Resume starts from the beginning" in run.status().message
     )
 
 
@@ -319,11 +319,11 @@ def test_a_run_whose_repository_was_deleted_is_interrupted_and_can_be_restarted(
     begin(run)
     hub.repos.clear()
     job.cancel(run, TOKEN)
-    assert state(run) == "interrupted" and "no longer exists" in run.status()["message"]
+    assert state(run) == "interrupted" and "no longer exists" in run.status().message
     begin(run)
     assert len(hub.repos) == 1
     job.cancel(run, TOKEN)
-    assert state(run) == "stopped" and "was canceled" in run.status()["message"]
+    assert state(run) == "stopped" and "was canceled" in run.status().message
     with pytest.raises(ValueError, match="not training as a Hugging Face job"):
         job.cancel(run, TOKEN)
 
@@ -332,14 +332,14 @@ def test_a_failed_installation_is_reported(hub, tmp_path):
     run = make_run(tmp_path)
     hub.is_forked, hub.uv = False, "#!/bin/sh\necho no room for torch >&2\nexit 1\n"
     begin(run)
-    assert over(run) == "interrupted" and "its job failed: no room for torch; Resume" in run.status()["message"]
+    assert over(run) == "interrupted" and "its job failed: no room for torch; Resume" in run.status().message
     assert run.tail(1) == "no room for torch"
 
 
 def test_an_invalid_run_fails_with_its_message(hub, tmp_path):
     run = make_run(tmp_path, train_batch_size=-1)
     begin(run)
-    assert over(run) == "failed" and "train_batch_size" in run.status()["message"]
+    assert over(run) == "failed" and "train_batch_size" in run.status().message
     assert hub.jobs["job0"]["process"].wait() == 1
 
 
@@ -349,13 +349,12 @@ def test_an_invalid_run_fails_with_its_message(hub, tmp_path):
 
 def odd_repository(hub, run: RunFolder, **files: bytes) -> None:
     """Put a status.json with odd fields, and other `files`, into the repository."""
-    facts = run.status()["remote"]
     status = {
         "state": "running",
         "step": 7,
         "loss": "high",
         "message": 5,
-        "remote": {"launch": facts["launch"], "silent_s": 0},
+        "remote": {"launch": run.status().remote.launch, "silent_s": 0},
     }
     status |= {"pid": 1, "total": True, "lr": 3}
     hub.repos[repo_of(run)]["files"] |= {"status.json": json.dumps(status).encode()} | files
@@ -372,8 +371,8 @@ def test_only_files_of_a_run_folder_are_downloaded(hub, tmp_path):
     idle = subprocess.Popen(["sleep", "600"], start_new_session=True)
     hub.jobs["job0"] |= {"stage": "RUNNING", "process": idle}
     status = job.refresh(run, TOKEN)
-    assert (status["state"], status["step"], status["loss"], status["total"]) == ("running", 7, None, None)
-    assert "lr" not in status and status["pid"] is None
+    assert (status.state, status.step, status.loss, status.total) == ("running", 7, None, None)
+    assert not hasattr(status, "lr") and status.pid is None
     after = contents(run.path)
     assert after.keys() - before.keys() <= {"exchange.lock"} and not list(tmp_path.rglob("*evil*"))
     assert {name: after[name] for name in before if name != "status.json"} == {

@@ -72,7 +72,7 @@ def test_images_become_a_run_that_can_be_resumed_and_extended(place, run_command
     assert (code, errors) == (0, ""), errors
     assert output.startswith("6 images accepted") and "notes.png: not an image" in output
     run = RunFolder(place / "runs" / "mine")
-    assert [path.name for path in (place / "runs").iterdir()] == ["mine"] and run.status()["state"] == "new"
+    assert [path.name for path in (place / "runs").iterdir()] == ["mine"] and run.status().state == "new"
     config = run.config()
     settings = dict(image_size=16, width=16, depth=1, batch=4, save_every=50, steps=9, name="images")
     assert Settings.from_config(config) == replace(PRESETS["quick"], **settings)
@@ -106,15 +106,15 @@ def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(place, run_command
     run = RunFolder(place / "runs" / "mine")
     with command(*arguments, stdout=end, stderr=end) as process:
         os.close(end)
-        until(lambda: (run.status()["step"] or 0) > 0)
+        until(lambda: (run.status().step or 0) > 0)
         os.killpg(process.pid, signal.SIGINT)
         output = read_all(terminal)
         assert process.wait(150) == 0
     assert "%|" in output  # a progress bar, as this is a terminal
     assert "the same command resumes the run" in output and "Traceback" not in output
     status = run.status()
-    assert status["state"] == "paused" and 0 < status["step"] == run.checkpoint_steps()[-1] < 100
-    assert f"mine: paused at step {status['step']}" in output
+    assert status.state == "paused" and 0 < status.step == run.checkpoint_steps()[-1] < 100
+    assert f"mine: paused at step {status.step}" in output
 
     code, output, _ = run_command(*arguments)
     assert (code, output) == (0, "mine: finished at step 100\n")
@@ -138,7 +138,7 @@ def test_waiting_for_the_device_is_reported_and_can_be_interrupted(place, run_co
         assert process.stdout.readline() == "mine: waiting for another run to release the device\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(150) == 0
-    assert run.status()["state"] == "paused" and run.checkpoint_steps() == []
+    assert run.status().state == "paused" and run.checkpoint_steps() == []
 
 
 @pytest.mark.parametrize(

@@ -685,14 +685,14 @@ def test_commands_are_handled_and_do_not_affect_training(make_trainer):
     assert busy.step == 5 and busy.run.checkpoint_steps() == [2, 5]
     assert sorted(path.stem for path in busy.run.samples.iterdir()) == ["000003", "000005"]
     status = busy.run.status()
-    assert (status["state"], status["step"], status["total"]) == ("paused", 5, 12)
+    assert (status.state, status.step, status.total) == ("paused", 5, 12)
 
     resumed = make_trainer("busy", train_num_steps=12, init=99)
     resumed.resume()
     at_step(resumed, {8: lambda: (ask("save"), ask("stop"))})
     assert resumed.train() == "stopped" and resumed.step == 8
     resumed.train()  # the same Trainer can continue, too
-    assert resumed.run.status()["state"] == "finished"
+    assert resumed.run.status().state == "finished"
     assert not any(resumed.run.is_requested(verb) for verb in ("stop", "pause", "save", "sample"))
     assert same(state(resumed), state(quiet))
 
@@ -701,7 +701,7 @@ def test_a_run_is_alive_only_while_it_trains(make_trainer):
     trainer, seen = make_trainer(train_num_steps=12), []
     at_step(trainer, {6: lambda: seen.append(trainer.run.status())})
     trainer.train()
-    assert (seen[0]["state"], seen[0]["total"], seen[0]["is_responding"]) == ("running", 12, True)
+    assert (seen[0].state, seen[0].total, seen[0].is_responding) == ("running", 12, True)
     assert not trainer.run.is_alive()
 
 
@@ -783,7 +783,7 @@ def test_a_run_that_keeps_diverging_fails_with_advice(make_trainer):
     with pytest.raises(ValueError, match=r"halved 3 times.*smaller learning rate"):
         trainer.train()
     status = trainer.run.status()
-    assert status["state"] == "failed" and "smaller learning rate" in status["message"] and "Trace" in status["error"]
+    assert status.state == "failed" and "smaller learning rate" in status.message and "Trace" in status.error
     assert len(events(trainer)) == 3 and trainer.run.checkpoint_steps() == []
 
 
@@ -849,7 +849,7 @@ def test_a_run_whose_folder_was_moved_resumes_there(make_trainer, tmp_path):
         trainer.train()
     assert not (tmp_path / "here").exists()
     moved = make_trainer("there", train_num_steps=6, init=9)
-    assert moved.run.status()["state"] == "interrupted"
+    assert moved.run.status().state == "interrupted"
     moved.resume()
     assert moved.step == 3 and moved.train() == "finished"
     assert same(state(moved), state(straight))
@@ -900,8 +900,8 @@ def test_a_full_disk_ends_the_run_without_losing_a_checkpoint(make_trainer, smal
         trainer.train()
     assert caught.value.errno == errno.ENOSPC
     status, last = trainer.run.status(), {"sample": 8, "log": 8}.get(when, 4)
-    assert status["state"] == ends and trainer.run.checkpoint_steps() == list(range(4, last + 1, 4))
-    assert ends == "interrupted" or "Free some space" in status["message"]
+    assert status.state == ends and trainer.run.checkpoint_steps() == list(range(4, last + 1, 4))
+    assert ends == "interrupted" or "Free some space" in status.message
     DiffusionPolicy.from_pretrained(trainer.run.checkpoint(last))
     assert not list(trainer.run.path.rglob(".*.tmp"))
 
@@ -909,7 +909,7 @@ def test_a_full_disk_ends_the_run_without_losing_a_checkpoint(make_trainer, smal
     resumed = make_trainer(**settings, init=99)
     resumed.resume()
     assert resumed.step == last
-    assert resumed.train() == "finished" and resumed.run.status()["state"] == "finished"
+    assert resumed.train() == "finished" and resumed.run.status().state == "finished"
     straight = make_trainer(train_num_steps=12)
     straight.train()
     assert same(state(resumed), state(straight))

@@ -32,7 +32,7 @@ def start_job(run: RunFolder, args: argparse.Namespace) -> None:
         if sys.stdin.isatty() and input("Start it? [y/N] ").strip().lower() not in ("y", "yes"):
             raise ValueError("not started")
         job.start(run, args.flavor, args.timeout)
-    url = run.status()["remote"]["url"]
+    url = run.status().remote.url
     print(f"{url}: continues without this terminal; the same command shows its progress again", flush=True)
 
 
@@ -42,8 +42,8 @@ def watch(run: RunFolder) -> None:
     while run.has_active_job():
         try:
             status = job.refresh(run)
-            step = f"step {status['step']:,} of {status['total']:,}" if status["total"] else status["message"]
-            line = f"{run.id}: {status['state']}, {step}"
+            step = f"step {status.step:,} of {status.total:,}" if status.total else status.message
+            line = f"{run.id}: {status.state}, {step}"
         except HubError as error:
             line = f"{error}; retrying"
         if line != printed:
@@ -52,6 +52,6 @@ def watch(run: RunFolder) -> None:
         if run.has_active_job():
             time.sleep(POLL_S)
     status = run.status()
-    print(f"{run.id}: {status['message']}", flush=True)
-    if status["state"] in ("failed", "interrupted"):
-        raise ValueError(status["error"] or "the job ended before the run was finished; the same command resumes it")
+    print(f"{run.id}: {status.message}", flush=True)
+    if status.state in ("failed", "interrupted"):
+        raise ValueError(status.error or "the job ended before the run was finished; the same command resumes it")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError, RepositoryNotFoundError
@@ -13,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError, RepositoryN
 from dp.hub.client import PATIENCE, HubError, Refused, Unreachable, api_for, headers_of, in_words, within
 from dp.system.text import plain
 from dp.system.validation import quote
+from dp.training.status import RemoteJob
 
 DEFAULT_FLAVOR, DEFAULT_TIMEOUT = "a10g-small", "2h"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -74,12 +74,12 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.3g} seconds"
 
 
-def job_arguments(remote: dict[str, Any]) -> dict[str, str]:
+def job_arguments(remote: RemoteJob) -> dict[str, str | None]:
     """Return the arguments that name a run's job in the Hub's client."""
-    return {"job_id": remote["job"], "namespace": remote["repo"].split("/")[0]}
+    return {"job_id": remote.id, "namespace": remote.repo.split("/")[0]}
 
 
-def fetch_log(api: HfApi, remote: dict[str, Any]) -> list[str]:
+def fetch_log(api: HfApi, remote: RemoteJob) -> list[str]:
     """Return the last lines of a job's log, or [] if it is not available."""
     with suppress(Exception):  # the Hub may answer anything for a job that no longer exists
         lines = within(3 * PATIENCE, lambda: list(api.fetch_job_logs(**job_arguments(remote), tail=LOG_LINES)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -26,7 +27,7 @@ from dp.training.locks import acquire_lock
 from dp.training.remote import hardware, sync, worker
 from dp.training.remote.hardware import translate_job_errors
 from dp.training.run_folder import COMMANDS, LOCK_TIMEOUT_S, RunFolder
-from dp.training.status import ACTIVE_STATES
+from dp.training.status import ACTIVE_STATES, RemoteJob, RunStatus
 
 REPORT_S = 60  # between reports of a job: each is a commit, and the Hub accepts about a hundred per hour
 ACTIVE_STAGES = ("SCHEDULING", "RUNNING")  # of a job
@@ -53,28 +54,26 @@ def start(run: RunFolder, flavor: str, timeout: str | float, token: str | None =
         raise ValueError(f"the run {quote(run.id)} is already training") from None
 
 
-def _start(
-    run: RunFolder, status: dict[str, Any], flavor: str, limit_s: int, headers: dict[str, str], every: float
-) -> None:
+def _start(run: RunFolder, status: RunStatus, flavor: str, limit_s: int, headers: dict[str, str], every: float) -> None:
     api, launch = api_for(headers), secrets.token_hex(4)
     slug = processes.slug(run.name)
     with in_words("your account", headers), translate_job_errors():
         user = within(3 * PATIENCE, api.whoami)["name"]
-        repo = (status["remote"] or {}).get("repo", "")
+        repo = status.remote.repo if status.remote else ""
         listing = sync.list_files(api, repo) if repo.startswith(f"{user}/") else None
         if listing is None:
             repo = f"{user}/dp-{slug}-{secrets.token_hex(4)}"
             within(3 * PATIENCE, lambda: api.create_repo(repo, private=True))
             listing = sync.Listing("", {})
-    remote: dict[str, Any] = {"repo": repo, "flavor": flavor, "timeout": limit_s, "launch": launch, "asked": []}
+    remote = RemoteJob(repo, flavor, limit_s, launch)
     # Remember the repository, so that the next attempt uses it if this one fails.
-    run.update_status(state=status["state"], remote=remote | {"is_active": False})
+    run.update_status(state=status.state, remote=remote)
     with in_words(repo, headers), translate_job_errors():
         files = code = worker.source_files()
         if run.config_file.exists():  # always upload it: that of an extended run may differ without differing in size
             files = code | {"config.json": run.config_file.read_bytes()}
         outdated = {name for name in listing.files if name.startswith(("code/", "asked/")) and name not in code}
-        message = f"Start on a {flavor} from step {status['step']:,}"
+        message = f"Start on a {flavor} from step {status.step:,}"
         sync.upload_changes(api, repo, run, listing, files, outdated, message)
         command = worker.command(repo, launch, limit_s, every)
         spec: dict[str, Any] = {"image": worker.IMAGE, "command": command, "flavor": flavor, "timeout": limit_s}
@@ -89,7 +88,7 @@ def _start(
     now = time.time()
     fields = {"state": "queued", "message": _waiting_message(flavor), "started": now, "heartbeat": now}
     fields |= {"pid": None, "device": None, "error": None}
-    run.update_status(**fields, remote=remote | {"job": job.id, "url": job.url, "is_active": True})
+    run.update_status(**fields, remote=replace(remote, id=job.id, url=job.url, is_active=True))
 
 
 def _waiting_message(flavor: str) -> str:
@@ -100,7 +99,7 @@ def _waiting_message(flavor: str) -> str:
 # While the job is active
 
 
-def refresh(run: RunFolder, token: str | None = None) -> dict[str, Any]:
+def refresh(run: RunFolder, token: str | None = None) -> RunStatus:
     """Forward commands to the job, download its results and return the run's status. Does nothing for a run without an
     active job. Raises HubError if the Hub fails, which does not affect the job.
     """
@@ -109,7 +108,7 @@ def refresh(run: RunFolder, token: str | None = None) -> dict[str, Any]:
         return run.status()
     with suppress(Timeout), acquire_lock(FileLock(file), 0), run.without_recreating(file):  # Timeout: already syncing
         if run.has_active_job():
-            _sync(run, run.status()["remote"], headers_of(token))
+            _sync(run, run.status().remote, headers_of(token))
     return run.status()
 
 
@@ -117,9 +116,9 @@ def cancel(run: RunFolder, token: str | None = None) -> None:
     """End the job at once. Progress that it has not reported is lost."""
     if not run.has_active_job():
         raise ValueError(f"the run {quote(run.id)} is not training as a Hugging Face job")
-    remote = run.status()["remote"]
+    remote = run.status().remote
     headers = headers_of(token)
-    with in_words(remote["repo"], headers), translate_job_errors(), suppress(JobNotFoundError):
+    with in_words(remote.repo, headers), translate_job_errors(), suppress(JobNotFoundError):
         within(3 * PATIENCE, lambda: api_for(headers).cancel_job(**hardware.job_arguments(remote)))
     refresh(run, token)
 
@@ -128,15 +127,15 @@ def delete_repository(run: RunFolder, token: str | None = None) -> None:
     """Delete the run's repository on the Hub; the run folder stays."""
     if run.has_active_job():
         raise ValueError(f"the run {quote(run.id)} is training as a Hugging Face job: stop it first")
-    if remote := run.status()["remote"]:
+    if remote := run.status().remote:
         headers = headers_of(token)
-        with in_words(remote["repo"], headers):
-            within(3 * PATIENCE, lambda: api_for(headers).delete_repo(remote["repo"], missing_ok=True))
+        with in_words(remote.repo, headers):
+            within(3 * PATIENCE, lambda: api_for(headers).delete_repo(remote.repo, missing_ok=True))
         run.update_status(remote=None)
 
 
-def _sync(run: RunFolder, remote: dict[str, Any], headers: dict[str, str]) -> None:
-    repo, api = remote["repo"], api_for(headers)
+def _sync(run: RunFolder, remote: RemoteJob, headers: dict[str, str]) -> None:
+    repo, api = remote.repo, api_for(headers)
     with in_words(repo, headers), translate_job_errors():
         job = None
         with suppress(JobNotFoundError):  # checked before the files: if the job has ended, they are its last
@@ -156,7 +155,7 @@ def _sync(run: RunFolder, remote: dict[str, Any], headers: dict[str, str]) -> No
             return _finish(run, remote, {"state": "interrupted", "message": message})
         if listing is None:
             raise Refused(f"the repository {repo} of this run does not exist, or this token may not read it")
-        status = sync.read_status(repo, headers, listing, remote["launch"])
+        status = sync.read_status(repo, headers, listing, remote.launch)
         sync.download_changes(repo, headers, run, listing, is_over)
         if not is_over:
             _forward_commands(run, remote, api, listing)
@@ -164,7 +163,7 @@ def _sync(run: RunFolder, remote: dict[str, Any], headers: dict[str, str]) -> No
         if is_over:
             return _finish(run, remote, status | _end_status(run, remote, api, job, status.get("state")))
     if stage == "SCHEDULING":
-        status = {"state": "queued", "message": _waiting_message(remote["flavor"])}
+        status = {"state": "queued", "message": _waiting_message(remote.flavor)}
     elif not status:
         status = {"state": "preparing", "message": "the machine is installing PyTorch"}
     elif status["state"] not in ACTIVE_STATES:  # the run has ended, but the job has not exited yet
@@ -172,22 +171,22 @@ def _sync(run: RunFolder, remote: dict[str, Any], headers: dict[str, str]) -> No
     run.update_status(**status, heartbeat=time.time() - silent_s, remote=remote)
 
 
-def _forward_commands(run: RunFolder, remote: dict[str, Any], api: HfApi, listing: sync.Listing) -> None:
+def _forward_commands(run: RunFolder, remote: RemoteJob, api: HfApi, listing: sync.Listing) -> None:
     """Upload new commands as files asked/<launch>/<command>, which the job deletes once it has handled them."""
-    paths = {command: f"asked/{remote['launch']}/{command}" for command in COMMANDS}
-    remote["asked"] = [command for command in remote["asked"] if command in COMMANDS]
-    for command in [command for command in remote["asked"] if paths[command] not in listing.files]:
+    paths = {command: f"asked/{remote.launch}/{command}" for command in COMMANDS}
+    remote.forwarded = [command for command in remote.forwarded if command in COMMANDS]
+    for command in [command for command in remote.forwarded if paths[command] not in listing.files]:
         run.clear_request(command)
-        remote["asked"].remove(command)
-    new = [command for command in COMMANDS if run.is_requested(command) and command not in remote["asked"]]
+        remote.forwarded.remove(command)
+    new = [command for command in COMMANDS if run.is_requested(command) and command not in remote.forwarded]
     if new:
         files = {paths[command]: b"1" for command in new}
-        sync.commit(api, remote["repo"], files, (), f"Request {', '.join(new)}")
-        remote["asked"] += new
+        sync.commit(api, remote.repo, files, (), f"Request {', '.join(new)}")
+        remote.forwarded += new
 
 
 def _end_status(
-    run: RunFolder, remote: dict[str, Any], api: HfApi, job: JobInfo | None, reported: str | None
+    run: RunFolder, remote: RemoteJob, api: HfApi, job: JobInfo | None, reported: str | None
 ) -> dict[str, Any]:
     """Return how a run ended whose job is over. reported: the last state that the job reported."""
     if reported in END_STATES:
@@ -198,8 +197,8 @@ def _end_status(
         reason = "the Hub no longer knows its job"
     elif is_cancelled:
         reason = "its job was canceled"
-    elif ran_s >= remote["timeout"] or "timeout" in (job.status.message or "").lower():
-        reason = f"its job reached the time limit of {hardware.format_duration(remote['timeout'])}"
+    elif ran_s >= remote.timeout or "timeout" in (job.status.message or "").lower():
+        reason = f"its job reached the time limit of {hardware.format_duration(remote.timeout)}"
     elif reported == "interrupted":
         reason = "its process was killed"
     else:
@@ -212,7 +211,7 @@ def _end_status(
     return {"state": "stopped" if is_cancelled else "interrupted", "message": f"{reason}; {resume}"}
 
 
-def _finish(run: RunFolder, remote: dict[str, Any], fields: dict[str, Any]) -> None:
+def _finish(run: RunFolder, remote: RemoteJob, fields: dict[str, Any]) -> None:
     for command in COMMANDS:
         run.clear_request(command)
-    run.update_status(**fields, heartbeat=time.time(), remote=remote | {"is_active": False, "asked": []})
+    run.update_status(**fields, heartbeat=time.time(), remote=replace(remote, is_active=False, forwarded=[]))

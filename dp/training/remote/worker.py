@@ -14,6 +14,7 @@ import re
 import shlex
 import sys
 import time
+from dataclasses import asdict
 
 from dp.hub.client import HubError, api_for, headers_for, in_words
 from dp.system import stdio
@@ -82,7 +83,7 @@ def main() -> None:
         next_report = time.monotonic() + every_s
         while time.monotonic() < next_report and (failures if is_over else run.is_alive()):
             time.sleep(min(POLL_S, every_s))
-    sys.exit(0 if run.status()["state"] in ("finished", "paused", "stopped") else run.tail(1))
+    sys.exit(0 if run.status().state in ("finished", "paused", "stopped") else run.tail(1))
 
 
 def report(
@@ -102,11 +103,11 @@ def report(
             run.request(command)
             forwarded.add(command)
     done = set(COMMANDS) if is_over else {command for command in forwarded if not run.is_requested(command)}
-    silent_s = run.seconds_since_heartbeat() if status["heartbeat"] else 0.0
-    message = f"{reason}: {status['message']}" if reason and is_over else status["message"]
-    status |= {"message": message, "remote": {"launch": launch, "silent_s": silent_s}}
-    files = {"status.json": json.dumps(status).encode()}
-    summary = f"{status['state']} at step {status['step']:,}"
+    silent_s = run.seconds_since_heartbeat() if status.heartbeat else 0.0
+    message = f"{reason}: {status.message}" if reason and is_over else status.message
+    fields = asdict(status) | {"message": message, "remote": {"launch": launch, "silent_s": silent_s}}
+    files = {"status.json": json.dumps(fields).encode()}
+    summary = f"{status.state} at step {status.step:,}"
     sync.upload_changes(api, repo, run, listing, files, [paths[command] for command in done], summary)
     forwarded -= done
 

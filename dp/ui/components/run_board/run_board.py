@@ -25,7 +25,7 @@ from dp.training import processes
 from dp.training.presets import MAX_STEPS
 from dp.training.remote.hardware import format_duration
 from dp.training.run_folder import METRICS_CHUNK_BYTES, RunFolder, list_runs
-from dp.training.status import ACTIVE_STATES, EMPTY_STATUS
+from dp.training.status import ACTIVE_STATES, RunStatus
 from dp.ui.auth import permission
 from dp.ui.components.component import Component
 from dp.ui.components.data_uri import data_uri
@@ -126,16 +126,16 @@ def changed(key: str, value: Any, mark: Any) -> dict[str, Any]:
 def summary(run: RunFolder) -> dict[str, Any]:
     """Return a run's entry in the list."""
     status = read_status(run)
-    entry = {"id": run.id, "name": run.name, "state": status["state"], "is_remote": run.has_active_job()}
-    return entry | {key: status.get(key) or 0 for key in ("step", "total")}
+    entry = {"id": run.id, "name": run.name, "state": status.state, "is_remote": run.has_active_job()}
+    return entry | {"step": status.step, "total": status.total or 0}
 
 
-def read_status(run: RunFolder) -> dict[str, Any]:
+def read_status(run: RunFolder) -> RunStatus:
     """Return the run's status; if its folder cannot be read, the state is 'failed' and the message says why."""
     try:
         return run.status()
     except OSError as error:
-        return EMPTY_STATUS | {"state": "failed", "message": readable(f"the run folder cannot be read: {error}")}
+        return RunStatus("failed", message=readable(f"the run folder cannot be read: {error}"))
 
 
 def sample(run: RunFolder, step: int) -> str | None:
@@ -149,10 +149,10 @@ def sample(run: RunFolder, step: int) -> str | None:
 def facts(run: RunFolder) -> dict[str, Any]:
     """Return the facts of a run that the page shows beside its charts and images."""
     status = read_status(run)
-    state = status["state"]
-    shown = {key: status.get(key) for key in ("step", "total", "loss", "images_per_s", "message", "error")}
+    state = status.state
+    shown = {key: getattr(status, key) for key in ("step", "total", "loss", "images_per_s", "message", "error")}
     shown |= {"id": run.id, "name": run.name, "state": state, "checkpoints": run.checkpoint_steps()}
-    shown |= {"is_responding": status.get("is_responding", True) or state not in ACTIVE_STATES}
+    shown |= {"is_responding": status.is_responding or state not in ACTIVE_STATES}
     shown |= {"log": run.tail(LOG_LINES)} if state in ("failed", "interrupted") else {}
     shown |= job_facts(status)
     try:
@@ -166,30 +166,29 @@ def facts(run: RunFolder) -> dict[str, Any]:
     return shown | {"seconds_left": seconds_left(config, status), "description": description}
 
 
-def job_facts(status: dict[str, Any]) -> dict[str, Any]:
+def job_facts(status: RunStatus) -> dict[str, Any]:
     """Return the facts about a run's job on a rented machine: `job`, its hardware, page, start and time limit, while it
     is active; afterwards `repo`, the repository that remains of it, and `was_remote`, whether the run has not continued
     on this machine since.
     """
-    remote = status["remote"]
+    remote = status.remote
     if not remote:
         return {}
-    if not remote["is_active"]:
-        return {"repo": remote["repo"], "was_remote": status["pid"] is None}
-    limit = format_duration(remote["timeout"])
-    return {"job": {"flavor": remote["flavor"], "url": remote["url"], "since": status["started"], "limit": limit}}
+    if not remote.is_active:
+        return {"repo": remote.repo, "was_remote": status.pid is None}
+    limit = format_duration(remote.timeout)
+    return {"job": {"flavor": remote.flavor, "url": remote.url, "since": status.started, "limit": limit}}
 
 
-def seconds_left(config: dict[str, Any], status: dict[str, Any]) -> float | None:
+def seconds_left(config: dict[str, Any], status: RunStatus) -> float | None:
     """Return the remaining time at the current speed, or None if the run is not training or was not measured yet."""
-    rate, step, total = (status.get(key) for key in ("images_per_s", "step", "total"))
-    if status["state"] != "running" or not rate or not total:
+    if status.state != "running" or not status.images_per_s or not status.total:
         return None
     trainer = config.get("trainer", {})
     factors = trainer.get("train_batch_size", 16), trainer.get("gradient_accumulate_every", 1)
     if not all(factor and fits(factor, WHOLE) for factor in factors):
         return None
-    return round(max(total - (step or 0), 0) * math.prod(factors) / rate)
+    return round(max(status.total - status.step, 0) * math.prod(factors) / status.images_per_s)
 
 
 def free_name(name: str) -> str:
