@@ -28,7 +28,7 @@ from dp.ui.components.start_image.start_image import read_start_image
 from dp.ui.components.upload import upload as image_upload
 from dp.ui.sampling import page_values
 from dp.ui.sampling.variants import make_variants
-from dp.ui.training.uploads import Draft
+from dp.ui.training.uploads import Upload
 
 LONG = "x\n\ud800" * 10_000
 HUGE = 10**6000 + 1  # Python does not even convert it to text
@@ -117,7 +117,7 @@ ENTRIES = {  # each is called with the engine, the home and a value that is too 
     "an axis": lambda engine, home, bad: make_variants(engine, bad, ["1"], settings()),
     "a value to compare": lambda engine, home, bad: make_variants(engine, "timesteps", [bad], settings()),
     "a start image": lambda engine, home, bad: read_start_image({"image": bad}, 8, 3),
-    "a draft": lambda engine, home, bad: Draft(bad),
+    "an upload": lambda engine, home, bad: Upload(bad),
     "an unknown field": lambda engine, home, bad: schema.check_config(config_with() | {str(bad): 1}, "here"),
     "settings in a PNG": lambda engine, home, bad: page_values.to_page_values(
         engine, files.read_settings(encode_png(np.zeros((4, 4, 3), np.uint8), {"dp": json.dumps({"sampler": bad})}))

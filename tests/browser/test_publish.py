@@ -235,7 +235,7 @@ def test_a_model_is_no_way_to_a_strangers_run(home, tmp_path, monkeypatch, hub, 
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_too_large_for_a_space_is_refused_before_it_is_fetched(hub, environment, monkeypatch):
     put(hub, "bob/faces")
-    monkeypatch.setattr("dp.ui.hub_models.MOST_BYTES", 5000)
+    monkeypatch.setattr("dp.ui.hub_models.MAX_BYTES", 5000)
     with served(environment | {"SPACE_ID": "ann/space"}) as url:
         assert "the limit on this page is 5,000" in said_of(url, "bob/faces")
     assert hub.kinds().count("file") == 2  # the config and the card

@@ -336,13 +336,13 @@ def test_a_stranger_neither_ends_a_job_nor_makes_it_look_ended(run, hub):  # noq
 def test_odd_requests_are_told(run, hub):  # noqa: F811
     fine = to_rent(run, WRITER)
     for wrong in ([], None, {}, fine | {"token": 3}, fine | {"flavor": None}, fine | {"timeout": 7}):
-        assert remote_training.rent(wrong, asking()) == remote_training.ODD
+        assert remote_training.rent(wrong, asking()) == remote_training.MALFORMED
     for function in (remote_training.exchange, remote_training.end, remote_training.forget):
         for wrong in ([], None, {}, fine | {"token": 3}):
-            assert function(wrong, asking()) == remote_training.ODD
+            assert function(wrong, asking()) == remote_training.MALFORMED
         assert "no longer exists" in function(fine | {"run": "x"}, asking())["problem"]
     for wrong in ([], None, {}, {"flavor": "x"}, {"flavor": "x", "timeout": 3}):
-        assert remote_training.price(wrong, asking()) == remote_training.ODD
+        assert remote_training.price(wrong, asking()) == remote_training.MALFORMED
     for change, words in (
         ({"run": ["x"]}, "this run no longer exists"),
         ({"flavor": "h900"}, "unknown machine 'h900'; available: cpu-basic"),

@@ -40,10 +40,10 @@ from dp.ui.auth import permission
 from dp.ui.auth.gateway import OWNER
 from dp.ui.components.run_board import run_board
 from dp.ui.components.upload import upload
-from dp.ui.tabs.train import called
+from dp.ui.tabs.train import name_dataset
 from dp.ui.training import uploads
-from dp.ui.training.time_estimate import PICTURES, duration, measured, reckoned, resized
-from dp.ui.training.uploads import Draft
+from dp.ui.training.time_estimate import MAX_IMAGES, approximate_duration, measure, parse_benchmark, write_resized
+from dp.ui.training.uploads import Upload
 
 HIDDEN = {name for name in BAD | JUNK if any(part.startswith((".", "__")) for part in name.split("/"))}
 BROKEN = {name: content for name, (content, *_) in BAD.items() if name not in HIDDEN}
@@ -502,19 +502,19 @@ def piece(file, offset, data, **name):
 
 
 def test_the_names_of_files_come_with_their_pieces(home):
-    draft = Draft(upload.begin({"files": 4, "bytes": 4}, asking())["draft"])
+    uploaded = Upload(upload.begin({"files": 4, "bytes": 4}, asking())["draft"])
     names = {0: "a/one.png", 1: "é.png", 3: "x" * 5000 + ".png"}
     pieces = [piece(i, 0, b"x", name=name) for i, name in names.items()]
     for _ in range(2):  # once more, as after a lost answer
-        assert upload.receive({"draft": draft.id, "pieces": pieces}, asking()) == {}
-    assert draft.names(4) == ["a/one.png", "é.png", "file 3", "x" * 996 + ".png"]
+        assert upload.receive({"draft": uploaded.id, "pieces": pieces}, asking()) == {}
+    assert uploaded.file_names(4) == ["a/one.png", "é.png", "file 3", "x" * 996 + ".png"]
     lone = upload.receive(
-        {"draft": draft.id, "pieces": [piece(2, 0, b"x", name="lone \ud800 surrogate.png")]}, asking()
+        {"draft": uploaded.id, "pieces": [piece(2, 0, b"x", name="lone \ud800 surrogate.png")]}, asking()
     )
     assert "must be text that UTF-8 can encode" in lone["problem"]
     for count in (0, -1, 10**6, True, 1.0, "1", None):
         with pytest.raises(ValueError, match="malformed request"):
-            draft.names(count)
+            uploaded.file_names(count)
 
 
 def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
@@ -524,17 +524,16 @@ def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
     assert send(piece(0, 0, pictures["a/one.png"][:100])) == {}
     assert send(piece(0, 100, pictures["a/one.png"][100:]), piece(1, 0, pictures["two.png"]), piece(2, 0, b"")) == {}
     assert send(piece(0, 100, pictures["a/one.png"][100:])) == {}  # once more, as after a lost answer
-    draft = Draft(begun["draft"])
-    *_, last = prepare(draft.sources(list(pictures)), draft.dataset, 16, names=list(pictures))
-    assert last.report.accepted == ["a/one.png", "two.png"] and last.report.rejected == [
-        ("empty.jpg", "the file is empty")
-    ]
-    value = upload.value_of_report(last.report, draft.dataset)
+    uploaded = Upload(begun["draft"])
+    *_, last = prepare(uploaded.file_paths(list(pictures)), uploaded.dataset, 16, names=list(pictures))
+    assert last.report.accepted == ["a/one.png", "two.png"]
+    assert last.report.rejected == [("empty.jpg", "the file is empty")]
+    value = upload.value_of_report(last.report, uploaded.dataset)
     assert value["rejected"] == [("empty.jpg", "the file is empty")] and value["more"] == 0
 
     for bad, words in (
-        ([piece(0, 10**6, b"x")], "does not continue the previous one"),
-        ([piece(0, -1, b"x")], "does not continue the previous one"),
+        ([piece(0, 10**6, b"x")], "missing or too large"),
+        ([piece(0, -1, b"x")], "missing or too large"),
         ([piece(10**6, 0, b"x")], "more than 100,000 files"),
         ([piece("../../x", 0, b"x")], "more than 100,000 files"),
         ([{"file": 0, "offset": 0, "data": "%%"}], "malformed request"),
@@ -548,31 +547,31 @@ def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
     assert "100,000" in upload.begin({"files": 10**6, "bytes": 1}, asking())["problem"]
     assert "bytes in total" in upload.begin({"files": 1, "bytes": 10**15}, asking())["problem"]
     assert "malformed request" in upload.begin([], asking())["problem"]
-    assert sorted(path.name for path in draft.upload.iterdir()) == ["000000", "000001", "000002"]
+    assert sorted(path.name for path in uploaded.files_dir.iterdir()) == ["000000", "000001", "000002"]
 
 
-def test_a_draft_that_nobody_has_touched_for_a_day_is_swept(home):
-    old, young = Draft.begin(), Draft.begin()
+def test_an_upload_that_has_not_changed_for_a_day_is_deleted(home):
+    old, young = Upload.create(), Upload.create()
     os.utime(old.path, (time.time() - uploads.UPLOAD_TTL_S - 60,) * 2)
-    Draft.begin()
+    Upload.create()
     assert not old.path.exists() and young.path.exists()
 
 
 @pytest.mark.parametrize("hours", [-30, 30])
-def test_no_draft_is_swept_because_the_clock_was_set(home, monkeypatch, hours):
-    before, clock = Draft.begin(), time.time
+def test_setting_the_clock_deletes_no_upload(home, monkeypatch, hours):
+    before, clock = Upload.create(), time.time
     monkeypatch.setattr("time.time", lambda: clock() + hours * 3600)
-    after = Draft.begin()
+    after = Upload.create()
     os.utime(after.path, (time.time(), time.time()))
-    Draft.begin()
+    Upload.create()
     assert before.path.exists() and after.path.exists()
 
 
-def test_the_day_of_a_draft_from_the_future_begins_now(home):
-    draft, later = Draft.begin(), time.time() + 10**7
-    os.utime(draft.path, (later, later))
-    Draft.begin()
-    assert abs(draft.path.stat().st_mtime - time.time()) < 60
+def test_the_day_of_an_upload_dated_in_the_future_begins_now(home):
+    uploaded, later = Upload.create(), time.time() + 10**7
+    os.utime(uploaded.path, (later, later))
+    Upload.create()
+    assert abs(uploaded.path.stat().st_mtime - time.time()) < 60
 
 
 @pytest.fixture
@@ -584,16 +583,16 @@ def dataset(tmp_path):
 
 
 def test_a_trial_trains_on_a_few_of_the_pictures_at_its_own_size(dataset, tmp_path):
-    resized(dataset, tmp_path / "small", 32)
-    assert np.load(tmp_path / "small" / IMAGES).shape == (PICTURES, 32, 32, 3)
+    write_resized(dataset, tmp_path / "small", 32)
+    assert np.load(tmp_path / "small" / IMAGES).shape == (MAX_IMAGES, 32, 32, 3)
 
 
 def test_a_trial_says_how_long_training_would_take(home, dataset):
     async def all_of_it():
-        return [found async for found in measured(dataset, Settings(image_size=16, width=16, depth=1, steps=1000))]
+        return [found async for found in measure(dataset, Settings(image_size=16, width=16, depth=1, steps=1000))]
 
     *beats, found = awaited(all_of_it())
-    assert set(beats) == {None} and 0.5 < found.seconds < 5000 and found.words == duration(found.seconds)
+    assert set(beats) == {None} and 0.5 < found.seconds < 5000 and found.text == approximate_duration(found.seconds)
     assert not list((home / ".drafts").iterdir())
 
 
@@ -607,14 +606,14 @@ def test_a_trial_says_how_long_training_would_take(home, dataset):
     ],
 )
 def test_what_a_trial_says_is_told(said, words):
-    assert reckoned(said, Settings(steps=30_000, save_every=300)).words == words
+    assert parse_benchmark(said, Settings(steps=30_000, save_every=300)).text == words
 
 
 @pytest.mark.parametrize(
     "seconds, words", [(0.2, "1 s"), (89, "89 s"), (100, "2 min"), (5000, "83 min"), (9000, "2.5 h")]
 )
 def test_durations_are_told_as_people_tell_them(seconds, words):
-    assert duration(seconds) == f"about {words}"
+    assert approximate_duration(seconds) == f"about {words}"
 
 
 @pytest.mark.parametrize(
@@ -631,4 +630,4 @@ def test_durations_are_told_as_people_tell_them(seconds, words):
     ],
 )
 def test_what_was_brought_has_a_name(names, name):
-    assert called(names) == name
+    assert name_dataset(names) == name

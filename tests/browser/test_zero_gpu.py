@@ -26,7 +26,7 @@ from dp.serving.files import export
 from dp.serving.handle import SampleRequest
 from dp.ui.auth.permission import ON_ZERO_GPU
 from dp.ui.sampling.page_values import MAX_IMAGES, MAX_TIMESTEPS, SAMPLERS
-from dp.ui.sampling.variants import MOST
+from dp.ui.sampling.variants import MAX_VARIANTS
 from dp.ui.zero_gpu import ANONYMOUS_S, seconds_needed, waiting_message
 
 # How the platform tells visitors from each other; without it, all of them share what the app has.
@@ -258,10 +258,9 @@ def test_the_largest_run_is_one_that_anybody_may_ask_for():
     largest = SampleRequest("faces-32", SampleSettings(MAX_IMAGES, timesteps=MAX_TIMESTEPS))
     assert seconds_needed([largest]) <= ANONYMOUS_S and "signed in" not in waiting_message([largest])
     assert seconds_needed([SampleRequest("faces-32", SampleSettings(4, timesteps=20))]) == 10
-    assert waiting_message([largest] * MOST).startswith(
-        f"waiting for a GPU, to be used for at most {seconds_needed([largest] * MOST)} seconds"
-    )
-    assert f"more than the {ANONYMOUS_S} that visitors get without signing in" in waiting_message([largest] * MOST)
+    message = waiting_message([largest] * MAX_VARIANTS)
+    assert message.startswith(f"waiting for a GPU, to be used for at most {seconds_needed([largest] * MAX_VARIANTS)} s")
+    assert f"more than the {ANONYMOUS_S} that visitors get without signing in" in message
 
 
 @pytest.mark.browser

@@ -29,7 +29,7 @@ from dp.ui.components.run_board import run_board
 from dp.ui.components.upload.upload import images_of, value_of_run
 from dp.ui.sampling import page_values
 from dp.ui.training import publish, remote_training
-from dp.ui.training.uploads import Draft
+from dp.ui.training.uploads import Upload
 
 REMOTE = {"repo": "ann/dp-x", "flavor": "a10g-small", "timeout": 7200, "launch": "ab", "is_active": True}
 REMOTE |= {"asked": ["pause"], "job": "12", "url": "https://huggingface.co/jobs/ann/12"}
@@ -99,8 +99,8 @@ def details(run: RunFolder) -> None:
     looked = encoded(run_board.poll({"run": run.id}, None))
     if any(line["id"] == run.id for line in looked["runs"]):
         assert looked["facts"]["id"] == run.id and looked["facts"]["description"]
-        encoded([publish.offer({"run": run.id}, None), publish.facts(run), run_board.free_name("Whole")])
-    publish.samples(run, 20)
+        encoded([publish.offer({"run": run.id}, None), publish.card_facts(run), run_board.free_name("Whole")])
+    publish.newest_samples(run, 20)
     try:
         shown, settings = value_of_run(run)
         encoded([shown, {**images_of(run), "path": None}, vars(settings)])
@@ -305,7 +305,7 @@ def test_half_a_surrogate_pair_is_refused_on_the_way_in(place, monkeypatch):
     for what in (
         lambda: processes.duplicate(run, place / "home", name=HALF),
         lambda: Settings(name=HALF),
-        lambda: Draft.begin().take([{"file": 0, "offset": 0, "data": "", "name": HALF}]),
+        lambda: Upload.create().write_pieces([{"file": 0, "offset": 0, "data": "", "name": HALF}]),
         lambda: page_values.parse_settings(engine, HALF, 1, 1, "ddim", "trained", 0, 0, 0, False),
         lambda: page_values.parse_settings(engine, "other", 1, 1, HALF, "trained", 0, 0, 0, False),
         lambda: page_values.parse_settings(engine, "other", 1, 1, "ddim", HALF, 0, 0, 0, False),

@@ -393,7 +393,7 @@ def test_large_bodies_are_stopped_on_every_route(url, board):
 def test_no_request_makes_the_server_fetch_an_address(url):
     """Gradio would take a URL in place of any input, load all of it into memory and keep it."""
     config = json.loads(ask(url, "/config")[1])
-    box = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "brought")
+    box = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "image-reference")
     index, event = next((i, d) for i, d in enumerate(config["dependencies"]) if d["inputs"] == [box])
     with site("x" * 100) as port:
         file = {"path": f"http://127.0.0.1:{port}/x", "meta": {"_type": "gradio.FileData"}}

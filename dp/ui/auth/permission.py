@@ -1,12 +1,12 @@
-"""Who may train here, and why not. Whoever may not sees nothing of the runs either: their pictures, samples, files and
-checkpoints are somebody's own.
+"""Who may train, and whose Hugging Face token is used. A visitor who may not train cannot see the runs either: their
+images, samples, files and checkpoints are private.
 
-    SPACE_ID            set by Hugging Face: the page is in public
-    DP_ALLOW_TRAINING   1: the owner of that Space has turned training on
-    DP_TRAINERS         names of users on Hugging Face, with commas between; without it everybody who reaches the page
+    SPACE_ID            set by Hugging Face: the page is public
+    DP_ALLOW_TRAINING   1: the owner of the Space has turned training on
+    DP_TRAINERS         comma-separated names of Hugging Face users who may train; unset: every visitor may
 
-Elsewhere training is on, for everybody who reaches the page. This machine's login on Hugging Face is for browsers that
-hold the owner's cookie. The environment is read anew each time.
+Outside a Space every visitor may train. Only browsers with the owner's cookie use this machine's Hugging Face login.
+The environment is read at each call.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ NOT_YOU = "**Training is limited to some users of this Space,** and {name} is no
 
 
 def denial_reason(request: Any = None) -> str | None:
-    """Why the visitor behind a request, Gradio's or the server's own, may not train, in Markdown; None where they may.
-    request: by default that of the handler under way.
+    """Return in Markdown why a visitor may not train, or None if they may. request: Gradio's or Starlette's; by default
+    that of the handler that is running.
     """
     if on_zero_gpu():
         return ON_ZERO_GPU
@@ -61,7 +61,7 @@ def is_public() -> bool:
 
 
 def is_local_user(request: Any) -> bool:
-    """Whether the visitor holds the owner's cookie, and this is no public Space. See `dp.ui.auth.owner`."""
+    """Return whether the visitor has the owner's cookie, and this is not a Space. See `dp.ui.auth.owner`."""
     return not is_public() and bool((_scope(request) or {}).get(OWNER))
 
 
@@ -73,55 +73,56 @@ def trainers() -> set[str]:
     return {name.strip().lower() for name in os.environ.get("DP_TRAINERS", "").split(",") if name.strip()}
 
 
-def must_sign_in() -> bool:
-    """Whether the page needs a way to say who one is. Hugging Face gives the second only to Spaces that ask for it."""
+def needs_sign_in() -> bool:
+    """Return whether the page needs a sign-in button: on a Space with DP_TRAINERS that has OAuth enabled."""
     is_space = os.environ.get("SYSTEM") == "spaces" and not on_zero_gpu()
     return is_space and bool(trainers()) and bool(os.environ.get("OAUTH_CLIENT_ID"))
 
 
 def user_of(request: Any) -> str | None:
-    """The name with which a visitor has signed in on Hugging Face. It comes from the signed cookie of the session, and
-    never from what the visitor says.
+    """Return the Hugging Face user name of a visitor who has signed in. It comes from the signed session cookie, so a
+    visitor cannot choose it.
     """
-    said = _sign_in(request)
-    return said["userinfo"]["preferred_username"] if said else None
+    sign_in = _sign_in(request)
+    return sign_in["userinfo"]["preferred_username"] if sign_in else None
 
 
 def token_of(request: Any) -> str | bool | None:
-    """With whose token the Hub is asked for a visitor: at home None, the login of this machine, for its owner; on
-    a Space that of the visitor's own sign-in, from the same place as the name; False for none.
+    """Return the token for a visitor's requests to the Hub, as huggingface_hub takes it: None (this machine's login)
+    for the owner, the token of a visitor who has signed in, and False (no token) for others.
     """
     if is_local_user(request):
         return None
-    said = _sign_in(request)
-    return said["access_token"] if said else False
+    sign_in = _sign_in(request)
+    return sign_in["access_token"] if sign_in else False
 
 
 def has_login(request: Any) -> bool:
-    """Whether the Hub can be asked for a visitor who types no token."""
+    """Return whether the visitor has a token without typing one."""
     token = token_of(request)
     return bool(get_token() if token is None else token)
 
 
-def hint(request: Any) -> dict[str, str]:
-    """Return the `hint` that a form shows beside its token field: how to use this machine's login, where there is one
-    that the visitor's browser may not use.
+def login_hint(request: Any) -> str:
+    """Return the hint next to a form's token field: how to use this machine's login, if there is one that the visitor's
+    browser may not use, else "".
     """
     is_unused = not is_public() and not is_local_user(request) and bool(get_token())
-    return {"hint": OPEN_WITH_KEY if is_unused else ""}
+    return OPEN_WITH_KEY if is_unused else ""
 
 
-def seconds_signed_in(request: Any) -> float:
-    """For how much longer the sign-in's token will do; a login of this machine has no end that is known here."""
-    said = None if is_local_user(request) else _sign_in(request)
-    return (said.get("expires_at") or float("inf")) - time.time() if said else float("inf")
+def sign_in_seconds_left(request: Any) -> float:
+    """Return the seconds until the sign-in's token expires; infinity if unknown, as for this machine's login."""
+    sign_in = None if is_local_user(request) else _sign_in(request)
+    return (sign_in.get("expires_at") or float("inf")) - time.time() if sign_in else float("inf")
 
 
 def _sign_in(request: Any) -> dict[str, Any] | None:
-    said = (_scope(request) or {}).get("session", {}).get("oauth_info")
-    return None if not said or (said.get("expires_at") or float("inf")) < time.time() else said
+    """Return the `oauth_info` in the signed session, or None if there is none or it has expired."""
+    sign_in = (_scope(request) or {}).get("session", {}).get("oauth_info")
+    return None if not sign_in or (sign_in.get("expires_at") or float("inf")) < time.time() else sign_in
 
 
 def _scope(request: Any) -> dict[str, Any] | None:
-    raw = getattr(request, "request", None) or request  # Gradio's wraps the server's
+    raw = getattr(request, "request", None) or request  # Gradio's request wraps Starlette's
     return getattr(raw, "scope", None)

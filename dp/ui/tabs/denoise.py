@@ -18,7 +18,7 @@ from dp.serving.handle import SampleRequest
 from dp.ui import scripts, words
 from dp.ui.components.player.player import Player
 from dp.ui.components.start_image.start_image import StartImage, read_start_image, start_image_props
-from dp.ui.hub_models import Loader
+from dp.ui.hub_models import HubLoader
 from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
 from dp.ui.streaming import Sessions
@@ -69,7 +69,7 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
         with gr.Column(scale=2, min_width=300):
             generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=has_models)
             stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop")
-            panel = build_panel(engine, fold=Loader)
+            panel = build_panel(engine, fold=HubLoader)
             with gr.Accordion("Start from an image", open=False, elem_id="start-fold"):
                 gr.Markdown(words.START, elem_classes="about")
                 start_image = StartImage(elem_id="start")

@@ -1,6 +1,5 @@
-"""The Train tab: upload images, choose how long to train, press Start, watch. Training runs in a process of its own,
-which the page knows by its run folder only. The components in page order, then one function per concern that wires
-them.
+"""The Train tab: upload images, choose how long to train, start training and watch it. Training runs in a process of
+its own, and the page reads its run folder. The components in page order, then one function per concern that wires them.
 """
 
 from __future__ import annotations
@@ -36,78 +35,81 @@ from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates
 from dp.ui.training import publish, remote_training
 from dp.ui.training.form import Form, choices
-from dp.ui.training.time_estimate import measured
-from dp.ui.training.uploads import LIMITS, Draft
+from dp.ui.training.time_estimate import measure
+from dp.ui.training.uploads import LIMITS, Upload
 
-OF_RUN = "run:"  # before a run's id in a page's reference to its images; a draft's id has no prefix
-OWN = "Custom settings. *How long will this take?* in the advanced settings measures them."
+RUN_PREFIX = "run:"  # a reference to images is an upload's id, or this and the id of a run
+CUSTOM_SETTINGS = "Custom settings. *How long will this take?* in the advanced settings measures them."
 MEASURING = "measuring…"
 EVENT = QUIET | {"concurrency_limit": None}
 
 
 @dataclass(frozen=True)
 class Tab:
-    """brought: which images the page is about, a reference and not a gr.State, which anybody could evict by inventing
-    sessions. times: those of the presets, in words.
+    """The tab's components.
+
+    reference: refers to the images that the page shows. It is not a gr.State, since anybody can evict those by
+    inventing sessions. times: the estimated times of the presets, as texts.
     """
 
-    refused: gr.Markdown
-    inside: gr.Row
+    denied: gr.Markdown
+    content: gr.Row
     intake: ImageUpload
     form: Form
     start: gr.Button
     rent: gr.Button
     note: gr.Markdown
     board: RunBoard
-    brought: gr.Textbox
+    reference: gr.Textbox
     times: gr.State
 
     @property
     def images(self) -> list[Component]:
-        """The outputs of `show_images`."""
-        return [self.intake, self.brought, self.start, self.rent]
+        """Return the outputs of `show_images`."""
+        return [self.intake, self.reference, self.start, self.rent]
 
     @property
-    def emptied(self) -> list[Component]:
-        """The outputs of `empty`."""
+    def cleared(self) -> list[Component]:
+        """Return the outputs of `clear`."""
         return [*self.images, self.form.preset, self.note]
 
     @property
     def inputs(self) -> set[Component]:
-        """The inputs of the buttons that create a run."""
-        return {self.brought, self.times, *self.form.controls.values()}
+        """Return the inputs of the buttons that create a run."""
+        return {self.reference, self.times, *self.form.controls.values()}
 
     def show_images(self, shown: dict[str, Any], reference: str, can_start: bool = False) -> Updates:
+        """Show a value of the upload component, and remember which images it is about."""
         button = gr.update(interactive=can_start)
-        return {self.intake: shown, self.brought: reference, self.start: button, self.rent: button}
+        return {self.intake: shown, self.reference: reference, self.start: button, self.rent: button}
 
-    def empty(self, times: Mapping[str, str]) -> Updates:
-        """Show the form without images. The times of the presets remain known."""
+    def clear(self, times: Mapping[str, str]) -> Updates:
+        """Show the form without images. The presets keep their times."""
         updates = self.show_images({"state": "empty"}, "")
         return updates | {self.form.preset: gr.update(choices=choices(times)), self.note: ""}
 
 
 def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, Panel]) -> None:
-    """Add the tab to the page being built. panels: the sampling controls of the tabs in which a checkpoint can be
-    opened, by the tabs' ids.
+    """Add the tab to the page being built. panels: the sampling controls of the tabs that can open a checkpoint, by the
+    tabs' ids.
     """
     tab = components(list(panels))
     wire_access(page, tab)
     checks = wire_checks(tab)
-    trials = wire_measuring(tab, checks)
-    wire_leaving(tab, [*checks, *trials])
+    benchmarks = wire_estimates(tab, checks)
+    wire_removal(tab, [*checks, *benchmarks])
     wire_form(tab)
-    wire_start(tab, trials)
+    wire_start(tab, benchmarks)
     wire_board(tab)
     wire_opening(tab, engine, tabs, panels)
 
 
 def components(tabs: list[str]) -> Tab:
     reason = permission.denial_reason()
-    refused = gr.Markdown(reason or "", visible=reason is not None, elem_id="refused")
-    if permission.must_sign_in():
+    denied = gr.Markdown(reason or "", visible=reason is not None, elem_id="refused")
+    if permission.needs_sign_in():
         gr.LoginButton(size="sm", min_width=120)
-    with gr.Row(visible=reason is None, elem_classes="train", elem_id="train") as inside:
+    with gr.Row(visible=reason is None, elem_classes="train", elem_id="train") as content:
         with gr.Column(scale=2, min_width=300):
             intake = ImageUpload(elem_id="intake")
             form = Form()
@@ -118,148 +120,149 @@ def components(tabs: list[str]) -> Tab:
                 rent = gr.Button("Rent a machine", size="lg", elem_id="rent-training", interactive=False, min_width=200)
             note = gr.Markdown(elem_id="note", elem_classes="about")
         with gr.Column(scale=3, min_width=320):
-            served = [
+            server_functions = [
                 publish.offer,
                 publish.publish,
                 remote_training.machines,
                 remote_training.price,
                 remote_training.rent,
             ]
-            served += [remote_training.exchange, remote_training.end, remote_training.forget]
-            board = RunBoard(tabs, served, remote_training.EXCHANGE_S, elem_id="board")
+            server_functions += [remote_training.exchange, remote_training.end, remote_training.forget]
+            board = RunBoard(tabs, server_functions, remote_training.EXCHANGE_S, elem_id="board")
     words.explain(words.TRAIN)
-    brought = gr.Textbox("", visible=False, elem_id="brought")
-    return Tab(refused, inside, intake, form, start, rent, note, board, brought, gr.State({}))
+    reference = gr.Textbox("", visible=False, elem_id="image-reference")
+    return Tab(denied, content, intake, form, start, rent, note, board, reference, gr.State({}))
 
 
 def wire_access(page: gr.Blocks, tab: Tab) -> None:
-    """The tab's contents, or the reason why this visitor may not train."""
+    """Show the tab's content, or the reason why this visitor may not train."""
 
-    def admit(request: gr.Request) -> Updates:
+    def on_load(request: gr.Request) -> Updates:
         reason = permission.denial_reason(request)
         shown = gr.update(value=reason or "", visible=reason is not None)
-        return {tab.refused: shown, tab.inside: gr.update(visible=reason is None)}
+        return {tab.denied: shown, tab.content: gr.update(visible=reason is None)}
 
-    page.load(admit, None, [tab.refused, tab.inside], **EVENT)
+    page.load(on_load, None, [tab.denied, tab.content], **EVENT)
 
 
 def wire_checks(tab: Tab) -> list[Dependency]:
-    """Check images when they were uploaded, and again for another image size. Returns the events."""
+    """Check images after their upload, and again when the image size changes. Returns the events."""
     size = tab.form.size
 
     def on_upload(request: gr.Request, event: gr.EventData, given: Given) -> Iterator[Updates]:
-        permitted(request)
-        forget(given[tab.brought])
+        check_permission(request)
+        delete_upload(given[tab.reference])
         try:
-            draft = Draft(event.draft)
-            draft.keep({"files": event.files})
-        except (ValueError, OSError) as error:  # the page may have left the draft already, and then ignores this
+            upload = Upload(event.draft)
+            upload.save_metadata({"files": event.files})
+        except (ValueError, OSError) as error:  # if the page has removed the images meanwhile, it ignores this
             yield tab.show_images({"state": "empty", "message": message_of(error), "draft": event.draft}, "")
             return
-        yield from check(tab, draft, given[size])
+        yield from check_images(tab, upload, given[size])
 
     def resize(given: Given) -> Iterator[Updates]:
-        with suppress(ValueError):  # no draft
-            draft = Draft(given[tab.brought])
-            if draft.facts().get("size") != given[size]:
-                yield from check(tab, draft, given[size])
+        with suppress(ValueError):  # no upload
+            upload = Upload(given[tab.reference])
+            if upload.metadata().get("size") != given[size]:
+                yield from check_images(tab, upload, given[size])
                 return
         yield gr.skip()
 
-    inputs = {tab.brought, size}
+    inputs = {tab.reference, size}
     first = tab.intake.uploaded(on_upload, inputs, tab.images, **EVENT)
-    # Checks exclude each other: a new size cancels a check of the upload, and waits for one of another new size.
+    # Only one check runs at a time: a new size cancels the check of the upload, and waits for a check of a previous
+    # size.
     second = size.change(resize, inputs, tab.images, cancels=[first], trigger_mode="always_last", **EVENT)
     return [first, second]
 
 
-def check(tab: Tab, draft: Draft, image_size: Any) -> Iterator[Updates]:
-    """Check and decode a draft's images, and show how far that is."""
-    whose = {"draft": draft.id}
+def check_images(tab: Tab, upload: Upload, image_size: Any) -> Iterator[Updates]:
+    """Check and decode the uploaded images, and show the progress."""
+    about = {"draft": upload.id}
     try:
         if image_size not in SIZES:
             raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}, got {quote(image_size)}")
-        facts = {"files": draft.facts().get("files")}
-        names = draft.names(facts["files"])
-        facts["dataset"] = called(names)
-        draft.keep(facts)
-        steps = prepare(draft.sources(names), draft.dataset, image_size, names=names, limits=LIMITS)
+        metadata = {"files": upload.metadata().get("files")}
+        names = upload.file_names(metadata["files"])
+        metadata["dataset"] = name_dataset(names)
+        upload.save_metadata(metadata)
+        steps = prepare(upload.file_paths(names), upload.dataset, image_size, names=names, limits=LIMITS)
         with closing(steps):
             for progress in steps:
-                shown = {"state": "checking"} | progress._asdict() | {"report": None} | whose
-                yield tab.show_images(shown, draft.id)
-                Draft(draft.id)  # raises if the page left the draft before it could cancel this check
-        shown = value_of_report(progress.report, draft.dataset) | whose
-        draft.keep(facts | {"size": image_size, "count": len(progress.report.accepted)})
-        yield tab.show_images(shown, draft.id, can_start=True)
+                shown = {"state": "checking"} | progress._asdict() | {"report": None} | about
+                yield tab.show_images(shown, upload.id)
+                Upload(upload.id)  # raises if the page has removed the images, but could not cancel this check
+        shown = value_of_report(progress.report, upload.dataset) | about
+        upload.save_metadata(metadata | {"size": image_size, "count": len(progress.report.accepted)})
+        yield tab.show_images(shown, upload.id, can_start=True)
     except (ValueError, OSError) as error:
-        yield tab.show_images({"state": "empty", "message": message_of(error)} | whose, "")
+        yield tab.show_images({"state": "empty", "message": message_of(error)} | about, "")
     finally:
-        draft.delete_remains()
+        upload.delete_leftovers()
 
 
-def wire_measuring(tab: Tab, checks: Sequence[Dependency]) -> list[Dependency]:
-    """Measure how long the presets take after a check, and the form's own settings on request. Returns the events."""
+def wire_estimates(tab: Tab, checks: Sequence[Dependency]) -> list[Dependency]:
+    """Estimate the presets' times after each check, and that of custom settings on request. Returns the events."""
 
     async def measure_presets(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
-        permitted(request)
+        check_permission(request)
         times = given[tab.times]
         try:
-            dataset = uploaded(given[tab.brought])["path"]
+            dataset = find_images(given[tab.reference])["path"]
         except ValueError:  # no images to measure with
             yield {tab.times: times}
             return
         for name in [name for name in PRESETS if name not in times]:
             labels = choices(dict.fromkeys(PRESETS, MEASURING) | times)
             yield {tab.form.preset: gr.update(choices=labels), tab.times: times}
-            async with aclosing(measured(dataset, PRESETS[name])) as trial:
-                async for found in trial:
-                    times = times | ({name: found.words} if found else {})
+            async with aclosing(measure(dataset, PRESETS[name])) as benchmark:
+                async for estimate in benchmark:
+                    times = times | ({name: estimate.text} if estimate else {})
                     yield {tab.times: times}  # lets Gradio notice that the page has gone
         yield {tab.form.preset: gr.update(choices=choices(times)), tab.times: times}
 
-    async def measure_own(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
-        permitted(request)
+    async def measure_custom(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
+        check_permission(request)
         try:
             settings = tab.form.settings(given)
-            dataset = uploaded(given[tab.brought])["path"]
+            dataset = find_images(given[tab.reference])["path"]
         except ValueError as error:
             raise page_values.user_error(error) from None
-        async with aclosing(measured(dataset, settings)) as trial:
-            async for found in trial:
-                yield {tab.note: f"{settings.steps:,} steps: {found.words if found else MEASURING}"}
+        async with aclosing(measure(dataset, settings)) as benchmark:
+            async for estimate in benchmark:
+                yield {tab.note: f"{settings.steps:,} steps: {estimate.text if estimate else MEASURING}"}
 
     outputs = [tab.form.preset, tab.times]
-    trials = [done.then(measure_presets, {tab.brought, tab.times}, outputs, **EVENT) for done in checks]
-    inputs = {tab.brought, *tab.form.controls.values()}
-    return [*trials, tab.form.measure.click(measure_own, inputs, tab.note, **EVENT)]
+    benchmarks = [done.then(measure_presets, {tab.reference, tab.times}, outputs, **EVENT) for done in checks]
+    inputs = {tab.reference, *tab.form.controls.values()}
+    return [*benchmarks, tab.form.measure.click(measure_custom, inputs, tab.note, **EVENT)]
 
 
-def wire_leaving(tab: Tab, events: list[Dependency]) -> None:
-    """Forget the images when their upload is cancelled or removed, and cancel the events that deal with them."""
+def wire_removal(tab: Tab, events: list[Dependency]) -> None:
+    """Delete the images when their upload is cancelled or removed, and cancel the events that use them."""
 
-    def leave(event: gr.EventData, given: Given) -> Updates:
-        forget(event.draft)
-        forget(given[tab.brought])
-        return tab.empty(given[tab.times])
+    def remove(event: gr.EventData, given: Given) -> Updates:
+        delete_upload(event.draft)
+        delete_upload(given[tab.reference])
+        return tab.clear(given[tab.times])
 
-    for stopping in (tab.intake.canceled, tab.intake.removed):
-        stopping(leave, {tab.brought, tab.times}, tab.emptied, cancels=events, **EVENT)
+    for event in (tab.intake.canceled, tab.intake.removed):
+        event(remove, {tab.reference, tab.times}, tab.cleared, cancels=events, **EVENT)
 
 
 def wire_form(tab: Tab) -> None:
-    """The presets, and the note below the form."""
+    """Apply presets, and explain custom settings in the note below the form."""
 
     def choose(name: str) -> Updates:
-        return tab.form.set(PRESETS[name]) | {tab.note: ""}
+        return tab.form.updates(PRESETS[name]) | {tab.note: ""}
 
-    tab.form.preset.input(choose, tab.form.preset, [*tab.form.own, tab.note], **EVENT)
-    for control in tab.form.own:
-        control.input(lambda: {tab.note: OWN}, None, tab.note, **EVENT)
+    tab.form.preset.input(choose, tab.form.preset, [*tab.form.preset_controls, tab.note], **EVENT)
+    for control in tab.form.preset_controls:
+        control.input(lambda: {tab.note: CUSTOM_SETTINGS}, None, tab.note, **EVENT)
 
 
-def wire_start(tab: Tab, trials: list[Dependency]) -> None:
-    """Start training here, or open the board's form for renting a machine."""
+def wire_start(tab: Tab, benchmarks: list[Dependency]) -> None:
+    """Start training on this machine, or open the form for renting one."""
 
     def start(request: gr.Request, given: Given) -> Updates:
         run = create_run(request, tab, given)
@@ -267,52 +270,52 @@ def wire_start(tab: Tab, trials: list[Dependency]) -> None:
             processes.start(run)
         except (ValueError, OSError) as error:
             raise page_values.user_error(error) from None
-        return tab.empty(given[tab.times]) | {tab.board: {"show": run.id}, tab.form.name: ""}
+        return tab.clear(given[tab.times]) | {tab.board: {"show": run.id}, tab.form.name: ""}
 
     def rent(request: gr.Request, given: Given) -> Updates:
         run = create_run(request, tab, given)
-        return tab.empty(given[tab.times]) | {tab.board: {"show": run.id, "rent": True}, tab.form.name: ""}
+        return tab.clear(given[tab.times]) | {tab.board: {"show": run.id, "rent": True}, tab.form.name: ""}
 
-    outputs = [tab.board, *tab.emptied, tab.form.name]
+    outputs = [tab.board, *tab.cleared, tab.form.name]
     for button, handler in ((tab.start, start), (tab.rent, rent)):
-        button.click(handler, tab.inputs, outputs, cancels=trials, **EVENT)
+        button.click(handler, tab.inputs, outputs, cancels=benchmarks, **EVENT)
 
 
 def create_run(request: gr.Request, tab: Tab, given: Given) -> RunFolder:
-    """Create a run from the form and the page's images, and forget the images' draft. Raises gr.Error."""
-    permitted(request)
-    reference = given[tab.brought]
+    """Create a run from the form and the page's images, and delete their upload. Raises gr.Error."""
+    check_permission(request)
+    reference = given[tab.reference]
     try:
-        settings, images = tab.form.settings(given), uploaded(reference)
+        settings, images = tab.form.settings(given), find_images(reference)
         if (side := images["size"]) != settings.image_size:
-            raise ValueError(f"These images were prepared at {side} × {side}: upload them again for another size.")
+            raise ValueError(f"these images were prepared at {side} × {side}: upload them again for another size")
         config = settings.config(images["dataset"], images["count"], time.time())
         config["name"] = free_name(config["name"])
-        if reference.startswith(OF_RUN):
-            return processes.duplicate(run_of(reference.removeprefix(OF_RUN)), runs_dir(), **config)
+        if reference.startswith(RUN_PREFIX):
+            return processes.duplicate(run_of(reference.removeprefix(RUN_PREFIX)), runs_dir(), **config)
         run = processes.create(runs_dir(), config, images["path"])
     except (ValueError, OSError) as error:
         raise page_values.user_error(error) from None
-    forget(reference)
+    delete_upload(reference)
     return run
 
 
 def wire_board(tab: Tab) -> None:
-    """Duplicate a run into the form, and download a checkpoint."""
+    """Duplicate a run into the form, or download a checkpoint."""
 
     def duplicate(request: gr.Request, event: gr.EventData, reference: str) -> Updates:
-        permitted(request)
+        check_permission(request)
         try:
             run = run_of(event.run)
             shown, settings = value_of_run(run)
         except (ValueError, OSError) as error:
             raise page_values.user_error(error) from None
-        forget(reference)
-        images = tab.show_images(shown, OF_RUN + run.id, can_start=True)
-        return images | tab.form.set(settings) | {tab.form.name: free_name(run.name), tab.note: OWN}
+        delete_upload(reference)
+        images = tab.show_images(shown, RUN_PREFIX + run.id, can_start=True)
+        return images | tab.form.updates(settings) | {tab.form.name: free_name(run.name), tab.note: CUSTOM_SETTINGS}
 
     def download(request: gr.Request, event: gr.EventData) -> Updates:
-        permitted(request)
+        check_permission(request)
         try:
             archive = zip_checkpoint(run_of(event.run), int(event.checkpoint))
         except (ValueError, TypeError, OverflowError, OSError) as error:
@@ -320,28 +323,28 @@ def wire_board(tab: Tab) -> None:
         return {tab.board: {"file": gr.FileData(path=str(archive), orig_name=archive.name).model_dump()}}
 
     outputs = [*tab.images, tab.note, *tab.form.controls.values()]
-    tab.board.duplicated(duplicate, tab.brought, outputs, **EVENT)
+    tab.board.duplicated(duplicate, tab.reference, outputs, **EVENT)
     tab.board.downloaded(download, None, tab.board, **EVENT)
 
 
 def zip_checkpoint(run: RunFolder, milestone: int) -> Path:
-    """Return a new zip of a checkpoint's files, without the training state."""
+    """Write a checkpoint's files, without the training state, to a new zip, and return its path."""
     folder = run.checkpoint(milestone)
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     name = re.sub(r"[^\w.-]+", "-", f"{run.name}-{folder.name}")
     path = Path(get_upload_folder()) / secrets.token_hex(16) / f"{name}.zip"  # the random name is the permission
     path.parent.mkdir(parents=True)
-    with zipfile.ZipFile(path, "w") as archive:  # uncompressed: weights would not get smaller
+    with zipfile.ZipFile(path, "w") as archive:  # uncompressed: weights do not compress
         for file in files:
             archive.write(file, f"{name}/{file.name}")
     return path
 
 
 def wire_opening(tab: Tab, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, Panel]) -> None:
-    """Open a checkpoint of a run in another tab."""
+    """Open a run's checkpoint in another tab."""
 
     def open_in(request: gr.Request, event: gr.EventData) -> Updates:
-        permitted(request)
+        check_permission(request)
         try:
             path = run_of(event.run).checkpoint(int(event.checkpoint)).resolve()
             name = next(entry.name for entry in page_values.visible_checkpoints(engine) if entry.path.resolve() == path)
@@ -356,34 +359,35 @@ def wire_opening(tab: Tab, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     tab.board.opened(open_in, None, outputs, **EVENT)
 
 
-def permitted(request: gr.Request) -> None:
+def check_permission(request: gr.Request) -> None:
+    """Raise gr.Error if the visitor may not train."""
     if reason := permission.denial_reason(request):
         raise page_values.user_error(reason)
 
 
-def forget(reference: str) -> None:
-    """Delete the draft that a page refers to, if it is one."""
+def delete_upload(reference: str) -> None:
+    """Delete the upload that a page refers to. A run keeps its images."""
     with suppress(ValueError):
-        Draft(reference).delete()
+        Upload(reference).delete()
 
 
-def uploaded(reference: str) -> dict[str, Any]:
-    """Return the checked images that a page refers to: the `path` of their dataset, its name (`dataset`), their `size`
-    and `count`. Raises ValueError if there are none.
+def find_images(reference: str) -> dict[str, Any]:
+    """Return the checked images that a page refers to, as a dict: the `path` of their dataset, its name (`dataset`),
+    the image `size` and the image `count`. Raises ValueError if there are none.
     """
-    if reference.startswith(OF_RUN):
-        return images_of(run_of(reference.removeprefix(OF_RUN)))
+    if reference.startswith(RUN_PREFIX):
+        return images_of(run_of(reference.removeprefix(RUN_PREFIX)))
     if not reference:
-        raise ValueError("Upload images first: a zip, a folder or files.")
-    draft = Draft(reference)
-    facts = draft.facts()
-    if "size" not in facts:
-        raise ValueError("These images are still being checked. Try again when their report is shown.")
-    return facts | {"path": draft.dataset}
+        raise ValueError("there are no images: upload a zip, a folder or files first")
+    upload = Upload(reference)
+    metadata = upload.metadata()
+    if "size" not in metadata:
+        raise ValueError("these images are still being checked: try again when their report is shown")
+    return metadata | {"path": upload.dataset}
 
 
-def called(names: list[str]) -> str:
-    """Return a name for images that came as files of these names: that of their archive or folder."""
+def name_dataset(names: list[str]) -> str:
+    """Return a name for a dataset, from the names of the uploaded files: the name of their archive or folder."""
     first = PurePath(names[0].replace("\\", "/")) if names else PurePath("pictures")
     text = first.parts[0] if len(first.parts) > 1 else archive_kinds.stem(first.name) or "pictures"
     return "".join(c for c in text if c.isprintable())[:60] or "pictures"

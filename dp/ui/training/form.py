@@ -1,4 +1,4 @@
-"""The Train tab's form: the presets, and the controls behind them."""
+"""The form of the Train tab: the presets and the controls that they set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUICK = PRESETS["quick"]
 
 
 class Form:
-    """Adds the controls to the page being built. `controls` are named as the fields of `Settings`."""
+    """Adds the controls to the page being built. The keys of `controls` are the fields of `Settings`."""
 
     def __init__(self):
         first = next(iter(PRESETS))
@@ -26,11 +26,11 @@ class Form:
         with gr.Accordion("Advanced settings", open=False, elem_id="advanced"):
             with gr.Row():
                 name = gr.Textbox(
-                    "",  # or a page on which the fold was never open would send None
+                    "",  # without a value, a page whose accordion was never opened would send None
                     label="Name",
                     elem_id="train-name",
                     max_lines=1,
-                    info="Name of the run. Empty: the name of the uploaded images.",
+                    info="Name of the run. If empty, it is named after the uploaded images.",
                 )
                 size = gr.Dropdown(
                     [(f"{side} × {side}", side) for side in SIZES],
@@ -40,10 +40,10 @@ class Form:
                     info="Doubling it takes about four times as long.",
                 )
             with gr.Row():
-                width = number("Network width", "width", "A multiple of 16. Wider draws better and trains more slowly.")
-                depth = number("Network depth", "depth", "The number of RIN blocks.")
+                width = number_field("Network width", "width", "A multiple of 16. Wider: better, but slower.")
+                depth = number_field("Network depth", "depth", "The number of RIN blocks.")
             with gr.Row():
-                batch = number("Batch size", "batch", "Images per step. More is steadier and slower.")
+                batch = number_field("Batch size", "batch", "Images per step. Larger is steadier and slower.")
                 lr = gr.Number(
                     QUICK.lr,
                     label="Learning rate",
@@ -52,10 +52,10 @@ class Form:
                     min_width=120,
                 )
             with gr.Row():
-                steps = number("Steps", "steps", "Training time grows in proportion.")
-                save_every = number("Save every", "save_every", "Steps between checkpoints, each with samples.")
+                steps = number_field("Steps", "steps", "Training time grows in proportion.")
+                save_every = number_field("Save every", "save_every", "Steps between checkpoints, each with samples.")
             with gr.Row():
-                seed = number("Seed", "seed", "The same seed repeats the run.")
+                seed = number_field("Seed", "seed", "The same seed repeats the run.")
                 flips = gr.Checkbox(
                     QUICK.flips, label="Mirror at random", elem_id="train-flips", info="Not for text.", min_width=120
                 )
@@ -77,25 +77,25 @@ class Form:
             page_values.skip_gradio_check(control)
 
     @property
-    def own(self) -> list[Component]:
-        """The controls that a preset sets: all but the name."""
+    def preset_controls(self) -> list[Component]:
+        """Return the controls that a preset sets: all but the name."""
         return [control for control in self.controls.values() if control is not self.name]
 
     def settings(self, given: Given) -> Settings:
-        """Return the settings from the inputs of a handler. Raises ValueError."""
+        """Return the settings in the inputs of a handler. Raises ValueError for an invalid one."""
         return Settings(**{field: given[control] for field, control in self.controls.items()})
 
-    def set(self, settings: Settings) -> Updates:
-        """Put settings into the controls, all but the name."""
+    def updates(self, settings: Settings) -> Updates:
+        """Return the updates that show `settings` in all controls but the name."""
         return {control: getattr(settings, field) for field, control in self.controls.items() if field != "name"}
 
 
-def number(label: str, key: str, info: str) -> gr.Number:
+def number_field(label: str, key: str, info: str) -> gr.Number:
     value, elem_id = getattr(QUICK, key), "train-" + key.replace("_", "-")
     return gr.Number(value, precision=0, label=label, info=info, elem_id=elem_id, min_width=120)
 
 
-def choices(measured: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the choices of the radio: each preset's size and steps, and its time if it has been measured."""
-    said = {name: f"{p.image_size} × {p.image_size}, {p.steps:,} steps" for name, p in PRESETS.items()}
-    return [(f"{LABELS[name]} · {words} · {measured.get(name, 'not timed yet')}", name) for name, words in said.items()]
+def choices(times: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return (label, name) of each preset: its image size and steps, and its time if it is in `times`."""
+    sizes = {name: f"{p.image_size} × {p.image_size}, {p.steps:,} steps" for name, p in PRESETS.items()}
+    return [(f"{LABELS[name]} · {size} · {times.get(name, 'not timed yet')}", name) for name, size in sizes.items()]

@@ -1,8 +1,8 @@
-"""A run's network, published on the Hugging Face Hub: what the form on the board asks of the server. Anybody may call
-these functions with anything.
+"""Publish a run's model on the Hugging Face Hub: the server functions behind the board's form. Any visitor may call
+them with any arguments.
 
-A token that is typed goes with the one call that it was typed for. It does not come by an event, whose values Gradio
-keeps in a queue, but by a function of the board's component, and nothing here keeps it or writes it down.
+A typed token is used for one call and never stored. It arrives through a server function of the board's component,
+because Gradio keeps the values of events in a queue.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dp.ui.components.run_board.run_board import run_of
 
 
 def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
-    """What the form for publishing the run `run` begins with: `repo`, a name on the Hub without its `owner` where that
-    is not known, and whether there is a `login`.
+    """Return the initial values of the form for the run `run`: the `owner` on the Hub (None if unknown), the name
+    `repo` without it, whether there is a `login`, and a `hint` for the token field.
     """
     if reason := permission.denial_reason(request):
         return {"problem": reason}
@@ -34,12 +34,13 @@ def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         return {"problem": "this run no longer exists"}
     owner = permission.user_of(request) if permission.token_of(request) else None
-    return {"owner": owner, "repo": slug(run.name), "login": permission.has_login(request)} | permission.hint(request)
+    access = {"login": permission.has_login(request), "hint": permission.login_hint(request)}
+    return {"owner": owner, "repo": slug(run.name)} | access
 
 
 def publish(asked: Any, request: gr.Request) -> dict[str, Any]:
-    """Publish the `milestone` of the run `run` as `repo`, `private` or not, with its `licence`: the `url`, or a
-    `problem`. token: that of the call, over the visitor's own sign-in, over this machine's login at home.
+    """Publish the checkpoint `milestone` of the run `run` as `repo`, `private` or not, with a `licence`. Return its
+    `url` or a `problem`. The token is the one typed, else `permission.token_of` the visitor.
     """
     if reason := permission.denial_reason(request):
         return {"problem": reason}
@@ -52,24 +53,23 @@ def publish(asked: Any, request: gr.Request) -> dict[str, Any]:
     except ValueError as error:
         return {"problem": message_of(error)}
     folder = run.checkpoint(milestone)
+    about = {"samples": newest_samples(run, milestone), "facts": card_facts(run)}
     try:
-        return {
-            "url": models.push(folder, repo, token=token, samples=samples(run, milestone), facts=facts(run), **terms)
-        }
+        return {"url": models.push(folder, repo, token=token, **about, **terms)}
     except (ValueError, OSError) as error:
         return {"problem": readable(message_of(error)).replace(readable(str(folder)), f"step {milestone:,}")}
 
 
-def samples(run: RunFolder, milestone: int) -> Path | None:
-    """The newest picture of samples that is not newer than the milestone."""
+def newest_samples(run: RunFolder, milestone: int) -> Path | None:
+    """Return the newest sample sheet that is not newer than the checkpoint `milestone`."""
     steps = [step for step in run.sample_steps() if step <= milestone]
     return run.sample(steps[-1]) if steps else None
 
 
-def facts(run: RunFolder) -> dict[str, str]:
-    """Return the card's sentence on the training images: their number and sizes, and none of their names."""
+def card_facts(run: RunFolder) -> dict[str, str]:
+    """Return the model card's text about the training images: their number and sizes, but not their names."""
     try:
-        *said, expect = DatasetReport.load(run.dataset).summary_lines()
-    except (OSError, ValueError):  # no report, as in the run of a library's user
+        *summary, expectation = DatasetReport.load(run.dataset).summary_lines()
+    except (OSError, ValueError):  # no report: the run was created with the library
         return {}
-    return {"pictures": " ".join(said), "what to expect": expect}
+    return {"pictures": " ".join(summary), "what to expect": expectation}

@@ -1,14 +1,14 @@
-"""Drafts: images that were uploaded but not yet trained on, in folders below DP_HOME that are deleted after a day.
+"""Uploads: images that were uploaded but not yet trained on, in folders below DP_HOME that are deleted after a day.
 
-    .drafts/trial-...            where a benchmark runs
-    .drafts/<id>/upload/000000   an uploaded file, under a number: names from outside are only ever shown
-                 names.jsonl     those names, a line for each: {"file": number, "name": text}
+    .drafts/trial-...            a benchmark's run folder
+    .drafts/<id>/upload/000000   an uploaded file, named by its number; its original name is only ever displayed
+                 names.jsonl     the original names, one per line: {"file": number, "name": text}
                  dataset/        the accepted images, decoded at one size
-                 draft.json      the number of files, and of checked ones what to call the dataset, its size and count
+                 draft.json      the number of files; after a check also the dataset's name, image size and image count
 
-The page uploads files in pieces, and refers to them by the draft's unguessable id, which it alone holds. Everything
-else is kept here: Gradio's session store forgets the least recent sessions, and anybody may invent new ones. Gradio's
-own uploads would lose the folders, fail for one hidden file, and leave files behind.
+The page uploads files in pieces and refers to them by the upload's random id, which only that page knows. Everything
+else is stored here and not in Gradio's session store, which evicts the least recent sessions and lets anybody invent
+new ones. Gradio's own upload component would lose the folders, fail because of one hidden file, and leave files behind.
 """
 
 from __future__ import annotations
@@ -31,57 +31,60 @@ from dp.system.environment import runs_dir
 from dp.system.validation import check_encodable, quote
 
 UPLOAD_TTL_S = 24 * 3600
-PIECE_BYTES = 8 << 20  # in one message, at most
+MAX_PIECE_BYTES = 8 << 20  # in one message
 NAMES = "names.jsonl"
-MAX_NAME = 1000  # characters that are kept of a file's name: the last ones, with its suffix
+MAX_NAME = 1000  # characters of a file's name; the last ones are kept, with the suffix
 ID = re.compile(r"[0-9a-f]{32}")
 LIMITS = Limits.from_environment()
-CLOCK_SET = time.time() - time.monotonic()  # where the wall clock stood when this process began
+CLOCK_OFFSET = time.time() - time.monotonic()  # of the wall clock, before somebody may set it
 
 
-class Draft:
-    """The draft of an id. Raises ValueError where there is none."""
+class Upload:
+    """The upload with the id `name`. Raises ValueError if there is none."""
 
     def __init__(self, name: Any):
-        if not isinstance(name, str) or not ID.fullmatch(name) or not (drafts() / name).is_dir():
+        if not isinstance(name, str) or not ID.fullmatch(name) or not (uploads_dir() / name).is_dir():
             raise ValueError("the server no longer has these images: upload them again")
-        self.id, self.path = name, drafts() / name
-        self.upload, self.dataset, self._facts = self.path / "upload", self.path / "dataset", self.path / "draft.json"
+        self.id, self.path = name, uploads_dir() / name
+        self.files_dir, self.dataset = self.path / "upload", self.path / "dataset"
+        self._metadata_file = self.path / "draft.json"
 
     @classmethod
-    def begin(cls) -> Draft:
-        """A new one; those that nobody has touched for a day are deleted."""
-        for old in drafts().glob("*"):
-            with suppress(OSError):  # another app has just deleted it
-                # By the clock and by what it said before somebody may have set it.
-                ages = [now - old.stat().st_mtime for now in (time.time(), time.monotonic() + CLOCK_SET)]
+    def create(cls) -> Upload:
+        """Create an upload, and delete those that have not changed for a day."""
+        for old in uploads_dir().glob("*"):
+            with suppress(OSError):  # another process has just deleted it
+                # By the wall clock, and by the wall clock as it was when this process started.
+                ages = [now - old.stat().st_mtime for now in (time.time(), time.monotonic() + CLOCK_OFFSET)]
                 if min(ages) > UPLOAD_TTL_S:
                     shutil.rmtree(old, ignore_errors=True)
-                elif max(ages) < 0:  # from the future: its day begins now
+                elif max(ages) < 0:  # dated in the future: count its day from now
                     os.utime(old)
         name = secrets.token_hex(16)
-        (drafts() / name / "upload").mkdir(parents=True)
+        (uploads_dir() / name / "upload").mkdir(parents=True)
         return cls(name)
 
     def file(self, number: Any) -> Path:
+        """Return the path of file `number`. Raises ValueError if there may be no such file."""
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < LIMITS.files:
             raise ValueError(f"more than {LIMITS.files:,} files: upload fewer, or a ZIP file")
-        return self.upload / f"{number:06d}"
+        return self.files_dir / f"{number:06d}"
 
-    def take(self, pieces: Any) -> None:
-        """Write pieces of files: each a `file` number, an `offset` and base64 `data`, and the file's first piece its
-        `name`. Raises ValueError.
+    def write_pieces(self, pieces: Any) -> None:
+        """Write pieces of files. Each has a `file` number, an `offset` and base64 `data`; the first piece of a file
+        also has its `name`. Raises ValueError.
         """
         try:
             if shutil.disk_usage(self.path).free < RESERVED_BYTES:
                 raise ValueError("the server's disk is nearly full: delete a run, or upload fewer images")
             for piece in pieces:
                 path, data = self.file(piece["file"]), base64.b64decode(piece["data"], validate=True)
-                there = path.stat().st_size if path.exists() else 0
-                if not isinstance(piece["offset"], int) or not 0 <= piece["offset"] <= there or len(data) > PIECE_BYTES:
-                    raise ValueError("a piece of a file does not continue the previous one: upload the images again")
+                size = path.stat().st_size if path.exists() else 0
+                offset = piece["offset"]
+                if not isinstance(offset, int) or not 0 <= offset <= size or len(data) > MAX_PIECE_BYTES:
+                    raise ValueError("a piece of a file is missing or too large: upload the images again")
                 with path.open("r+b" if path.exists() else "wb") as file:
-                    file.seek(piece["offset"])
+                    file.seek(offset)
                     file.write(data)
                 if "name" in piece:
                     name = str(piece["name"])[-MAX_NAME:]
@@ -94,54 +97,54 @@ class Draft:
         except OSError as error:
             raise ValueError(f"the server could not store the images ({error.strerror})") from None
 
-    def names(self, count: Any) -> list[str]:
-        """Return the names of the first `count` files, which the page sends with them. Raises ValueError."""
+    def file_names(self, count: Any) -> list[str]:
+        """Return the original names of the first `count` files. Raises ValueError for an invalid count."""
         if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= LIMITS.files:
             raise ValueError("malformed request")
         known: dict[int, str] = {}
         if (self.path / NAMES).exists():
             with (self.path / NAMES).open(encoding="utf-8") as lines:
-                known = {said["file"]: said["name"] for said in map(json.loads, lines)}
+                known = {line["file"]: line["name"] for line in map(json.loads, lines)}
         return [known.get(i, f"file {i + 1}") for i in range(count)]
 
-    def sources(self, names: list[str]) -> list[Path]:
-        """The files of those names, in their order. Raises ValueError where one did not arrive."""
+    def file_paths(self, names: list[str]) -> list[Path]:
+        """Return the paths of the first files, whose names are `names`. Raises ValueError if one was not received."""
         paths = [self.file(number) for number in range(len(names))]
         for path, name in zip(paths, names):
             if not path.exists():
                 raise ValueError(f"{quote(name)} was not received: upload the images again")
         return paths
 
-    def facts(self) -> dict[str, Any]:
-        """Return the number of `files`; of checked images also their `dataset`'s name, `size` and `count`. Raises
-        ValueError where nothing is known.
+    def metadata(self) -> dict[str, Any]:
+        """Return the number of `files` and, after a check, the name of the `dataset`, the image `size` and the image
+        `count`. Raises ValueError if nothing was saved.
         """
         try:
-            return dict(json.loads(self._facts.read_text(encoding="utf-8")))
+            return dict(json.loads(self._metadata_file.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             raise ValueError("the server no longer has these images: upload them again") from None
 
-    def keep(self, facts: dict[str, Any]) -> None:
-        """Write the facts, whole or not at all. Raises ValueError where the draft was deleted: it stays deleted."""
-        aside = self._facts.with_suffix(".tmp")
+    def save_metadata(self, metadata: dict[str, Any]) -> None:
+        """Write the metadata atomically. Raises ValueError if the upload was deleted."""
+        temporary = self._metadata_file.with_suffix(".tmp")
         try:
-            aside.write_text(json.dumps(facts), encoding="utf-8")
-            os.replace(aside, self._facts)
+            temporary.write_text(json.dumps(metadata), encoding="utf-8")
+            os.replace(temporary, self._metadata_file)
         except FileNotFoundError:
             raise ValueError("the server no longer has these images: upload them again") from None
 
     def delete(self) -> None:
-        """Delete the draft, also while a check is writing to it: what is out of its place gets nothing new."""
-        gone = self.path.with_name(f"gone-{self.id}")
+        """Delete the upload, even during a check: moved away first, it gets no new files."""
+        trash = self.path.with_name(f"gone-{self.id}")
         with suppress(OSError):
-            os.replace(self.path, gone)
-        shutil.rmtree(gone, ignore_errors=True)
+            os.replace(self.path, trash)
+        shutil.rmtree(trash, ignore_errors=True)
 
-    def delete_remains(self) -> None:
-        """Delete what a check has written to a draft that was deleted meanwhile."""
-        if not self.upload.is_dir():
+    def delete_leftovers(self) -> None:
+        """Delete what a check has written to an upload that was deleted during the check."""
+        if not self.files_dir.is_dir():
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-def drafts() -> Path:
+def uploads_dir() -> Path:
     return runs_dir() / ".drafts"

@@ -30,7 +30,7 @@ from dp.training.run_folder import RunFolder
 from dp.ui.auth import permission
 from dp.ui.components.component import Component
 from dp.ui.components.data_uri import png_uri
-from dp.ui.training.uploads import LIMITS, Draft
+from dp.ui.training.uploads import LIMITS, Upload
 
 MAX_LISTED = 300  # rejected files and duplicates
 SHEET_IMAGES = 36
@@ -68,7 +68,7 @@ def begin(payload: Any, request: gr.Request) -> dict[str, Any]:
             return {"problem": f"{quote(files)} files: the limit is {LIMITS.files:,}. Upload fewer, or a ZIP file"}
         if size > LIMITS.total_bytes:
             return {"problem": f"{quote(size)} bytes in total: the limit is {LIMITS.total_bytes:,}. Upload fewer"}
-        return {"draft": Draft.begin().id}
+        return {"draft": Upload.create().id}
     except (TypeError, KeyError, ValueError):
         return {"problem": "malformed request"}
     except OSError as error:
@@ -80,7 +80,7 @@ def receive(payload: Any, request: gr.Request) -> dict[str, Any]:
     if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
-        Draft(payload["draft"]).take(payload["pieces"])
+        Upload(payload["draft"]).write_pieces(payload["pieces"])
     except (TypeError, KeyError):
         return {"problem": "malformed request"}
     except ValueError as error:
