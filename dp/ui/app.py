@@ -1,4 +1,4 @@
-"""The web app. One module per tab; `build_app` puts them on one page."""
+"""Build the page: one module per tab, all on one page."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def wire(panels: Mapping[str, Panel]) -> None:
         yield shown
 
     quiet = QUIET | {"concurrency_limit": None}
-    selected = [one for panel in panels.values() for one in panel.selected]
+    selected = [one for panel in panels.values() for one in panel.checkpoint_outputs]
     outputs = [loader.load, loader.cancel, loader.status]
     loader.fold.expand(list_models, None, [loader.name, loader.status], **quiet)
     run = loader.load.click(load, loader.name, [*outputs, *selected], **quiet)

@@ -1,4 +1,4 @@
-"""The long texts of the page. Each is a Markdown file in `help/`; short ones stand beside their controls."""
+"""The long texts of the page, each a Markdown file in `help/`. Short texts are next to their controls in the code."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TRAIN = help_text("train")
 EQUATIONS = help_text("equations")
 
 
-def explain(words: str, equations: str | None = None) -> None:
-    """Add the help sections to the page being built."""
+def explain(text: str, equations: str | None = None) -> None:
+    """Add the help sections at the end of a tab to the page being built."""
     with gr.Accordion("What am I looking at?", open=False, elem_classes="explain"):
-        gr.Markdown(words)
+        gr.Markdown(text)
     if equations:
         with gr.Accordion("The equations", open=False, elem_classes="explain"):
             gr.Markdown(equations, latex_delimiters=LATEX)

@@ -1,4 +1,4 @@
-"""The sampling controls of a tab, and the updates by which settings from elsewhere get into them."""
+"""The sampling controls of a tab, and the updates that put settings into them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dp.serving.engine import Engine
 from dp.system.validation import MAX_SEED
 from dp.ui.sampling import page_values
 
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # options of an event
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # options of most events
 
-Given = Mapping[Component, Any]  # what a handler gets whose inputs are a set
-Updates = dict[Component, Any]  # what a handler returns; Gradio leaves other outputs as they are
+Given = Mapping[Component, Any]  # the argument of a handler whose inputs are a set
+Updates = dict[Component, Any]  # the result of a handler; outputs that it lacks stay as they are
 
 
 class Controls(NamedTuple):
-    """Named as the parameters of `page_values.parse_settings`, in the order of the page."""
+    """The controls, named like the parameters of `page_values.parse_settings`, in page order."""
 
     checkpoint: gr.Dropdown
     images: gr.Slider
@@ -35,7 +35,9 @@ class Controls(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """about: describes the checkpoint. folded: what `build_panel` was asked to add below it."""
+    """The controls of one tab. about: describes the checkpoint. folded: the components added by `fold` of
+    `build_panel`.
+    """
 
     engine: Engine
     controls: Controls
@@ -43,54 +45,54 @@ class Panel:
     folded: Any = None
 
     @property
-    def everything(self) -> list[Component]:
-        """The outputs of `refresh` and `apply_settings`."""
+    def outputs(self) -> list[Component]:
+        """Return the outputs of `refresh` and `apply_settings`."""
         return [self.about, *self.controls]
 
     @property
-    def selected(self) -> list[Component]:
-        """The outputs of `select` and `list_checkpoints`."""
+    def checkpoint_outputs(self) -> list[Component]:
+        """Return the outputs of `select` and `list_checkpoints`."""
         return [self.controls.checkpoint, self.about, self.controls.noise_schedule]
 
     def values(self, given: Given) -> dict[str, Any]:
         """Return the arguments of `page_values.parse_settings` from the inputs of a handler."""
         return {name: given[control] for name, control in self.controls._asdict().items()}
 
-    def refresh(self, asked: Mapping[str, Any] | None = None) -> Updates:
-        """List the checkpoints that exist now, and apply the settings in `asked`, if any (checked, and named as in
+    def refresh(self, settings: Mapping[str, Any] | None = None) -> Updates:
+        """List the checkpoints that exist now, and apply `settings`, if any (checked, and named as in
         `SampleSettings`).
         """
         names, checkpoint = page_values.usable_checkpoints(self.engine), self.controls.checkpoint
-        if names and asked:
-            return self.apply_settings(asked, choices=names)
-        if checkpoint.value in names:  # leave it alone: a quick visitor may have chosen another one already
+        if names and settings:
+            return self.apply_settings(settings, choices=names)
+        if checkpoint.value in names:  # keep the value, which a quick visitor may have changed already
             return {checkpoint: gr.update(choices=names), self.about: self._describe(checkpoint.value)}
         name = names[0] if names else None
-        return {checkpoint: gr.update(choices=names, value=name)} | self.of_checkpoint(name)
+        return {checkpoint: gr.update(choices=names, value=name)} | self.checkpoint_updates(name)
 
-    def apply_settings(self, made_with: Mapping[str, Any], **of_checkpoint: Any) -> Updates:
-        """Put settings from a PNG or a link into the controls. Without a seed among them, the present one stays. Raises
-        gr.Error.
+    def apply_settings(self, settings: Mapping[str, Any], **dropdown: Any) -> Updates:
+        """Put settings from a PNG or a link into the controls; without a seed, the current seed stays. dropdown:
+        further properties of the checkpoint's dropdown. Raises gr.Error.
         """
-        values, controls = page_values.to_page_values(self.engine, made_with), self.controls
+        values, controls = page_values.to_page_values(self.engine, settings), self.controls
         updates: Updates = {control: values[name] for name, control in controls._asdict().items()}
-        updates[controls.checkpoint] = gr.update(value=values["checkpoint"], **of_checkpoint)
+        updates[controls.checkpoint] = gr.update(value=values["checkpoint"], **dropdown)
         updates[controls.eta] = update_eta(values["sampler"], values["eta"])
         if values["seed"] is None:
             del updates[controls.seed]
-        return updates | self.of_checkpoint(values["checkpoint"], values["noise_schedule"])
+        return updates | self.checkpoint_updates(values["checkpoint"], values["noise_schedule"])
 
     def select(self, name: str) -> Updates:
-        """Choose a checkpoint."""
+        """Select a checkpoint."""
         names = page_values.usable_checkpoints(self.engine)
-        return {self.controls.checkpoint: gr.update(choices=names, value=name)} | self.of_checkpoint(name)
+        return {self.controls.checkpoint: gr.update(choices=names, value=name)} | self.checkpoint_updates(name)
 
     def list_checkpoints(self) -> Updates:
-        """List the checkpoints that exist now, and keep the choice."""
+        """List the checkpoints that exist now, and keep the selection."""
         return {self.controls.checkpoint: gr.update(choices=page_values.usable_checkpoints(self.engine))}
 
-    def of_checkpoint(self, name: str | None, noise_schedule: str = page_values.TRAINED) -> Updates:
-        """Show what depends on the checkpoint: its description and its schedules."""
+    def checkpoint_updates(self, name: str | None, noise_schedule: str = page_values.TRAINED) -> Updates:
+        """Update what depends on the checkpoint: its description and the noise schedules."""
         choices = page_values.schedule_choices(self.engine, name) if name else []
         schedule = gr.update(choices=choices, value=noise_schedule)
         return {self.about: self._describe(name), self.controls.noise_schedule: schedule}
@@ -102,8 +104,8 @@ class Panel:
 def build_panel(
     engine: Engine, prefix: str = "", images: int = page_values.IMAGES, fold: Callable[[], Any] = lambda: None
 ) -> Panel:
-    """Add the controls to the page being built. prefix: of their ids, so that a page can have two panels. fold: adds
-    components below the checkpoint.
+    """Add the controls to the page being built. prefix: of their element ids, since a page has several panels. images:
+    the default number. fold: adds components below the checkpoint.
     """
     names = page_values.usable_checkpoints(engine)
     default = names[0] if names else None
@@ -127,7 +129,7 @@ def build_panel(
     for control in controls:
         if control is not controls.random_seed:
             page_values.skip_gradio_check(control)
-    checkpoint.input(panel.of_checkpoint, checkpoint, [about, controls.noise_schedule], **QUIET)
+    checkpoint.input(panel.checkpoint_updates, checkpoint, [about, controls.noise_schedule], **QUIET)
     controls.sampler.input(update_eta, controls.sampler, controls.eta, **QUIET)
     return panel
 
@@ -206,11 +208,11 @@ def seed_controls(prefix: str) -> dict[str, Component]:
             min_width=120,
         )
         random_seed = gr.Checkbox(
-            True, label="Random seed", elem_id=prefix + "random", info="A new one for each run.", min_width=120
+            True, label="Random seed", elem_id=prefix + "random", info="A new seed for each run.", min_width=120
         )
     return {"seed": seed, "random_seed": random_seed}
 
 
 def update_eta(sampler: str, value: float = 0.0) -> Any:
-    """Show eta with DDIM only: the other samplers have no such setting."""
+    """Show eta for DDIM only, the only sampler that uses it."""
     return gr.update(value=value, visible=sampler == "ddim")

@@ -1,5 +1,5 @@
-"""The Compare tab: one setting varied, everything else the same, all from the same noise and on one clock. The
-components in page order, then one function per concern that wires them.
+"""The Compare tab: vary one setting, start all runs from the same noise and play them on one clock. The components in
+page order, then one function per concern that wires them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ AXES = [
     ("Checkpoint", "checkpoint"),
     ("Step k of a long run, and a k-step run", SHORT_RUNS),
 ]
-NUMBERS = {  # an axis with numeric values -> the values that are offered, and those that are chosen at first
+NUMBERS = {  # an axis with numeric values -> the values on offer, and those selected at first
     "timesteps": (["2", "3", "5", "10", "20", "50", "100", "250"], ["3", "5", "10", "20", "50", "100"]),
     "difference": (["0", "0.5", "1", "1.5", "2", "3"], ["0", "1", "2"]),
     "eta": (["0", "0.25", "0.5", "0.75", "1"], ["0", "0.5", "1"]),
@@ -39,13 +39,15 @@ NUMBERS = {  # an axis with numeric values -> the values that are offered, and t
 }
 IMAGES = 4
 SAMPLERS = [value for _, value in page_values.SAMPLERS[:3]]  # selected at first: one row of players
-LONG_RUN = 40  # timesteps that the pairs begin with
+LONG_RUN = 40  # timesteps selected at first for SHORT_RUNS
 VALUES_INFO = "The values to compare: up to {}."
-OVER = {"is_over": True}  # the clock's value that leaves its table as it is
+OVER = {"is_over": True}  # a value of the clock that keeps its table
 
 
 @dataclass(frozen=True)
 class Tab:
+    """The tab's components."""
+
     players: list[Player]
     clock: Clock
     start: gr.Button
@@ -56,6 +58,7 @@ class Tab:
 
     @property
     def inputs(self) -> set[Component]:
+        """Return the inputs of a comparison."""
         return {self.axis, self.chosen, *self.panel.controls}
 
     @property
@@ -64,12 +67,13 @@ class Tab:
         return [*self.players, self.clock, self.panel.controls.seed]
 
     def variants(self, given: Given) -> list[Variant]:
+        """Return the variants that the controls describe. Raises gr.Error."""
         values = self.panel.values(given)
         return make_variants(self.panel.engine, given[self.axis], given[self.chosen], values)
 
     def show(self, values: Values, table: dict[str, Any]) -> Updates:
-        """Show the variants' values and the table. `values` must name every variant each time: Gradio's client merges
-        an update into the one that still waits to be drawn, and a missing value would replace the one before it.
+        """Show the variants' values and the table. `values` always contains every variant: Gradio's client merges an
+        update into one that is still waiting to be drawn, and a missing value would replace the previous one.
         """
         return {self.players[i]: value for i, value in values.items()} | {self.clock: table}
 
@@ -115,30 +119,30 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
 
 
 def wire_runs(tab: Tab, sessions: Sessions) -> None:
-    """Compare and Stop."""
+    """Wire Compare and Stop."""
 
     async def run(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
         variants = tab.variants(given)
         result = ComparisonResult(variants)
         shown, table = first_values(result), result.table()
         yield tab.show(shown, table) | {tab.panel.controls.seed: variants[0].settings.seed}
-        async with aclosing(side_by_side(sessions, request.session_hash, variants, result)) as values_of_variants:
-            async for news in values_of_variants:
+        async with aclosing(side_by_side(sessions, request.session_hash, variants, result)) as updates:
+            async for news in updates:
                 shown |= news
-                table = table_on(news, result, table)
+                table = update_table(news, result, table)
                 yield tab.show(shown, table)
         yield tab.show(shown, result.table(is_over=True))
 
-    async def halt(request: gr.Request) -> None:
+    async def stop(request: gr.Request) -> None:
         sessions.stop(request.session_hash, tab="compare")
 
     comparison = tab.start.click(run, tab.inputs, tab.outputs, concurrency_limit=None, **QUIET)
-    tab.stop.click(halt, queue=False, api_visibility="private")
+    tab.stop.click(stop, queue=False, api_visibility="private")
     comparison.failure(lambda: {tab.clock: OVER}, None, tab.clock, **QUIET)
 
 
 def wire_choices(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
-    """The values on offer, which follow the axis and the checkpoint, and the controls that the axis leaves to set."""
+    """Offer the values of the chosen axis and checkpoint, and hide the control of the setting that varies."""
     controls = tab.panel.controls
 
     def choose_axis(given: Given) -> Updates:
@@ -149,14 +153,14 @@ def wire_choices(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
         updates = {control: gr.update(visible=visible[setting]) for setting, control in controls._asdict().items()}
         if axis == SHORT_RUNS:
             updates[controls.timesteps] = gr.update(visible=True, value=LONG_RUN)
-        return updates | {tab.chosen: offer(engine, axis, name)}
+        return updates | {tab.chosen: update_values(engine, axis, name)}
 
     def list_schedules(given: Given) -> Updates:
         axis, name = given[tab.axis], given[controls.checkpoint]
-        return {tab.chosen: offer(engine, axis, name) if axis == "schedule" else gr.skip()}
+        return {tab.chosen: update_values(engine, axis, name) if axis == "schedule" else gr.skip()}
 
     def list_checkpoints(axis: str) -> Updates:
-        """Offer the checkpoints that were added since the axis was chosen, too."""
+        """Also offer the checkpoints that were added since the axis was chosen."""
         names = page_values.usable_checkpoints(engine)
         return {tab.chosen: gr.update(choices=names) if axis == "checkpoint" else gr.skip()}
 
@@ -167,11 +171,11 @@ def wire_choices(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
     tab.axis.input(choose_axis, axis_inputs, [tab.chosen, *controls], **QUIET)
     tab.chosen.focus(list_checkpoints, tab.axis, tab.chosen, **QUIET)
     controls.checkpoint.input(list_schedules, {tab.axis, controls.checkpoint}, tab.chosen, **QUIET)
-    page.load(refresh, None, [tab.start, *tab.panel.everything], **QUIET)
+    page.load(refresh, None, [tab.start, *tab.panel.outputs], **QUIET)
 
 
-def offer(engine: Engine, axis: str, name: str | None) -> Any:
-    """Update the dropdown of values for an axis and the checkpoint `name`."""
+def update_values(engine: Engine, axis: str, name: str | None) -> Any:
+    """Return the update of the dropdown of values for an axis and the checkpoint `name`."""
     if axis in NUMBERS:
         choices, value = NUMBERS[axis]
     elif axis == "sampler":
@@ -200,7 +204,7 @@ def first_values(result: ComparisonResult) -> Values:
     return values | {i: {"state": "waiting", "label": variant.label} for i, variant in enumerate(result.variants)}
 
 
-def table_on(news: Values, result: ComparisonResult, table: dict[str, Any]) -> dict[str, Any]:
-    """Return a new table if an variant has ended, else the same one."""
+def update_table(news: Values, result: ComparisonResult, table: dict[str, Any]) -> dict[str, Any]:
+    """Return a new table if a variant has ended, otherwise `table`."""
     is_end = any(value["state"] not in ("waiting", "running") for value in news.values())
     return result.table() if is_end else table

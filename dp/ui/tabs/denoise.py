@@ -1,5 +1,5 @@
-"""The Denoise tab: choose settings, press Generate, watch. The components in page order, then one function per concern
-that wires them.
+"""The Denoise tab: choose settings, press Generate and watch the run. The components in page order, then one function
+per concern that wires them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from dp.ui.streaming import Sessions
 
 @dataclass(frozen=True)
 class Tab:
+    """The tab's components."""
+
     player: Player
     generate: gr.Button
     stop: gr.Button
@@ -37,6 +39,7 @@ class Tab:
 
     @property
     def inputs(self) -> set[Component]:
+        """Return the inputs of a run."""
         return {*self.panel.controls, self.walk_to, self.start_image}
 
     @property
@@ -45,7 +48,7 @@ class Tab:
         return [self.player, self.panel.controls.seed]
 
     def show(self, value: dict[str, Any]) -> Updates:
-        """Show a value of the player, and the seed when a run begins."""
+        """Show a value of the player, and the seed when a run starts."""
         seeded = value["state"] == "waiting" and "seed" in value
         return {self.player: value} | ({self.panel.controls.seed: value["seed"]} if seeded else {})
 
@@ -75,7 +78,7 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
                 start_image = StartImage(elem_id="start")
             with gr.Accordion("Walk between two seeds", open=False, elem_id="walk-fold"):
                 gr.Markdown(words.WALK, elem_classes="about")
-                # Not a gr.Number: an empty one becomes 0 when the section is opened, and 0 is a seed.
+                # Not a gr.Number: when the accordion opens, an empty one becomes 0, which is a valid seed.
                 walk_to = gr.Textbox(max_lines=1, placeholder="no walk", label="Walk to seed", elem_id="walk")
                 page_values.skip_gradio_check(walk_to)
             with gr.Row():
@@ -88,7 +91,7 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
     return Tab(player, generate, stop, panel, start_image, walk_to, link, load)
 
 
-def requested(engine: Engine, tab: Tab, given: Given) -> SampleRequest:
+def sample_request(engine: Engine, tab: Tab, given: Given) -> SampleRequest:
     """Return the run that the controls describe. Raises gr.Error."""
     values = tab.panel.values(given)
     try:
@@ -102,10 +105,10 @@ def requested(engine: Engine, tab: Tab, given: Given) -> SampleRequest:
 
 
 def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> None:
-    """Generate and Stop, and watching a run again after a reload or a lost connection."""
+    """Wire Generate and Stop, and reattach to the run after a reload or a lost connection."""
 
     async def run(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
-        values = sessions.start(request.session_hash, requested(engine, tab, given))
+        values = sessions.start(request.session_hash, sample_request(engine, tab, given))
         async with aclosing(values) as shown:
             async for value in shown:
                 yield tab.show(value)
@@ -113,7 +116,7 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> 
             raise page_values.user_error(value["message"])
 
     async def reattach(request: gr.Request, run: str) -> AsyncIterator[Updates]:
-        """Watch the run again that this browser tab was watching before it was reloaded."""
+        """Show the run that this browser tab was showing before it was reloaded."""
         values = sessions.reattach(request.session_hash, str(run))
         if values is None:
             yield gr.skip()
@@ -123,7 +126,7 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> 
                 yield tab.show(value)
 
     async def reconnect(request: gr.Request, run: str) -> AsyncIterator[Updates]:
-        """The same for a page that lost its connection and still shows a run, which may have been evicted."""
+        """Reattach a page that lost its connection and still shows a run, which the server may have evicted."""
         if sessions.runner.find(str(run)) is None:
             yield tab.show({"state": "stopped", "message": "the server no longer has this run"})
             return
@@ -131,23 +134,23 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> 
             async for update in updates:
                 yield update
 
-    async def halt(request: gr.Request) -> None:
+    async def stop(request: gr.Request) -> None:
         sessions.stop(request.session_hash)
 
     async def disconnect(request: gr.Request) -> None:
         sessions.disconnect(request.session_hash)
 
-    watching = {"outputs": tab.outputs, "concurrency_limit": None} | QUIET
-    tab.generate.click(run, tab.inputs, **watching)
-    tab.stop.click(halt, queue=False, api_visibility="private")
+    run_event = {"outputs": tab.outputs, "concurrency_limit": None} | QUIET
+    tab.generate.click(run, tab.inputs, **run_event)
+    tab.stop.click(stop, queue=False, api_visibility="private")
     page.unload(disconnect)
     remembered = gr.Textbox(visible=False)
-    page.load(reattach, remembered, js=scripts.REMEMBERED_RUN, **watching)
-    tab.player.reconnect(reconnect, remembered, js=scripts.REMEMBERED_RUN, **watching)
+    page.load(reattach, remembered, js=scripts.REMEMBERED_RUN, **run_event)
+    tab.player.reconnect(reconnect, remembered, js=scripts.REMEMBERED_RUN, **run_event)
 
 
 def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
-    """Settings from the link that opened the page and from a PNG saved here, and the link to the present ones."""
+    """Apply the settings of the page's link or of a saved PNG, and copy a link to the current settings."""
 
     def refresh(request: gr.Request) -> Updates:
         names = page_values.usable_checkpoints(engine)
@@ -159,33 +162,33 @@ def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
 
     def load(given: Given) -> Updates:
         try:
-            made_with = read_settings(given[tab.load])
+            saved = read_settings(given[tab.load])
         except ValueError as error:
             raise page_values.user_error(error) from None
-        updates = tab.panel.apply_settings(made_with)
+        updates = tab.panel.apply_settings(saved)
         start = None
-        if made_with.get("start") and given[tab.start_image]:
-            start = given[tab.start_image] | {"strength": made_with.get("strength", 1)}
-        elif made_with.get("start"):
+        if saved.get("start") and given[tab.start_image]:
+            start = given[tab.start_image] | {"strength": saved.get("strength", 1)}
+        elif saved.get("start"):
             gr.Info("This run started from an image, which a PNG does not contain: choose it in Start from an image.")
-        return {tab.start_image: start, tab.walk_to: made_with.get("walk_to")} | updates
+        return {tab.start_image: start, tab.walk_to: saved.get("walk_to")} | updates
 
-    page.load(refresh, None, [tab.generate, tab.walk_to, *tab.panel.everything], **QUIET)
-    outputs = [tab.start_image, tab.walk_to, *tab.panel.everything]
+    page.load(refresh, None, [tab.generate, tab.walk_to, *tab.panel.outputs], **QUIET)
+    outputs = [tab.start_image, tab.walk_to, *tab.panel.outputs]
     tab.load.upload(load, {tab.load, tab.start_image}, outputs, **QUIET)
     linked = [*tab.panel.controls, tab.walk_to]  # in the order of the script's parameters
     tab.link.click(None, linked, js=scripts.COPY_LINK, api_visibility="private")
 
 
 def wire_start_image(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
-    """The start image's size and noise levels, which follow the checkpoint and the schedule."""
+    """Update the start image's size and noise levels when the checkpoint or the schedule changes."""
     controls = tab.panel.controls
 
-    def levels(given: Given) -> Updates:
+    def update(given: Given) -> Updates:
         name, schedule = given[controls.checkpoint], given[controls.noise_schedule]
         chosen = None if schedule == page_values.TRAINED else schedule
         props = start_image_props(page_values.config_of(engine, name), chosen) if name else {}
         return {tab.start_image: gr.update(**props)}
 
-    for changed in (page.load, controls.checkpoint.change, controls.noise_schedule.change):
-        changed(levels, {controls.checkpoint, controls.noise_schedule}, tab.start_image, **QUIET)
+    for event in (page.load, controls.checkpoint.change, controls.noise_schedule.change):
+        event(update, {controls.checkpoint, controls.noise_schedule}, tab.start_image, **QUIET)

@@ -355,7 +355,7 @@ def wire_opening(tab: Tab, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
             raise page_values.user_error("this checkpoint no longer exists") from None
         return {tabs: gr.Tabs(selected=event.tab)} | updates
 
-    outputs = [tabs, *(one for panel in panels.values() for one in panel.selected)]
+    outputs = [tabs, *(one for panel in panels.values() for one in panel.checkpoint_outputs)]
     tab.board.opened(open_in, None, outputs, **EVENT)
 
 
