@@ -40,17 +40,17 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_links_lead_somewhere(name):
+def test_links_are_valid(name):
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", PAGES[name])]
     assert [link for link in links if "://" not in link and not (ROOT / "docs" / link).exists()] == []
 
 
-def test_the_readme_leads_to_every_page():
+def test_the_readme_links_to_every_page():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [name for name in PAGES if f"docs/{name}" not in readme] == []
 
 
-def test_every_public_name_has_its_place():
+def test_every_public_name_is_documented():
     assert set(re.findall(r"^## (\w+)$", PAGES["library.md"], re.M)) == set(dp.__all__)
 
 

@@ -218,7 +218,7 @@ def test_a_file_has_at_most_400_lines():
     assert {name: lines for name, lines in lengths.items() if lines > FILE_LINES} == {}
 
 
-def test_every_module_says_what_it_is_for():
+def test_every_module_has_a_docstring():
     inits = {".".join(path.relative_to(ROOT).parts[:-1]) for path in (ROOT / "dp").rglob("__init__.py")} - {"dp"}
     assert [module for module, tree in modules().items() if module not in inits and not ast.get_docstring(tree)] == []
 

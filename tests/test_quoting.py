@@ -145,7 +145,7 @@ def test_a_message_about_long_input_is_short_and_printable(engine, home, entry, 
 
 
 @pytest.mark.parametrize("bad", MANY.values(), ids=MANY)
-def test_an_answer_to_the_page_is_short_too(engine, home, monkeypatch, bad):
+def test_a_response_to_the_page_is_short_too(engine, home, monkeypatch, bad):
     monkeypatch.setenv("DP_HOME", str(home))
     *_, save = server_functions(engine)
     answers = [save({"run": bad, "kind": bad})]

@@ -38,7 +38,7 @@ def test_front_matter_makes_a_space():
     assert card.suggested_hardware in {hardware.value for hardware in SpaceHardware}
 
 
-def test_the_spaces_gradio_is_one_that_requirements_allow():
+def test_the_requirements_allow_the_spaces_gradio():
     requirements = (ROOT / "requirements.txt").read_text()
     floor = re.search(r"^gradio>=([\d.]+),<7$", requirements, re.M)[1]
     version = tuple(map(int, SpaceCard(README).data.sdk_version.split(".")))
@@ -77,7 +77,7 @@ def test_ci_runs_the_readmes_test_command():
     assert command in (ROOT / ".ci" / "run").read_text()
 
 
-def test_every_file_that_the_readme_shows_or_names_is_there():
+def test_every_file_in_the_readme_exists():
     pictures_and_links = re.findall(r"\]\(([^)]+)\)", README)
     tree = re.findall(r"^([\w/]+(?:\.py|/))  ", README, re.M)
     assert pictures_and_links and tree
@@ -125,7 +125,7 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "mine" / "checkpoints" / "000002" / "model.safetensors").is_file()
 
 
-def test_the_readme_tells_visitors_limits_as_they_are():
+def test_the_limits_in_the_readme_are_right():
     runs = f"{streaming.MAX_RUNS} runs under way at once"
     limits = f"{page_values.MAX_IMAGES} images and {page_values.MAX_TIMESTEPS:,} timesteps a run, {runs}"
     waiting = build_app(Engine(ROOT / "checkpoints", device="cpu"))._queue.max_size
@@ -151,7 +151,7 @@ def test_make_draws_the_faces(make, tmp_path):
 
 
 @pytest.mark.parametrize("folder", sorted(p.parent.name for p in (ROOT / "checkpoints").glob("*/config.json")))
-def test_bundled_folders_are_small_and_whole(folder):
+def test_bundled_folders_are_small_and_complete(folder):
     files = [path for path in (ROOT / "checkpoints" / folder).rglob("*") if path.is_file()]
     assert {"config.json", "model.safetensors", "README.md"} <= {path.name for path in files}
     assert sum(path.stat().st_size for path in files) < 10_000_000

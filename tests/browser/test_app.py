@@ -102,7 +102,7 @@ def wait_for(page, condition, seconds=150):
 
 @pytest.mark.browser
 @on_both
-def test_generate_streams_to_the_very_picture_that_sample_makes(page):
+def test_generate_ends_with_exactly_the_images_of_sample(page):
     set_run(page, timesteps=30, seed=7, images=2)
     clicked = time.monotonic()
     page.click("#generate")
@@ -121,7 +121,7 @@ def test_generate_streams_to_the_very_picture_that_sample_makes(page):
 
 @pytest.mark.browser
 @on_both
-def test_stop_keeps_the_frame_and_says_where(page):
+def test_stop_keeps_the_frame_and_shows_its_step(page):
     set_run(page, timesteps=1000, seed=1)
     page.click("#generate")
     wait_for(page, "step >= 5")
@@ -136,7 +136,7 @@ def test_stop_keeps_the_frame_and_says_where(page):
 
 
 @pytest.mark.browser
-def test_the_seed_is_written_back_before_the_run(page):
+def test_the_seed_is_shown_before_the_run_starts(page):
     set_run(page, timesteps=1000, seed=0)
     page.get_by_label("Random seed").check()
     page.click("#generate")
@@ -147,7 +147,7 @@ def test_the_seed_is_written_back_before_the_run(page):
 
 
 @pytest.mark.browser
-def test_a_seed_typed_while_a_run_goes_on_stays(page):
+def test_a_seed_typed_during_a_run_stays(page):
     set_run(page, timesteps=1000, seed=1)
     page.click("#generate")
     wait_for(page, "step > 0")
@@ -168,7 +168,7 @@ def test_a_double_click_starts_a_run_and_does_not_stop_it(page):
 
 @pytest.mark.browser
 @on_both
-def test_the_keyboard_starts_and_stops_a_run_without_losing_its_place(page):
+def test_the_keyboard_starts_and_stops_a_run_without_losing_the_focus(page):
     set_run(page, timesteps=1000, seed=1)
     page.focus("#generate")
     page.keyboard.press("Enter")
@@ -202,7 +202,7 @@ GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5, 0.0]
     ],
 )
 @pytest.mark.parametrize("endpoint", ["/sample", "/stream"])
-def test_a_bad_setting_gets_a_sentence(client, endpoint, position, value, words):
+def test_an_invalid_setting_is_a_clear_error(client, endpoint, position, value, words):
     values = list(GOOD)
     values[position] = value
     with pytest.raises(AppError) as error:
@@ -212,7 +212,7 @@ def test_a_bad_setting_gets_a_sentence(client, endpoint, position, value, words)
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
 @pytest.mark.parametrize("schedule", ["trained", "linear", "cosine"])
-def test_every_sampler_and_schedule_gives_what_sample_gives(client, sampler, schedule):
+def test_every_sampler_and_schedule_matches_the_library(client, sampler, schedule):
     file, made_with = client.predict(DEFAULT, 2, 6, sampler, schedule, 1.5, 3, api_name="/sample")
     images = policy().sample(
         2,
@@ -227,7 +227,7 @@ def test_every_sampler_and_schedule_gives_what_sample_gives(client, sampler, sch
 
 
 @on_both
-def test_the_stream_gives_the_steps_as_they_come_and_the_single_images_at_the_end(client):
+def test_stream_yields_steps_and_ends_with_the_single_images(client):
     job = client.submit(checkpoint=DEFAULT, images=2, timesteps=40, seed=8, api_name="/stream")
     values = [value for value in job if "index" in value]
     assert len(values) > 1 and [value["state"] for value in values[:-1]] == ["running"] * (len(values) - 1)
@@ -241,14 +241,14 @@ def test_the_stream_gives_the_steps_as_they_come_and_the_single_images_at_the_en
 
 
 @on_both
-def test_a_program_needs_to_name_nothing(client):
+def test_every_api_parameter_has_a_default(client):
     file, made_with = client.predict(api_name="/sample")
     assert read(file).shape == (32, 32, 3) and made_with["checkpoint"] == DEFAULT and made_with["batch_size"] == 1
     again, _ = client.predict(seed=made_with["seed"], api_name="/sample")
     np.testing.assert_array_equal(read(again), read(file))
 
 
-def test_the_readmes_program_runs(url, capsys):
+def test_the_readmes_client_code_runs(url, capsys):
     _, code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     there = {}
     exec(code.replace("http://127.0.0.1:7860", url), there)
@@ -282,7 +282,7 @@ def test_runs_side_by_side_do_not_wait_for_each_other(client, url):
     slow.cancel()
 
 
-def test_an_upload_past_the_limit_is_refused_and_one_within_it_taken(url):
+def test_an_upload_above_the_limit_is_rejected_and_one_below_it_accepted(url):
     body = b'--edge\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
     for megabytes, status in ((17, 413), (15, 200)):
         content = body + bytes(megabytes << 20) + b"\r\n--edge--\r\n"
@@ -298,7 +298,7 @@ def test_an_upload_past_the_limit_is_refused_and_one_within_it_taken(url):
 
 
 @pytest.mark.browser
-def test_the_page_asks_nobody_but_its_server(browser, url):
+def test_the_page_contacts_only_its_own_server(browser, url):
     page, asked = browser.new_page(), []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(url)

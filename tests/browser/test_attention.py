@@ -47,7 +47,7 @@ def test_a_network_that_reads_one_patch_shows_that_patch(tiny_rin, patch):
     assert (weights.argmax(dim=-1) == patch).all() and weights[..., patch].min() > 0.99
 
 
-def test_it_is_the_attention_of_the_very_call_that_made_the_step(tiny_rin):
+def test_the_attention_is_that_of_the_call_that_made_the_step(tiny_rin):
     """Image 2 of a batch, at step 4: the same as the network's own, asked with what the run had given it."""
     policy = DiffusionPolicy(tiny_rin())
     settings = SampleSettings(4, timesteps=6, sampler="ddpm", seed=5)
@@ -68,7 +68,7 @@ def engine(tiny_rin, tmp_path):
     return Engine(tmp_path, device="cpu")
 
 
-def test_the_engine_looks_into_a_run_that_it_can_find(engine, tiny_rin):
+def test_the_engine_returns_the_attention_of_a_run(engine, tiny_rin):
     start = torch.rand(3, 8, 8)
     settings = SampleSettings(3, timesteps=5, sampler="ddim", seed=2, walk_to=8, strength=0.5)
     handle = engine.submit(settings, "tiny", start=start)
@@ -82,14 +82,14 @@ def test_the_engine_looks_into_a_run_that_it_can_find(engine, tiny_rin):
         engine.inside("unknown", 0, 1)
 
 
-def test_a_run_without_a_seed_gets_one_and_can_be_looked_into(engine):
+def test_a_run_without_a_seed_gets_one_and_has_attention_maps(engine):
     handle = engine.submit(SampleSettings(1, timesteps=2), "tiny")
     list(handle)
     assert isinstance(handle.provenance["seed"], int)
     assert engine.inside(handle.request_id, 0, 2).shape == (2, 5, 4)
 
 
-def test_a_checkpoint_that_was_replaced_is_not_shown_for_the_old_one(engine, tiny_rin, tmp_path):
+def test_a_replaced_checkpoint_is_an_error(engine, tiny_rin, tmp_path):
     handle = engine.submit(SampleSettings(1, timesteps=2), "tiny")
     list(handle)
     DiffusionPolicy(tiny_rin(num_latents=6)).save_pretrained(tmp_path / "tiny")
@@ -97,7 +97,7 @@ def test_a_checkpoint_that_was_replaced_is_not_shown_for_the_old_one(engine, tin
         engine.inside(handle.request_id, 0, 1)
 
 
-def test_a_network_without_latents_says_so():
+def test_a_network_without_latents_is_a_clear_error():
     class Plain(nn.Module):
         channels, image_size = 3, 8
 
@@ -109,7 +109,7 @@ def test_a_network_without_latents_says_so():
 
 
 @pytest.mark.browser
-def test_the_page_lights_what_the_chosen_latent_reads(page):
+def test_the_page_highlights_what_the_selected_latent_attends_to(page):
     """As the library says it, for an image of a kept run: the patch that is read most is not darkened at all."""
     set_run(page, timesteps=12, seed=5, images=4)
     page.click("#generate")

@@ -76,7 +76,7 @@ def test_all_variants_start_from_the_same_noise_to_the_bit(engine, axis):
 
 
 @pytest.mark.parametrize("axis", [value for _, value in AXES if value != SHORT_RUNS])
-def test_variants_differ_in_what_was_chosen_and_in_nothing_else(engine, axis):
+def test_variants_differ_only_in_the_chosen_setting(engine, axis):
     field = {"sampler": "sampler", "timesteps": "timesteps", "schedule": "noise_schedule", "eta": "eta"}
     field |= {"difference": "time_difference", "checkpoint": "batch_size"}
     variants = make_variants(engine, axis, VALUES[axis], page_values())
@@ -86,7 +86,7 @@ def test_variants_differ_in_what_was_chosen_and_in_nothing_else(engine, axis):
     assert len(apart) == len(variants) == len(VALUES[axis])
 
 
-def test_each_variant_ends_in_what_the_library_makes_alone(engine):
+def test_each_variant_ends_with_the_images_of_the_library(engine):
     variants = make_variants(engine, "timesteps", ["3", "8", "12"], page_values())
     told, result = run(engine, variants)
     policy = engine.policy("one")
@@ -103,7 +103,7 @@ def test_each_variant_ends_in_what_the_library_makes_alone(engine):
         assert abs(float(row[3]) - far) < 2e-3 and float(row[2]) > 0
 
 
-def test_step_k_of_n_stands_above_the_end_of_a_k_step_run(engine):
+def test_step_k_of_a_long_run_is_paired_with_a_k_step_run(engine):
     variants = make_variants(engine, SHORT_RUNS, ["9", "2"], page_values(timesteps=60))
     assert [variant.label for variant in variants] == [
         "step 2 of 60",
@@ -159,7 +159,7 @@ def test_stop_ends_the_comparison_and_leaves_the_other_tab_alone(engine):
     assert awaited(watch()) == ({"stopped"}, "running")
 
 
-def test_what_cannot_be_compared_is_told(engine):
+def test_an_invalid_comparison_is_a_clear_error(engine):
     for axis, chosen, words in (
         ("timesteps", [], "choose 1 to 6 values to compare, got 0"),
         ("timesteps", None, "choose 1 to 6 values"),
@@ -182,7 +182,7 @@ def test_what_cannot_be_compared_is_told(engine):
             make_variants(engine, axis, chosen, page_values())
 
 
-def test_the_first_choices_can_be_compared(engine):
+def test_the_default_values_can_be_compared(engine):
     for axis, (offered, first) in NUMBERS.items():
         assert set(first) <= set(offered) and make_variants(engine, axis, first, page_values(timesteps=40))
 
@@ -233,7 +233,7 @@ def shown(page):
 
 
 @pytest.mark.browser
-def test_six_variants_on_one_clock_show_what_the_library_makes(page):
+def test_six_variants_on_one_clock_show_the_images_of_the_library(page):
     counts = [int(number) for number in NUMBERS["timesteps"][1]]
     compare(page, "Timesteps", images=2)
     until_done(page, MAX_VARIANTS)
@@ -284,7 +284,7 @@ def test_six_variants_on_one_clock_show_what_the_library_makes(page):
 
 
 @pytest.mark.browser
-def test_a_comparison_whose_words_reach_the_page_together_comes_to_its_end(page):
+def test_a_comparison_whose_messages_arrive_together_ends(page):
     with hearing_late(page, beside="Denoise"):
         compare(page, images=1)
         until_done(page, 3)
@@ -304,7 +304,7 @@ def test_a_comparison_whose_words_reach_the_page_together_comes_to_its_end(page)
 
 
 @pytest.mark.browser
-def test_the_pairs_show_their_steps_and_another_tab_keeps_its_run(page):
+def test_pairs_show_their_steps_and_the_other_tab_keeps_its_run(page):
     type_numbers(page, timesteps=5)
     page.click("#generate")
     page.wait_for_function("document.querySelector('#player .player').dataset.kept")

@@ -175,7 +175,7 @@ def noise(side, number=0):
 
 
 @pytest.mark.browser
-def test_no_message_reaches_the_1_mb_that_proxies_accept_and_a_rejected_one_says_so(page, proxy, tmp_path):
+def test_messages_stay_below_the_1_mb_limit_of_proxies_and_a_rejected_one_is_reported(page, proxy, tmp_path):
     page.goto(f"http://127.0.0.1:{proxy.server_address[1]}/")
     page.wait_for_selector(".player .prediction canvas")
 

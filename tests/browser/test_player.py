@@ -90,14 +90,14 @@ def test_arrow_keys_step_through_every_step_of_the_run_and_both_panes_move_toget
 
 
 @pytest.mark.browser
-def test_a_page_that_draws_slower_than_the_run_comes_ends_at_its_last_picture(page, steps):
+def test_a_page_that_draws_too_slowly_still_ends_with_the_last_image(page, steps):
     page.evaluate("window.requestAnimationFrame = (draw) => setTimeout(() => draw?.(performance.now()), 1500)")
     finished(page)
     np.testing.assert_array_equal(canvas_pixels(page), make_grid(to_uint8((steps[-1].x0 + 1) / 2)))
 
 
 @pytest.mark.browser
-def test_a_run_whose_first_words_reach_the_page_together_is_a_run_of_its_own(page, steps):
+def test_a_run_whose_first_messages_arrive_together_is_a_new_run(page, steps):
     with hearing_late(page):
         page.get_by_role("tab", name="Denoise").click()
         finished(page)
@@ -112,7 +112,7 @@ def test_a_run_whose_first_words_reach_the_page_together_is_a_run_of_its_own(pag
 
 
 @pytest.mark.browser
-def test_scrubbing_asks_the_server_for_nothing(kept):
+def test_scrubbing_sends_no_requests(kept):
     asked = []
     kept.on("request", lambda request: request.url.startswith("data:") or asked.append(request.url))
     for value in range(STEPS - 1, 0, -3):
@@ -286,7 +286,7 @@ def set_to(page, chosen):
 
 
 @pytest.mark.browser
-def test_the_settings_in_a_png_and_in_a_link_bring_back_the_controls_and_the_pixels(page, url, tmp_path):
+def test_a_png_and_a_link_restore_the_controls_and_the_pixels(page, url, tmp_path):
     chosen, picture = choose_others(page), canvas_pixels(page)
     png = saved(page, "png")
     made_with = json.loads(read_png_text(png)["dp"])
@@ -318,7 +318,7 @@ def test_the_settings_in_a_png_and_in_a_link_bring_back_the_controls_and_the_pix
 
 
 @pytest.mark.browser
-def test_a_bad_link_and_a_strangers_png_get_a_sentence_and_change_nothing(page, url, tmp_path):
+def test_an_invalid_link_or_png_is_reported_and_changes_nothing(page, url, tmp_path):
     page.goto(f"{url}/?timesteps=99999&sampler=<b>x")
     page.get_by_text("Ignored from the link: timesteps (Timesteps must be").wait_for()
     before = controls_of(page)
@@ -346,7 +346,7 @@ def ended():
     return engine, handle
 
 
-def test_the_kept_frames_come_in_chunks(ended):
+def test_the_recorded_frames_are_sent_in_chunks(ended):
     engine, handle = ended
     frames, *_ = server_functions(engine)
     first = frames({"run": handle.request_id, "start": 0})
@@ -356,7 +356,7 @@ def test_the_kept_frames_come_in_chunks(ended):
     assert first["frames"][0]["moved"] == [0, 0, 0] and min(first["frames"][1]["moved"]) > 0
 
 
-def test_anybody_may_ask_for_anything(ended):
+def test_arbitrary_requests_do_no_harm(ended):
     engine, handle = ended
     frames, closeup, attention, save = server_functions(engine)
     run = handle.request_id

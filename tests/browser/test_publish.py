@@ -149,7 +149,7 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
 
 
 @pytest.mark.browser
-def test_fetching_can_be_cancelled_and_keeps_nobody_waiting(browser, hub, environment, tmp_path):
+def test_a_download_can_be_cancelled_and_blocks_nobody(browser, hub, environment, tmp_path):
     put(hub, "bob/faces")
     hub.trouble["file"] = trickles
     fetching = lambda: list((tmp_path / "cache").glob("models--*/.fetching-*"))  # noqa: E731
@@ -171,7 +171,7 @@ def test_fetching_can_be_cancelled_and_keeps_nobody_waiting(browser, hub, enviro
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_private_model_comes_with_this_machines_login_to_its_owner_alone(hub, environment, home):  # noqa: F811
+def test_only_the_owner_loads_a_private_model_with_this_machines_login(hub, environment, home):  # noqa: F811
     """Every request comes from this machine, as behind a proxy that forwards nothing: only the key makes an owner."""
     put(hub, "alice/secret", private=True)
     for place in {}, {"SPACE_ID": "ann/space"}:
@@ -198,7 +198,7 @@ def said_of(url, name, cookie=""):
                 return json.loads(line.removeprefix(b"data:"))["output"]["data"][2]
 
 
-def test_a_public_space_keeps_a_few_models_and_the_one_used_last(home, tmp_path, monkeypatch, hub):  # noqa: F811
+def test_a_public_space_evicts_the_least_recently_used_model(home, tmp_path, monkeypatch, hub):  # noqa: F811
     hub.folder, cache = tmp_path / "theirs", tmp_path / "hub"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     for number, name in enumerate(("ann/one", "bob/two", "bob/three")):
@@ -220,7 +220,7 @@ def test_a_public_space_keeps_a_few_models_and_the_one_used_last(home, tmp_path,
     assert engine.checkpoints() == []
 
 
-def test_a_model_is_no_way_to_a_strangers_run(home, tmp_path, monkeypatch, hub, tiny_rin):  # noqa: F811
+def test_loading_a_model_gives_no_access_to_runs(home, tmp_path, monkeypatch, hub, tiny_rin):  # noqa: F811
     make_run(home, tiny_rin(), "bob")
     hub.folder = tmp_path / "theirs"
     policy = put(hub, "bob/000002")
@@ -233,7 +233,7 @@ def test_a_model_is_no_way_to_a_strangers_run(home, tmp_path, monkeypatch, hub, 
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_model_too_large_for_a_space_is_refused_before_it_is_fetched(hub, environment, monkeypatch):
+def test_a_model_too_large_for_a_space_is_rejected_before_its_download(hub, environment, monkeypatch):
     put(hub, "bob/faces")
     monkeypatch.setattr("dp.ui.hub_models.MAX_BYTES", 5000)
     with served(environment | {"SPACE_ID": "ann/space"}) as url:
@@ -265,7 +265,7 @@ def everything_below(folder):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("options", WINDOWS[1:])
-def test_a_run_is_published_and_comes_back_and_the_token_is_nowhere(
+def test_a_published_run_loads_again_and_its_token_is_not_stored(
     browser,
     hub,
     environment,
@@ -333,7 +333,7 @@ def signed_in(token, expires_in=3600):
         ("space", "", signed_in(READER, -1), False, None),
     ],
 )
-def test_whose_token_publishes(fake, home, monkeypatch, tiny_rin, place, typed, request_of, login, sent):  # noqa: F811
+def test_which_token_publishes(fake, home, monkeypatch, tiny_rin, place, typed, request_of, login, sent):  # noqa: F811
     fake.users["hf_owner"] = ("owner", True)
     monkeypatch.setenv("HF_TOKEN", "hf_owner")
     if place == "space":
@@ -353,7 +353,7 @@ def test_whose_token_publishes(fake, home, monkeypatch, tiny_rin, place, typed, 
         assert sent not in json.dumps(answer)
 
 
-def test_who_may_not_train_may_not_publish_and_odd_requests_are_told(fake, home, monkeypatch, tiny_rin):  # noqa: F811
+def test_publishing_needs_permission_and_rejects_malformed_requests(fake, home, monkeypatch, tiny_rin):  # noqa: F811
     run = make_run(home, tiny_rin())
     asked = {"run": run.id, "milestone": 2, "repo": "alice/cats", "private": False, "licence": "", "token": WRITER}
     for wrong in ([], None, {}, asked | {"token": 3}, asked | {"repo": None}, asked | {"milestone": None}):

@@ -66,7 +66,7 @@ def start(page, token=""):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("options", WINDOWS[:1])
-def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
+def test_a_run_trains_on_a_rented_machine_and_its_token_is_not_stored(
     browser,
     hub,  # noqa: F811
     environment,  # noqa: F811
@@ -149,7 +149,7 @@ def test_a_run_is_trained_on_a_rented_machine_and_the_token_is_nowhere(
 
 
 @pytest.mark.browser
-def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
+def test_a_new_page_asks_for_the_token_and_then_saves_samples_and_cancels(
     browser,
     hub,  # noqa: F811
     environment,  # noqa: F811
@@ -197,7 +197,7 @@ def test_a_new_page_asks_for_the_token_and_with_it_saves_samples_and_ends(
 
 @pytest.mark.browser
 @pytest.mark.parametrize("options", WINDOWS[1:])  # where the form is far from the button
-def test_beside_start_a_new_run_is_brought_to_the_form(browser, hub, environment, home, tmp_path, options):  # noqa: F811
+def test_rent_a_machine_creates_a_run_and_opens_the_form(browser, hub, environment, home, tmp_path, options):  # noqa: F811
     pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
     with (
         served(environment | {"HF_TOKEN": WRITER}) as url,
@@ -260,7 +260,7 @@ def run(hub, home, tmp_path):  # noqa: F811
         ("space", "", signed_in(WRITER, -1), None),
     ],
 )
-def test_whose_token_rents(run, hub, monkeypatch, place, typed, request_of, sent):  # noqa: F811
+def test_which_token_rents(run, hub, monkeypatch, place, typed, request_of, sent):  # noqa: F811
     hub.users["hf_owner"] = ("owner", True)
     monkeypatch.setenv("HF_TOKEN", "hf_owner")
     if place == "space":
@@ -284,7 +284,7 @@ def test_whose_token_rents(run, hub, monkeypatch, place, typed, request_of, sent
         assert remote_training.forget(asks(run, typed), request_of) == {} and hub.repos == {}
 
 
-def test_a_sign_in_that_ends_before_the_job_does_not_start_it(run, hub, monkeypatch):  # noqa: F811
+def test_a_sign_in_that_expires_before_the_job_does_not_start_it(run, hub, monkeypatch):  # noqa: F811
     monkeypatch.setenv("SPACE_ID", "owner/space")
     monkeypatch.setenv("DP_ALLOW_TRAINING", "1")
     answer = remote_training.rent(to_rent(run, timeout="3h"), signed_in(WRITER, 7201))
@@ -303,14 +303,14 @@ def test_a_sign_in_that_ends_before_the_job_does_not_start_it(run, hub, monkeypa
         ("whoami", 500, "an internal problem", False),
     ],
 )
-def test_what_the_hub_refuses_is_told(run, hub, kind, status, words, needs_another):  # noqa: F811
+def test_an_error_of_the_hub_is_shown(run, hub, kind, status, words, needs_another):  # noqa: F811
     hub.trouble[kind] = refuses(status, X_Error_Message="Invalid credentials in Authorization header")
     answer = remote_training.rent(to_rent(run, WRITER), asking())
     assert words in answer["problem"] and answer.get("asks", False) is needs_another
     assert WRITER not in json.dumps(answer) and state(run) == "new"
 
 
-def test_without_an_answer_nothing_changes_and_it_is_told(run, hub):  # noqa: F811
+def test_no_response_changes_nothing_and_is_shown(run, hub):  # noqa: F811
     assert remote_training.rent(to_rent(run, WRITER), asking()) == {}
     gone(hub)
     before = run.status()
@@ -323,7 +323,7 @@ def test_without_an_answer_nothing_changes_and_it_is_told(run, hub):  # noqa: F8
     assert "price of a10g-small is unknown" in price["words"]
 
 
-def test_a_stranger_neither_ends_a_job_nor_makes_it_look_ended(run, hub):  # noqa: F811
+def test_a_stranger_cannot_cancel_a_job_or_mark_it_as_ended(run, hub):  # noqa: F811
     assert remote_training.rent(to_rent(run, WRITER), asking()) == {}
     for function in (remote_training.exchange, remote_training.end):
         answer = function(asks(run, BOB), asking())
@@ -333,7 +333,7 @@ def test_a_stranger_neither_ends_a_job_nor_makes_it_look_ended(run, hub):  # noq
     assert "already training" in remote_training.rent(to_rent(run, WRITER), asking())["problem"]
 
 
-def test_odd_requests_are_told(run, hub):  # noqa: F811
+def test_malformed_requests_are_rejected(run, hub):  # noqa: F811
     fine = to_rent(run, WRITER)
     for wrong in ([], None, {}, fine | {"token": 3}, fine | {"flavor": None}, fine | {"timeout": 7}):
         assert remote_training.rent(wrong, asking()) == remote_training.MALFORMED
@@ -361,7 +361,7 @@ def test_odd_requests_are_told(run, hub):  # noqa: F811
     assert hub.jobs == {} and state(run) == "new"
 
 
-def test_who_may_not_train_may_not_rent(run, hub, monkeypatch):  # noqa: F811
+def test_renting_needs_permission_to_train(run, hub, monkeypatch):  # noqa: F811
     fine = to_rent(run, WRITER)
     functions = (
         remote_training.machines,

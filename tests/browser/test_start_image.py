@@ -45,7 +45,7 @@ def test_strength_1_is_generation_from_noise(policy, picture, sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_strength_near_0_gives_the_picture_back(sampler):
+def test_a_strength_near_0_returns_the_image(sampler):
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     face = policy.sample(1, timesteps=20, sampler="dpmpp_2m", seed=0)[0]
     images = policy.sample(2, timesteps=5, sampler=sampler, seed=1, start=face, strength=1e-6)
@@ -54,7 +54,7 @@ def test_a_strength_near_0_gives_the_picture_back(sampler):
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_the_run_sets_out_from_the_picture_under_the_noise_of_its_seed(tiny_rin, picture, scale):
+def test_the_run_starts_from_the_image_with_the_noise_of_its_seed(tiny_rin, picture, scale):
     policy = DiffusionPolicy(tiny_rin(), noise_schedule="cosine", scale=scale)
     steps = list(policy.stream(2, timesteps=5, seed=7, start=picture, strength=0.6))
     assert [round(step.time, 6) for step in steps] == [0.6, 0.48, 0.36, 0.24, 0.12]
@@ -65,9 +65,7 @@ def test_the_run_sets_out_from_the_picture_under_the_noise_of_its_seed(tiny_rin,
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_kept_pixels_are_the_picture_at_the_end_and_the_picture_under_noise_before(
-    policy, picture, mask, sampler, strength
-):
+def test_kept_pixels_are_the_noised_image_and_finally_the_image(policy, picture, mask, sampler, strength):
     run = {"timesteps": 8, "sampler": sampler, "seed": 2, "start": picture, "strength": strength}
     steps = list(policy.stream(2, **run, mask=mask))
     images, free = (steps[-1].x0 + 1) / 2, policy.sample(2, **run)
@@ -81,7 +79,7 @@ def test_kept_pixels_are_the_picture_at_the_end_and_the_picture_under_noise_befo
             torch.testing.assert_close(step.x_t[..., mask], under_noise[..., mask], atol=1e-3, rtol=0)
 
 
-def test_an_image_with_a_start_is_the_same_alone_in_a_batch_and_in_the_engine(tiny_rin, picture, mask, tmp_path):
+def test_a_start_image_gives_the_same_result_alone_in_a_batch_and_in_the_engine(tiny_rin, picture, mask, tmp_path):
     policy = DiffusionPolicy(tiny_rin())
     policy.save_pretrained(tmp_path / "tiny")
     settings = SampleSettings(5, timesteps=6, sampler="ddpm", seed=3, strength=0.7)
@@ -106,7 +104,7 @@ def test_a_walk_begins_and_ends_with_the_images_of_its_seeds(policy, sampler):
     assert not torch.allclose(walk[2], walk[0])
 
 
-def test_the_noise_of_a_walk_keeps_its_length_and_goes_by_equal_angles(policy):
+def test_the_noise_of_a_walk_keeps_its_norm_and_turns_by_equal_angles(policy):
     noise = policy.init_state(SampleSettings(5, seed=2, walk_to=9)).x_t.flatten(1)
     for seed, row in ((2, noise[0]), (9, noise[-1])):
         assert torch.equal(policy.init_state(SampleSettings(1, seed=seed)).x_t.flatten(), row)
@@ -134,12 +132,12 @@ def test_the_noise_of_a_walk_keeps_its_length_and_goes_by_equal_angles(policy):
         ({"walk_to": 3, "batch_size": 1}, "batch_size of an interpolation must be a whole number of at least 2, got 1"),
     ],
 )
-def test_bad_input_is_named_before_the_first_step(policy, bad, message):
+def test_invalid_input_is_an_error_before_the_first_step(policy, bad, message):
     with pytest.raises(ValueError, match=message):
         policy.stream(**({"batch_size": 2} | bad))
 
 
-def test_a_picture_file_is_a_start(policy, tmp_path):
+def test_an_image_file_is_a_start_image(policy, tmp_path):
     Image.new("RGB", (40, 30), "teal").save(tmp_path / "mine.png")
     start = to_float(torch.from_numpy(decode(tmp_path / "mine.png", 8, "RGB")[None].copy()))[0]
     assert policy.sample(1, timesteps=2, seed=0, start=start, strength=0.3).shape == (1, 3, 8, 8)
@@ -170,7 +168,7 @@ def finished(page, steps):
 
 
 @pytest.mark.browser
-def test_a_run_of_the_page_sets_out_from_the_picture_and_keeps_what_is_painted(page, tmp_path):
+def test_a_run_of_the_page_starts_from_the_image_and_keeps_painted_areas(page, tmp_path):
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     choose(page, tmp_path)
     set_run(page, timesteps=10, seed=6, images=4)
@@ -212,7 +210,7 @@ def test_a_run_of_the_page_sets_out_from_the_picture_and_keeps_what_is_painted(p
 
 
 @pytest.mark.browser
-def test_a_walk_stands_in_a_line_that_plays_and_its_link_brings_it_back(page):
+def test_a_walk_is_shown_as_a_strip_that_plays_and_its_link_restores_it(page):
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     set_run(page, timesteps=8, seed=2, images=5)
     unfold(page.get_by_text("Walk between two seeds", exact=True))
@@ -240,7 +238,7 @@ def test_a_walk_stands_in_a_line_that_plays_and_its_link_brings_it_back(page):
     page.wait_for_function("document.querySelector('#walk input')?.value === '9'")
 
 
-def test_what_the_page_could_not_have_sent_is_refused():
+def test_a_malformed_start_image_is_rejected():
     blank = "data:image/png;base64," + base64.b64encode(encode_png(np.zeros((8, 8, 3), np.uint8))).decode()
     large = "data:image/png;base64," + base64.b64encode(encode_png(np.zeros((8, 2000, 3), np.uint8))).decode()
     assert read_start_image(None, 32, 3) == (None, None, 1.0) == read_start_image({}, 32, 3)

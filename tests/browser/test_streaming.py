@@ -141,7 +141,7 @@ def test_a_page_that_is_closed_frees_its_rows(app, context):
 
 
 @pytest.mark.browser
-def test_a_reloaded_page_sees_its_run_from_the_beginning_and_it_goes_on_to_the_same_picture(app, context):
+def test_a_reloaded_page_replays_its_run_which_ends_with_the_same_images(app, context):
     page = opened(context, app.url)
     handle = begin(page, app, 120)
     page.wait_for_function("+document.querySelector('.player').dataset.step > 30", timeout=150_000)
@@ -177,7 +177,7 @@ def test_a_run_can_be_stopped_after_a_reload_and_a_new_tab_does_not_see_it(app, 
 
 
 @pytest.mark.browser
-def test_a_page_that_lost_its_connection_takes_its_run_up_again(app, context):
+def test_a_page_that_lost_its_connection_reattaches_to_its_run(app, context):
     with behind_proxy(urlsplit(app.url).port) as proxy:
         page = opened(context, proxy.url)
         handle = begin(page, app, 150)
@@ -194,7 +194,7 @@ def test_a_page_that_lost_its_connection_takes_its_run_up_again(app, context):
 
 
 @pytest.mark.browser
-def test_stop_before_the_first_frame_does_not_speak_of_the_run_before(app, context, monkeypatch):
+def test_stop_before_the_first_frame_does_not_show_the_previous_run(app, context, monkeypatch):
     page = opened(context, app.url)
     set_run(page, timesteps=5, seed=5)
     page.click("#generate")
@@ -212,13 +212,13 @@ def test_stop_before_the_first_frame_does_not_speak_of_the_run_before(app, conte
     )
 
 
-def test_twelve_streams_of_one_program_all_come(app):
+def test_twelve_streams_of_one_client_all_finish(app):
     program = Client(app.url, verbose=False)
     jobs = [program.submit(images=1, timesteps=10, seed=i, api_name="/stream") for i in range(12)]
     assert [job.result(timeout=120)["state"] for job in jobs] == ["done"] * 12
 
 
-def test_past_the_limit_of_runs_under_way_the_next_one_is_asked_to_wait(app, monkeypatch):
+def test_a_run_above_the_limit_is_rejected_with_a_request_to_wait(app, monkeypatch):
     monkeypatch.setattr(streaming, "MAX_RUNS", 2)
     readers = [Reader(app, timesteps=1000) for _ in range(2)]
     for reader in readers:
@@ -231,7 +231,7 @@ def test_past_the_limit_of_runs_under_way_the_next_one_is_asked_to_wait(app, mon
     app.wait_until_idle()
 
 
-def test_an_even_choice_of_the_past():
+def test_replayed_frames_are_evenly_spaced():
     assert evenly_chosen([]) == []
     assert evenly_chosen(list(range(5))) == list(range(5))
     assert len(evenly_chosen(list(range(128)))) <= REPLAYED
@@ -259,7 +259,7 @@ for value in job:
 
 
 @pytest.mark.parametrize("endpoint", ["/stream", "/sample"])
-def test_a_program_that_is_killed_frees_its_rows(app, endpoint):
+def test_a_client_that_is_killed_frees_its_rows(app, endpoint):
     with subprocess.Popen([sys.executable, "-c", PROGRAM, app.url, endpoint], stdout=subprocess.PIPE) as program:
         program.stdout.readline()
         assert len(app.at_work()) == 1
@@ -268,7 +268,7 @@ def test_a_program_that_is_killed_frees_its_rows(app, endpoint):
     assert app.handles[-1].state == "stopped"  # nobody can come back for it
 
 
-def test_a_program_that_cancels_frees_its_rows(app):
+def test_a_client_that_cancels_frees_its_rows(app):
     job = Client(app.url, verbose=False).submit(images=2, timesteps=1000, api_name="/stream")
     while not job.outputs():
         time.sleep(0.01)
@@ -300,7 +300,7 @@ def abort(app, i):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads its own memory where Linux shows it")
 @pytest.mark.parametrize("viewers, settled", [(24, 12), pytest.param(200, 20, marks=pytest.mark.soak)])
-def test_viewers_who_leave_in_the_middle_leave_nothing_behind(viewers, settled):
+def test_pages_that_close_during_a_run_leak_nothing(viewers, settled):
     app = App()
     app.engine.ttl_s = 0.2  # what is kept for those who may come back is meant to stay: here not for long
     for i in range(viewers):
@@ -316,7 +316,7 @@ def test_viewers_who_leave_in_the_middle_leave_nothing_behind(viewers, settled):
     assert after[0] < before[0] + 30 and after[1] <= before[1] + 3 and after[2] <= before[2] + 3
 
 
-def test_a_page_that_reads_one_frame_a_second_slows_nobody_and_piles_nothing_up(app):
+def test_a_page_that_reads_one_frame_a_second_neither_slows_others_nor_queues_messages(app):
     slow, quick = Reader(app, images=1, timesteps=80), Reader(app, images=1, timesteps=80)
     taken = []
 
@@ -336,7 +336,7 @@ def test_a_page_that_reads_one_frame_a_second_slows_nobody_and_piles_nothing_up(
     quick.vanish()
 
 
-def test_a_session_that_had_to_make_room_still_sees_its_run_to_the_end(app):
+def test_an_evicted_session_still_sees_its_run_to_the_end(app):
     readers = [Reader(app, timesteps=30) for _ in range(2)]
     app.demo.state_holder.session_data.clear()  # as Gradio does with those used longest ago
     for reader in readers:

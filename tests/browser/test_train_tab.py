@@ -120,7 +120,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.mark.browser
 @pytest.mark.timeout(900)
-def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(browser, home, tmp_path):
+def test_a_run_outlives_the_page_and_the_app_and_resumes_after_pause_and_stop(browser, home, tmp_path):
     folder = write(tmp_path / "holiday", FINE | BROKEN | JUNK)
     assert len(FINE) + len(BROKEN) == 201 and len(BROKEN) == 21
 
@@ -216,7 +216,7 @@ def test_a_run_outlives_the_page_and_the_app_and_goes_on_from_pause_and_stop(bro
 
 
 @pytest.mark.browser
-def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_starts(browser, home, tmp_path):
+def test_a_check_can_be_cancelled_and_invalid_settings_are_reported_before_training(browser, home, tmp_path):
     with launched(home) as url, page_of(browser, url) as page:
         page.locator("#intake .files").set_input_files([write(tmp_path, {"notes.png": b"no picture"}) / "notes.png"])
         page.wait_for_function("document.querySelector('#intake .problem').textContent.includes('no usable image')")
@@ -250,7 +250,7 @@ def test_a_check_can_be_cancelled_and_what_is_wrong_is_said_before_anything_star
 
 
 @pytest.mark.browser
-def test_the_same_complaint_is_said_again(browser, home, tmp_path):
+def test_a_repeated_error_is_shown_again(browser, home, tmp_path):
     with launched(home) as url, page_of(browser, url) as page, hearing_late(page):
         open_train_tab(page)
         for _ in range(2):
@@ -261,7 +261,7 @@ def test_the_same_complaint_is_said_again(browser, home, tmp_path):
 
 
 @pytest.mark.browser
-def test_a_preset_starts_as_it_stands_and_sampling_goes_on_beside_it(browser, home, tmp_path):
+def test_a_preset_starts_unchanged_and_sampling_works_during_training(browser, home, tmp_path):
     with launched(home) as url, page_of(browser, url) as page:
         pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
         page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
@@ -298,7 +298,7 @@ def finished_run(home, tmp_path, **settings):
 
 
 @pytest.mark.browser
-def test_a_finished_run_is_trained_longer_beside_one_that_is_damaged(browser, home, tmp_path):
+def test_a_finished_run_can_be_extended_next_to_a_damaged_one(browser, home, tmp_path):
     run = finished_run(home, tmp_path, steps=30, save_every=10)
     run.sample(10).write_bytes(b"no picture")
     (home / "broken").mkdir()
@@ -329,7 +329,7 @@ def test_a_finished_run_is_trained_longer_beside_one_that_is_damaged(browser, ho
 @pytest.mark.soak
 @pytest.mark.browser
 @pytest.mark.timeout(1200)
-def test_however_often_the_app_is_killed_there_is_one_training_process_and_after_stop_none(browser, home, tmp_path):
+def test_killing_the_app_leaves_one_training_process_and_after_stop_none(browser, home, tmp_path):
     write(tmp_path / "pictures", {f"{number}.png": png(number) for number in range(8)})
     list(prepare(tmp_path / "pictures", tmp_path / "dataset", 32))
     settings = Settings(name="long", width=16, depth=1, batch=4, steps=1_000_000)
@@ -358,7 +358,7 @@ def test_however_often_the_app_is_killed_there_is_one_training_process_and_after
 
 
 @pytest.mark.browser
-def test_a_page_that_has_gone_measures_no_more(browser, home, tmp_path):
+def test_closing_the_page_ends_its_benchmark(browser, home, tmp_path):
     trials = lambda: list((home / ".drafts").glob("trial-*"))  # noqa: E731
     with forking(False), launched(home) as url:  # it is to be measured for a while
         with page_of(browser, url) as page:
@@ -400,7 +400,7 @@ def asking(name=None, expires_at=None, is_local_user=False):
         ({"SPACES_ZERO_GPU": "true", "SPACE_ID": "a/b", "DP_ALLOW_TRAINING": "1"}, "ann", permission.ON_ZERO_GPU),
     ],
 )
-def test_who_may_train_and_why_not(monkeypatch, environment, name, reason):
+def test_who_may_train_and_the_reason_for_others(monkeypatch, environment, name, reason):
     for key in ("SPACE_ID", "DP_ALLOW_TRAINING", "DP_TRAINERS", "SPACES_ZERO_GPU"):
         monkeypatch.delenv(key, raising=False)
     for key, value in environment.items():
@@ -410,7 +410,7 @@ def test_who_may_train_and_why_not(monkeypatch, environment, name, reason):
     assert permission.denial_reason(raw) == reason
 
 
-def test_an_expired_sign_in_is_none():
+def test_an_expired_sign_in_does_not_count():
     assert permission.user_of(asking("ann", time.time() + 60)) == "ann"
     assert permission.user_of(asking("ann", time.time() - 1)) is None
     assert permission.user_of(None) is None
@@ -480,7 +480,7 @@ def test_a_stranger_sees_nothing_of_the_runs(home, tiny_rin, monkeypatch, allowe
 # The parts
 
 
-def test_the_milestones_of_runs_are_listed_newest_first_and_each_by_a_name_of_its_own(home, tmp_path, tiny_rin):
+def test_checkpoints_of_runs_are_listed_newest_first_under_unique_names(home, tmp_path, tiny_rin):
     dataset = make_run(home, tiny_rin(), "old", (2, 10)).dataset
     first = make_run(home, tiny_rin(), "twin")
     time.sleep(0.01)
@@ -501,7 +501,7 @@ def piece(file, offset, data, **name):
     return {"file": file, "offset": offset, "data": base64.b64encode(data).decode(), **name}
 
 
-def test_the_names_of_files_come_with_their_pieces(home):
+def test_file_names_arrive_with_the_pieces(home):
     uploaded = Upload(upload.begin({"files": 4, "bytes": 4}, asking())["draft"])
     names = {0: "a/one.png", 1: "é.png", 3: "x" * 5000 + ".png"}
     pieces = [piece(i, 0, b"x", name=name) for i, name in names.items()]
@@ -582,12 +582,12 @@ def dataset(tmp_path):
     return tmp_path / "dataset"
 
 
-def test_a_trial_trains_on_a_few_of_the_pictures_at_its_own_size(dataset, tmp_path):
+def test_a_benchmark_trains_on_a_few_images_at_its_own_size(dataset, tmp_path):
     write_resized(dataset, tmp_path / "small", 32)
     assert np.load(tmp_path / "small" / IMAGES).shape == (MAX_IMAGES, 32, 32, 3)
 
 
-def test_a_trial_says_how_long_training_would_take(home, dataset):
+def test_a_benchmark_estimates_the_training_time(home, dataset):
     async def all_of_it():
         return [found async for found in measure(dataset, Settings(image_size=16, width=16, depth=1, steps=1000))]
 
@@ -605,14 +605,14 @@ def test_a_trial_says_how_long_training_would_take(home, dataset):
         ("Killed", "not measured: the benchmark gave no result"),
     ],
 )
-def test_what_a_trial_says_is_told(said, words):
+def test_the_output_of_a_benchmark_is_parsed(said, words):
     assert parse_benchmark(said, Settings(steps=30_000, save_every=300)).text == words
 
 
 @pytest.mark.parametrize(
     "seconds, words", [(0.2, "1 s"), (89, "89 s"), (100, "2 min"), (5000, "83 min"), (9000, "2.5 h")]
 )
-def test_durations_are_told_as_people_tell_them(seconds, words):
+def test_durations_are_rounded(seconds, words):
     assert approximate_duration(seconds) == f"about {words}"
 
 
@@ -629,5 +629,5 @@ def test_durations_are_told_as_people_tell_them(seconds, words):
         ([], "pictures"),
     ],
 )
-def test_what_was_brought_has_a_name(names, name):
+def test_a_dataset_is_named_after_its_files(names, name):
     assert name_dataset(names) == name

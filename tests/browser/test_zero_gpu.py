@@ -93,7 +93,7 @@ def until_released(api, since, seconds=150):
         time.sleep(0.05)
 
 
-def test_answers_of_the_platform_are_all_seen():
+def test_every_platform_error_is_tested():
     assert SAID.keys() == ANSWERS.keys() - {"lent", "queue", "long queue"}
 
 
@@ -102,12 +102,12 @@ def test_answers_of_the_platform_are_all_seen():
 
 
 @pytest.mark.browser
-def test_a_refusal_is_said_in_the_players_own_line_and_the_next_run_works(page, api, policy):
+def test_a_missing_gpu_is_shown_in_the_players_status_line_and_the_next_run_works(page, api, policy):
     set_run(page, timesteps=10, seed=3, images=1)
     page.click("#generate")
     until(page, "d.state === 'done' && step === 10")
     before = canvas_pixels(page)
-    # The platform's answer to a request, and that of its queue; test_a_program_gets_the_same_sentences has all of them.
+    # The platform's answer to a request, and that of its queue; test_an_api_client_gets_the_same_errors has all of them.
     for answer in ("quota", "queue in vain"):
         words = SAID[answer]
         api.answer = answer
@@ -134,7 +134,7 @@ def test_a_refusal_is_said_in_the_players_own_line_and_the_next_run_works(page, 
 
 
 @pytest.mark.browser
-def test_a_refused_comparison_says_why_and_the_next_one_works(page, api, policy):
+def test_a_comparison_without_a_gpu_shows_why_and_the_next_one_works(page, api, policy):
     lines = f"{PLAYERS}.map(p => p.querySelector('.step').textContent)"
     api.answer = "quota"
     compare(page, timesteps=10, images=2)
@@ -153,7 +153,7 @@ def test_a_refused_comparison_says_why_and_the_next_one_works(page, api, policy)
     assert page.locator("#clock tbody tr").count() == 3
 
 
-def test_a_program_gets_the_same_sentences(url, api):
+def test_an_api_client_gets_the_same_errors(url, api):
     client = Client(url, verbose=False, headers=VISITOR)
     for answer, words in SAID.items():
         api.answer = answer
@@ -172,7 +172,7 @@ def test_a_program_gets_the_same_sentences(url, api):
 
 
 @pytest.mark.browser
-def test_a_gpu_that_is_taken_away_ends_the_run_with_a_sentence_and_its_frames_stay(page, api):
+def test_losing_the_gpu_ends_the_run_with_an_error_and_keeps_its_frames(page, api):
     set_run(page, timesteps=1000, seed=1)
     page.click("#generate")
     until(page, "step >= 20 && d.state === 'running'")
@@ -195,7 +195,7 @@ def test_a_gpu_that_is_taken_away_ends_the_run_with_a_sentence_and_its_frames_st
 
 
 @pytest.mark.browser
-def test_stop_gives_the_gpu_back(page, api):
+def test_stop_releases_the_gpu(page, api):
     set_run(page, timesteps=1000, seed=1)
     since = len(api.log)
     page.click("#generate")
@@ -219,7 +219,7 @@ def test_stop_gives_the_gpu_back(page, api):
 
 
 @pytest.mark.browser
-def test_stop_while_waiting_for_a_gpu_gives_it_back_as_soon_as_it_comes(page, api):
+def test_stop_while_waiting_releases_the_gpu_as_soon_as_it_arrives(page, api):
     api.answer = "long queue"
     since = len(api.log)
     set_run(page, timesteps=1000, seed=1)
@@ -235,7 +235,7 @@ def test_stop_while_waiting_for_a_gpu_gives_it_back_as_soon_as_it_comes(page, ap
 
 
 @pytest.mark.browser
-def test_whoever_leaves_gives_the_gpu_back(page, url, api):
+def test_a_closed_page_or_client_releases_the_gpu(page, url, api):
     since = len(api.log)
     set_run(page, timesteps=1000, seed=1)
     page.click("#generate")
@@ -254,7 +254,7 @@ def test_whoever_leaves_gives_the_gpu_back(page, url, api):
 # What is asked for
 
 
-def test_the_largest_run_is_one_that_anybody_may_ask_for():
+def test_every_visitor_may_request_the_largest_run():
     largest = SampleRequest("faces-32", SampleSettings(MAX_IMAGES, timesteps=MAX_TIMESTEPS))
     assert seconds_needed([largest]) <= ANONYMOUS_S and "signed in" not in waiting_message([largest])
     assert seconds_needed([SampleRequest("faces-32", SampleSettings(4, timesteps=20))]) == 10
@@ -264,7 +264,7 @@ def test_the_largest_run_is_one_that_anybody_may_ask_for():
 
 
 @pytest.mark.browser
-def test_the_seconds_are_said_before_they_are_asked_for(page, api):
+def test_the_requested_seconds_are_shown_first(page, api):
     api.answer = "queue in vain"
     compare(page, timesteps=1000, images=64)
     run = SampleRequest("faces-32", SampleSettings(64, timesteps=1000))
@@ -278,7 +278,7 @@ def test_the_seconds_are_said_before_they_are_asked_for(page, api):
 
 
 @pytest.mark.browser
-def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page, policy, tmp_path):
+def test_features_that_need_a_finished_run_are_hidden_and_the_rest_works(page, policy, tmp_path):
     run = SampleSettings(4, timesteps=6, sampler="ddim", seed=11)
     handle = Engine(ROOT / "checkpoints", device="cpu").submit(run, "faces-32")  # somebody's, elsewhere
     frame = list(handle)[-1]
@@ -316,7 +316,7 @@ def test_what_needs_a_run_that_has_ended_is_not_offered_and_the_rest_works(page,
 
 
 @pytest.mark.browser
-def test_the_train_tab_says_what_does_not_work_and_offers_nothing(page):
+def test_the_train_tab_explains_that_training_is_not_available(page):
     page.get_by_role("tab", name="Train").click()
     assert ON_ZERO_GPU.replace("**", "") in page.inner_text("#refused")
     assert not page.is_visible("#train") and not page.is_visible("#start-training")

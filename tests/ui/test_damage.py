@@ -142,7 +142,7 @@ ASKED = {"training-state": resumed, "000020": lambda run: None}  # beside what t
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_any_value_of_any_field_harms_nothing_else(place, name):
+def test_an_invalid_value_in_any_field_affects_nothing_else(place, name):
     engine = Engine(place / "bundled", device="cpu", runs=place / "home")
     before = everything(place, engine)
     file, ask = victim(place).path / name, ASKED.get(Path(name).parent.name, details)
@@ -213,7 +213,7 @@ REPLACED += [lambda path, text=text: path.is_file() and path.write_bytes(text) f
 
 
 @pytest.mark.parametrize("damage", REPLACED, ids=[getattr(d, "__name__", "") for d in REPLACED])
-def test_any_file_or_folder_may_be_something_else(place, damage, monkeypatch):
+def test_any_file_or_folder_may_be_damaged(place, damage, monkeypatch):
     engine = Engine(place / "bundled", device="cpu", runs=place / "home")
     before, kept = everything(place, engine), place / "kept"
     run = victim(place)
@@ -237,7 +237,7 @@ def test_any_file_or_folder_may_be_something_else(place, damage, monkeypatch):
     assert everything(place, engine) == before
 
 
-def test_a_training_process_tells_what_is_wrong_with_its_config(place):
+def test_a_training_process_reports_an_invalid_config(place):
     run = victim(place)
     run.update_status(remote=None)
     config = run.config()
@@ -295,7 +295,7 @@ def test_folders_whose_names_are_not_utf8_are_shown_and_break_nothing(place):
 HALF = "cat\ud800"
 
 
-def test_half_a_surrogate_pair_is_refused_on_the_way_in(place, monkeypatch):
+def test_a_lone_surrogate_is_rejected(place, monkeypatch):
     engine, run = Engine(place / "bundled", device="cpu", runs=place / "home"), victim(place)
     before = everything(place, engine)
     said = encoded(run_board.command({"run": run.id, "verb": "rename", "name": HALF}, None))

@@ -64,11 +64,11 @@ def accepts(access, method="GET", path="/config", **headers):
         (Access.from_environment(None, [], [], {"GRADIO_SERVER_NAME": "0.0.0.0"}), "10.0.0.1", True),
     ],
 )
-def test_a_server_answers_to_its_own_names_alone(access, host, is_known):
+def test_a_server_answers_only_to_its_own_names(access, host, is_known):
     assert accepts(access, host=host) is is_known
 
 
-def test_a_forwarded_name_counts_for_nothing():
+def test_forwarded_host_headers_are_ignored():
     assert not accepts(LOCAL, host="evil.test", x_forwarded_host="localhost")
     assert accepts(LOCAL, host="localhost", x_forwarded_host="evil.test")
     two = Headers(raw=[(b"host", b"localhost"), (b"host", b"evil.test")])
@@ -99,7 +99,7 @@ def test_a_forwarded_name_counts_for_nothing():
         (SPACE, "a-b.hf.space", "https://evil.hf.space", False),
     ],
 )
-def test_pages_of_other_origins_may_call_only_where_they_are_allowed(access, host, origin, may):
+def test_pages_of_other_origins_may_call_only_if_allowed(access, host, origin, may):
     for method in "GET", "POST":
         assert accepts(access, method, host=host, origin=origin) is may
 
@@ -121,7 +121,7 @@ def test_pages_of_other_origins_may_call_only_where_they_are_allowed(access, hos
         ("GET", "/config", "nonsense", "cors", False),
     ],
 )
-def test_without_an_origin_the_browser_says_where_a_request_comes_from(method, path, site, mode, may):
+def test_without_an_origin_sec_fetch_site_decides(method, path, site, mode, may):
     sent = {} if site is None else {"sec_fetch_site": site, "sec_fetch_mode": mode}
     assert accepts(LOCAL, method, path, host="localhost", **sent) is may
 
@@ -135,7 +135,7 @@ def test_only_pages_of_this_machine_and_of_allowed_sites_may_frame_the_app():
 @pytest.mark.parametrize(
     "name", ["*", "*.example.com", "a b", "a;b", "https://", "example.com/path", "x:99999", "a@b", ""]
 )
-def test_a_name_that_is_none_is_a_clear_error(name):
+def test_an_invalid_name_is_a_clear_error(name):
     with pytest.raises(ValueError, match="--allowed-host or DP_ALLOWED_HOSTS takes names like"):
         Access.from_environment(None, [name], [], {})
 
@@ -178,13 +178,13 @@ def test_a_body_ends_at_its_limit_however_it_is_sent(client, path, limit, is_chu
             assert answer.text == f"The request exceeds the limit of {limit >> 20} MB. Send less at a time."
 
 
-def test_a_wrong_length_does_not_help(client):
+def test_a_wrong_content_length_does_not_help(client):
     assert client.post("/api", content=b"x", headers={"Content-Length": "9" * 30}).status_code == 413
     late = client.post("/api", content=chunks(BODY_BYTES + 1), headers={"Content-Length": "1"})
     assert late.status_code == 413
 
 
-def test_a_visitor_leaves_only_so_much_in_the_upload_cache(client, monkeypatch):
+def test_a_visitors_uploads_are_limited(client, monkeypatch):
     monkeypatch.setattr(gateway, "VISITOR_BYTES", 3 << 20)
     upload = lambda size: client.post("/gradio_api/upload", content=b"x" * size).status_code  # noqa: E731
     assert [upload(size) for size in (10, 3 << 20, 2 << 20, 1 << 20)] == [200, 429, 200, 429]
@@ -222,12 +222,12 @@ def test_a_key_that_others_could_read_or_that_is_damaged_is_replaced(tmp_path, d
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
-def test_where_nothing_can_be_written_the_key_lasts_as_long_as_the_app(tmp_path):
+def test_without_a_writable_folder_the_key_lasts_as_long_as_the_app(tmp_path):
     (tmp_path / "file").write_text("")
     assert Owner.from_home(tmp_path / "file").key != Owner.from_home(tmp_path / "file").key
 
 
-def test_the_key_opened_once_makes_an_owner(client, owner):
+def test_opening_the_key_makes_an_owner(client, owner):
     assert not client.get("/").json()["owner"]
     answer = client.get(f"/?steps=7&key={owner.key}&seed=", follow_redirects=False)
     assert answer.status_code == 303 and answer.headers["location"] == "?steps=7&seed="
@@ -237,7 +237,7 @@ def test_the_key_opened_once_makes_an_owner(client, owner):
 
 
 @pytest.mark.parametrize("key", ["", "x", "x" * 43, "\ud800", "%FF"])
-def test_a_wrong_key_or_cookie_makes_nobody(client, owner, key):
+def test_a_wrong_key_or_cookie_makes_no_owner(client, owner, key):
     raw = key.encode("utf-8", "surrogatepass")
     answer = client.get("/", params={"key": raw}, follow_redirects=False)
     assert answer.status_code == 200 and not answer.json()["owner"] and "set-cookie" not in answer.headers
@@ -245,7 +245,7 @@ def test_a_wrong_key_or_cookie_makes_nobody(client, owner, key):
         assert not client.get("/", headers={"Cookie": header}).json()["owner"]
 
 
-def test_addresses_make_no_owner_and_take_no_right_away(client, owner):
+def test_addresses_neither_make_nor_deny_an_owner(client, owner):
     for name in "X-Forwarded-For", "X-Real-IP", "Forwarded":
         assert not client.get("/", headers={name: "127.0.0.1"}).json()["owner"]
 
@@ -313,7 +313,7 @@ JSON = {"Content_Type": "application/json"}
 TEXT = {"Content_Type": "text/plain"}  # what a no-cors request of another site may have
 
 
-def test_programs_need_nothing_new(url, board):
+def test_api_clients_need_no_extra_headers(url, board):
     status, said = ask(url, "/gradio_api/component_server", call(board, "poll"), **JSON)
     assert status == 200 and "Secret cats" in said
     client = Client(url, verbose=False)
@@ -322,7 +322,7 @@ def test_programs_need_nothing_new(url, board):
     client.close()
 
 
-def test_language_models_may_call(url):
+def test_language_models_can_call_the_endpoints(url):
     if not os.environ.get("CI"):  # where the extra must be there
         pytest.importorskip("mcp")
     to, said = "/gradio_api/mcp/", {"Accept": "application/json, text/event-stream"} | JSON
@@ -363,7 +363,7 @@ def test_other_sites_neither_read_nor_change_anything(url, home, board, headers)
     assert (home / run / "config.json").exists()
 
 
-def test_the_hub_login_is_the_owners_alone(url, home, board):
+def test_only_the_owner_uses_the_hub_login(url, home, board):
     run = next(path.name for path in home.iterdir() if path.is_dir())
     offer = call(board, "offer", {"run": run})
     assert json.loads(ask(url, "/gradio_api/component_server", offer, **JSON)[1])["login"] is False
@@ -371,7 +371,7 @@ def test_the_hub_login_is_the_owners_alone(url, home, board):
     assert json.loads(told)["login"] is True
 
 
-def test_large_bodies_are_stopped_on_every_route(url, board):
+def test_large_bodies_are_rejected_on_every_route(url, board):
     large = "x" * (BODY_BYTES + 1)
     for path in (
         "/gradio_api/component_server",
@@ -390,7 +390,7 @@ def test_large_bodies_are_stopped_on_every_route(url, board):
     assert status == 413 and said.startswith("The request exceeds the limit of 32 MB")
 
 
-def test_no_request_makes_the_server_fetch_an_address(url):
+def test_no_request_makes_the_server_download_a_url(url):
     """Gradio would take a URL in place of any input, load all of it into memory and keep it."""
     config = json.loads(ask(url, "/config")[1])
     box = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "image-reference")
@@ -405,12 +405,12 @@ def test_no_request_makes_the_server_fetch_an_address(url):
         assert ask(url, f"/gradio_api/{path}") == (404, "This app does not provide this route.")
 
 
-def test_a_forwarded_name_that_is_not_ours_reaches_no_address_of_the_page(url):
+def test_an_unknown_forwarded_host_appears_in_no_url_of_the_page(url):
     assert "evil.test" not in ask(url, "/config", X_Forwarded_Host="evil.test", X_Gradio_Server="http://evil.test")[1]
     assert "app.test" in ask(url, "/config", X_Forwarded_Host="app.test")[1]
 
 
-def test_old_files_are_swept_and_new_ones_kept(tmp_path):
+def test_old_uploads_are_deleted_and_new_ones_kept(tmp_path):
     """Also those that Gradio does not know of: an upload that ended in the middle, or of a process that was killed."""
     for name in "old/a.png", "old/new.png", "tmpabc", "empty/b.png":
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -494,7 +494,7 @@ def tab(browser):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", ["evil.test", "127.0.0.1", "localhost"])
-def test_in_a_browser_a_page_of_another_site_reads_and_does_nothing(url, home, board, browser, name):
+def test_a_page_of_another_site_can_neither_read_nor_change_anything(url, home, board, browser, name):
     runs = sorted(home.iterdir())
     with site("<title>evil</title>") as port, tab(browser) as page:
         page.goto(f"http://{name}:{port}/")
@@ -523,7 +523,7 @@ def test_an_allowed_site_may_embed_the_page(url, browser):
 
 
 @pytest.mark.browser
-def test_behind_a_proxy_that_says_nothing_the_page_works_and_nobody_is_the_owner(url, home, board, browser):
+def test_behind_a_silent_proxy_the_page_works_and_nobody_is_the_owner(url, home, board, browser):
     with site(proxy_to=urlsplit(url).port) as port, tab(browser) as page:
         page.goto(f"http://app.test:{port}/")
         page.wait_for_selector(".player .prediction canvas")
@@ -544,7 +544,7 @@ def test_behind_a_proxy_that_says_nothing_the_page_works_and_nobody_is_the_owner
 
 
 @pytest.mark.browser
-def test_invented_sessions_take_nothing_from_a_page(url, home, board, browser, tmp_path):
+def test_invented_sessions_do_not_affect_a_page(url, home, board, browser, tmp_path):
     """Gradio keeps the state of the most recent sessions only, and anybody may name new ones."""
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes(png(number))

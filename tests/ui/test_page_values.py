@@ -33,7 +33,7 @@ def decode(src):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(src.split(",")[1]))))
 
 
-def test_live_frames_are_light_and_the_last_is_lossless():
+def test_live_frames_are_jpeg_and_the_last_is_lossless():
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
     frame = Frame(index=3, timesteps=9, time=0.7, log_snr=-1.0, x_t=images[::-1], x0=images, moved=np.zeros(4))
     running, stopped = show(frame, "running"), show(frame, "stopped")
@@ -43,7 +43,7 @@ def test_live_frames_are_light_and_the_last_is_lossless():
     assert show(None, "failed", "no luck") == {"state": "failed", "message": "no luck"}
 
 
-def test_the_trained_schedule_comes_first_and_says_so(engine):
+def test_the_trained_schedule_comes_first_with_a_label(engine):
     choices = page_values.schedule_choices(engine, "tiny")
     assert choices[0] == ("As trained (cosine, tau 0.8)", page_values.TRAINED)
     # Trained with its own tau, so the plain cosine is another schedule and can be chosen too.
@@ -83,7 +83,7 @@ def test_a_link_holds_every_setting(engine):
     "bad", ["9" * 400, "-" + "9" * 400, "9" * 5000, "1e999", "nan", "-inf", "", "<b>x", "\ud800\0"]
 )
 @pytest.mark.parametrize("key", LINK)
-def test_a_bad_setting_in_a_link_is_ignored_with_a_sentence_and_the_others_apply(engine, key, bad):
+def test_an_invalid_setting_in_a_link_is_reported_and_the_others_apply(engine, key, bad):
     if (key, bad) == ("walk", ""):
         return  # no walk, as the page has it
     usable, sentence = page_values.parse_link(engine, LINK | {key: bad})
@@ -102,7 +102,7 @@ NUMBERS_OF_A_PNG = ["batch_size", "timesteps", "time_difference", "eta", "seed",
 
 @pytest.mark.parametrize("bad", ["9" * 400, "9" * 5000, "1e999", "NaN", "-Infinity", '"x"', "[]", "{}", "true"])
 @pytest.mark.parametrize("key", [*NUMBERS_OF_A_PNG, "noise_schedule", "schedule_kwargs", "sampler", "checkpoint"])
-def test_a_bad_setting_in_a_png_is_an_error_that_can_be_shown(engine, key, bad):
+def test_an_invalid_setting_in_a_png_is_a_clear_error(engine, key, bad):
     if bad in ("[]", "{}") and key == "schedule_kwargs":
         return  # none
     text = f'{{"checkpoint": "tiny", "noise_schedule": "linear", "{key}": {bad}}}'
@@ -119,7 +119,7 @@ def test_time_difference_is_counted_in_steps(engine):
     assert settings.time_difference == 1 and settings.noise_schedule is None
 
 
-def test_what_a_stranger_sends_never_becomes_markup(engine, tmp_path):
+def test_visitors_input_never_becomes_markup(engine, tmp_path):
     with pytest.raises(gr.Error) as error:
         page_values.parse_settings(engine, "tiny", 2, 40, "<img src=x onerror=alert(1)>", "linear", 0, 0, 9, False)
     assert "<img" not in error.value.message and "&lt;img" in error.value.message
@@ -129,28 +129,28 @@ def test_what_a_stranger_sends_never_becomes_markup(engine, tmp_path):
     assert "<b>" not in problems and str(tmp_path) not in problems
 
 
-def test_what_a_checkpoint_says_of_itself_is_no_markdown(tiny_rin, tmp_path):
+def test_text_in_a_checkpoint_never_becomes_markdown(tiny_rin, tmp_path):
     save_policy(DiffusionPolicy(tiny_rin()), tmp_path / "tiny", dataset="![](http://host/x) <b> [a](http://b)")
     shown = page_values.describe(Engine(tmp_path, device="cpu"), "tiny")
     assert not re.search(r"(?<!\\)[\[<]", shown) and "8 × 8 pixels" in shown
 
 
-def test_a_page_without_any_checkpoint_says_what_to_do(tmp_path):
+def test_a_page_without_checkpoints_says_what_to_do(tmp_path):
     build_app(Engine(tmp_path))
     assert page_values.describe(Engine(tmp_path), None).startswith("No checkpoints found: put a checkpoint folder into")
 
 
 @pytest.mark.parametrize("typed, walk", [(None, None), ("", None), (" ", None), ("0", 0), (" 12 ", 12), (7, 7)])
-def test_a_walk_is_what_was_typed_and_none_where_nothing_was(engine, typed, walk):
+def test_a_typed_seed_starts_a_walk_and_an_empty_field_none(engine, typed, walk):
     assert page_values.parse_settings(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, 1, False, typed)[1].walk_to == walk
 
 
 @pytest.mark.parametrize("typed", ["far", "1.5", "-1", "1e99", True, [3]])
-def test_a_walk_to_what_is_no_seed_is_told(engine, typed):
+def test_a_walk_to_an_invalid_seed_is_an_error(engine, typed):
     with pytest.raises(gr.Error, match="Walk to seed must be a whole number from 0 to"):
         page_values.parse_settings(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, 1, False, typed)
 
 
-def test_an_empty_seed_without_a_random_one_is_asked_for(engine):
+def test_an_empty_seed_without_random_seed_is_an_error(engine):
     with pytest.raises(gr.Error, match="Seed is empty: enter a whole number or select Random seed"):
         page_values.parse_settings(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, None, False)
