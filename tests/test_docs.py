@@ -1,4 +1,4 @@
-"""The pages of docs/: every link leads somewhere, every public name is told of, every line of code and command runs."""
+"""The pages of docs/: every link is valid, every public name is documented, all code and commands run."""
 
 import os
 import re
@@ -22,14 +22,14 @@ COMMANDS = {
     name: [line for code in re.findall(r"```bash\n(.*?)```", text, re.S) for line in code.splitlines()]
     for name, text in PAGES.items()
 }
-# The same commands with small numbers: what is tested is that they are true, not how long they take.
+# The same commands with small numbers: the test checks that they work, not how long they take.
 SMALL = {"--steps 5000": "--steps 2 --image-size 16 --width 16 --depth 1 --batch 2"}
 SMALL |= {"sample runs/mine": "sample runs/mine --timesteps 2"}
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with what the pages speak of, which is the current one."""
+    """Create the files that the pages mention in a new current folder."""
     place = tmp_path
     (place / "checkpoints").symlink_to(ROOT / "checkpoints")
     (place / "my" / "pictures").mkdir(parents=True)

@@ -61,7 +61,7 @@ FILE_LINES = 400
 
 
 class Import(NamedTuple):
-    """One import statement's target, and the function in whose body it is ('' at the top of the file)."""
+    """The target of an import statement and the function that contains it ('' at the top of the file)."""
 
     importer: str
     function: str
@@ -74,7 +74,7 @@ class Import(NamedTuple):
 
 @cache
 def modules() -> dict[str, ast.Module]:
-    """The syntax tree of each module, by its dotted name."""
+    """Return the syntax tree of each module by its dotted name."""
     paths = [*sorted((ROOT / "dp").rglob("*.py")), ROOT / "app.py"]
     named = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
     return {name.removesuffix(".__init__"): ast.parse(path.read_text(encoding="utf-8")) for name, path in named.items()}
@@ -115,7 +115,7 @@ def is_exception(found: Import) -> bool:
 
 
 def functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, int]]:
-    """The dotted name and the length of every function."""
+    """Return the dotted name and the length of every function."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             name = f"{prefix}.{child.name}"
@@ -127,7 +127,7 @@ def functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, int]]:
 
 
 def graph() -> dict[str, Counter[str]]:
-    """How many imports lead from each package to each other one, without the exceptions."""
+    """Count the imports from each package to each other one, without the exceptions."""
     edges: dict[str, Counter[str]] = {package: Counter() for package in MAY_IMPORT}
     for found in imports():
         source, target = package_of(found.importer), package_of(found.target)
@@ -185,7 +185,7 @@ def test_imports_are_at_the_top_of_the_file():
 
 
 def test_only_dp_itself_imports_by_name():
-    """An import that the syntax does not show would escape these tests."""
+    """Imports by name would escape these tests."""
     wrong = []
     for module, tree in modules().items():
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

@@ -22,7 +22,7 @@ SIGNATURES = {
         "timesteps": 1000,
         "use_ddim": True,
         "noise_schedule": "sigmoid",
-        "schedule_kwargs": None,  # the schedule's own defaults, as {} would mean
+        "schedule_kwargs": None,  # the schedule's defaults, like {}
         "objective": "v",
         "time_difference": 0.0,
         "min_snr_loss_weight": True,
@@ -88,7 +88,7 @@ def test_the_public_names_are_these_and_no_others():
 def test_a_public_name_is_a_class_or_function_of_that_name_with_a_docstring(name):
     value = getattr(dp, name)
     assert (inspect.isclass(value) or inspect.isfunction(value)) and value.__name__ == name
-    assert value.__doc__ and not value.__doc__.startswith(f"{name}(")  # a dataclass makes up such a docstring itself
+    assert value.__doc__ and not value.__doc__.startswith(f"{name}(")  # the docstring that dataclass generates
 
 
 def test_an_unknown_name_is_an_attribute_error_that_names_it():
@@ -125,7 +125,7 @@ def test_sampling_takes_the_keywords_of_the_contract(method):
     settings = dict(
         timesteps=1, sampler="ddim", noise_schedule="cosine", schedule_kwargs={"tau": 1.0}, time_difference=0.0, eta=0.0
     )
-    dp.SampleSettings(16, **settings, seed=0)  # `sample(batch_size, **settings)` hands them on to it
+    dp.SampleSettings(16, **settings, seed=0)  # `sample(batch_size, **settings)` passes them to it
     first = list(inspect.signature(getattr(dp.DiffusionPolicy, method)).parameters.values())[1]
     assert (first.name, first.default) == ("batch_size", 16)
 

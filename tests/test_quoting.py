@@ -1,4 +1,4 @@
-"""Whatever is said of input from outside stays short: every public entry that repeats it, given far too much of it."""
+"""Messages that quote input stay short, even if the input is huge, for every public entry point."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from dp.ui.sampling.variants import make_variants
 from dp.ui.training.uploads import Upload
 
 LONG = "x\n\ud800" * 10_000
-HUGE = 10**6000 + 1  # Python does not even convert it to text
+HUGE = 10**6000 + 1  # Python refuses to convert it to text
 MANY = {
     "text": LONG,
     "number": HUGE,
@@ -52,7 +52,7 @@ def engine(tiny_rin, home):
 
 
 def settings(**changed):
-    """The arguments of `page_values.parse_settings`, some of them changed."""
+    """Return arguments of `page_values.parse_settings`, with some changed."""
     usual = {"checkpoint": "tiny", "images": 1, "timesteps": 4, "sampler": "ddim", "noise_schedule": "trained"}
     usual |= {"time_difference_steps": 0, "eta": 0, "seed": 1, "random_seed": False, "walk_to": None, "strength": 1}
     return usual | changed
@@ -96,7 +96,7 @@ CONFIG = (
     "step",
 )
 
-ENTRIES = {  # each is called with the engine, the home and a value that is too long
+ENTRIES = {  # each is called with the engine, DP_HOME and a value that is too long
     "a schedule's name": lambda engine, home, bad: make_schedule(bad),
     "its keywords": lambda engine, home, bad: make_schedule("sigmoid", bad),
     "a keyword": lambda engine, home, bad: make_schedule("sigmoid", {"tau": bad}),

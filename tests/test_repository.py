@@ -1,4 +1,4 @@
-"""The frame of the project: the README's promises, the Space's front matter, and the script that draws the pictures."""
+"""The README's promises, the Space's front matter, and the script that draws the faces."""
 
 import importlib.util
 import re
@@ -32,8 +32,8 @@ def test_front_matter_makes_a_space():
     assert {card.colorFrom, card.colorTo} <= COLOURS
     assert len(card.short_description) <= 60
     keys = re.findall(r"^(\w+):", README.split("---")[1], re.M)
-    assert len(keys) == len(set(keys))  # the platform takes no key twice
-    # Signing in says who one is, and lets the page publish and start Jobs in that name; no more than that.
+    assert len(keys) == len(set(keys))  # the platform rejects duplicate keys
+    # Signing in identifies the visitor, and lets the page publish and start Jobs in their name, nothing more.
     assert card.hf_oauth is True and card.hf_oauth_scopes == ["contribute-repos", "jobs"]
     assert card.suggested_hardware in {hardware.value for hardware in SpaceHardware}
 
@@ -90,7 +90,7 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch):
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     (tmp_path / "my" / "pictures").mkdir(parents=True)
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "my" / "pictures" / "black.png")
-    # The same lines with small numbers: what is tested is that they are true, not how long they take.
+    # The same lines with small numbers: the test checks that they work, not how long they take.
     small = {
         "policy.sample(16, timesteps=50": "policy.sample(16, timesteps=2",
         "stream(16, timesteps=50": "stream(2, timesteps=3",
@@ -112,7 +112,7 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch):
     assert len(commands) == 4
     (tmp_path / "my" / "pictures").mkdir(parents=True)
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "my" / "pictures" / "black.png")
-    # The same lines with small numbers, and without a Hub: what is tested is that they are true.
+    # The same lines with small numbers, and without a Hub: the test checks that they work.
     small = {"--steps 5000": "--steps 2 --image-size 16 --width 16 --depth 1 --batch 2"}
     small |= {"sample runs/mine": "sample runs/mine --timesteps 2 --seed 3", "your-space": "your-space --dry-run"}
     for command in commands:

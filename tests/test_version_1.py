@@ -1,4 +1,4 @@
-"""Files of the first version load, and give the same images: see tests/data/version-1/README.md."""
+"""Files of the first version load and give the same images, see tests/data/version-1/README.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dp.training.run_folder import RunFolder
 from dp.ui.sampling.page_values import parse_link
 
 DATA = ROOT / "tests" / "data" / "version-1"
-TRAINED = "network", "objective", "trained", "scale"  # of each run; the rest are the settings it was sampled with
+TRAINED = "network", "objective", "trained", "scale"  # keys of a run; the others are its sample settings
 NETWORKS = "gaussian", "patches", "convolutions"
 RUNS = json.loads((DATA / "samples.json").read_text())
 
@@ -44,7 +44,7 @@ def policy_of(run, networks):
 
 
 def sampled_together(policy, runs, images):
-    """The images of these runs, all of them steps of the same network calls."""
+    """Return the images of these runs, sampled together."""
     rows = {}
     for number, run in runs.items():
         settings = {key: value for key, value in run.items() if key not in TRAINED}

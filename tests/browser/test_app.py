@@ -1,4 +1,4 @@
-"""The real app, on the engine and on ZeroGPU: watched in Chromium, and asked over its API."""
+"""The real app, on the engine and on ZeroGPU, in Chromium and over its API."""
 
 import re
 import time
@@ -25,7 +25,7 @@ def policy():
     return DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / DEFAULT)
 
 
-THREADS = "1"  # the same sums in the same order, here and in the app: pictures can then be compared to the bit
+THREADS = "1"  # the same order of additions here and in the app, so that images are bitwise equal
 
 
 RECORD = """() => {
@@ -66,7 +66,9 @@ def client(url):
 
 @pytest.fixture(scope="module")
 def tab(browser, url):
-    """A page that records every status of its player, for all tests of a server; fails on any console error."""
+    """Yield a page, shared by a server's tests, that records the player's status lines; any console error fails the
+    test.
+    """
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     trouble = []
     page.on("pageerror", lambda error: trouble.append(str(error)))
@@ -82,20 +84,20 @@ def tab(browser, url):
 
 @pytest.fixture
 def page(tab):
-    """That page, which shows and has recorded nothing of the run before."""
+    """Return that page without anything of the previous run."""
     tab.wait_for_selector("#generate", state="visible")
     tab.evaluate(FORGET)
     return tab
 
 
 def read(file):
-    """A picture on disk as pixels [H,W,C]."""
+    """Return an image file as pixels [H,W,C]."""
     with Image.open(file) as image:
         return np.asarray(image)
 
 
 def wait_for(page, condition, seconds=150):
-    """Until `condition`, in JavaScript, holds of the player `p` and the `step` that it shows."""
+    """Wait until the JavaScript `condition` is true for the player `p` and the `step` that it shows."""
     look = "const p = document.querySelector('.player'); const step = +(p.dataset.step || 0)"
     page.wait_for_function(f"(() => {{ {look}; return {condition}; }})()", timeout=seconds * 1000)
 
@@ -106,7 +108,7 @@ def test_generate_ends_with_exactly_the_images_of_sample(page):
     set_run(page, timesteps=30, seed=7, images=2)
     clicked = time.monotonic()
     page.click("#generate")
-    wait_for(page, "step > 0", 30)  # two seconds is what a visitor may wait; the rest is for a busy machine
+    wait_for(page, "step > 0", 30)  # a visitor should wait 2 s at most; the rest is for a busy machine
     print(f"first frame after {time.monotonic() - clicked:.2f} s")
     wait_for(page, "p.dataset.state === 'done'")
     steps = [step for state, step in page.evaluate("window.seen") if state in ("running", "done") and step]
@@ -129,10 +131,10 @@ def test_stop_keeps_the_frame_and_shows_its_step(page):
     wait_for(page, "p.dataset.state === 'stopped'")
     index = int(re.fullmatch(r"stopped at (\d+)/1000", page.inner_text(".player .step"))[1])
     assert 5 <= index < 1000
-    assert canvas_pixels(page).std() > 10  # a picture, not a blank
+    assert canvas_pixels(page).std() > 10  # not blank
     page.wait_for_selector("#generate", state="visible")
     time.sleep(0.5)
-    assert page.inner_text(".player .step") == f"stopped at {index}/1000"  # and nothing comes after it
+    assert page.inner_text(".player .step") == f"stopped at {index}/1000"  # and no later frame appears
 
 
 @pytest.mark.browser
@@ -293,7 +295,7 @@ def test_an_upload_above_the_limit_is_rejected_and_one_below_it_accepted(url):
         except HTTPError as error:
             with error:
                 assert error.code == status
-        except URLError:  # refused before all of it was sent
+        except URLError:  # rejected before it was sent completely
             assert status == 413
 
 

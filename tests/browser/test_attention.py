@@ -1,4 +1,4 @@
-"""Looking inside: the read attention of a kept run."""
+"""Look inside: the read attention of a run that the engine still has."""
 
 import pytest
 import torch
@@ -11,10 +11,10 @@ from dp.serving.engine import Engine
 
 
 def reading_one_patch(network: nn.Module, patch: int) -> nn.Module:
-    """Every latent of it reads that patch: alone among the tokens it has a key that the latents look for."""
+    """Return the network changed so that every latent attends to `patch`, the only token with a matching key."""
     with torch.no_grad():
         network.positions.zero_()
-        network.positions[patch, 0] = 1e4  # the layer norm makes every other feature small beside it
+        network.positions[patch, 0] = 1e4  # after the layer norm every other feature is negligible
         for block in network.blocks:
             block.norms.project.weight.zero_(), block.norms.project.bias.zero_()
             block.write.to_out.weight.zero_(), block.write.to_out.bias.zero_()
@@ -37,7 +37,7 @@ def test_a_row_of_attention_sums_to_1_for_every_latent_of_every_block(tiny_rin, 
     weights = read_attention(policy, policy.init_state(SampleSettings(3, timesteps=4, seed=0)))
     assert weights.shape == (3, 2, 5, 4)  # 2 blocks, 5 latents, 2 x 2 patches
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(3, 2, 5))
-    assert weights.min() >= 0 and weights.std(dim=-1).max() > 1e-3  # not the same everywhere
+    assert weights.min() >= 0 and weights.std(dim=-1).max() > 1e-3  # not uniform
 
 
 @pytest.mark.parametrize("patch", [0, 2, 3])
@@ -48,7 +48,7 @@ def test_a_network_that_reads_one_patch_shows_that_patch(tiny_rin, patch):
 
 
 def test_the_attention_is_that_of_the_call_that_made_the_step(tiny_rin):
-    """Image 2 of a batch, at step 4: the same as the network's own, asked with what the run had given it."""
+    """For image 2 of a batch, at step 4: the same as that of the network with the run's own inputs."""
     policy = DiffusionPolicy(tiny_rin())
     settings = SampleSettings(4, timesteps=6, sampler="ddpm", seed=5)
     rows = replay(policy, policy.init_state(settings), 4)
@@ -110,7 +110,7 @@ def test_a_network_without_latents_is_a_clear_error():
 
 @pytest.mark.browser
 def test_the_page_highlights_what_the_selected_latent_attends_to(page):
-    """As the library says it, for an image of a kept run: the patch that is read most is not darkened at all."""
+    """As in the library, for an image of a finished run: the patch with the highest attention is not darkened."""
     set_run(page, timesteps=12, seed=5, images=4)
     page.click("#generate")
     until(page, "d.state === 'done' && +d.kept === 12")

@@ -1,4 +1,4 @@
-"""Comparing: runs that differ in one thing start from the very same noise, and are played on one clock."""
+"""The Compare tab: runs that differ in one setting start from the same noise and are played on one clock."""
 
 import gradio as gr
 import numpy as np
@@ -64,7 +64,7 @@ def test_all_variants_start_from_the_same_noise_to_the_bit(engine, axis):
     assert len({variant.label for variant in variants}) == len(variants)
     first = [engine.policy(variant.checkpoint).init_state(variant.settings).x_t for variant in variants]
     assert all(torch.equal(x_t, first[0]) for x_t in first)
-    # And so it is on the engine, where they share its network calls.
+    # The same on the engine, where the variants share model calls.
     handles = [engine.submit(variant.settings, variant.checkpoint) for variant in variants]
     shown = []
     for handle in handles:
@@ -204,8 +204,8 @@ def until_done(page, count):
 
 
 def compare(page, axis=None, values=(), seed=5, **numbers):
-    """Open the tab, and start a comparison along `axis` and of `values`, where they differ from what is chosen there;
-    `numbers`: of its controls, as in `type_numbers`.
+    """Open the tab, choose `axis` and `values` if given, and start the comparison. numbers: values of the controls, as
+    in `type_numbers`.
     """
     unfold(page.get_by_role("tab", name="Compare"))
     page.locator("#compare-random input").uncheck()
@@ -226,7 +226,7 @@ def compare(page, axis=None, values=(), seed=5, **numbers):
 
 
 def shown(page):
-    """What each variant shows, and of which step."""
+    """Return the step and the image that each variant shows."""
     canvas = "p.querySelector('.prediction canvas').toDataURL('image/png')"
     pairs = page.evaluate(f"{PLAYERS}.map(p => [+p.dataset.step, {canvas}])")
     return [step for step, _ in pairs], [decode(picture) for _, picture in pairs]
@@ -246,7 +246,7 @@ def test_six_variants_on_one_clock_show_the_images_of_the_library(page):
     assert page.locator("#clock tbody tr").count() == MAX_VARIANTS
     assert page.inner_text("#clock tbody tr:last-child").split()[:3] == ["100", "steps", "100"]
 
-    # Half of each run, by its steps; and then wherever there is as much picture in the noise.
+    # Align by progress: half of each run. Then align by noise level: the same log-SNR.
     asked = []
     page.on("request", lambda request: request.url.startswith("data:") or asked.append(request.url))
     page.locator("#clock .scrub").fill("50")
@@ -266,7 +266,7 @@ def test_six_variants_on_one_clock_show_the_images_of_the_library(page):
     page.select_option("#clock .pane", "noisy")
     pictures = page.evaluate(f"{PLAYERS}.map(p => p.querySelector('.noisy canvas').toDataURL('image/png'))")
     noisy = [decode(src) for src in pictures]
-    assert all(np.array_equal(picture, noisy[0]) for picture in noisy)  # the same noise for all
+    assert all(np.array_equal(picture, noisy[0]) for picture in noisy)  # all variants share the noise
     page.keyboard.press("End")
     until_players(page, f"String(players.map(p => +p.dataset.step)) === '{','.join(map(str, counts))}'")
 

@@ -1,5 +1,5 @@
-"""The page as others host it: in a cross-site frame with storage blocked, as Hugging Face shows a Space, and behind a
-proxy that limits how large a message may be.
+"""The hosted page: in a cross-site frame with storage blocked, as Hugging Face shows a Space, and behind a proxy that
+limits the size of a message.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ALLOW = (
 
 @contextmanager
 def framed(page, app, allow):
-    """Show the app of the address `app` in the page, as another site would, and yield its frame."""
+    """Show the app at the address `app` in a page of another site, and yield its frame."""
     markup = f'<iframe sandbox="{SANDBOX}" allow="{allow}" src="{app}" width="1200" height="1400"></iframe>'
 
     class Site(BaseHTTPRequestHandler):
@@ -47,7 +47,7 @@ def framed(page, app, allow):
     with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            site = app.split("app.")[1].split(":")[0]  # app.test is shown in hub.test
+            site = app.split("app.")[1].split(":")[0]  # hub.test shows app.test
             page.goto(f"http://hub.{site}:{server.server_port}/")
             yield opened(page)
         finally:
@@ -72,7 +72,7 @@ def port(tmp_path_factory):
 
 @pytest.fixture
 def page(browser):
-    """An empty page, which fails the test for any error in the console of its frames."""
+    """Yield an empty page; any console error in its frames fails the test."""
     with browser.new_context(viewport={"width": 1280, "height": 1500}) as context:
         page, trouble = context.new_page(), []
         page.on("pageerror", lambda error: trouble.append(f"{error}\n{error.stack}"))
@@ -110,12 +110,12 @@ def test_the_page_works_in_a_frame_without_storage(page, port):
             frame.click("#player [data-kind=png]")
         assert saved.value.suggested_filename.endswith(".png")
 
-        # A page that lost its connection takes its run up again, without any storage.
+        # A page that lost its connection reattaches to its run, without any storage.
         generate(frame, 1000)
         shown_step(frame, 5, "running")
         run = frame.get_attribute("#player .player", "data-run")
         with page.expect_request("**/queue/join*") as asked:
-            frame.evaluate("let ahead = 0; performance.now = () => (ahead += 10_000)")  # every silence is a long one
+            frame.evaluate("let ahead = 0; performance.now = () => (ahead += 10_000)")  # every pause seems long
         frame.evaluate("delete performance.now")
         assert run in asked.value.post_data
         frame.click("#stop")
@@ -159,7 +159,7 @@ def test_copy_link_without_a_clipboard_shows_the_link_in_a_field(page, port, sit
         field.wait_for()
         link = field.input_value()
         assert link.startswith(f"http://app.{site}:{port}/?checkpoint=faces-32&") and "timesteps=20" in link
-        # It is selected: the keys for copying are all that is needed.
+        # It is selected, so that the copy shortcut is enough.
         assert frame.evaluate("document.activeElement.value.slice(0, document.activeElement.selectionEnd)") == link
         assert frame.inner_text("#link").strip() == "Copy link"
 
@@ -191,13 +191,13 @@ def test_messages_stay_below_the_1_mb_limit_of_proxies_and_a_rejected_one_is_rep
     click(page, ".mask", 0.4, 0.6)
     generate(page.main_frame, 2)
     shown_step(page.main_frame, 2, "done")
-    assert max(proxy.sizes) > 200_000  # the picture was among what was sent
+    assert max(proxy.sizes) > 200_000  # the image was sent
 
     unfold(page.get_by_role("tab", name="Train"))
     folder = tmp_path / "album" / ("holiday" * 30) / ("holiday" * 30) / ("holiday" * 30)
     folder.mkdir(parents=True)
     (folder / "large.png").write_bytes(large)
-    for i in range(1400):  # their names alone are larger than a message
+    for i in range(1400):  # their names alone exceed one message
         (folder / f"{i:04}-{'ä' * 100}.png").write_bytes(b"")
     (folder / "small.png").write_bytes(encode_png(noise(40, 1)))
     page.set_input_files("#intake .folder", tmp_path / "album")
@@ -213,4 +213,4 @@ def test_messages_stay_below_the_1_mb_limit_of_proxies_and_a_rejected_one_is_rep
     page.wait_for_selector("#intake .problem:not(:empty)")
     words = "a proxy in front of this server rejected the upload (413: too large). Its limit must be at least 1 MB."
     assert page.inner_text("#intake .problem") == f"The upload failed: {words}"
-    page.trouble[:] = [text for text in page.trouble if "413" not in text]  # the browser's own line
+    page.trouble[:] = [text for text in page.trouble if "413" not in text]  # logged by the browser itself

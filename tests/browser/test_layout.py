@@ -1,4 +1,4 @@
-"""The layout of each tab in both windows: everything fits into the width, and what a person needs can be reached."""
+"""The layout of each tab on a phone and on a desktop: everything fits into the width, and controls can be reached."""
 
 import pytest
 from conftest import LEFT_EARLY, WINDOWS
@@ -23,13 +23,13 @@ def url(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, url):
-    """Opened on a phone; the tests go on to a desktop."""
+    """Yield the page in a phone's window."""
     with window(browser, url, forgiven=LEFT_EARLY, **PHONE) as page:
         yield page
 
 
 def resized(page):
-    """Yield the name of each window, and the page is in it."""
+    """Resize the page to each window, and yield the window's name."""
     for name, options in (("phone", PHONE), ("desktop", DESKTOP)):
         page.set_viewport_size(options["viewport"])
         page.emulate_media(color_scheme=options["color_scheme"])
@@ -39,7 +39,7 @@ def resized(page):
 
 
 def check_reachable(page, selectors):
-    """Each control is visible, within the width of the window, and nothing lies on top of it."""
+    """Check that each control is visible, within the window's width and not covered by anything."""
     for selector in selectors.split(", "):
         control = page.locator(f"{selector}:visible")
         control.wait_for()
@@ -48,7 +48,7 @@ def check_reachable(page, selectors):
         assert box["x"] >= 0 and box["x"] + box["width"] <= page.viewport_size["width"], selector
         middle = [box["x"] + box["width"] / 2, box["y"] + min(box["height"], 20) / 2]
         on_top = "([selector, [x, y]]) => Boolean(document.elementFromPoint(x, y)?.closest(selector))"
-        # Waited for, because Generate takes no clicks in its first 0.4 seconds: a double click on Stop would hit it.
+        # Wait: Generate ignores clicks for its first 0.4 s, so that a double click on Stop does not hit it.
         page.wait_for_function(on_top, arg=[selector, middle])
 
 

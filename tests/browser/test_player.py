@@ -1,4 +1,4 @@
-"""The player: the whole run stays in the page, and can be stepped, scrubbed, played and looked into there."""
+"""The player: all steps of a run stay on the page, where they can be stepped through, scrubbed and played."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ NAME, STEPS, SEED = "faces-32", 40, 3
 
 @pytest.fixture(scope="module")
 def steps():
-    """What the run of the tests looks like, from the library."""
+    """Return the steps of the tests' run, from the library."""
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / NAME)
     return list(policy.stream(4, timesteps=STEPS, sampler="dpmpp_2m", seed=SEED))
 
@@ -36,14 +36,14 @@ def start(page, timesteps=STEPS, images=4):
 
 
 def finished(page):
-    """A whole run, recalled from the server."""
+    """Start a run, and wait until it has ended and the page has all its frames."""
     start(page)
     until(page, f"d.state === 'done' && +d.kept === {STEPS} && step === {STEPS}")
 
 
 @pytest.fixture(scope="module")
 def whole(browser, url):
-    """A page that keeps the whole run, for all tests that only look at it."""
+    """Yield a page with a finished run, shared by the tests that only read it."""
     with window(browser, url, forgiven=LEFT_EARLY, **WINDOWS[0].values[0]) as page:
         finished(page)
         yield page
@@ -51,7 +51,7 @@ def whole(browser, url):
 
 @pytest.fixture
 def kept(whole):
-    """That page as it is when the run has ended, wherever the test before has left it."""
+    """Return that page in the state at the end of the run."""
     whole.focus(".player")
     if whole.evaluate("document.querySelector('.player').classList.contains('playing')"):
         whole.keyboard.press("Space")
@@ -62,7 +62,7 @@ def kept(whole):
 
 
 def distance(shown, images):
-    """In grey levels: live and recalled frames are JPEG."""
+    """Return the mean distance in gray levels; live and recorded frames are JPEG."""
     return np.abs(shown.astype(int) - make_grid(to_uint8((images + 1) / 2)).astype(int)).mean()
 
 
@@ -81,7 +81,7 @@ def test_arrow_keys_step_through_every_step_of_the_run_and_both_panes_move_toget
     assert min(steps, key=lambda other: distance(noisy, other.x_t)) is step
     kept.keyboard.press("Home")
     until(kept, "step === 1")
-    kept.keyboard.press("ArrowLeft")  # no further
+    kept.keyboard.press("ArrowLeft")  # there is no earlier step
     kept.keyboard.press("ArrowRight")
     until(kept, "step === 2")
     kept.keyboard.press("End")
@@ -130,7 +130,7 @@ def test_the_page_follows_the_run_until_someone_scrubs_back_and_again_when_they_
     assert page.get_attribute(".live", "aria-pressed") == "true"
     page.focus(".player")
     page.keyboard.press("Home")
-    until(page, f"d.follow === 'false' && step <= {there}")  # the first that has come: of which step, the page decides
+    until(page, f"d.follow === 'false' && step <= {there}")  # the page decides which step it receives first
     held = page.get_attribute(".player", "data-step")
     page.wait_for_function("/live at \\d+/.test(document.querySelector('.player .step').innerText)")
     time.sleep(0.5)
@@ -151,7 +151,7 @@ def test_play_runs_from_the_beginning_to_the_end_and_space_pauses_it(kept):
     kept.click(".play")
     until(kept, f"step === {STEPS} && !p.classList.contains('playing')")
     seen = kept.evaluate("window.seen.filter((step, i, all) => step !== all[i - 1])")
-    seen = seen[seen[0] == STEPS :]  # where it stood before
+    seen = seen[seen[0] == STEPS :]  # the step shown before
     assert seen == sorted(seen) and seen[0] < 5 and len(seen) > 10
     kept.select_option(".speed", "0.5")
     kept.focus(".player")
@@ -196,7 +196,7 @@ def test_a_click_on_a_chart_goes_to_that_step(kept):
 
 
 def saved(page, kind):
-    """The file that the player's menu gives, as bytes."""
+    """Return the bytes of the file that the player saves as `kind`."""
     with page.expect_download(timeout=60_000) as download:
         page.click(".save")
         page.click(f".save-menu [data-kind={kind}]")
@@ -205,7 +205,7 @@ def saved(page, kind):
 
 
 def pngs(archive):
-    """The pictures of a ZIP, by name."""
+    """Return the images in a ZIP by name."""
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
         names = [name for name in file.namelist() if name.endswith(".png")]
         return {name: np.asarray(Image.open(io.BytesIO(file.read(name)))) for name in names}
@@ -254,7 +254,7 @@ def upload(page, path):
 
 
 def controls_of(page):
-    """What the page's controls say."""
+    """Return the values of the page's controls."""
     values = {key: page.input_value(f"#{key} input[type=number]") for key in ("images", "timesteps", "seed")}
     if page.is_visible("#eta"):
         values["eta"] = page.input_value("#eta input[type=number]")
@@ -278,7 +278,7 @@ def choose_others(page):
 
 
 def set_to(page, chosen):
-    """Wait for the controls to have these values: Gradio sets one after the other."""
+    """Wait until the controls have these values; Gradio sets them one after the other."""
     deadline = time.monotonic() + 60
     while controls_of(page) != chosen:
         assert time.monotonic() < deadline, (controls_of(page), chosen)
@@ -335,7 +335,7 @@ def test_an_invalid_link_or_png_is_reported_and_changes_nothing(page, url, tmp_p
 
 
 # ----------------------------------------------------------------------------
-# What the player may ask of the server
+# The player's server functions
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
-"""The page and the Hub, which is on this machine: a model loaded into Denoise, a run published from the board; whose
-token goes where; and what a public Space keeps.
+"""The page and the Hub, which runs on this machine: loading a model into Denoise, publishing a run from the board,
+which token is used, and what a public Space keeps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def put(hub, name, seed=0, private=False, **card):
-    """A tiny model on the Hub."""
+    """Put a tiny model on the Hub."""
     policy = DiffusionPolicy(randomise(RIN(**TINY), seed=seed))
     save_policy(policy, hub.folder / name, **card)
     files = {file.name: file.read_bytes() for file in (hub.folder / name).iterdir()}
@@ -56,7 +56,7 @@ def put(hub, name, seed=0, private=False, **card):
 
 @pytest.fixture
 def environment(hub, tmp_path, home):  # noqa: F811
-    """Of an app that knows only this Hub, and keeps everything below one folder."""
+    """Return the environment of an app that uses this Hub and keeps all its files in one folder."""
     hub.folder = tmp_path / "theirs"
     (tmp_path / "temporary").mkdir()
     known = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "", "HF_HUB_DISABLE_XET": "1"}
@@ -67,7 +67,7 @@ def environment(hub, tmp_path, home):  # noqa: F811
 
 @contextmanager
 def served(environment):
-    """The app in this process, which has the Hub that `connected` gave it."""
+    """Serve the app in this process, with the Hub of `connected`."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -92,12 +92,12 @@ def choices(page, control):
     box = page.locator(f"#{control} input")
     box.click()
     found = page.get_by_role("listbox").get_by_role("option").all_inner_texts()
-    box.blur()  # only a field that is entered opens its list
+    box.blur()  # a field opens its list when it gets the focus
     return [text.removeprefix("✓").strip() for text in found]
 
 
 def check_pictures(page, policy, name):
-    """What Denoise draws with the model of that name is what the library draws."""
+    """Check that Denoise draws the same images with the model `name` as the library."""
     page.wait_for_function("name => document.querySelector('#checkpoint input').value === name", arg=name)
     set_run(page, timesteps=5, seed=3)
     page.click("#generate")
@@ -115,14 +115,14 @@ def check_pictures(page, policy, name):
 def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, options):
     policy = put(hub, "bob/faces", dataset="[x](http://example.com) ![y](http://example.com/y.png)")
     with served(environment) as url:
-        assert hub.requests == []  # nothing at the start
+        assert hub.requests == []  # no request when the page opens
         with window(browser, url, **options) as page:
             load(page, "bob/nothing")
             says(page, "⚠️ there is no model bob/nothing, or it is private; check the name")
             assert page.is_visible("#hub-load") and not page.is_visible("#hub-cancel")
-            load(page, " bob/faces ")  # typed; another one is chosen below
+            load(page, " bob/faces ")  # this name is typed, the next one selected
             says(page, "bob/faces is loaded and selected.")
-            assert page.locator(".about a, .about img").count() == 0  # a card's words are words
+            assert page.locator(".about a, .about img").count() == 0  # text of a model card stays text
             check_pictures(page, policy, "bob/faces")
             unfold(page.get_by_role("tab", name="Compare"))
             assert choices(page, "compare-checkpoint") == ["faces-32", "bob/faces"]
@@ -134,7 +134,7 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
             page.get_by_role("tab", name="Denoise").click()
             fold = page.get_by_role("button", name="Load a model from the Hub")
             fold.click()
-            fold.click()  # it asks each time that it is opened
+            fold.click()  # it lists the models each time it opens
             page.locator("#hub-name input").click()
             page.get_by_role("listbox").get_by_role("option", name="bob/other").click()
             page.click("#hub-load")
@@ -143,7 +143,7 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
             page.locator("#values input").click()
             page.get_by_role("listbox").get_by_role("option", name="bob/other").click()
             assert page.locator("#values .token").all_inner_texts() == ["faces-32", "bob/faces", "bob/other"]
-        with window(browser, url, **options) as page:  # somebody else's
+        with window(browser, url, **options) as page:  # another user's
             sooner_or_later(lambda: choices(page, "checkpoint") == ["faces-32", "bob/other", "bob/faces"])
     assert {token for *_, token in hub.requests} == {""}
 
@@ -172,7 +172,7 @@ def test_a_download_can_be_cancelled_and_blocks_nobody(browser, hub, environment
 
 @pytest.mark.filterwarnings("ignore")
 def test_only_the_owner_loads_a_private_model_with_this_machines_login(hub, environment, home):  # noqa: F811
-    """Every request comes from this machine, as behind a proxy that forwards nothing: only the key makes an owner."""
+    """All requests come from this machine, as behind a silent proxy: only the key makes an owner."""
     put(hub, "alice/secret", private=True)
     for place in {}, {"SPACE_ID": "ann/space"}:
         with served(environment | {"HF_TOKEN": READER} | place) as url:
@@ -184,7 +184,7 @@ def test_only_the_owner_loads_a_private_model_with_this_machines_login(hub, envi
 
 
 def said_of(url, name, cookie=""):
-    """Ask for a model as the page does, and return the message that the page would show at the end."""
+    """Request a model as the page does, and return the final message."""
     with urllib.request.urlopen(f"{url}/config") as answer:
         config = json.load(answer)
     button = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "hub-load")
@@ -210,13 +210,13 @@ def test_a_public_space_evicts_the_least_recently_used_model(home, tmp_path, mon
         time.sleep(0.02)
     engine = Engine(tmp_path / "bundled", device="cpu", runs=home)
     assert [entry.name for entry in engine.checkpoints()] == ["bob/three", "bob/two", "ann/one"]
-    assert engine.policy("ann/one").image_size == 8  # used, just now
+    assert engine.policy("ann/one").image_size == 8  # used just now
     downloads.trim(home, 2, 1 << 30)
-    assert [entry.name for entry in Engine(runs=home).checkpoints()] == ["ann/one", "bob/three"]  # a new app's, too
+    assert [entry.name for entry in Engine(runs=home).checkpoints()] == ["ann/one", "bob/three"]  # also in a new app
     assert sorted(path.name for path in cache.iterdir()) == ["models--ann--one", "models--bob--three"]
     downloads.trim(home, 2, 1)
     assert [entry.name for entry in engine.checkpoints()] == ["ann/one"]
-    (cache / "models--ann--one").rename(tmp_path / "elsewhere")  # somebody tidies the cache
+    (cache / "models--ann--one").rename(tmp_path / "elsewhere")  # the cache is cleared
     assert engine.checkpoints() == []
 
 
@@ -238,7 +238,7 @@ def test_a_model_too_large_for_a_space_is_rejected_before_its_download(hub, envi
     monkeypatch.setattr("dp.ui.hub_models.MAX_BYTES", 5000)
     with served(environment | {"SPACE_ID": "ann/space"}) as url:
         assert "the limit on this page is 5,000" in said_of(url, "bob/faces")
-    assert hub.kinds().count("file") == 2  # the config and the card
+    assert hub.kinds().count("file") == 2  # only the config and the card were downloaded
 
 
 def test_on_zero_gpu_a_model_is_loaded_and_sampled(hub, environment, home):  # noqa: F811
@@ -315,7 +315,7 @@ def test_a_published_run_loads_again_and_its_token_is_not_stored(
 
 
 def signed_in(token, expires_in=3600):
-    """A request of a visitor who has signed in on a Space."""
+    """Return a request of a visitor who has signed in on a Space."""
     info = {"userinfo": {"preferred_username": "alice"}, "access_token": token, "expires_at": time.time() + expires_in}
     return gr.Request(request=Request({"type": "http", "session": {"oauth_info": info}}))
 
@@ -343,7 +343,7 @@ def test_which_token_publishes(fake, home, monkeypatch, tiny_rin, place, typed, 
     asked = {"run": run.id, "milestone": 2, "repo": "alice/cats", "private": False, "licence": "", "token": typed}
     told, answer = publish.offer({"run": run.id}, request_of), publish.publish(asked, request_of)
     assert told["login"] is login and told["repo"] == "secret"
-    assert {token for *_, token in fake.requests} - {""} == ({sent} if sent else set())  # storage is asked without it
+    assert {token for *_, token in fake.requests} - {""} == ({sent} if sent else set())  # storage requests have none
     if sent is None:
         assert answer["problem"].startswith("publishing needs a token with write access")
     elif sent == WRITER:

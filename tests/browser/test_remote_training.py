@@ -1,4 +1,4 @@
-"""A run sent to a rented machine from the page: through a Hub on this machine, whose Jobs are real processes."""
+"""A run sent to a rented machine from the page, through a Hub on this machine whose Jobs are real processes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ WRITER, BOB = "hf_alice", "hf_bob"
 
 @pytest.fixture(autouse=True)
 def bob(hub):  # noqa: F811
-    """Somebody else on this Hub."""
+    """Add another user to this Hub."""
     hub.users[BOB] = ("bob", True)
 
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """An app that exchanges news, and whose Jobs report, several times a second."""
+    """Let the page synchronize remote runs, and their Jobs report, several times a second."""
     monkeypatch.setattr(remote_training, "EXCHANGE_S", 0.3)
     monkeypatch.setattr(remote_training, "REPORT_S", 0.2)
 
@@ -124,7 +124,7 @@ def test_a_run_trains_on_a_rented_machine_and_its_token_is_not_stored(
 
         press(page, "rent")
         priced(page)
-        assert not page.is_visible("#board .rent .token")  # typed once in this page's life
+        assert not page.is_visible("#board .rent .token")  # typed once per page
         start(page)
         in_state(page, "queued")
         hub.trouble["inspect"] = refuses(503)
@@ -133,7 +133,7 @@ def test_a_run_trains_on_a_rented_machine_and_its_token_is_not_stored(
         hub.trouble.clear()
         says(page, ".job .last-check", "Last checked at")
         hub.run(hub.jobs["job1"])
-        in_state(page, "finished")  # it may have few steps left, so that nobody sees it running
+        in_state(page, "finished")  # it may have too few steps left to be seen running
         assert run.status().step == total == run.checkpoint_steps()[-1] and len(hub.repos) == 1
         press(page, "delete")
         says(page, ".confirmation", f"Its repository {run.status().remote.repo} on Hugging Face stays")
@@ -158,15 +158,15 @@ def test_a_new_page_asks_for_the_token_and_then_saves_samples_and_cancels(
 ):
     run = make_run(tmp_path, train_num_steps=1_000_000, save_and_sample_every=100_000)
     job.start(run, "a10g-small", "1h", WRITER, every=0.2)
-    with served(environment) as url, window(browser, url, forgiven=LEFT_EARLY) as page:  # it is reloaded
+    with served(environment) as url, window(browser, url, forgiven=LEFT_EARLY) as page:  # after a reload
         open_train_tab(page)
         page.wait_for_selector("#board .sign-in .token")
-        in_state(page, "queued")  # nobody has asked the Hub
+        in_state(page, "queued")  # there was no request to the Hub
         for token, said in ((WRITER + "x", "does not accept this token"), (BOB, "The job belongs to alice")):
             page.fill("#board .sign-in .token", token)
             page.click("#board .sign-in .main")
             says(page, ".sign-in .outcome", said)
-        assert run.has_active_job()  # a stranger's token does not see its Job, which goes on
+        assert run.has_active_job()  # another user's token cannot see its Job, which continues
         page.fill("#board .sign-in .token", WRITER)
         page.click("#board .sign-in .main")
         in_state(page, "running")
@@ -176,7 +176,7 @@ def test_a_new_page_asks_for_the_token_and_then_saves_samples_and_cancels(
         press(page, "sample")
         page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=150_000)
         press(page, "end", "no")
-        with window(browser, url) as other:  # a second page does not do it all again
+        with window(browser, url) as other:  # a second page does not repeat it
             open_train_tab(other)
             in_state(other, "running")
             other.wait_for_selector("#board .sign-in .token")
@@ -196,7 +196,7 @@ def test_a_new_page_asks_for_the_token_and_then_saves_samples_and_cancels(
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("options", WINDOWS[1:])  # where the form is far from the button
+@pytest.mark.parametrize("options", WINDOWS[1:])  # where the form is far below the button
 def test_rent_a_machine_creates_a_run_and_opens_the_form(browser, hub, environment, home, tmp_path, options):  # noqa: F811
     pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
     with (
@@ -229,7 +229,7 @@ def test_rent_a_machine_creates_a_run_and_opens_the_form(browser, hub, environme
 
 
 # ----------------------------------------------------------------------------
-# What the page asks of the server
+# The server functions
 
 
 def asks(run, token="", **more):
@@ -242,7 +242,7 @@ def to_rent(run, token="", flavor="a10g-small", timeout="1h"):
 
 @pytest.fixture
 def run(hub, home, tmp_path):  # noqa: F811
-    """One that is new, on a Hub without a machine to spare."""
+    """Return a new run, on a Hub without a free machine."""
     hub.has_machines = False
     return make_run(tmp_path)
 

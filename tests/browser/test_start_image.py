@@ -1,4 +1,4 @@
-"""Runs that start from a picture, keep a part of it, or walk from one seed to another."""
+"""Runs that start from an image, keep a part of it, or walk from one seed to another."""
 
 import base64
 
@@ -26,7 +26,7 @@ def policy(tiny_rin):
 
 @pytest.fixture
 def picture():
-    """[C,H,W] in [0, 1], of whole grey levels."""
+    """Return an image [C,H,W] in [0, 1] whose values are multiples of 1/255."""
     return torch.randint(0, 256, (3, 8, 8), generator=torch.Generator().manual_seed(1)) / 255
 
 
@@ -70,8 +70,8 @@ def test_kept_pixels_are_the_noised_image_and_finally_the_image(policy, picture,
     steps = list(policy.stream(2, **run, mask=mask))
     images, free = (steps[-1].x0 + 1) / 2, policy.sample(2, **run)
     assert (to_uint8(images)[:, mask.numpy()] == to_uint8(picture[None])[:, mask.numpy()]).all()
-    assert not torch.allclose(images[..., ~mask], free[..., ~mask])  # what is new was made to fit what is kept
-    if sampler in ("ddim", "dpmpp_2m"):  # the others draw fresh noise
+    assert not torch.allclose(images[..., ~mask], free[..., ~mask])  # the inpainted part matches the kept part
+    if sampler in ("ddim", "dpmpp_2m"):  # the other samplers draw new noise
         noise = policy.init_state(SampleSettings(2, seed=2)).x_t
         for step in steps[1:]:
             at = level(policy.schedule, torch.tensor([step.time]))
@@ -148,7 +148,7 @@ def test_an_image_file_is_a_start_image(policy, tmp_path):
 
 
 def choose(page, tmp_path):
-    """Give the page a face of 48 x 64 pixels; returns the square that the page keeps of it."""
+    """Choose a face of 48 x 64 pixels on the page, and return the square that the page keeps of it."""
     face = torch.linspace(0, 1, 64)[:, None, None] * torch.tensor([1.0, 0.6, 0.2]) * torch.ones(48, 1)
     Image.fromarray((face.numpy() * 255).astype("uint8")).save(tmp_path / "mine.png")
     unfold(page.get_by_text("Start from an image", exact=True))
@@ -157,7 +157,7 @@ def choose(page, tmp_path):
 
 
 def given(page, mask=False):
-    """What the page holds, as the server reads it."""
+    """Return the component's value as the server parses it."""
     uri = "document.querySelector('#start .{}').toDataURL('image/png')"
     value = {"image": page.evaluate(uri.format("image")), "strength": 0.5}
     return read_start_image(value | ({"mask": page.evaluate(uri.format("mask"))} if mask else {}), 32, 3)
@@ -179,7 +179,7 @@ def test_a_run_of_the_page_starts_from_the_image_and_keeps_painted_areas(page, t
     page.click("#generate")
     finished(page, 10)
     start, *_ = given(page)
-    assert start.std() > 0.1  # the picture, and no blank
+    assert start.std() > 0.1  # the image, not blank
     np.testing.assert_allclose(canvas_pixels(page), make_grid(to_uint8(policy.sample(4, **run, start=start))), atol=1)
 
     page.locator("#start .brush-width").fill("64")
@@ -214,7 +214,7 @@ def test_a_walk_is_shown_as_a_strip_that_plays_and_its_link_restores_it(page):
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     set_run(page, timesteps=8, seed=2, images=5)
     unfold(page.get_by_text("Walk between two seeds", exact=True))
-    assert page.input_value("#walk input") == ""  # to look into the fold begins no walk
+    assert page.input_value("#walk input") == ""  # opening the accordion starts no walk
     page.click("#generate")
     finished(page, 8)
     images = to_uint8(policy.sample(5, timesteps=8, sampler="dpmpp_2m", seed=2))
@@ -228,7 +228,7 @@ def test_a_walk_is_shown_as_a_strip_that_plays_and_its_link_restores_it(page):
     np.testing.assert_allclose(canvas_pixels(page), make_grid(images), atol=1)
     page.wait_for_function("document.querySelector('.walk canvas').width === 160")
     page.click(".play-walk")
-    for row in (0, 2, 4, 3):  # to the end and back
+    for row in (0, 2, 4, 3):  # to the last image and back
         until(page, f"d.image === '{row}'")
     page.click(".play-walk")
     link = copied_link(page)

@@ -1,5 +1,5 @@
-"""Many readers of one engine: pages that leave and come back, programs that are killed, and what all of them leave
-behind. The app is served from this process, so that its engine can be looked into.
+"""Many readers of one engine: pages that disconnect and return, clients that are killed, and the resources that they
+leave behind. The app runs in this process, so that the tests can inspect its engine.
 """
 
 import gc
@@ -26,21 +26,21 @@ from dp.ui import streaming
 from dp.ui.app import build_app
 from dp.ui.streaming import REPLAYED, evenly_chosen
 
-# The server runs in this process, where a warning made an error would be raised inside Gradio's threads.
+# The server runs in this process: a warning turned into an error would be raised in Gradio's threads.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 NAME = "faces-32"
-SOON = 60.0  # seconds: the rows of a reader that has gone may stay for two; the rest is for a busy machine
+SOON = 60.0  # rows of a lost reader should be freed within 2 s; the rest is for a busy machine
 
 
 class App:
-    """The real app around an engine that can be seen."""
+    """The real app, served in this process, with access to its engine."""
 
     def __init__(self):
         self.engine = Engine(ROOT / "checkpoints", device="cpu")
         self.demo = build_app(self.engine)
         _, self.url, _ = self.demo.launch(prevent_thread_lock=True, quiet=True)
-        (self.generate,) = [i for i, fn in self.demo.fns.items() if fn.name == "run"]
+        (self.generate,) = [i for i, fn in self.demo.fns.items() if fn.name == "generate"]
 
     @property
     def handles(self):
@@ -99,11 +99,11 @@ def begin(page, app, timesteps, images=2, seed=5):
 
 
 class Reader:
-    """A page's run over plain HTTP, read or not: what a browser sends, without the browser."""
+    """Sends the requests of a page that starts a run, without a browser."""
 
     def __init__(self, app, images=2, timesteps=1000):
         self.session = uuid.uuid4().hex
-        values = [NAME, images, timesteps, "ddim", "trained", 0, 0, 1, False, None, None]  # no walk, no picture
+        values = [NAME, images, timesteps, "ddim", "trained", 0, 0, 1, False, None, None]  # no walk, no start image
         body = {"data": values, "fn_index": app.generate, "session_hash": self.session}
         request = urllib.request.Request(
             f"{app.url}gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -117,7 +117,7 @@ class Reader:
                 yield json.loads(line[6:])
 
     def frames(self):
-        """Steps shown, as they come."""
+        """Yield the steps shown as they arrive."""
         for message in self.messages():
             for part in message.get("output", {}).get("data", [])[:1]:
                 if "index" in json.dumps(part):
@@ -128,7 +128,7 @@ class Reader:
 
 
 # ----------------------------------------------------------------------------
-# A page leaves, and comes back
+# A page that disconnects and returns
 
 
 @pytest.mark.browser
@@ -155,7 +155,7 @@ def test_a_reloaded_page_replays_its_run_which_ends_with_the_same_images(app, co
     page.reload()
     page.wait_for_function("document.querySelector('.player')?.dataset.state === 'done'", timeout=150_000)
     assert handle.state == "done" and len(app.handles) == len({t.request_id for t in app.handles})
-    page.wait_for_function("window.seen.at(-1) === 120")  # it looks every ten milliseconds
+    page.wait_for_function("window.seen.at(-1) === 120")  # polled every 10 ms
     seen = [step for step in page.evaluate("window.seen") if step]
     assert seen[0] < 30 and seen == sorted(seen) and seen[-1] == 120
     np.testing.assert_array_equal(canvas_pixels(page), alone(2, 120, 5))
@@ -186,7 +186,7 @@ def test_a_page_that_lost_its_connection_reattaches_to_its_run(app, context):
         assert handle.state == "parked"
         proxy.limit = 1_000_000
         with page.expect_request(lambda request: handle.request_id in (request.post_data or ""), timeout=150_000):
-            page.evaluate("let ahead = 0; performance.now = () => (ahead += 10_000)")  # every silence is a long one
+            page.evaluate("let ahead = 0; performance.now = () => (ahead += 10_000)")  # every pause seems long
         page.evaluate("delete performance.now")
         page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=150_000)
         assert handle.state == "done"
@@ -201,7 +201,7 @@ def test_stop_before_the_first_frame_does_not_show_the_previous_run(app, context
     page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=150_000)
     page.wait_for_selector("#generate", state="visible")
     gate, get = threading.Event(), app.engine._models.get
-    monkeypatch.setattr(app.engine._models, "get", lambda name: gate.wait(60) and get(name))  # as a cold one would
+    monkeypatch.setattr(app.engine._models, "get", lambda name: gate.wait(60) and get(name))  # slow, as a first load
     page.click("#generate")
     page.click("#stop")
     page.wait_for_function("document.querySelector('.player').dataset.state === 'stopped'", timeout=150_000)
@@ -238,7 +238,7 @@ def test_replayed_frames_are_evenly_spaced():
 
 
 # ----------------------------------------------------------------------------
-# Readers that vanish, and what they leave behind
+# Readers that disconnect, and what they leave behind
 
 
 def test_a_reader_whose_connection_breaks_frees_its_rows(app):
@@ -265,7 +265,7 @@ def test_a_client_that_is_killed_frees_its_rows(app, endpoint):
         assert len(app.at_work()) == 1
         program.send_signal(signal.SIGKILL)
     print(f"rows free after {app.wait_until_idle():.2f} s")
-    assert app.handles[-1].state == "stopped"  # nobody can come back for it
+    assert app.handles[-1].state == "stopped"  # no client can reattach to it
 
 
 def test_a_client_that_cancels_frees_its_rows(app):
@@ -278,7 +278,7 @@ def test_a_client_that_cancels_frees_its_rows(app):
 
 
 def resources():
-    """Resident megabytes, threads, open files of this process."""
+    """Return this process's resident megabytes, threads and open files."""
     gc.collect()
     with open("/proc/self/statm") as file:
         resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -286,7 +286,7 @@ def resources():
 
 
 def abort(app, i):
-    """One viewer who leaves in the middle, in one of three ways."""
+    """Start a run and disconnect during it, in one of three ways."""
     reader = Reader(app, images=4, timesteps=200)
     frames = reader.frames()
     next(frames)
@@ -302,7 +302,7 @@ def abort(app, i):
 @pytest.mark.parametrize("viewers, settled", [(24, 12), pytest.param(200, 20, marks=pytest.mark.soak)])
 def test_pages_that_close_during_a_run_leak_nothing(viewers, settled):
     app = App()
-    app.engine.ttl_s = 0.2  # what is kept for those who may come back is meant to stay: here not for long
+    app.engine.ttl_s = 0.2  # runs are kept for pages that return; here only briefly
     for i in range(viewers):
         abort(app, i)
         if i == settled - 1:
@@ -329,7 +329,7 @@ def test_a_page_that_reads_one_frame_a_second_neither_slows_others_nor_queues_me
     for message in quick.messages():
         if message["msg"] == "process_completed":
             break
-    app.wait_until_idle()  # the slow one's run has ended, too, though its reader is far behind
+    app.wait_until_idle()  # the slow reader's run has ended, too
     waiting = app.demo._queue.pending_messages_per_session.get(slow.session)
     assert waiting is None or waiting.qsize() <= 4
     slow.vanish()
@@ -338,7 +338,7 @@ def test_a_page_that_reads_one_frame_a_second_neither_slows_others_nor_queues_me
 
 def test_an_evicted_session_still_sees_its_run_to_the_end(app):
     readers = [Reader(app, timesteps=30) for _ in range(2)]
-    app.demo.state_holder.session_data.clear()  # as Gradio does with those used longest ago
+    app.demo.state_holder.session_data.clear()  # as Gradio evicts the least recently used sessions
     for reader in readers:
         last = next(message for message in reader.messages() if message["msg"] == "process_completed")
         assert last["success"]

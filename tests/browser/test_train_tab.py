@@ -1,4 +1,4 @@
-"""The Train tab: pictures in, a run that outlives page and app, its checkpoint in Denoise; and who may see it."""
+"""The Train tab: uploads, runs that outlive the page and the app, opening checkpoints, and who may do all this."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def in_state(page, state, seconds=150):
 
 
 def shown(page, what):
-    """A number that the board keeps for such questions: step, samples."""
+    """Return a number in the board's data attributes, such as `step` or `samples`."""
     return int(page.get_attribute("#board .run", f"data-{what}") or 0)
 
 
@@ -106,7 +106,7 @@ def page_of(browser, url):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """DP_HOME; training processes are forked, and whatever still trains there at the end is killed."""
+    """Return DP_HOME. Training processes are forked, and those still alive at the end are killed."""
     folder = tmp_path / "home"
     for name, value in {"DP_HOME": str(folder), "DP_DEVICE": "cpu", "CPU_CORES": "1"}.items():
         monkeypatch.setenv(name, value)
@@ -124,7 +124,7 @@ def test_a_run_outlives_the_page_and_the_app_and_resumes_after_pause_and_stop(br
     folder = write(tmp_path / "holiday", FINE | BROKEN | JUNK)
     assert len(FINE) + len(BROKEN) == 201 and len(BROKEN) == 21
 
-    limits = {"DP_MAX_FILES": "1000", "DP_MAX_PIXELS": "4000321"}  # of whoever hosts
+    limits = {"DP_MAX_FILES": "1000", "DP_MAX_PIXELS": "4000321"}  # set by the platform
     with serve("app.py", DP_HOME=str(home), CPU_CORES="1", **limits) as url, page_of(browser, url) as page:
         begun, _ = call(url, "begin", {"files": 1001, "bytes": 1})
         assert "1001 files: the limit is 1,000." in begun["problem"]
@@ -149,10 +149,10 @@ def test_a_run_outlives_the_page_and_the_app_and_resumes_after_pause_and_stop(br
         page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1", timeout=150_000)
         assert page.locator("#board .checkpoints canvas:visible").count() >= 1
         (run,) = list_runs(home)
-        assert not list((home / ".drafts").iterdir())  # what was uploaded is gone, the checked pictures are the run's
+        assert not list((home / ".drafts").iterdir())  # the upload is deleted, and the run has the checked images
         before = shown(page, "step")
 
-    assert run.is_alive() and run.status().state == "running"  # with neither page nor app
+    assert run.is_alive() and run.status().state == "running"  # with both page and app closed
     with launched(home) as url, page_of(browser, url) as page:
         in_state(page, "running")
         page.wait_for_function(f"+document.querySelector('#board .run').dataset.step > {before}")
@@ -185,7 +185,7 @@ def test_a_run_outlives_the_page_and_the_app_and_resumes_after_pause_and_stop(br
         in_state(page, "finished")
         assert run.status().step == total == run.checkpoint_steps()[-1]
         records, _ = run.metrics()
-        assert sum("event" in record for record in records) == 2  # it went on twice
+        assert sum("event" in record for record in records) == 2  # it was resumed twice
 
         with page.expect_download() as download:
             page.click("#board [data-verb=download]")
@@ -222,17 +222,17 @@ def test_a_check_can_be_cancelled_and_invalid_settings_are_reported_before_train
         page.wait_for_function("document.querySelector('#intake .problem').textContent.includes('no usable image')")
         assert page.is_disabled("#start-training")
 
-        large = encode(Image.new("RGB", (2000, 2000), "teal"), "PNG")  # few bytes, and some while to decode
+        large = encode(Image.new("RGB", (2000, 2000), "teal"), "PNG")  # few bytes, but slow to decode
         folder = write(tmp_path / "many", {f"{number}.png": large for number in range(200)})
         for is_at_once in (False, True):
-            if is_at_once:  # before Gradio knows that there is a check to be cancelled
+            if is_at_once:  # before Gradio has registered the check that this cancels
                 page.evaluate(CANCEL)
             page.locator("#intake .folder").set_input_files(folder)
             if not is_at_once:
                 page.wait_for_selector("#intake .upload[data-state=checking]")
                 page.click("#intake .cancel")
             page.wait_for_selector("#intake .upload[data-state=empty]")
-            sooner_or_later(lambda: len(list((home / ".drafts").iterdir())) == 1)  # that of notes.png
+            sooner_or_later(lambda: len(list((home / ".drafts").iterdir())) == 1)  # the upload of notes.png
             page.wait_for_timeout(1500)
             assert page.is_visible("#intake .drop") and page.is_disabled("#start-training")
 
@@ -266,7 +266,7 @@ def test_a_preset_starts_unchanged_and_sampling_works_during_training(browser, h
         pictures = write(tmp_path / "two", {"1.png": png(1), "2.png": png(2)})
         page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
         page.wait_for_selector("#intake .upload[data-state=checked]")
-        page.click("#start-training")  # nothing else was touched, and Advanced settings never opened
+        page.click("#start-training")  # without touching another control or opening Advanced settings
         in_state(page, "running")
         (run,) = list_runs(home)
         assert run.config()["name"] == "pictures" and run.config()["trainer"]["train_num_steps"] == 2000
@@ -289,7 +289,7 @@ def test_a_preset_starts_unchanged_and_sampling_works_during_training(browser, h
 
 
 def finished_run(home, tmp_path, **settings):
-    """A run of two pictures that this process has trained."""
+    """Return a run of two images, trained in this process."""
     list(prepare(write(tmp_path / "pictures", {"1.png": png(1), "2.png": png(2)}), tmp_path / "dataset", 16))
     settings = Settings(name="cats", image_size=16, width=16, depth=1, batch=2, **settings)
     run = jobs.create(home, settings.config("pictures", 2, time.time()), tmp_path / "dataset")
@@ -318,7 +318,7 @@ def test_a_finished_run_can_be_extended_next_to_a_damaged_one(browser, home, tmp
         page.wait_for_function("document.querySelector('#board .step').textContent.includes('of 45')")
         in_state(page, "finished")
         assert not page.is_visible("#board .extend") and run.status().step == 45 == run.checkpoint_steps()[-1]
-        page.set_viewport_size({"width": 390, "height": 844})  # at which `window` looks whether it is too wide
+        page.set_viewport_size({"width": 390, "height": 844})  # so that `window` checks its width
         page.emulate_media(color_scheme="dark")
         page.click("#board [data-verb=extend]")
         assert (int(field.input_value()), int(field.get_attribute("min"))) == (90, 46)
@@ -360,7 +360,7 @@ def test_killing_the_app_leaves_one_training_process_and_after_stop_none(browser
 @pytest.mark.browser
 def test_closing_the_page_ends_its_benchmark(browser, home, tmp_path):
     trials = lambda: list((home / ".drafts").glob("trial-*"))  # noqa: E731
-    with forking(False), launched(home) as url:  # it is to be measured for a while
+    with forking(False), launched(home) as url:  # so that measuring takes a while
         with page_of(browser, url) as page:
             pictures = write(tmp_path, {"1.png": png(1), "2.png": png(2)})
             page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
@@ -370,12 +370,12 @@ def test_closing_the_page_ends_its_benchmark(browser, home, tmp_path):
 
 
 # ----------------------------------------------------------------------------
-# Who may
+# Permission
 
 
 def asking(name=None, expires_at=None, is_local_user=False):
-    """A request as Gradio passes it to a handler, from a visitor who signed in as `name`. The peer address is that of
-    this machine, as behind a proxy: it proves nothing.
+    """Return a request as Gradio passes it to a handler, from a visitor who signed in as `name`. The peer address is
+    this machine's, as behind a proxy, so it proves nothing.
     """
     session = {"oauth_info": {"userinfo": {"preferred_username": name}, "expires_at": expires_at}} if name else {}
     scope = {"type": "http", "session": session, "client": ("127.0.0.1", 50000), OWNER: is_local_user}
@@ -386,7 +386,7 @@ def asking(name=None, expires_at=None, is_local_user=False):
     "environment, name, reason",
     [
         ({}, None, None),
-        ({"DP_TRAINERS": "ann"}, None, None),  # a machine of one's own has no sign-in
+        ({"DP_TRAINERS": "ann"}, None, None),  # outside a Space there is no sign-in
         ({"SPACE_ID": "ann/space"}, "ann", permission.OFF),
         ({"SPACE_ID": "ann/space", "DP_ALLOW_TRAINING": "0"}, "ann", permission.OFF),
         ({"SPACE_ID": "ann/space", "DP_ALLOW_TRAINING": "1"}, None, None),
@@ -406,7 +406,7 @@ def test_who_may_train_and_the_reason_for_others(monkeypatch, environment, name,
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     assert permission.denial_reason(asking(name)) == reason
-    raw = asking(name).request  # as a component's own functions are given it
+    raw = asking(name).request  # as server functions of a component receive it
     assert permission.denial_reason(raw) == reason
 
 
@@ -417,7 +417,7 @@ def test_an_expired_sign_in_does_not_count():
 
 
 def make_run(home, network, name="Secret", milestones=(2,), dataset=None):
-    """A run that has come to some milestones; its dataset is of four pictures."""
+    """Return a run with checkpoints at `milestones` and a dataset of four images."""
     if dataset is None:
         dataset = home.parent / f"{name} pictures"
         pictures = write(home.parent / f"{name} files", {f"{number}.png": png(number) for number in range(4)})
@@ -433,7 +433,7 @@ def make_run(home, network, name="Secret", milestones=(2,), dataset=None):
 
 
 def call(url, name, asked):
-    """A component's function on the server, as anybody may call it."""
+    """Call a component's server function over HTTP, and return the result."""
     with urllib.request.urlopen(f"{url}/config") as answer:
         config = json.load(answer)
     component = next(c["id"] for c in config["components"] if name in c["props"].get("server_fns", ()))
@@ -477,7 +477,7 @@ def test_a_stranger_sees_nothing_of_the_runs(home, tiny_rin, monkeypatch, allowe
 
 
 # ----------------------------------------------------------------------------
-# The parts
+# Single functions
 
 
 def test_checkpoints_of_runs_are_listed_newest_first_under_unique_names(home, tmp_path, tiny_rin):
@@ -505,7 +505,7 @@ def test_file_names_arrive_with_the_pieces(home):
     uploaded = Upload(upload.begin({"files": 4, "bytes": 4}, asking())["draft"])
     names = {0: "a/one.png", 1: "é.png", 3: "x" * 5000 + ".png"}
     pieces = [piece(i, 0, b"x", name=name) for i, name in names.items()]
-    for _ in range(2):  # once more, as after a lost answer
+    for _ in range(2):  # again, as after a lost response
         assert upload.receive({"draft": uploaded.id, "pieces": pieces}, asking()) == {}
     assert uploaded.file_names(4) == ["a/one.png", "é.png", "file 3", "x" * 996 + ".png"]
     lone = upload.receive(
@@ -523,7 +523,7 @@ def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
     send = lambda *pieces: upload.receive({"draft": begun["draft"], "pieces": list(pieces)}, asking())  # noqa: E731
     assert send(piece(0, 0, pictures["a/one.png"][:100])) == {}
     assert send(piece(0, 100, pictures["a/one.png"][100:]), piece(1, 0, pictures["two.png"]), piece(2, 0, b"")) == {}
-    assert send(piece(0, 100, pictures["a/one.png"][100:])) == {}  # once more, as after a lost answer
+    assert send(piece(0, 100, pictures["a/one.png"][100:])) == {}  # again, as after a lost response
     uploaded = Upload(begun["draft"])
     *_, last = prepare(uploaded.file_paths(list(pictures)), uploaded.dataset, 16, names=list(pictures))
     assert last.report.accepted == ["a/one.png", "two.png"]
@@ -576,7 +576,7 @@ def test_the_day_of_an_upload_dated_in_the_future_begins_now(home):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Of seventy pictures, at 16 x 16."""
+    """Return a dataset of 70 images at 16 x 16."""
     pictures = write(tmp_path / "pictures", {f"{number}.png": png(number) for number in range(70)})
     *_, _ = prepare(pictures, tmp_path / "dataset", 16)
     return tmp_path / "dataset"

@@ -1,5 +1,5 @@
-"""The app on ZeroGPU: when it is lent a GPU, when it is not, and when the GPU is taken away. What it shares with the
-engine's app is in test_app, which runs on both.
+"""The app on ZeroGPU: with a GPU, without one, and when it loses the GPU. Tests that also apply to the engine are in
+test_app, which runs on both.
 """
 
 import base64
@@ -29,7 +29,7 @@ from dp.ui.sampling.page_values import MAX_IMAGES, MAX_TIMESTEPS, SAMPLERS
 from dp.ui.sampling.variants import MAX_VARIANTS
 from dp.ui.zero_gpu import ANONYMOUS_S, seconds_needed, waiting_message
 
-# How the platform tells visitors from each other; without it, all of them share what the app has.
+# By this header the platform identifies a visitor; without it, all visitors share the app's quota.
 PARTS = ({"alg": "HS256"}, {"user": "ann"}, {})
 VISITOR = {"X-IP-Token": ".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).decode().rstrip("=") for p in PARTS)}
 SAID = {
@@ -43,7 +43,7 @@ SAID = {
     "Create a free account to get a higher priority in ZeroGPU queues.",
 }
 CLOSE_TOASTS = "document.querySelectorAll('.toast-close').forEach(cross => cross.click())"
-LONG_SECOND = ("3", "1000", "5")  # timesteps of a comparison whose second run goes on for as long as a test needs
+LONG_SECOND = ("3", "1000", "5")  # timesteps of a comparison whose second run lasts longer than any test
 TAKEN_AWAY = "the GPU was released before the run finished: try again, or use fewer images or timesteps"
 
 
@@ -63,7 +63,7 @@ def url(api):
 
 @pytest.fixture(autouse=True)
 def lends(request):
-    """Whatever the test before has left."""
+    """Wait until the previous test's GPUs are released."""
     if "url" in request.fixturenames:
         request.getfixturevalue("api").answer = "lent"
 
@@ -86,7 +86,7 @@ def until_said(page, words, player="#player"):
 
 
 def until_released(api, since, seconds=150):
-    """Every GPU that has been lent since that many requests is back, and its worker is done."""
+    """Wait until every GPU granted after the first `since` requests is released and its worker has ended."""
     deadline = time.monotonic() + seconds
     while api.log[since:].count("/release") < max(api.log[since:].count("/schedule"), 1):
         assert time.monotonic() < deadline, api.log[since:]
@@ -118,10 +118,10 @@ def test_a_missing_gpu_is_shown_in_the_players_status_line_and_the_next_run_work
         assert page.get_attribute("#player .player", "aria-busy") == "false" and not page.is_visible("#stop")
         toast = page.locator(".toast-body").filter(has_text=words).first
         toast.wait_for()
-        assert toast.locator("a").count() == 0  # no markup but ours
+        assert toast.locator("a").count() == 0  # only our own markup
         page.evaluate(CLOSE_TOASTS)
         page.wait_for_timeout(300)
-        assert page.inner_text("#player .step") == words  # and nothing takes its place
+        assert page.inner_text("#player .step") == words  # and nothing replaces it
         np.testing.assert_array_equal(canvas_pixels(page), before)
     assert {asked["token"] for asked in api.asked[-2:]} == {VISITOR["X-IP-Token"]}
     for answer, steps in (("queue", 12), ("lent", 11)):
@@ -168,7 +168,7 @@ def test_an_api_client_gets_the_same_errors(url, api):
 
 
 # ----------------------------------------------------------------------------
-# The GPU is taken away, or given back
+# Losing and releasing the GPU
 
 
 @pytest.mark.browser
@@ -251,7 +251,7 @@ def test_a_closed_page_or_client_releases_the_gpu(page, url, api):
 
 
 # ----------------------------------------------------------------------------
-# What is asked for
+# The requested seconds
 
 
 def test_every_visitor_may_request_the_largest_run():
@@ -280,7 +280,7 @@ def test_the_requested_seconds_are_shown_first(page, api):
 @pytest.mark.browser
 def test_features_that_need_a_finished_run_are_hidden_and_the_rest_works(page, policy, tmp_path):
     run = SampleSettings(4, timesteps=6, sampler="ddim", seed=11)
-    handle = Engine(ROOT / "checkpoints", device="cpu").submit(run, "faces-32")  # somebody's, elsewhere
+    handle = Engine(ROOT / "checkpoints", device="cpu").submit(run, "faces-32")  # made on another machine
     frame = list(handle)[-1]
     _, png = export([frame], handle.provenance, "png")
     (tmp_path / "faces.png").write_bytes(png)

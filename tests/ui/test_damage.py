@@ -1,5 +1,5 @@
-"""One damaged run, checkpoint or folder never takes down the page or the list of the others: every field of every JSON
-file in a run folder and in a checkpoint folder, and every file as a whole, damaged one at a time.
+"""One damaged run, checkpoint or folder affects neither the page nor the others: every field of every JSON file in a
+run folder and in a checkpoint folder, and every file as a whole, is damaged one at a time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ GONE = object()
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """DP_HOME with a run that has been trained and an older one beside it, and a folder with two checkpoints."""
+    """Create DP_HOME with two trained runs, and a folder with two checkpoints."""
     place = tmp_path_factory.mktemp("damage")
     run = make_run(place, "Whole", train_num_steps=20, save_and_sample_every=10)
     with run.hold_lock():
@@ -72,14 +72,14 @@ def victim(place: Path) -> RunFolder:
 
 
 def encoded(value: Any) -> Any:
-    """`value`, once both JSON and what Gradio sends with have taken it."""
+    """Return `value` after encoding it as JSON, as Python and as Gradio do."""
     orjson.dumps(value)
     json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
     return value
 
 
 def everything(place: Path, engine: Engine) -> dict[str, Any]:
-    """All that the page asks for in lists and details -> what it says of what is not damaged."""
+    """Request every list and detail that the page shows, and return what concerns the undamaged run and checkpoints."""
     other = next(path.name for path in (place / "home").glob("other-*"))
     looked = encoded(run_board.poll({"run": other}, None))
     [line] = [line for line in looked.pop("runs") if line["id"] == other]
@@ -95,7 +95,7 @@ def everything(place: Path, engine: Engine) -> dict[str, Any]:
 
 
 def details(run: RunFolder) -> None:
-    """Ask for everything about the damaged run; errors must be those that the page can show."""
+    """Request everything about the damaged run; every error must be one that the page can show."""
     looked = encoded(run_board.poll({"run": run.id}, None))
     if any(line["id"] == run.id for line in looked["runs"]):
         assert looked["facts"]["id"] == run.id and looked["facts"]["description"]
@@ -117,7 +117,7 @@ def resumed(run: RunFolder) -> None:
 
 
 def fields(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """The path to each value in a JSON value, the whole first."""
+    """Yield the path of each value within a JSON value, beginning with the whole."""
     yield path
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in children:
@@ -125,7 +125,7 @@ def fields(value: Any, path: tuple = ()) -> Iterator[tuple]:
 
 
 def with_(value: Any, path: tuple, new: Any) -> Any:
-    """A copy of `value` with `new` at `path`, or without what was there."""
+    """Return a copy of `value` with `new` at `path`, or without that entry if `new` is GONE."""
     if not path:
         return {} if new is GONE else new
     copy = value.copy()
@@ -138,7 +138,7 @@ def with_(value: Any, path: tuple, new: Any) -> Any:
 
 FILES = ["config.json", "status.json", "dataset/report.json", "checkpoints/000020/config.json", "metrics.jsonl"]
 FILES += ["checkpoints/000020/training-state/state.json"]
-ASKED = {"training-state": resumed, "000020": lambda run: None}  # beside what the lists say
+ASKED = {"training-state": resumed, "000020": lambda run: None}  # in addition to the lists
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -151,7 +151,7 @@ def test_an_invalid_value_in_any_field_affects_nothing_else(place, name):
     for path in fields(whole):
         for new in (*VALUES, GONE):
             file.write_text("\n".join([json.dumps(with_(whole, path, new)), *rest]))
-            os.utime(file, ns=(cases, cases))  # listed anew, however fast this goes
+            os.utime(file, ns=(cases, cases))  # a new time, so that the file is read again
             try:
                 assert everything(place, engine) == before
                 ask(victim(place))
@@ -203,7 +203,7 @@ def remove(path: Path) -> None:
 
 
 def everywhere(run: RunFolder) -> list[Path]:
-    """Every file and folder of the run, those of the checkpoint that is not the newest apart."""
+    """Return every file and folder of the run, except those of older checkpoints."""
     found = [path.relative_to(run.path) for path in sorted(run.path.rglob("*"))]
     return [path for path in found if "000010" not in path.name and "000010" not in path.parts]
 
@@ -264,7 +264,7 @@ def test_folders_whose_names_are_not_utf8_are_shown_and_break_nothing(place):
     processes.rename(run, "Café")
     twin = place / "home" / os.fsdecode(b"caf\xe8")
     shutil.copytree(run.path, twin)
-    (twin / "config.json").unlink()  # its name is then its folder's
+    (twin / "config.json").unlink()  # it is then named after its folder
     run = RunFolder(renamed(run.path, b"caf\xe9"))
     shutil.copytree(place / "bundled" / "other", place / "bundled" / os.fsdecode(b"mod\xe8l"))
     renamed(shutil.copytree(run.checkpoint(20), run.path / "checkpoints" / "copy"), b"copi\xe9")
@@ -276,7 +276,7 @@ def test_folders_whose_names_are_not_utf8_are_shown_and_break_nothing(place):
     assert other != run.id
     names = encoded([entry.name for entry in page_values.visible_checkpoints(engine)])
     assert len(set(names)) == len(names) == 7 and sum("\ufffd" in name for name in names) == 4
-    assert encoded(page_values.usable_checkpoints(engine)) == ["other"]  # safetensors opens no path that is not UTF-8
+    assert encoded(page_values.usable_checkpoints(engine)) == ["other"]  # safetensors needs UTF-8 paths
     assert all(
         "not valid UTF-8" in entry.problem for entry in page_values.visible_checkpoints(engine) if entry.name != "other"
     )

@@ -1,5 +1,5 @@
-"""Who may send what: the rules for names, the limits of bodies, the owner's key. Then the real app, called by programs,
-by pages of other sites in Chromium, and through a proxy that makes every visitor look local.
+"""The gateway: rules for host names, limits of bodies and the owner's key. Then the real app, called by API clients, by
+pages of other sites in Chromium, and through a proxy that makes every visitor look local.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def test_a_visitors_uploads_are_limited(client, monkeypatch):
 
 
 def test_a_small_upload_counts_as_64_kilobytes(client, monkeypatch):
-    """Otherwise a request with a thousand tiny files would cost its sender nothing."""
+    """Otherwise requests with thousands of tiny files would not be limited."""
     monkeypatch.setattr(gateway, "VISITOR_BYTES", 3 << 16)
     assert [client.post("/gradio_api/upload", content=b"x").status_code for _ in range(4)] == [200, 200, 200, 429]
 
@@ -267,7 +267,7 @@ def test_two_apps_on_one_host_keep_their_cookies_apart(tmp_path):
 # The real app
 
 
-SESSIONS = 20  # that Gradio keeps the state of: fewer than in the real app, to exceed them sooner
+SESSIONS = 20  # whose state Gradio keeps; fewer than in the real app, to exceed the limit sooner
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +290,7 @@ def url(home):
 
 
 def ask(url, path, body=None, **headers):
-    """The status and the text of an answer."""
+    """Return the status and the text of a response."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     with closing(http.client.HTTPConnection("127.0.0.1", urlsplit(url).port, timeout=150)) as connection:
         connection.request("GET" if body is None else "POST", path, body, sent)
@@ -305,12 +305,12 @@ def board(url):
 
 
 def call(board, function, data=None):
-    """The body of a call of the board's server functions."""
+    """Return the request body that calls a server function of the board."""
     return json.dumps({"component_id": board, "fn_name": function, "session_hash": "x", "data": data or {}})
 
 
 JSON = {"Content_Type": "application/json"}
-TEXT = {"Content_Type": "text/plain"}  # what a no-cors request of another site may have
+TEXT = {"Content_Type": "text/plain"}  # all that a no-cors request of another site can send
 
 
 def test_api_clients_need_no_extra_headers(url, board):
@@ -323,7 +323,7 @@ def test_api_clients_need_no_extra_headers(url, board):
 
 
 def test_language_models_can_call_the_endpoints(url):
-    if not os.environ.get("CI"):  # where the extra must be there
+    if not os.environ.get("CI"):  # in CI the extra must be installed
         pytest.importorskip("mcp")
     to, said = "/gradio_api/mcp/", {"Accept": "application/json, text/event-stream"} | JSON
     arguments = {"images": 1, "timesteps": 2, "seed": 4}
@@ -391,7 +391,7 @@ def test_large_bodies_are_rejected_on_every_route(url, board):
 
 
 def test_no_request_makes_the_server_download_a_url(url):
-    """Gradio would take a URL in place of any input, load all of it into memory and keep it."""
+    """Gradio would accept a URL in place of any file, load all of it into memory and cache it."""
     config = json.loads(ask(url, "/config")[1])
     box = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "image-reference")
     index, event = next((i, d) for i, d in enumerate(config["dependencies"]) if d["inputs"] == [box])
@@ -411,7 +411,7 @@ def test_an_unknown_forwarded_host_appears_in_no_url_of_the_page(url):
 
 
 def test_old_uploads_are_deleted_and_new_ones_kept(tmp_path):
-    """Also those that Gradio does not know of: an upload that ended in the middle, or of a process that was killed."""
+    """Also those that Gradio does not know of: incomplete uploads, and those of a process that was killed."""
     for name in "old/a.png", "old/new.png", "tmpabc", "empty/b.png":
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -423,8 +423,8 @@ def test_old_uploads_are_deleted_and_new_ones_kept(tmp_path):
 
 @contextmanager
 def site(*pages, proxy_to=None):
-    """Another server on this machine: it answers with one page, or passes everything on to an app, as nginx does when
-    nobody tells it more: Host is the app's own address, and no header says who asked. Gives its port.
+    """Serve pages of another site on this machine, or proxy an app as nginx does by default: Host is the app's own
+    address, and no header identifies the client. Yields the port.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -462,7 +462,7 @@ def site(*pages, proxy_to=None):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads, server.handle_error = True, lambda *args: None  # a reader that has gone
+        server.daemon_threads, server.handle_error = True, lambda *args: None  # a reader that has disconnected
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_address[1]
         server.shutdown()
@@ -486,7 +486,7 @@ ATTACK = """async ([app, board]) => {
 
 @contextmanager
 def tab(browser):
-    """Yield a fresh page that waits long for what it is asked for."""
+    """Yield a new page with long timeouts."""
     with browser.new_context() as context:
         context.set_default_timeout(150_000)
         yield context.new_page()
@@ -499,10 +499,10 @@ def test_a_page_of_another_site_can_neither_read_nor_change_anything(url, home, 
     with site("<title>evil</title>") as port, tab(browser) as page:
         page.goto(f"http://{name}:{port}/")
         assert page.evaluate(ATTACK, [url, board]) == [False] * 4
-        # With the owner's cookie in the same browser it can do no more.
+        # The owner's cookie in the same browser makes no difference.
         page.context.new_page().goto(owners(url, home), wait_until="commit")
         assert page.evaluate(ATTACK, [url, board]) == [False] * 4
-        # A name of its own that now means this machine: DNS rebinding.
+        # A host name of the other site that now resolves to this machine: DNS rebinding.
         rebound = page.goto(f"http://rebound.test:{urlsplit(url).port}/")
         assert rebound.status == 403 and "--allowed-host" in rebound.text()
     assert sorted(home.iterdir()) == runs
@@ -510,7 +510,7 @@ def test_a_page_of_another_site_can_neither_read_nor_change_anything(url, home, 
 
 @pytest.mark.browser
 def test_an_allowed_site_may_embed_the_page(url, browser):
-    """As <gradio-app> does: scripts of the page on another site call the app."""
+    """As with <gradio-app>, whose scripts call the app from a page on another site."""
     get_config = "(app) => fetch(`${app}/config`).then((answer) => answer.json()).then(({version}) => version)"
     join = """(app) => fetch(`${app}/gradio_api/call/sample`, {method: "POST", credentials: "include",
         headers: {"Content-Type": "application/json"}, body: JSON.stringify({data: ["faces-32", 1, 2]})})
@@ -545,7 +545,7 @@ def test_behind_a_silent_proxy_the_page_works_and_nobody_is_the_owner(url, home,
 
 @pytest.mark.browser
 def test_invented_sessions_do_not_affect_a_page(url, home, board, browser, tmp_path):
-    """Gradio keeps the state of the most recent sessions only, and anybody may name new ones."""
+    """Gradio keeps only the state of the most recent sessions, and anybody may invent new ones."""
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes(png(number))
     with tab(browser) as page:
@@ -556,7 +556,7 @@ def test_invented_sessions_do_not_affect_a_page(url, home, board, browser, tmp_p
         for number in range(SESSIONS + 10):
             body = call(board, "poll").replace('"x"', f'"invented-{number}"')
             assert ask(url, "/gradio_api/component_server", body, **JSON)[0] == 200
-        page.click("#rent-training")  # a run that waits for its machine
+        page.click("#rent-training")  # a run that waits for a rented machine
         sooner_or_later(
             lambda: [run.config()["dataset"]["count"] for run in list_runs(home) if run.dataset.is_dir()] == [2],
             seconds=150,

@@ -1,4 +1,4 @@
-"""The page's other half: its values, and the handler for a GPU that exists only inside a call."""
+"""The values of the player and of the page's controls, parsed into settings and restored from links and PNGs."""
 
 import base64
 import io
@@ -46,7 +46,7 @@ def test_live_frames_are_jpeg_and_the_last_is_lossless():
 def test_the_trained_schedule_comes_first_with_a_label(engine):
     choices = page_values.schedule_choices(engine, "tiny")
     assert choices[0] == ("As trained (cosine, tau 0.8)", page_values.TRAINED)
-    # Trained with its own tau, so the plain cosine is another schedule and can be chosen too.
+    # It was trained with its own tau, so the default cosine is a different schedule that can be chosen, too.
     assert [value for _, value in choices[1:]] == ["linear", "cosine", "sigmoid"]
 
 
@@ -85,10 +85,10 @@ def test_a_link_holds_every_setting(engine):
 @pytest.mark.parametrize("key", LINK)
 def test_an_invalid_setting_in_a_link_is_reported_and_the_others_apply(engine, key, bad):
     if (key, bad) == ("walk", ""):
-        return  # no walk, as the page has it
+        return  # an empty field means no walk
     usable, sentence = page_values.parse_link(engine, LINK | {key: bad})
-    lost = {NAMES[key]} | ({"eta"} if key == "sampler" else set())  # the page's own sampler has no eta
-    if key == "timesteps":  # of the page's own number of steps, 2 are another share
+    lost = {NAMES[key]} | ({"eta"} if key == "sampler" else set())  # the page's default sampler has no eta
+    if key == "timesteps":  # 2 steps are a different fraction of the page's default number of steps
         lost.add("time_difference")
         assert usable.pop("time_difference") == 2 / page_values.TIMESTEPS
     assert usable == {name: value for name, value in USED.items() if name not in lost}

@@ -107,7 +107,7 @@ def sample_request(engine: Engine, tab: Tab, given: Given) -> SampleRequest:
 def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> None:
     """Wire Generate and Stop, and reattach to the run after a reload or a lost connection."""
 
-    async def run(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
+    async def generate(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
         values = sessions.start(request.session_hash, sample_request(engine, tab, given))
         async with aclosing(values) as shown:
             async for value in shown:
@@ -141,7 +141,7 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> 
         sessions.disconnect(request.session_hash)
 
     run_event = {"outputs": tab.outputs, "concurrency_limit": None} | QUIET
-    tab.generate.click(run, tab.inputs, **run_event)
+    tab.generate.click(generate, tab.inputs, **run_event)
     tab.stop.click(stop, queue=False, api_visibility="private")
     page.unload(disconnect)
     remembered = gr.Textbox(visible=False)
