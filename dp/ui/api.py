@@ -2,7 +2,7 @@
 language models. Settings, checks and limits are those of the page.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Gradio reads the return annotations of the endpoints as types, not as text.
 
 from collections.abc import Callable
 from contextlib import aclosing
