@@ -104,7 +104,7 @@ class Access:
         return " ".join(["frame-ancestors 'self'", *pages])
 
     def is_other_site(self, origin: str | None, host: str) -> bool:
-        """Whether an allowed `origin` is another one than the server's own, so that a browser asks for CORS headers."""
+        """Return whether an allowed `origin` is not the server's own, so that browsers need CORS headers."""
         return origin is not None and origin.lower().partition("://")[2] != host.lower()
 
 

@@ -50,7 +50,7 @@ def denial_reason(request: Any = None) -> str | None:
     names = trainers()
     if not names:
         return None
-    user = user_of(request or LocalContext.request.get(None))
+    user = user_of(request or LocalContext.request.get(None))  # not public in Gradio; checked on 6.31
     if user is None:
         return SIGN_IN
     return None if user.lower() in names else NOT_YOU.format(name=user)
