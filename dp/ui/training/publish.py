@@ -23,14 +23,14 @@ from dp.ui.auth import permission
 from dp.ui.components.run_board.run_board import run_of
 
 
-def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
+def offer(data: Any, request: gr.Request) -> dict[str, Any]:
     """Return the initial values of the form for the run `run`: the `owner` on the Hub (None if unknown), the name
     `repo` without it, whether there is a `login`, and a `hint` for the token field.
     """
     if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
-        run = run_of(asked["run"])
+        run = run_of(data["run"])
     except (KeyError, TypeError, ValueError):
         return {"problem": "this run no longer exists"}
     owner = permission.user_of(request) if permission.token_of(request) else None
@@ -38,16 +38,16 @@ def offer(asked: Any, request: gr.Request) -> dict[str, Any]:
     return {"owner": owner, "repo": slug(run.name)} | access
 
 
-def publish(asked: Any, request: gr.Request) -> dict[str, Any]:
+def publish(data: Any, request: gr.Request) -> dict[str, Any]:
     """Publish the checkpoint `milestone` of the run `run` as `repo`, `private` or not, with a `licence`. Return its
     `url` or a `problem`. The token is the one typed, else `permission.token_of` the visitor.
     """
     if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
-        run, milestone, repo = run_of(asked["run"]), int(asked["milestone"]), asked["repo"].strip()
-        token, licence = asked["token"].strip() or permission.token_of(request), plain(asked["licence"])
-        terms = {"private": bool(asked["private"])} | ({"license": licence} if licence else {})
+        run, milestone, repo = run_of(data["run"]), int(data["milestone"]), data["repo"].strip()
+        token, licence = data["token"].strip() or permission.token_of(request), plain(data["licence"])
+        terms = {"private": bool(data["private"])} | ({"license": licence} if licence else {})
     except (KeyError, TypeError, AttributeError, OverflowError):
         return {"problem": "malformed request"}
     except ValueError as error:

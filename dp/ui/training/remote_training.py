@@ -33,7 +33,7 @@ Action = Callable[[RunFolder, str | bool | None], Any]  # takes a run and a toke
 MALFORMED = {"problem": "malformed request"}
 
 
-def machines(asked: Any, request: gr.Request) -> dict[str, Any]:
+def machines(data: Any, request: gr.Request) -> dict[str, Any]:
     """Return the initial values of the form: `machines` as pairs (flavor, label), the default `flavor` and `timeout`,
     whether there is a `login`, and a `hint` for the token field. Prices are public, so the request uses no token.
     """
@@ -50,60 +50,60 @@ def machines(asked: Any, request: gr.Request) -> dict[str, Any]:
     return offered | {"login": permission.has_login(request), "hint": permission.login_hint(request)}
 
 
-def price(asked: Any, request: gr.Request) -> dict[str, Any]:
+def price(data: Any, request: gr.Request) -> dict[str, Any]:
     """Return a sentence on the price of a machine of `flavor` for the time limit `timeout`, as `words`."""
     if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
-        return {"words": describe_price(asked["flavor"], asked["timeout"].strip(), token=False)}
+        return {"words": describe_price(data["flavor"], data["timeout"].strip(), token=False)}
     except (KeyError, TypeError, AttributeError):
         return MALFORMED
     except ValueError as error:
         return {"problem": message_of(error)}
 
 
-def rent(asked: Any, request: gr.Request) -> dict[str, Any]:
+def rent(data: Any, request: gr.Request) -> dict[str, Any]:
     """Start the run `run` as a Job on a machine of `flavor` with the time limit `timeout`. Return {} once it is
     accepted.
     """
 
     def start(run: RunFolder, token: str | bool | None) -> None:
         left_s = permission.sign_in_seconds_left(request)
-        if not asked["token"].strip() and left_s < parse_duration(timeout):
+        if not data["token"].strip() and left_s < parse_duration(timeout):
             remedy = "and the job could not report after that: choose a shorter time limit or enter a token"
             raise Refused(f"your sign-in on this page expires in {format_duration(max(left_s, 0))}, {remedy}")
         job.start(run, flavor, timeout, token, every=REPORT_S)
 
     try:
-        flavor, timeout = asked["flavor"].strip(), asked["timeout"].strip()
+        flavor, timeout = data["flavor"].strip(), data["timeout"].strip()
     except (KeyError, TypeError, AttributeError):
         return MALFORMED
-    return run_action(start, asked, request)
+    return run_action(start, data, request)
 
 
-def exchange(asked: Any, request: gr.Request) -> dict[str, Any]:
+def exchange(data: Any, request: gr.Request) -> dict[str, Any]:
     """Forward the commands for the run `run` to its Job and download its news into the run folder."""
-    return run_action(job.refresh, asked, request)
+    return run_action(job.refresh, data, request)
 
 
-def end(asked: Any, request: gr.Request) -> dict[str, Any]:
+def end(data: Any, request: gr.Request) -> dict[str, Any]:
     """Cancel the Job of the run `run` without saving."""
-    return run_action(job.cancel, asked, request)
+    return run_action(job.cancel, data, request)
 
 
-def forget(asked: Any, request: gr.Request) -> dict[str, Any]:
+def forget(data: Any, request: gr.Request) -> dict[str, Any]:
     """Delete the repository that the finished Job of the run `run` has used."""
-    return run_action(job.delete_repository, asked, request)
+    return run_action(job.delete_repository, data, request)
 
 
-def run_action(action: Action, asked: Any, request: gr.Request) -> dict[str, Any]:
+def run_action(action: Action, data: Any, request: gr.Request) -> dict[str, Any]:
     """Call `action(run, token)` for the run `run`. Return {} or a `problem`, with `asks` if a token is missing or
     another one might work. The token is the one typed, else `permission.token_of` the visitor.
     """
     if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
-        run, token = run_of(asked["run"]), asked["token"].strip()
+        run, token = run_of(data["run"]), data["token"].strip()
     except (KeyError, TypeError, AttributeError):
         return MALFORMED
     except ValueError as error:
