@@ -14,6 +14,7 @@ from pages import ROOT
 from safetensors.torch import load_file
 
 from dp import DiffusionPolicy, Trainer
+from dp.checkpoints.tensor_names import current_names
 from dp.diffusion.settings import SampleSettings
 from dp.serving.engine import Engine
 from dp.serving.files import read_settings
@@ -99,7 +100,14 @@ def test_a_paused_run_resumes_exactly(tmp_path):
     assert trainer.step == 4 and trainer.train() == "finished"
     resumed = load_file(run.checkpoint(8) / "model.safetensors")
     expected = load_file(DATA / "runs" / "finished" / "checkpoints" / "000008" / "model.safetensors")
-    assert resumed.keys() == expected.keys()
+    names = current_names(expected)
+    expected = {name: expected[old] for name, old in names.items()}
+    assert resumed.keys() == expected.keys() and names.keys() != set(names.values())
+    state = load_file(run.checkpoint(8) / "training-state" / "state.safetensors")
+    assert current_names(state) == {name: name for name in state}  # saved with the current names
+    moments = {name.split("/")[1] for name in state if name.startswith("optimizer/")}
+    assert moments == {name.removeprefix("model/") for name in state if name.startswith("model/")} & moments
+    assert len(moments) == len(resumed)
     for name, value in expected.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-5)
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from dp.checkpoints.model_card import model_card
 from dp.checkpoints.schema import CheckpointError, check_config
+from dp.checkpoints.tensor_names import current_names
 from dp.networks.rin import NETWORKS
 from dp.system.records import parse
 from dp.system.validation import quote
@@ -78,7 +79,8 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     network, config = inspect(folder)
     with safe_open(folder / "model.safetensors", "pt") as file:
         # Copy: `get_tensor` may return memory mapped from the file, which another process may overwrite.
-        weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}  # noqa: SIM118
+        names = current_names(file.keys())
+        weights = {name: file.get_tensor(stored).to(torch.float32, copy=True) for name, stored in names.items()}
     network.load_state_dict(weights, assign=True)
     return network, config
 
@@ -136,25 +138,26 @@ def parse_config(path: Path) -> dict[str, Any]:
 
 
 def check_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raise CheckpointError unless the header of a safetensors file lists exactly the tensors and shapes in
-    `shapes`.
+    """Raise CheckpointError unless the header of a safetensors file lists exactly the tensors and shapes in `shapes`,
+    under their current names or under those of the first version.
     """
     if sum(torch.Size(shape).numel() for shape in shapes.values()) > MAX_PARAMETERS:
         raise CheckpointError(f"{path.parent}: the model has more than {MAX_PARAMETERS:,} parameters, the limit")
     try:
         with safe_open(path, "pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if wrong := [name for name in sorted(found.keys() | shapes.keys()) if found.get(name) != shapes.get(name)]:
-                name = wrong[0]
-                expected = f"the config requires {shapes[name]}" if name in shapes else "the config has no such tensor"
-                raise CheckpointError(
-                    f"{path.parent}: {len(wrong)} tensors do not match the config; first {name}: "
-                    f"the file holds {found.get(name, 'none')}, {expected}"
-                )
-            kinds = {name: file.get_slice(name).get_dtype() for name in shapes}
-            if other := [name for name in sorted(kinds) if kinds[name] not in FLOATS]:
-                raise CheckpointError(
-                    f"{path.parent}: {other[0]} has dtype {kinds[other[0]]}; supported are {', '.join(FLOATS)}"
-                )
-    except (SafetensorError, OSError) as error:
+            slices = {name: file.get_slice(stored) for name, stored in current_names(file.keys()).items()}
+            found = {name: tuple(value.get_shape()) for name, value in slices.items()}
+            dtypes = {name: value.get_dtype() for name, value in slices.items()}
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path.parent}: model.safetensors cannot be read ({error})") from None
+    if wrong := [name for name in sorted(found.keys() | shapes.keys()) if found.get(name) != shapes.get(name)]:
+        name = wrong[0]
+        expected = f"the config requires {shapes[name]}" if name in shapes else "the config has no such tensor"
+        raise CheckpointError(
+            f"{path.parent}: {len(wrong)} tensors do not match the config; first {name}: "
+            f"the file holds {found.get(name, 'none')}, {expected}"
+        )
+    if other := [name for name in sorted(dtypes) if dtypes[name] not in FLOATS]:
+        raise CheckpointError(
+            f"{path.parent}: {other[0]} has dtype {dtypes[other[0]]}; supported are {', '.join(FLOATS)}"
+        )

@@ -103,12 +103,12 @@ class RINBlock(nn.Module):
         d, m = dim, dim_latent
         self.norms = AdaptiveNorms([m, d, m] + [m, m] * self_attn_depth + [d, m, d], dim_time)
         self.read = Attention(m, d, heads, dim_head)
-        self.read_feed = feed_forward(m)
-        self.think = nn.ModuleList(
+        self.read_mlp = feed_forward(m)
+        self.compute = nn.ModuleList(
             nn.ModuleList([Attention(m, m, heads, dim_head), feed_forward(m)]) for _ in range(self_attn_depth)
         )
         self.write = Attention(d, m, heads, dim_head)
-        self.write_feed = feed_forward(d)
+        self.write_mlp = feed_forward(d)
 
     def forward(
         self, tokens: Tensor, latents: Tensor, time: Tensor, attention: list[Tensor] | None
@@ -122,15 +122,15 @@ class RINBlock(nn.Module):
         if attention is not None:
             attention.append(self.read.weights(query, context))
         latents = latents + self.read(query, context)
-        latents = latents + self.read_feed(next(norm)(latents))
+        latents = latents + self.read_mlp(next(norm)(latents))
 
-        for attend, feed in self.think:
+        for attention_layer, mlp in self.compute:
             x = next(norm)(latents)
-            latents = latents + attend(x, x)
-            latents = latents + feed(next(norm)(latents))
+            latents = latents + attention_layer(x, x)
+            latents = latents + mlp(next(norm)(latents))
 
         tokens = tokens + self.write(next(norm)(tokens), next(norm)(latents))
-        tokens = tokens + self.write_feed(next(norm)(tokens))
+        tokens = tokens + self.write_mlp(next(norm)(tokens))
         return tokens, latents
 
 
@@ -201,11 +201,11 @@ class ConvInterface(nn.Module):
         super().__init__()
         self.fold = fold
         self.stem = nn.Conv2d(channels_in * fold * fold, widths[0], 3, padding=1)
-        self.down, self.shrink, self.up, self.grow = (nn.ModuleList() for _ in range(4))
+        self.down, self.downsample, self.up, self.upsample = (nn.ModuleList() for _ in range(4))
         for width, coarser in zip(widths, (*widths[1:], dim), strict=True):
             self.down.append(nn.ModuleList(ResidualBlock(width, width, dim_time) for _ in range(blocks)))
-            self.shrink.append(nn.Conv2d(width, coarser, 3, stride=2, padding=1))
-            self.grow.append(nn.Conv2d(coarser, width, 3, padding=1))
+            self.downsample.append(nn.Conv2d(width, coarser, 3, stride=2, padding=1))
+            self.upsample.append(nn.Conv2d(coarser, width, 3, padding=1))
             self.up.append(
                 nn.ModuleList(ResidualBlock(2 * width if i == 0 else width, width, dim_time) for i in range(blocks))
             )
@@ -218,17 +218,17 @@ class ConvInterface(nn.Module):
     def encode(self, x: Tensor, time: Tensor) -> tuple[Tensor, list[Tensor]]:
         x = self.stem(F.pixel_unshuffle(x, self.fold))
         skips = []
-        for blocks, shrink in zip(self.down, self.shrink, strict=True):
+        for blocks, downsample in zip(self.down, self.downsample, strict=True):
             for block in blocks:
                 x = block(x, time)
             skips.append(x)
-            x = shrink(x)
+            x = downsample(x)
         return rearrange(self.before(x, time), "b d h w -> b (h w) d"), skips
 
     def decode(self, tokens: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
         x = self.after(rearrange(tokens, "b (h w) d -> b d h w", h=math.isqrt(tokens.shape[1])), time)
-        for blocks, grow, skip in reversed(list(zip(self.up, self.grow, skips, strict=True))):
-            x = torch.cat([grow(F.interpolate(x, scale_factor=2)), skip], dim=1)
+        for blocks, upsample, skip in reversed(list(zip(self.up, self.upsample, skips, strict=True))):
+            x = torch.cat([upsample(F.interpolate(x, scale_factor=2)), skip], dim=1)
             for block in blocks:
                 x = block(x, time)
         with torch.autocast(x.device.type, enabled=False):  # the output layer runs in full precision

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dp.checkpoints.schema import CheckpointError
+from dp.checkpoints.tensor_names import current_names
 from dp.system.records import NUMBER, WHOLE, check_fields, read
 from dp.training.run_folder import RunFolder
 
@@ -38,24 +39,34 @@ def state_tensors(policy: nn.Module, ema: nn.Module, optimizer: torch.optim.Opti
     """Return copies, on the CPU and under flat names, of all tensors that a resumed run starts from."""
     parts = {f"model/{name}": value for name, value in policy.state_dict().items()}
     parts |= {f"ema/{name}": value for name, value in ema.state_dict().items()}
+    names = parameter_names(policy, optimizer)
     for index, moments in optimizer.state_dict()["state"].items():
-        parts |= {f"optimizer/{index}/{key}": value for key, value in moments.items()}
+        parts |= {f"optimizer/{names[index]}/{key}": value for key, value in moments.items()}
     return {name: value.detach().cpu().clone() for name, value in parts.items()}
 
 
 def restore(flat: dict[str, Tensor], policy: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Load the tensors that `state_tensors` returned."""
+    """Load the tensors that `state_tensors` returned. Files of the first version number the optimizer's parameters
+    instead of naming them.
+    """
     tensors: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}}
     for name, value in flat.items():
         part, _, rest = name.partition("/")
         tensors[part][rest] = value
     policy.load_state_dict(tensors["model"])
     ema.load_state_dict(tensors["ema"])
+    indices = {name: index for index, name in enumerate(parameter_names(policy, optimizer))}
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors["optimizer"].items():
-        index, _, key = name.partition("/")
-        moments.setdefault(int(index), {})[key] = value
+    for path, value in tensors["optimizer"].items():
+        name, _, key = path.rpartition("/")
+        moments.setdefault(int(name) if name.isdecimal() else indices[name], {})[key] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def parameter_names(policy: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Return the names of the optimizer's parameters in the order of its state."""
+    names = {id(value): name for name, value in policy.named_parameters()}
+    return [names[id(value)] for group in optimizer.param_groups for value in group["params"]]
 
 
 # ----------------------------------------------------------------------------
@@ -83,7 +94,8 @@ def read_state(run: RunFolder, step: int) -> tuple[dict[str, Tensor], dict[str, 
         if not (file := folder / "training-state" / "state.safetensors").is_file():
             raise ValueError("state.safetensors is missing")
         tensors = load_file(file)
-        return {name: value.clone() for name, value in tensors.items()}, record  # not views of the mapped file
+        # Clone: the tensors may be memory mapped from the file.
+        return {name: tensors[stored].clone() for name, stored in current_names(tensors).items()}, record
 
 
 def _parse_record(record: dict[str, Any]) -> dict[str, Any]:

@@ -18,16 +18,16 @@ def reading_one_patch(network: nn.Module, patch: int) -> nn.Module:
         for block in network.blocks:
             block.norms.project.weight.zero_(), block.norms.project.bias.zero_()
             block.write.to_out.weight.zero_(), block.write.to_out.bias.zero_()
-            block.write_feed[2].weight.zero_(), block.write_feed[2].bias.zero_()
+            block.write_mlp[2].weight.zero_(), block.write_mlp[2].bias.zero_()
             keys = len(block.read.to_kv.weight) // 2
             block.read.to_kv.weight[:keys].zero_()
             block.read.to_kv.weight[:keys, 0] = 10.0
             block.read.to_q.weight.zero_()
             block.read.to_q.weight[:, 0] = 10.0
             network.latents[:, 0] = 1e4
-            for layer in (block.read.to_out, block.read_feed[2], *(f[2] for _, f in block.think)):
+            for layer in (block.read.to_out, block.read_mlp[2], *(f[2] for _, f in block.compute)):
                 layer.weight.zero_(), layer.bias.zero_()
-            for attend, _ in block.think:
+            for attend, _ in block.compute:
                 attend.to_out.weight.zero_(), attend.to_out.bias.zero_()
     return network
 

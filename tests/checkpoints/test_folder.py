@@ -22,6 +22,7 @@ from torch import nn
 from dp.checkpoints import catalog, schema
 from dp.checkpoints import folder as checkpoint
 from dp.checkpoints.schema import CheckpointError
+from dp.checkpoints.tensor_names import RENAMED
 from dp.diffusion.policy import DiffusionPolicy
 from dp.networks.rin import NETWORKS, RIN
 
@@ -84,6 +85,44 @@ def test_what_was_saved_comes_back_to_the_bit(tmp_path, network, settings):
     ours, theirs = policy.state_dict(), back.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert torch.equal(policy.sample(2, timesteps=3, seed=5), back.sample(2, timesteps=3, seed=5))
+
+
+def with_old_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights under the tensor names of the first version."""
+    old = {new: old for old, new in RENAMED.items()}
+    return {".".join(old.get(part, part) for part in name.split(".")): value for name, value in weights.items()}
+
+
+@pytest.mark.parametrize("network", [{}, {"conv_widths": [8, 8]}])
+def test_a_model_with_the_tensor_names_of_the_first_version_loads_and_is_saved_with_the_current_ones(tmp_path, network):
+    policy = make_policy(network)
+    save_policy(policy, tmp_path / "mine")
+    weights = load_file(tmp_path / "mine" / "model.safetensors")
+    assert weights.keys() == policy.model.state_dict().keys()
+    old = with_old_names(weights)
+    assert old.keys() - weights.keys() and any("think" in name for name in old)
+    save_file(old, tmp_path / "mine" / "model.safetensors")
+    loaded = DiffusionPolicy.from_pretrained(tmp_path / "mine")
+    assert all(torch.equal(value, weights[name]) for name, value in loaded.model.state_dict().items())
+    save_policy(loaded, tmp_path / "again")
+    assert load_file(tmp_path / "again" / "model.safetensors").keys() == weights.keys()
+
+
+def test_a_model_with_tensor_names_of_two_versions_is_rejected(folder):
+    weights = load_file(folder / "model.safetensors")
+    some = {name: value for name, value in weights.items() if ".read_mlp." in name}
+    kept = {name: value for name, value in weights.items() if name not in some}
+    for mixed in (kept | with_old_names(some), weights | with_old_names(some)):
+        save_file({name: value.clone() for name, value in mixed.items()}, folder / "model.safetensors")
+        with pytest.raises(CheckpointError, match=r"mixes tensor names of two versions, such as .*read_feed.* and "):
+            checkpoint.load(folder)
+
+
+def test_a_model_with_an_unknown_tensor_is_rejected_with_its_name(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"blocks.0.grown.weight": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"first blocks\.0\.grown\.weight: .*the config has no such tensor"):
+        checkpoint.load(folder)
 
 
 def test_a_loaded_model_can_be_trained(folder):
