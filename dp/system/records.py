@@ -53,7 +53,7 @@ CONFIG: dict[str, Any] = {  # of config.json
     "trainer": dict,
     "dataset": {"name": str, "count": WHOLE},
     "processes": (int, 1, 1024),
-    "licence": str,
+    "license": str,
 }
 METRICS: dict[str, Any] = {"step": WHOLE, "loss": NUMBER, "lr": NUMBER, "images_per_s": NUMBER, "event": str}
 KINDS = {str: "text", bool: "true or false", dict: "an object", list: "a list"}
@@ -148,6 +148,14 @@ def _words(kind: Any) -> str:
     if isinstance(kind, tuple):
         return f"a {'whole ' if kind[0] is int else ''}number from {kind[1]:g} to {kind[2]:g}"
     return KINDS[dict if isinstance(kind, dict) else kind]
+
+
+def config_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of config.json with the current field names. Raises ValueError for a field of the wrong kind.
+    """
+    config = {"license" if key == "licence" else key: value for key, value in values.items()}  # the old spelling
+    check_fields(config, CONFIG)
+    return config
 
 
 def status_of(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class Settings:
         }
         facts = {"name": self.name or dataset, "created": created, "image_size": self.image_size, "network": network}
         facts |= {"policy": POLICY, "trainer": trainer, "dataset": {"name": dataset, "count": count}}
-        return facts | {"processes": 1, "licence": None}
+        return facts | {"processes": 1, "license": None}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:

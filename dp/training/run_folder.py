@@ -35,7 +35,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dp.system.atomic_files import is_disk_full, replacing, tidy
-from dp.system.records import CONFIG, check_fields, metrics_of, name_of, read, step_of
+from dp.system.records import config_of, metrics_of, name_of, read, step_of
 from dp.system.timestamps import Ages
 from dp.system.validation import message_of, quote
 from dp.training.locks import acquire_lock, is_locked
@@ -119,13 +119,11 @@ class RunFolder:
         Raises ValueError if the file is damaged.
         """
         try:
-            config = read(self.config_file)
-            check_fields(config, CONFIG)
+            return config_of(read(self.config_file))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
             raise ValueError(f"config.json of the run {quote(self.id)} cannot be read: {error}") from None
-        return config
 
     def created(self) -> float:
         """Return when the run was created, in Unix seconds."""

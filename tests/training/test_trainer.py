@@ -616,9 +616,10 @@ def test_a_run_folder_can_be_moved(make_trainer, tmp_path):
 # Trainer.from_run
 
 
-def test_a_trainer_is_created_from_a_run_folder(tmp_path):
+@pytest.mark.parametrize("name", ["license", "licence"])  # the second in runs of the first version
+def test_a_trainer_is_created_from_a_run_folder(tmp_path, name):
     run = make_run(tmp_path, train_num_steps=2, seed=5)
-    write_json(run.config_file, run.config() | {"dataset": {"name": "My cats"}, "licence": "cc0-1.0"})
+    write_json(run.config_file, run.config() | {"dataset": {"name": "My cats"}, name: "cc0-1.0"})
     trainer, again = Trainer.from_run(run.path), Trainer.from_run(run.path)
     assert same(state(trainer), state(again))  # the initial weights depend on the seed, too
     assert (trainer.seed, trainer.train_num_steps, len(trainer.pixels)) == (5, 2, 6)
