@@ -13,7 +13,7 @@ from dp.system.records import name_of, readable
 
 
 @dataclass(frozen=True)
-class Entry:
+class CheckpointInfo:
     """One folder in a list of checkpoints. `config` is None if the checkpoint is damaged, and `problem` then holds the
     error. run: the display name of the training run that saved the checkpoint. hub: "user/name" of a model from the
     Hugging Face Hub.
@@ -30,31 +30,31 @@ class Entry:
         return self.hub or (f"{self.run}/{name_of(self.path)}" if self.run else name_of(self.path))
 
 
-def list_checkpoints(*roots: str | Path) -> list[Entry]:
+def list_checkpoints(*roots: str | Path) -> list[CheckpointInfo]:
     """Return an entry for each folder directly below the roots that holds a config.json or weights, sorted by name. A
     damaged checkpoint has its error in `problem`.
     """
-    found = (look_at(path) for root in roots for path in sorted(Path(root).glob("[!.]*")))
+    found = (inspect_folder(path) for root in roots for path in sorted(Path(root).glob("[!.]*")))
     return [entry for entry in found if entry]
 
 
-def look_at(path: Path) -> Entry | None:
+def inspect_folder(path: Path) -> CheckpointInfo | None:
     """Return the entry of one folder, or None if it holds neither a config.json nor weights."""
     try:
         files = {file.name: file.stat().st_mtime_ns if file.exists() else 0 for file in path.iterdir()}
     except NotADirectoryError:
         return None
     except OSError as error:
-        return Entry(path, problem=readable(f"{path}: {error.strerror}"))
-    return entry_of(path, frozenset(files.items())) if files.keys() & {"config.json", "model.safetensors"} else None
+        return CheckpointInfo(path, problem=readable(f"{path}: {error.strerror}"))
+    return _cached_info(path, frozenset(files.items())) if files.keys() & {"config.json", "model.safetensors"} else None
 
 
 @lru_cache(maxsize=4096)
-def entry_of(path: Path, files: frozenset[tuple[str, int]]) -> Entry:
+def _cached_info(path: Path, files: frozenset[tuple[str, int]]) -> CheckpointInfo:
     """Return the entry of one folder. The folder is read again only when the modification time of one of its files
     changes.
     """
     try:
-        return Entry(path, inspect(path)[1])
+        return CheckpointInfo(path, inspect(path)[1])
     except CheckpointError as error:
-        return Entry(path, problem=str(error))
+        return CheckpointInfo(path, problem=str(error))

@@ -19,10 +19,10 @@ LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # the Hub's license ident
 
 
 def model_card(
-    config: Mapping[str, Any], parameters: int, source: str, facts: Mapping[str, str] | None = None, picture: str = ""
+    config: Mapping[str, Any], parameters: int, source: str, facts: Mapping[str, str] | None = None, image: str = ""
 ) -> str:
     """Return the README.md of a checkpoint. config: a checked config.json. source: the argument of `from_pretrained` in
-    the example. facts: more rows of the table, each a name and a text. picture: the file name of an image of samples
+    the example. facts: more rows of the table, each a name and a text. image: the file name of an image of samples
     beside the card.
     """
     network, policy = config["network"], config["policy"]
@@ -37,7 +37,7 @@ def model_card(
     objective, schedule = policy.get("objective", "v"), policy.get("noise_schedule", "sigmoid")
     return CARD.format(
         front=_front_matter(config.get("license", "unknown")),
-        picture=f"![Samples]({picture})\n\n" if picture else "",
+        image=f"![Samples]({image})\n\n" if image else "",
         summary=f"A {side}x{side} diffusion model: {network['type']}, {parameters:,} parameters, "
         f"objective {objective}, {schedule} schedule,\n{config.get('step', 0):,} training steps.",
         source=source.replace("\\", "/").replace('"', ""),
@@ -54,8 +54,8 @@ def _front_matter(license: str) -> str:
     return data.to_yaml()
 
 
-def _listed(values: Mapping[str, Any], *left_out: str) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items() if name not in left_out)
+def _listed(values: Mapping[str, Any], *excluded: str) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items() if name not in excluded)
 
 
 SAMPLING = ("timesteps", "use_ddim", "time_difference")  # the policy fields for sampling; the others are for training
@@ -64,7 +64,7 @@ CARD = """---
 {front}
 ---
 
-{picture}{summary}
+{image}{summary}
 
 ```python
 from dp import DiffusionPolicy

@@ -254,11 +254,12 @@ class DiffusionPolicy(nn.Module):
     @classmethod
     def from_pretrained(cls, source: str | Path, *, token=None, revision: str | None = None) -> DiffusionPolicy:
         """The model of a checkpoint folder, or of "user/name" on the Hugging Face Hub where there is none, on the CPU
-        in float32. token, revision: as in `hub.models.pull`. Raises CheckpointError or HubError with what is wrong."""
+        in float32. token, revision: as in `hub.models.download`. Raises CheckpointError or HubError with what is wrong.
+        """
         from dp.checkpoints import folder as checkpoint
         from dp.hub import models
 
-        network, config = checkpoint.load(models.find(source, token=token, revision=revision))
+        network, config = checkpoint.load(models.resolve(source, token=token, revision=revision))
         return cls(network, **config["policy"])
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -268,9 +269,11 @@ class DiffusionPolicy(nn.Module):
         checkpoint.save(folder, self.model, {"policy": self.config})
 
     def push_to_hub(self, repo_id: str, **options) -> str:
-        """Publish as "user/name" on the Hugging Face Hub -> its address. Keywords, errors: as in `hub.models.push`."""
+        """Publish as "user/name" on the Hugging Face Hub, and return the address. Options and errors: as in
+        `hub.models.upload`.
+        """
         from dp.hub import models
 
         with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             self.save_pretrained(folder)
-            return models.push(folder, repo_id, **options)
+            return models.upload(folder, repo_id, **options)

@@ -25,8 +25,8 @@ from dp.system import proxies
 from dp.system.text import plain
 from dp.system.validation import quote
 
-PATIENCE = 10  # seconds to wait for a response
-SLOWEST = 20_000  # bytes per second; slower transfers are aborted
+TIMEOUT_S = 10  # seconds to wait for a response
+MIN_BYTES_PER_S = 20_000  # slower transfers are aborted
 T = TypeVar("T")
 Progress = Callable[[int, int], object]  # called with the bytes received so far and the total
 
@@ -35,11 +35,11 @@ class HubError(ValueError):
     """A call to the Hub failed. The message says why, and what the user can do."""
 
 
-class Unreachable(HubError):
-    """The Hub did not answer at all."""
+class HubConnectionError(HubError):
+    """The Hub did not respond."""
 
 
-class Refused(HubError):
+class HubPermissionError(HubError):
     """The Hub rejected the call with this token, or without one; another token may work."""
 
 
@@ -57,6 +57,9 @@ def headers_for(repo_id: str, token: str | bool | None) -> dict[str, str]:
 
 
 def headers_of(token: str | bool | None) -> dict[str, str]:
+    """Return the headers of a request: with the token that this machine is logged in with if it is None, and without a
+    token if it is False or "". Raises HubError for a malformed token.
+    """
     if isinstance(token, str) and not re.fullmatch(r"[!-~]{0,4000}", token := token.strip()):
         raise HubError("the token is malformed; a token is a single line of letters and digits that begins with hf_")
     token = get_token() if token is None else token
@@ -64,47 +67,49 @@ def headers_of(token: str | bool | None) -> dict[str, str]:
 
 
 def token_in(headers: Mapping[str, str]) -> str:
+    """Return the token in the headers of a request, or ""."""
     return headers.get("authorization", "").removeprefix("Bearer ")
 
 
 def api_for(headers: Mapping[str, str]) -> HfApi:
-    _wait_for_nothing()
+    """Return a client of the Hub with the token in `headers`, and with limited timeouts."""
+    _configure_client()
     return HfApi(endpoint=constants.ENDPOINT, token=token_in(headers) or False)
 
 
 @cache
-def _wait_for_nothing() -> None:
-    """Limit waiting and retries. By default, the Hub's client waits for a response without a limit, tries six times,
-    and sleeps between the attempts for as long as the server asks.
+def _configure_client() -> None:
+    """Limit the time per request, and disable retries. By default, the client of huggingface_hub waits for a response
+    without a limit, tries six times, and sleeps between the attempts for as long as the server requests.
     """
 
-    class OneTry(httpx.Client):
+    class NoRetryClient(httpx.Client):
         def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
             if constants.HF_HUB_OFFLINE:
-                raise Unreachable(
+                raise HubConnectionError(
                     "the Hub is disabled by the environment variable HF_HUB_OFFLINE; unset it to use the Hub"
                 )
             try:
-                answer = super().send(request, **options)
+                response = super().send(request, **options)
             except httpx.TransportError as error:
-                raise _no_answer(error) from None
-            if answer.status_code == 429 or answer.status_code >= 500:
-                hf_raise_for_status(answer)
-            return answer
+                raise _connection_error(error) from None
+            if response.status_code == 429 or response.status_code >= 500:
+                hf_raise_for_status(response)
+            return response
 
-    patience = httpx.Timeout(PATIENCE, read=3 * PATIENCE)
-    set_client_factory(lambda: OneTry(follow_redirects=True, timeout=patience))
+    timeout = httpx.Timeout(TIMEOUT_S, read=3 * TIMEOUT_S)
+    set_client_factory(lambda: NoRetryClient(follow_redirects=True, timeout=timeout))
 
 
-def within(seconds: float, ask: Callable[[], T]) -> T:
-    """Return the result of `ask`, or raise TimeoutError after that many seconds. Name lookups and uploads to storage
+def run_with_timeout(seconds: float, call: Callable[[], T]) -> T:
+    """Return the result of `call`, or raise TimeoutError after that many seconds. Name lookups and uploads to storage
     have no time limit of their own.
     """
     future: Future[T] = Future()
 
     def run() -> None:
         try:
-            future.set_result(ask())
+            future.set_result(call())
         except BaseException as error:
             future.set_exception(error)
 
@@ -112,7 +117,7 @@ def within(seconds: float, ask: Callable[[], T]) -> T:
     return future.result(seconds)
 
 
-def download(
+def download_file(
     url: str,
     headers: dict[str, str],
     target: Path,
@@ -123,16 +128,16 @@ def download(
     """Download exactly `size` bytes to `target`. Raises HubError if the size or the checksum differs, and TimeoutError
     if the download is too slow.
     """
-    digest, received, latest = hashlib.sha256(), 0, time.monotonic() + PATIENCE + size / SLOWEST
+    digest, received, deadline = hashlib.sha256(), 0, time.monotonic() + TIMEOUT_S + size / MIN_BYTES_PER_S
     progress(received, size)
-    plain_bytes = headers | {"accept-encoding": "identity"}
-    with get_session().stream("GET", url, headers=plain_bytes, timeout=PATIENCE) as answer, target.open("wb") as file:
-        hf_raise_for_status(answer)
-        for chunk in answer.iter_bytes():
+    identity = headers | {"accept-encoding": "identity"}
+    with get_session().stream("GET", url, headers=identity, timeout=TIMEOUT_S) as response, target.open("wb") as file:
+        hf_raise_for_status(response)
+        for chunk in response.iter_bytes():
             received += len(chunk)
             if received > size:
                 break
-            if time.monotonic() > latest:
+            if time.monotonic() > deadline:
                 raise TimeoutError
             digest.update(chunk)
             file.write(chunk)
@@ -142,12 +147,12 @@ def download(
 
 
 @contextmanager
-def in_words(repo_id: str, headers: Mapping[str, str]) -> Iterator[None]:
+def translate_errors(repo_id: str, headers: Mapping[str, str]) -> Iterator[None]:
     """Convert every error inside the block to a HubError. The original error is not chained, because it may contain the
     token.
     """
     if why := proxies.problem():
-        raise Unreachable(why)
+        raise HubConnectionError(why)
     expected = (
         OSError,
         ValueError,
@@ -162,17 +167,17 @@ def in_words(repo_id: str, headers: Mapping[str, str]) -> Iterator[None]:
         own = (HubError, httpx.HTTPError)
         if not isinstance(error, own) and isinstance(error.__cause__, own):
             error = error.__cause__  # huggingface_hub wraps errors of an upload or of the model card
-        raise _told(error, repo_id, token_in(headers)) from None
+        raise _translate(error, repo_id, token_in(headers)) from None
 
 
-def _told(error: BaseException, repo_id: str, token: str) -> HubError:
+def _translate(error: BaseException, repo_id: str, token: str) -> HubError:
     if isinstance(error, HubError):
         return error
     if isinstance(error, HfHubHTTPError):
-        kind = Refused if error.response.status_code in (401, 403) else HubError
-        return kind(_answer(error, repo_id, token))
+        kind = HubPermissionError if error.response.status_code in (401, 403) else HubError
+        return kind(_status_message(error, repo_id, token))
     if isinstance(error, (httpx.HTTPError, httpx.InvalidURL, FutureTimeout, TimeoutError)):
-        return _no_answer(error)
+        return _connection_error(error)
     if isinstance(error, OSError):
         return HubError(f"the files of {repo_id} cannot be written or read: {error.strerror or type(error).__name__}")
     if isinstance(error, RuntimeError) and not isinstance(error, RecursionError):
@@ -180,15 +185,17 @@ def _told(error: BaseException, repo_id: str, token: str) -> HubError:
     return HubError(f"{constants.ENDPOINT} did not respond like the Hub; check for a proxy or a login page in between")
 
 
-def _no_answer(error: BaseException) -> HubError:
+def _connection_error(error: BaseException) -> HubError:
     if isinstance(error, (httpx.TimeoutException, FutureTimeout, TimeoutError)):
-        return Unreachable(f"{constants.ENDPOINT} did not respond in time; try again, or use a faster connection")
+        return HubConnectionError(
+            f"{constants.ENDPOINT} did not respond in time; try again, or use a faster connection"
+        )
     if isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)):
         return HubError(f"the connection to {constants.ENDPOINT} was interrupted; try again")
-    return Unreachable(f"{constants.ENDPOINT} cannot be reached; check the network connection")
+    return HubConnectionError(f"{constants.ENDPOINT} cannot be reached; check the network connection")
 
 
-def _answer(error: HfHubHTTPError, repo_id: str, token: str) -> str:
+def _status_message(error: HfHubHTTPError, repo_id: str, token: str) -> str:
     status, tokens = error.response.status_code, f"{constants.ENDPOINT}/settings/tokens"
     if isinstance(error, GatedRepoError):
         return f"access to {repo_id} is restricted; request it at {constants.ENDPOINT}/{repo_id}, then enter your token"
@@ -201,10 +208,10 @@ def _answer(error: HfHubHTTPError, repo_id: str, token: str) -> str:
     if status == 403:
         return f"this token lacks a permission for {repo_id}; create one at {tokens} (publishing needs write access)"
     if status == 429:
-        said = [error.response.headers.get(name, "") for name in ("retry-after", "ratelimit")]
-        wait = re.fullmatch(r"(\d+)", said[0]) or re.search(r"\bt=(\d+)", said[1])
+        retry_after, rate_limit = (error.response.headers.get(name, "") for name in ("retry-after", "ratelimit"))
+        wait = re.fullmatch(r"(\d+)", retry_after) or re.search(r"\bt=(\d+)", rate_limit)
         return f"the Hub received too many requests; wait {f'{wait[1]} seconds' if wait else 'a few minutes'}"
     if status >= 500:
         return f"the Hub has an internal problem (error {status}); try again in a few minutes"
-    why = plain((error.server_message or "").replace(token or "\0", "…"))
-    return f"the Hub rejected the request (error {status}): {why or 'no reason given'}"
+    reason = plain((error.server_message or "").replace(token or "\0", "…"))
+    return f"the Hub rejected the request (error {status}): {reason or 'no reason given'}"

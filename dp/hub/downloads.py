@@ -8,19 +8,19 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from dp.checkpoints.catalog import Entry, look_at
+from dp.checkpoints.catalog import CheckpointInfo, inspect_folder
 from dp.hub import models
 from dp.system.atomic_files import replacing
 from dp.system.records import name_of
 
 
-def put(home: str | Path, repo_id: str, folder: Path) -> None:
-    """Add a model to the list under its name on the Hub. folder: the path that `models.pull` returned."""
-    with replacing(_note(home, repo_id)) as aside:
+def add(home: str | Path, repo_id: str, folder: Path) -> None:
+    """Add a model to the list under its name on the Hub. folder: the path that `models.download` returned."""
+    with replacing(_note_path(home, repo_id)) as aside:
         aside.write_text(str(folder), encoding="utf-8")
 
 
-def listed(home: str | Path) -> list[Entry]:
+def list_models(home: str | Path) -> list[CheckpointInfo]:
     """Return an entry for each model whose folder still exists, most recently used first."""
     notes = []
     for note in Path(home).glob(".hub/[!.]*--*"):
@@ -28,27 +28,28 @@ def listed(home: str | Path) -> list[Entry]:
             folder = Path(note.read_text(encoding="utf-8"))
             if folder.is_dir() and name_of(note) == note.name:
                 notes.append((note.stat().st_mtime_ns, note.name, folder))
-    found = [(name, look_at(folder)) for _, name, folder in sorted(notes, reverse=True)]
+    found = [(name, inspect_folder(folder)) for _, name, folder in sorted(notes, reverse=True)]
     return [replace(entry, hub=name.replace("--", "/")) for name, entry in found if entry]
 
 
-def used(home: str | Path, repo_id: str) -> None:
+def mark_used(home: str | Path, repo_id: str) -> None:
+    """Set the time of the last use of a model to now."""
     with suppress(OSError):
-        _note(home, repo_id).touch()
+        _note_path(home, repo_id).touch()
 
 
-def trim(home: str | Path, most: int, most_bytes: int) -> None:
+def evict(home: str | Path, most: int, most_bytes: int) -> None:
     """Remove the least recently used models beyond `most` models or `most_bytes` of weights, with their files. The most
     recently used one is always kept.
     """
     total = 0
-    for place, entry in enumerate(listed(home)):
+    for place, entry in enumerate(list_models(home)):
         with suppress(OSError):
             total += (entry.path / "model.safetensors").stat().st_size
         if place and (place >= most or total > most_bytes):
-            _note(home, entry.name).unlink(missing_ok=True)
-            models.forget(entry.name)
+            _note_path(home, entry.name).unlink(missing_ok=True)
+            models.delete_cached(entry.name)
 
 
-def _note(home: str | Path, repo_id: str) -> Path:
+def _note_path(home: str | Path, repo_id: str) -> Path:
     return Path(home) / ".hub" / repo_id.replace("/", "--")

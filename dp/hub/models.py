@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, constants, hf_hub_url
-from huggingface_hub import try_to_load_from_cache as find_cached
+from huggingface_hub import try_to_load_from_cache as try_to_load_from_cache
 from torch import nn
 
 from dp.checkpoints import folder as checkpoint
@@ -24,49 +24,52 @@ from dp.checkpoints import schema
 from dp.checkpoints.model_card import LIBRARY, TASK, model_card
 from dp.checkpoints.schema import CheckpointError
 from dp.hub.client import (
-    PATIENCE,
-    SLOWEST,
+    MIN_BYTES_PER_S,
+    TIMEOUT_S,
+    HubConnectionError,
     HubError,
     Progress,
-    Unreachable,
     api_for,
-    download,
+    download_file,
     headers_for,
     headers_of,
-    in_words,
-    within,
+    run_with_timeout,
+    translate_errors,
 )
 from dp.system.validation import quote
 
 FILES = {"config.json": checkpoint.MAX_CONFIG, "README.md": 1_000_000, "model.safetensors": 8_000_000_000}  # bytes
-HEADER = 1_000_000  # bytes of model.safetensors in addition to the weights
-MOST_LISTED = 50
+MAX_HEADER = 1_000_000  # bytes of model.safetensors in addition to the weights
+MAX_LISTED = 50
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def find(source: str | Path, *, token: str | bool | None = None, revision: str | None = None) -> Path:
-    """Return the folder of a checkpoint: `source` if it is a path, or the result of `pull` if there is no such folder
-    and it reads "user/name".
+def resolve(source: str | Path, *, token: str | bool | None = None, revision: str | None = None) -> Path:
+    """Return the folder of a checkpoint: `source` if it is a path, or the result of `download` if there is no such
+    folder and it reads "user/name".
     """
     if os.path.exists(source) or not isinstance(source, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         return Path(source)
     try:
-        return pull(source, token=token, revision=revision)
+        return download(source, token=token, revision=revision)
     except HubError as error:
         raise HubError(f"there is no local folder {quote(source)}, and on the Hub: {error}") from None
 
 
-def listed(owner: str | None = None, *, token: str | bool | None = None) -> list[str]:
+def list_models(owner: str | None = None, *, token: str | bool | None = None) -> list[str]:
     """Return the names "user/name" of the models on the Hub whose cards state that they were made with this library,
-    most downloaded first: at most 50, from all owners or one. token: as in `pull`. Raises HubError.
+    most downloaded first: at most 50, from all owners or one. token: as in `download`. Raises HubError.
     """
     headers = headers_of(token)
-    with in_words("the list of models", headers):
-        asked = {"filter": [LIBRARY, TASK], "author": owner, "sort": "downloads", "limit": MOST_LISTED}
-        return [str(info.id) for info in within(2 * PATIENCE, lambda: list(api_for(headers).list_models(**asked)))]
+    with translate_errors("the list of models", headers):
+        query = {"filter": [LIBRARY, TASK], "author": owner, "sort": "downloads", "limit": MAX_LISTED}
+        return [
+            str(info.id)
+            for info in run_with_timeout(2 * TIMEOUT_S, lambda: list(api_for(headers).list_models(**query)))
+        ]
 
 
-def pull(
+def download(
     repo_id: str,
     *,
     token: str | bool | None = None,
@@ -85,18 +88,18 @@ def pull(
     if revision is not None and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision, re.ASCII):
         raise HubError(f"{quote(revision)} is not a valid revision; enter a branch, a tag or a commit")
     try:
-        with in_words(repo_id, headers):
-            wanted = {"revision": revision, "files_metadata": True, "timeout": PATIENCE}
-            info = within(PATIENCE + 2, lambda: api_for(headers).model_info(repo_id, **wanted))
+        with translate_errors(repo_id, headers):
+            options = {"revision": revision, "files_metadata": True, "timeout": TIMEOUT_S}
+            info = run_with_timeout(TIMEOUT_S + 2, lambda: api_for(headers).model_info(repo_id, **options))
             if not re.fullmatch(r"[0-9a-f]{40}", info.sha):
                 raise ValueError("no commit")
             files = {file.rfilename: file for file in info.siblings}
-    except Unreachable:
+    except HubConnectionError:
         if token is None and (folder := _cached(repo_id, revision or constants.DEFAULT_REVISION)):
             return folder
         raise
-    with in_words(repo_id, headers):
-        folder = _cached(repo_id, info.sha) or _fetch(repo_id, info.sha, files, headers, progress)
+    with translate_errors(repo_id, headers):
+        folder = _cached(repo_id, info.sha) or _download_commit(repo_id, info.sha, files, headers, progress)
         if revision != info.sha:  # so that it is found later without a response from the Hub
             reference = folder.parents[1] / "refs" / (revision or constants.DEFAULT_REVISION)
             reference.parent.mkdir(parents=True, exist_ok=True)
@@ -104,12 +107,12 @@ def pull(
     return folder
 
 
-def forget(repo_id: str) -> None:
+def delete_cached(repo_id: str) -> None:
     """Delete all files of this model from the cache."""
     shutil.rmtree(_cache_of(repo_id), ignore_errors=True)
 
 
-def push(
+def upload(
     folder: str | Path,
     repo_id: str,
     *,
@@ -121,34 +124,34 @@ def push(
 ) -> str:
     """Publish a checkpoint folder as "user/name" in one commit, and return its address.
 
-    token: as in `pull`; it needs write access. private: whether only the owner can see the model. samples: a PNG for
-    the card, or its path. facts: more rows of the card's table. card: step, dataset and license, which override those
-    of the folder. An existing card is replaced; the repository's history keeps it. Raises HubError, or CheckpointError
-    for a damaged model.
+    token: as in `download`; it needs write access. private: whether only the owner can see the model. samples: a PNG
+    for the card, or its path. facts: more rows of the card's table. card: step, dataset and license, which override
+    those of the folder. An existing card is replaced; the repository's history keeps it. Raises HubError, or
+    CheckpointError for a damaged model.
     """
     headers = headers_for(repo_id, token)
     if "authorization" not in headers:
         raise HubError(
             f"publishing needs a token with write access; create one at {constants.ENDPOINT}/settings/tokens"
         )
-    picture = Path(samples).read_bytes() if isinstance(samples, (str, Path)) else samples
-    if picture is not None and not picture.startswith(b"\x89PNG\r\n\x1a\n"):
+    image = Path(samples).read_bytes() if isinstance(samples, (str, Path)) else samples
+    if image is not None and not image.startswith(b"\x89PNG\r\n\x1a\n"):
         raise HubError("the image of samples must be a PNG")
     folder = Path(folder)
     network, config = checkpoint.inspect(folder)
     schema.check_config(config := config | card, str(folder))
-    text = model_card(config, _count(network), repo_id, facts, "samples.png" if picture else "")
+    text = model_card(config, _count(network), repo_id, facts, "samples.png" if image else "")
     contents = {"README.md": text.encode(), "config.json": (json.dumps(config, indent=2) + "\n").encode()}
-    contents |= {"model.safetensors": folder / "model.safetensors"} | ({"samples.png": picture} if picture else {})
+    contents |= {"model.safetensors": folder / "model.safetensors"} | ({"samples.png": image} if image else {})
     size = (folder / "model.safetensors").stat().st_size
-    with in_words(repo_id, headers):
+    with translate_errors(repo_id, headers):
         api = api_for(headers)
-        within(2 * PATIENCE, lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-        if private and not within(PATIENCE, lambda: api.model_info(repo_id, timeout=PATIENCE)).private:
+        run_with_timeout(2 * TIMEOUT_S, lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        if private and not run_with_timeout(TIMEOUT_S, lambda: api.model_info(repo_id, timeout=TIMEOUT_S)).private:
             raise HubError(f"{repo_id} already exists and is public, so it cannot be private; choose another name")
         additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
-        send = {"operations": additions, "commit_message": f"A model of {config.get('step', 0):,} steps"}
-        within(6 * PATIENCE + size / SLOWEST, lambda: api.create_commit(repo_id, **send))
+        commit = {"operations": additions, "commit_message": f"A model of {config.get('step', 0):,} steps"}
+        run_with_timeout(6 * TIMEOUT_S + size / MIN_BYTES_PER_S, lambda: api.create_commit(repo_id, **commit))
     return f"{constants.ENDPOINT}/{repo_id}"
 
 
@@ -162,11 +165,13 @@ def _cache_of(repo_id: str) -> Path:
 
 def _cached(repo_id: str, revision: str) -> Path | None:
     names, cache = ("config.json", "model.safetensors"), constants.HF_HUB_CACHE
-    found = [find_cached(repo_id, name, cache, revision) for name in names]
-    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
+    paths = [try_to_load_from_cache(repo_id, name, cache, revision) for name in names]
+    return Path(paths[0]).parent if all(isinstance(path, str) for path in paths) else None
 
 
-def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[str, str], progress: Progress) -> Path:
+def _download_commit(
+    repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[str, str], progress: Progress
+) -> Path:
     """Download `commit` to a temporary folder, and move it to the cache if it is a valid model."""
     if missing := {"config.json", "model.safetensors"} - files.keys():
         pickles = any(name.endswith(PICKLES) for name in files)
@@ -179,7 +184,7 @@ def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[st
             for name, most in FILES.items():
                 if name == "model.safetensors":
                     config = checkpoint.parse_config(Path(aside, "config.json"))
-                    most = min(most, 8 * _count(checkpoint.build(config, aside, device="meta")) + HEADER)
+                    most = min(most, 8 * _count(checkpoint.build(config, aside, device="meta")) + MAX_HEADER)
                 if name in files:
                     size = files[name].size
                     if not isinstance(size, int) or not 0 <= size <= most:
@@ -188,7 +193,7 @@ def _fetch(repo_id: str, commit: str, files: Mapping[str, Any], headers: dict[st
                         )
                     digest = files[name].lfs.sha256 if files[name].lfs else None
                     url = hf_hub_url(repo_id, name, revision=commit)
-                    download(url, headers, Path(aside, name), size, digest, progress)
+                    download_file(url, headers, Path(aside, name), size, digest, progress)
             checkpoint.inspect(Path(aside))
         except CheckpointError as error:
             why = str(error).removeprefix(f"{aside}: ").replace(aside, repo_id)

@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import SpaceHardware
 from huggingface_hub.utils import filter_repo_objects
 
-from dp.hub.client import HubError, api_for, headers_for, in_words, token_in
+from dp.hub.client import HubError, api_for, headers_for, token_in, translate_errors
 from dp.system import stdio
 from dp.system.validation import message_of
 
@@ -74,7 +74,7 @@ def publish(space: str, headers: Mapping[str, str], private: bool, hardware: str
     kind = {"repo_type": "space", "space_sdk": "gradio", "space_hardware": hardware}
     message = "Watch a diffusion model at work"
     patterns = {"allow_patterns": WANTED, "ignore_patterns": UNWANTED, "commit_message": message}
-    with in_words(space, headers):
+    with translate_errors(space, headers):
         api = api_for(headers)
         api.create_repo(space, private=private or None, exist_ok=True, **kind)
         api.upload_folder(repo_id=space, folder_path=ROOT, repo_type="space", **patterns)

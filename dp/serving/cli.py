@@ -103,7 +103,7 @@ def found(checkpoint: str) -> tuple[Path, str]:
     if path.is_dir():
         read_config(path)
         return path, path.name
-    if (folder := models.find(checkpoint)).is_dir():
+    if (folder := models.resolve(checkpoint)).is_dir():
         return folder, checkpoint
     return BUNDLED / path.name, path.name  # where there is none, the names are told later
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dp.checkpoints.catalog import Entry
+from dp.checkpoints.catalog import CheckpointInfo
 from dp.diffusion.policy import DiffusionPolicy
 from dp.diffusion.settings import SampleSettings
 from dp.diffusion.state import SampleState, Step
@@ -74,7 +74,7 @@ class Engine:
     def row_budget(self) -> int:
         return self._scheduler.row_budget
 
-    def checkpoints(self) -> list[Entry]:
+    def checkpoints(self) -> list[CheckpointInfo]:
         """Return the checkpoints in the roots now, those that cannot be used with the reason."""
         return self._models.entries()
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from dp.checkpoints.catalog import Entry, list_checkpoints
+from dp.checkpoints.catalog import CheckpointInfo, list_checkpoints
 from dp.checkpoints.folder import load
 from dp.diffusion.policy import DiffusionPolicy
 from dp.hub import downloads
@@ -45,10 +45,10 @@ class ModelCache:
         self._loading: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CheckpointInfo]:
         there = list_checkpoints(*self.roots)
         # In this order: a visitor who may see no runs must not come to a milestone by the name of a model.
-        return there + downloads.listed(self.runs) + milestones(self.runs) if self.runs else there
+        return there + downloads.list_models(self.runs) + milestones(self.runs) if self.runs else there
 
     def get(self, checkpoint: str) -> LoadedModel:
         """Raises ValueError (CheckpointError) with what is wrong."""
@@ -57,7 +57,7 @@ class ModelCache:
             names = ", ".join(entry.name for entry in self.entries())
             raise ValueError(f"there is no checkpoint {quote(checkpoint)}; there are: {names or 'none'}")
         if entry.hub:
-            downloads.used(self.runs, entry.hub)
+            downloads.mark_used(self.runs, entry.hub)
         path = entry.path
         stamp = {(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in os.scandir(path)}
         with self._lock:
@@ -78,7 +78,7 @@ class ModelCache:
         return known
 
 
-def milestones(home: str | Path) -> list[Entry]:
+def milestones(home: str | Path) -> list[CheckpointInfo]:
     """Those of every run, the newest run and in it the newest milestone first. Where a name is taken by an older run,
     the id stands for it.
     """

@@ -58,7 +58,7 @@ def wire(panels: Mapping[str, Panel]) -> None:
     def list_models(request: gr.Request) -> Updates:
         """List the models on the Hub. If that fails, a name can still be typed."""
         try:
-            return {loader.name: gr.update(choices=models.listed(token=token_for(request))), loader.status: ""}
+            return {loader.name: gr.update(choices=models.list_models(token=token_for(request))), loader.status: ""}
         except HubError as error:
             return {loader.status: f"⚠️ Cannot list the models on the Hub: {escape(str(error))}"}
 
@@ -110,10 +110,10 @@ async def download(name: str, request: gr.Request, running: dict[Any, str | None
 
     def work() -> None:
         with suppress(Cancelled):
-            folder = models.pull(name, token=token, progress=report)
-            downloads.put(runs_dir(), name, folder)
+            folder = models.download(name, token=token, progress=report)
+            downloads.add(runs_dir(), name, folder)
             if is_public:
-                downloads.trim(runs_dir(), MAX_MODELS, MAX_BYTES)
+                downloads.evict(runs_dir(), MAX_MODELS, MAX_BYTES)
 
     task = asyncio.create_task(asyncio.to_thread(work))
     running[task] = request.session_hash

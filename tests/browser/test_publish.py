@@ -206,15 +206,15 @@ def test_a_public_space_evicts_the_least_recently_used_model(home, tmp_path, mon
         folder = cache / f"models--{name.replace('/', '--')}" / "snapshots" / ("a" * 40)
         folder.parent.mkdir(parents=True)
         (hub.folder / name).rename(folder)
-        downloads.put(home, name, folder)
+        downloads.add(home, name, folder)
         time.sleep(0.02)
     engine = Engine(tmp_path / "bundled", device="cpu", runs=home)
     assert [entry.name for entry in engine.checkpoints()] == ["bob/three", "bob/two", "ann/one"]
     assert engine.policy("ann/one").image_size == 8  # used just now
-    downloads.trim(home, 2, 1 << 30)
+    downloads.evict(home, 2, 1 << 30)
     assert [entry.name for entry in Engine(runs=home).checkpoints()] == ["ann/one", "bob/three"]  # also in a new app
     assert sorted(path.name for path in cache.iterdir()) == ["models--ann--one", "models--bob--three"]
-    downloads.trim(home, 2, 1)
+    downloads.evict(home, 2, 1)
     assert [entry.name for entry in engine.checkpoints()] == ["ann/one"]
     (cache / "models--ann--one").rename(tmp_path / "elsewhere")  # the cache is cleared
     assert engine.checkpoints() == []
@@ -224,7 +224,7 @@ def test_loading_a_model_gives_no_access_to_runs(home, tmp_path, monkeypatch, hu
     make_run(home, tiny_rin(), "bob")
     hub.folder = tmp_path / "theirs"
     policy = put(hub, "bob/000002")
-    downloads.put(home, "bob/000002", hub.folder / "bob" / "000002")
+    downloads.add(home, "bob/000002", hub.folder / "bob" / "000002")
     engine = Engine(tmp_path / "bundled", device="cpu", runs=home)
     monkeypatch.setenv("SPACE_ID", "ann/space")
     assert page_values.usable_checkpoints(engine) == ["bob/000002"]

@@ -107,7 +107,7 @@ def test_a_missing_gpu_is_shown_in_the_players_status_line_and_the_next_run_work
     page.click("#generate")
     until(page, "d.state === 'done' && step === 10")
     before = canvas_pixels(page)
-    # The platform's answer to a request, and that of its queue; test_an_api_client_gets_the_same_errors has all of them.
+    # An answer to the request, and one of the queue; test_an_api_client_gets_the_same_errors has all of them.
     for answer in ("quota", "queue in vain"):
         words = SAID[answer]
         api.answer = answer

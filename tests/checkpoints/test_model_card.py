@@ -12,7 +12,7 @@ CONFIG = {
     "policy": {"objective": "eps", "noise_schedule": "cosine", "timesteps": 50, "scale": 1.0},
     "step": 1234,
 }
-# What somebody may call a folder, a licence or a fact.
+# What somebody may call a folder, a license or a fact.
 WORDS = [
     "mit\nevil: true",
     "x\n---\n# A title",
@@ -57,7 +57,7 @@ def test_a_persons_words_are_one_cell_and_no_markup(words):
     assert "www." not in escape(words) and len(plain(words)) <= LONGEST + 1
 
 
-def test_a_known_licence_is_named_as_the_hub_knows_it():
+def test_a_known_license_keeps_the_hubs_identifier():
     for name in ("mit", "cc-by-4.0", "ofl-1.1", "unknown"):
         assert ModelCard(model_card(CONFIG | {"license": name}, 10, "a/b")).data.license == name
     assert ModelCard(model_card(CONFIG, 10, "a/b")).data.license == "unknown"
@@ -65,4 +65,4 @@ def test_a_known_licence_is_named_as_the_hub_knows_it():
 
 def test_a_picture_is_shown_only_where_there_is_one():
     assert "![" not in model_card(CONFIG, 10, "a/b")
-    assert "![Samples](samples.png)" in model_card(CONFIG, 10, "a/b", picture="samples.png")
+    assert "![Samples](samples.png)" in model_card(CONFIG, 10, "a/b", image="samples.png")

@@ -205,12 +205,12 @@ def connected(monkeypatch, tmp_path, fake=None):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    client._wait_for_nothing.cache_clear()
+    client._configure_client.cache_clear()
     try:
         yield fake
     finally:
         fake.close()
-        client._wait_for_nothing.cache_clear()
+        client._configure_client.cache_clear()
         huggingface_hub.close_session()
 
 

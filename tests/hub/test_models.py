@@ -45,8 +45,8 @@ def fake(request, monkeypatch, tmp_path):
     """With little patience where an answer never comes, and elsewhere enough of it for a busy machine."""
     comes_never = any(words in request.node.name for words in ("silence", "byte by byte", "trickles"))
     for module in (client, models):
-        monkeypatch.setattr(module, "PATIENCE", 0.4 if comes_never else 10)
-        monkeypatch.setattr(module, "SLOWEST", 1e6)
+        monkeypatch.setattr(module, "TIMEOUT_S", 0.4 if comes_never else 10)
+        monkeypatch.setattr(module, "MIN_BYTES_PER_S", 1e6)
     with connected(monkeypatch, tmp_path) as fake:
         yield fake
 
@@ -135,24 +135,26 @@ def test_the_card_says_what_it_is_and_how_to_use_it(fake, policy):
 def test_what_was_published_is_listed_for_everybody_or_of_one_owner(fake, policy):
     fake.users["hf_bob"] = ("bob", True)
     fake.repos["ann/llm"] = {"files": {"README.md": b"---\nlibrary_name: other\n---\n"}, "private": False}
-    assert models.listed() == []
+    assert models.list_models() == []
     for name, token, private in (
         ("alice/faces", WRITER, False),
         ("alice/secret", WRITER, True),
         ("bob/cats", "hf_bob", False),
     ):
         policy.push_to_hub(name, token=token, private=private)
-    assert models.listed() == ["bob/cats", "alice/faces"] and models.listed("alice", token=READER) == ["alice/faces"]
+    assert models.list_models() == ["bob/cats", "alice/faces"] and models.list_models("alice", token=READER) == [
+        "alice/faces"
+    ]
     assert fake.requests[-1][2] == READER
 
 
 def test_a_folder_is_published_as_it_stands_and_again_when_it_has_changed(fake, policy, folder):
-    models.push(folder, "alice/faces", token=WRITER)
+    models.upload(folder, "alice/faces", token=WRITER)
     assert same(policy, DiffusionPolicy.from_pretrained("alice/faces", token=False))
     assert json.loads(fake.repos["alice/faces"]["files"]["config.json"]) == checkpoint.read_config(folder)
     other = DiffusionPolicy(randomise(RIN(**TINY), seed=1))
     other.save_pretrained(folder)
-    models.push(folder, "alice/faces", token=WRITER, license="mit")
+    models.upload(folder, "alice/faces", token=WRITER, license="mit")
     assert same(other, DiffusionPolicy.from_pretrained("alice/faces", token=False))
     assert json.loads(fake.repos["alice/faces"]["files"]["config.json"])["license"] == "mit"
     assert "license" not in checkpoint.read_config(folder)  # the folder is left as it is
@@ -175,29 +177,29 @@ def test_what_is_no_name_of_a_model_is_a_folder(fake, source, tmp_path, monkeypa
 
 
 def test_a_revision_is_fetched_and_stays_what_it_was(fake, policy, folder):
-    models.push(folder, "alice/faces", token=WRITER)
+    models.upload(folder, "alice/faces", token=WRITER)
     assert same(policy, DiffusionPolicy.from_pretrained("alice/faces", token=False, revision=fake.commit))
-    assert "no such revision" in error_of(models.pull, "alice/faces", token=False, revision="v2")
+    assert "no such revision" in error_of(models.download, "alice/faces", token=False, revision="v2")
     for odd in ("../main", "a b", "", "/etc"):
-        assert "is not a valid revision" in error_of(models.pull, "alice/faces", token=False, revision=odd)
+        assert "is not a valid revision" in error_of(models.download, "alice/faces", token=False, revision=odd)
 
 
 def test_a_private_model_is_for_those_who_may_see_it(fake, policy):
     policy.push_to_hub("alice/secret", token=WRITER, private=True)
     assert fake.repos["alice/secret"]["private"]
-    assert "or it is private" in error_of(models.pull, "alice/secret", token=False)
+    assert "or it is private" in error_of(models.download, "alice/secret", token=False)
     assert same(policy, DiffusionPolicy.from_pretrained("alice/secret", token=READER))
     policy.push_to_hub("alice/secret", token=WRITER, private=True)  # again
 
 
 def test_what_should_be_private_is_not_put_where_everybody_sees_it(fake, faces, folder):
-    assert "already exists and is public" in error_of(models.push, folder, faces, token=WRITER, private=True)
+    assert "already exists and is public" in error_of(models.upload, folder, faces, token=WRITER, private=True)
     assert "commit" not in fake.kinds()
 
 
 def test_several_may_fetch_the_same_at_once(fake, faces, policy, tmp_path):
     found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(models.pull(faces, token=False))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(models.download(faces, token=False))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -213,8 +215,8 @@ def test_without_an_answer_what_was_fetched_before_will_do(fake, faces, policy):
     huggingface_hub.close_session()  # and its open connection
     assert same(policy, DiffusionPolicy.from_pretrained(faces))
     # A visitor's call never finds what somebody else's token has fetched.
-    assert "check the network connection" in error_of(models.pull, faces, token=READER)
-    assert "check the network connection" in error_of(models.pull, "alice/other")
+    assert "check the network connection" in error_of(models.download, faces, token=READER)
+    assert "check the network connection" in error_of(models.download, "alice/other")
 
 
 # ----------------------------------------------------------------------------
@@ -223,28 +225,28 @@ def test_without_an_answer_what_was_fetched_before_will_do(fake, faces, policy):
 
 def test_the_machines_own_login_is_used_only_where_nothing_was_said(fake, faces, folder, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", WRITER)
-    models.pull(faces)
-    models.pull(faces, token="")
-    models.pull(faces, token=False)
+    models.download(faces)
+    models.download(faces, token="")
+    models.download(faces, token=False)
     assert fake.requests[0][2] == WRITER
     assert {token for kind, _, token in fake.requests[-2:]} == {""}
     fake.requests.clear()
     for none in ("", False, "  "):
-        assert "needs a token" in error_of(models.push, folder, "alice/new", token=none)
+        assert "needs a token" in error_of(models.upload, folder, "alice/new", token=none)
     assert fake.requests == []
-    models.push(folder, "alice/new")
+    models.upload(folder, "alice/new")
     assert "alice/new" in fake.repos
 
 
 @pytest.mark.parametrize("token", ["mock-oauth-token-for-local-dev", "hf_spoofed", "hf_alice_but_expired"])
 def test_a_token_that_is_no_login_is_told(fake, faces, folder, token):
-    for call, arguments in ((models.pull, [faces]), (models.push, [folder, faces])):
+    for call, arguments in ((models.download, [faces]), (models.upload, [folder, faces])):
         assert "does not accept this token" in error_of(call, *arguments, token=token)
 
 
 @pytest.mark.parametrize("token", ["hf_a\r\nX-Evil: 1", "two words", "hf_ümlaut", "\0", "hf_" + "x" * 5000])
 def test_what_is_not_even_a_token_is_never_sent(fake, faces, token):
-    assert "token is malformed" in error_of(models.pull, faces, token=token)
+    assert "token is malformed" in error_of(models.download, faces, token=token)
     assert fake.requests == []
 
 
@@ -254,7 +256,7 @@ def test_no_token_is_ever_logged_or_kept(fake, faces, folder, kind, caplog, capf
     caplog.set_level("DEBUG", "huggingface_hub")
     answer = {"error": f"bad token {WRITER}"}
     fake.trouble[kind] = lambda handler: handler.answer(418, answer, {"X-Error-Message": f"bad {WRITER}"})
-    call = (models.pull, faces) if kind in ("info", "file") else (models.push, folder, faces)
+    call = (models.download, faces) if kind in ("info", "file") else (models.upload, folder, faces)
     assert "error 418" in error_of(*call, token=WRITER)
     assert WRITER not in caplog.text + "".join(capfd.readouterr())
     assert not any(WRITER.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
@@ -290,20 +292,20 @@ ODD = {
 
 
 def check(fake, says, call, *arguments, **keywords):
-    assert re.search(says, error_of(call, *arguments, token=READER if call is models.pull else WRITER, **keywords))
+    assert re.search(says, error_of(call, *arguments, token=READER if call is models.download else WRITER, **keywords))
 
 
 @pytest.mark.parametrize("name", [*TROUBLE, *ODD])
 def test_an_error_of_asking_for_a_model_is_a_sentence(fake, faces, name, tmp_path):
     fake.trouble["info"], says = (TROUBLE | ODD)[name]
-    check(fake, says, models.pull, faces)
+    check(fake, says, models.download, faces)
     assert cached(tmp_path) and cached(tmp_path / "cache") == []
 
 
 @pytest.mark.parametrize("name", sorted({*TROUBLE, *ODD} - {"missing", "a list", "an empty object"}))
 def test_an_error_of_asking_for_the_list_is_a_sentence(fake, name):
     fake.trouble["list"], says = (TROUBLE | ODD)[name]
-    assert re.search(says, error_of(models.listed, token=WRITER))
+    assert re.search(says, error_of(models.list_models, token=WRITER))
 
 
 @pytest.mark.parametrize("name", TROUBLE)
@@ -315,7 +317,7 @@ def test_an_error_in_the_middle_of_fetching_is_a_sentence_and_leaves_nothing(fak
         return trouble(handler) if "safetensors" in handler.path else asked(handler, b"", *_parts(handler.path))
 
     fake.trouble["file"] = weights_only
-    check(fake, says, models.pull, faces)
+    check(fake, says, models.download, faces)
     assert cached(tmp_path / "cache") == []
     fake.trouble.clear()
     assert same(policy, DiffusionPolicy.from_pretrained(faces))  # and the next time it is well again
@@ -346,7 +348,7 @@ def test_weights_that_arrive_damaged_are_not_kept(fake, faces, name, tmp_path):
         handler.answer(200, raw=damage(whole))
 
     fake.trouble["file"] = change
-    check(fake, says, models.pull, faces)
+    check(fake, says, models.download, faces)
     assert cached(tmp_path / "cache") == []
 
 
@@ -354,7 +356,7 @@ def test_a_file_that_trickles_is_given_up(fake, faces):
     fake.trouble["file"] = trickles
     listed = [{"rfilename": "config.json", "size": 90_000}, {"rfilename": "model.safetensors", "size": 10}]
     fake.listing[faces] = {"siblings": listed}
-    assert "did not respond in time" in error_of(models.pull, faces, token=False)
+    assert "did not respond in time" in error_of(models.download, faces, token=False)
 
 
 @pytest.mark.parametrize("name", TROUBLE)
@@ -363,13 +365,13 @@ def test_an_error_of_publishing_is_a_sentence(fake, folder, kind, name):
     fake.trouble[kind], says = TROUBLE[name]
     if kind == "create" and name in ("an expired token", "forbidden"):
         fake.trouble["info"] = fake.trouble[kind]  # where the Hub's client looks whether it is there already
-    check(fake, says, models.push, folder, "alice/faces")
+    check(fake, says, models.upload, folder, "alice/faces")
 
 
 @pytest.mark.parametrize("name", ["the Hub is broken", "silence", "broken off", "too many requests"])
 def test_an_upload_that_fails_is_a_sentence(fake, folder, name):
     fake.trouble["store"], says = TROUBLE[name]
-    check(fake, says, models.push, folder, "alice/faces")
+    check(fake, says, models.upload, folder, "alice/faces")
     assert "commit" not in fake.kinds()
 
 
@@ -377,31 +379,31 @@ def test_an_upload_that_fails_is_a_sentence(fake, folder, name):
 @pytest.mark.parametrize("kind", ["preupload", "commit"])
 def test_an_odd_answer_to_publishing_is_a_sentence(fake, folder, kind, raw):
     fake.trouble[kind] = says(raw)
-    check(fake, "did not respond like the Hub", models.push, folder, "alice/faces")
+    check(fake, "did not respond like the Hub", models.upload, folder, "alice/faces")
 
 
 def test_a_card_that_the_hub_refuses_is_told_in_its_words(fake, folder):
     errors = {"errors": [{"message": '"license" must be one of [mit, ...]'}]}
     fake.trouble["card"] = lambda handler: handler.answer(400, errors)
-    check(fake, 'error 400.*"license" must be one of', models.push, folder, "alice/faces", license="my-own")
+    check(fake, 'error 400.*"license" must be one of', models.upload, folder, "alice/faces", license="my-own")
 
 
 def test_another_account_is_not_written_to(fake, folder):
-    check(fake, "lacks a permission for bob/faces", models.push, folder, "bob/faces")
-    assert "lacks a permission" in error_of(models.push, folder, "alice/faces", token=READER)
+    check(fake, "lacks a permission for bob/faces", models.upload, folder, "bob/faces")
+    assert "lacks a permission" in error_of(models.upload, folder, "alice/faces", token=READER)
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://no-such-host.invalid", "http://[bad", "nonsense"])
 def test_no_network_is_a_sentence(fake, folder, address, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", address)
-    for call, arguments in ((models.pull, ["alice/faces"]), (models.push, [folder, "alice/faces"])):
+    for call, arguments in ((models.download, ["alice/faces"]), (models.upload, [folder, "alice/faces"])):
         text = error_of(call, *arguments, token=WRITER)
         assert address in text and ("cannot be reached" in text or "in time" in text)
 
 
 def test_a_machine_that_is_told_to_stay_offline_does(fake, faces, policy, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE" in error_of(models.pull, faces, token=READER)
+    assert "HF_HUB_OFFLINE" in error_of(models.download, faces, token=READER)
     assert fake.requests == []
 
 
@@ -415,26 +417,26 @@ def test_a_name_that_is_neither_here_nor_there_says_so(fake, tmp_path, monkeypat
     "name", ["faces", "a/b/c", "../faces", "alice/..", "alice/a b", "", "alice/fa\nces", "-/-", "x/" * 90]
 )
 def test_a_name_that_cannot_be_is_never_asked_for(fake, folder, name):
-    assert "write it as user/name" in error_of(models.pull, name, token=False)
-    assert "write it as user/name" in error_of(models.push, folder, name, token=WRITER)
+    assert "write it as user/name" in error_of(models.download, name, token=False)
+    assert "write it as user/name" in error_of(models.upload, folder, name, token=WRITER)
     assert fake.requests == []
 
 
 def test_a_full_disk_is_told(fake, faces, tmp_path):
     (tmp_path / "cache").write_text("a file where the cache should be")
-    assert "cannot be written" in error_of(models.pull, faces, token=False)
+    assert "cannot be written" in error_of(models.download, faces, token=False)
 
 
 @pytest.mark.parametrize("picture", [b"GIF89a", b""])
 def test_the_picture_of_a_card_is_a_png(fake, folder, picture):
-    assert "must be a PNG" in error_of(models.push, folder, "alice/faces", token=WRITER, samples=picture)
+    assert "must be a PNG" in error_of(models.upload, folder, "alice/faces", token=WRITER, samples=picture)
 
 
 def test_the_picture_of_a_card_may_be_a_file(fake, folder, tmp_path):
     with io.BytesIO() as file:
         Image.new("RGB", (4, 4)).save(file, "PNG")
         (tmp_path / "samples.png").write_bytes(file.getvalue())
-    models.push(folder, "alice/faces", token=WRITER, samples=tmp_path / "samples.png")
+    models.upload(folder, "alice/faces", token=WRITER, samples=tmp_path / "samples.png")
     assert fake.repos["alice/faces"]["files"]["samples.png"] == (tmp_path / "samples.png").read_bytes()
 
 
@@ -482,7 +484,7 @@ def test_a_model_that_is_none_is_refused_and_leaves_nothing(fake, faces, name, t
     files = fake.repos[faces]["files"]
     files |= {"evil.py": b"boom", "pytorch_model.bin": b"\x80", "../../up.json": b"{}", "/abs": b"", "a\nb": b""}
     edit(files)
-    check(fake, says, models.pull, faces)
+    check(fake, says, models.download, faces)
     assert cached(tmp_path / "cache") == []
     asked = {path.rsplit("/", 1)[1] for kind, path, _ in fake.requests if kind == "file"}
     assert asked <= {"config.json", "model.safetensors", "README.md"}
@@ -491,14 +493,14 @@ def test_a_model_that_is_none_is_refused_and_leaves_nothing(fake, faces, name, t
 @pytest.mark.parametrize("size", [None, -1, "7", 10**18, 1.5])
 def test_sizes_are_looked_at_before_anything_is_fetched(fake, faces, size):
     fake.listing[faces] = {"siblings": [{"rfilename": name, "size": size} for name in models.FILES]}
-    check(fake, "is rejected: its config.json has", models.pull, faces)
+    check(fake, "is rejected: its config.json has", models.download, faces)
     assert "file" not in fake.kinds()
 
 
 @pytest.mark.parametrize("commit", [None, "", "main", "../../../up", "A" * 40, 7])
 def test_a_commit_that_is_none_is_no_path(fake, faces, commit, tmp_path):
     fake.listing[faces] = {"sha": commit}
-    check(fake, "did not respond like the Hub", models.pull, faces)
+    check(fake, "did not respond like the Hub", models.download, faces)
     assert cached(tmp_path / "cache") == []
 
 

@@ -214,13 +214,13 @@ def test_a_proxy_that_cannot_be_used_stops_only_the_hub(setting, monkeypatch, na
         library.Client().close()  # which fails with such an address, and with it Gradio
     assert proxies.hidden == {name: address}  # given back to the training process
     words = rf"(?s)proxy in the environment variable {name}=.* cannot be used: .*{rule}"
-    with pytest.raises(client.Unreachable, match=words) as error:
-        models.listed()
+    with pytest.raises(client.HubConnectionError, match=words) as error:
+        models.list_models()
     assert "secret" not in str(error.value)
     monkeypatch.setattr(proxies, "_problems", [])
     setting(name, address)  # as for a command, which hides nothing
-    with pytest.raises(client.Unreachable, match=words):
-        models.listed()
+    with pytest.raises(client.HubConnectionError, match=words):
+        models.list_models()
 
 
 # ----------------------------------------------------------------------------

@@ -9,7 +9,16 @@ from contextlib import contextmanager, suppress
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError, RepositoryNotFoundError
 
-from dp.hub.client import PATIENCE, HubError, Refused, Unreachable, api_for, headers_of, in_words, within
+from dp.hub.client import (
+    TIMEOUT_S,
+    HubConnectionError,
+    HubError,
+    HubPermissionError,
+    api_for,
+    headers_of,
+    run_with_timeout,
+    translate_errors,
+)
 from dp.system.text import plain
 from dp.system.validation import quote
 from dp.training.status import RemoteJob
@@ -29,8 +38,8 @@ JOB_ERRORS = {  # by HTTP status
 def list_hardware(token: str | bool | None = None) -> dict[str, tuple[str, float | None]]:
     """Return flavor -> (description, US dollars per hour), with None for an unknown price."""
     headers, machines = headers_of(token), {}
-    with in_words("the list of machines", headers):
-        for offer in within(3 * PATIENCE, api_for(headers).list_jobs_hardware):
+    with translate_errors("the list of machines", headers):
+        for offer in run_with_timeout(3 * TIMEOUT_S, api_for(headers).list_jobs_hardware):
             gpu, units = offer.accelerator, UNITS_PER_HOUR.get(offer.unit_label)
             description = f"{gpu.quantity} × {gpu.model}, {gpu.vram}" if gpu else f"{offer.cpu}, {offer.ram}"
             machines[offer.name] = plain(description), float(offer.unit_cost_usd) * units if units else None
@@ -48,7 +57,7 @@ def describe_price(flavor: str, timeout: str | float, token: str | bool | None =
     limit = f"It pauses after at most {format_duration(limit_s)} and can be resumed."
     try:
         check_flavor(flavor, machines := list_hardware(token))
-    except Unreachable as error:
+    except HubConnectionError as error:
         return f"The price of {flavor} is unknown: {error}. {limit}"
     description, per_hour = machines[flavor]
     if per_hour is None:
@@ -82,7 +91,7 @@ def job_arguments(remote: RemoteJob) -> dict[str, str | None]:
 def fetch_log(api: HfApi, remote: RemoteJob) -> list[str]:
     """Return the last lines of a job's log, or [] if it is not available."""
     with suppress(Exception):  # the Hub may answer anything for a job that no longer exists
-        lines = within(3 * PATIENCE, lambda: list(api.fetch_job_logs(**job_arguments(remote), tail=LOG_LINES)))
+        lines = run_with_timeout(3 * TIMEOUT_S, lambda: list(api.fetch_job_logs(**job_arguments(remote), tail=LOG_LINES)))
         return [plain(line) for line in lines]
     return []
 
@@ -96,5 +105,5 @@ def translate_job_errors() -> Iterator[None]:
         message = JOB_ERRORS.get(error.response.status_code)
         if message is None or isinstance(error, (JobNotFoundError, RepositoryNotFoundError)):
             raise
-        kind = Refused if error.response.status_code == 403 else HubError
+        kind = HubPermissionError if error.response.status_code == 403 else HubError
         raise kind(message.format(constants.ENDPOINT)) from None

@@ -19,7 +19,17 @@ from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, JobInfo, constants
 from huggingface_hub.errors import JobNotFoundError
 
-from dp.hub.client import PATIENCE, HubError, Refused, Unreachable, api_for, headers_of, in_words, token_in, within
+from dp.hub.client import (
+    TIMEOUT_S,
+    HubConnectionError,
+    HubError,
+    HubPermissionError,
+    api_for,
+    headers_of,
+    run_with_timeout,
+    token_in,
+    translate_errors,
+)
 from dp.system.text import plain
 from dp.system.validation import quote
 from dp.training import processes
@@ -41,8 +51,8 @@ def start(run: RunFolder, flavor: str, timeout: str | float, token: str | None =
     """
     limit_s, headers = hardware.parse_duration(timeout), headers_of(token)
     if "authorization" not in headers:
-        raise Refused(f"a job needs a token that may run jobs and write: {constants.ENDPOINT}/settings/tokens")
-    with suppress(Unreachable):  # the next call raises it, too
+        raise HubPermissionError(f"a job needs a token that may run jobs and write: {constants.ENDPOINT}/settings/tokens")
+    with suppress(HubConnectionError):  # the next call raises it, too
         hardware.check_flavor(flavor, hardware.list_hardware(token))
     status = run.status()
     try:
@@ -57,18 +67,18 @@ def start(run: RunFolder, flavor: str, timeout: str | float, token: str | None =
 def _start(run: RunFolder, status: RunStatus, flavor: str, limit_s: int, headers: dict[str, str], every: float) -> None:
     api, launch = api_for(headers), secrets.token_hex(4)
     slug = processes.slug(run.name)
-    with in_words("your account", headers), translate_job_errors():
-        user = within(3 * PATIENCE, api.whoami)["name"]
+    with translate_errors("your account", headers), translate_job_errors():
+        user = run_with_timeout(3 * TIMEOUT_S, api.whoami)["name"]
         repo = status.remote.repo if status.remote else ""
         listing = sync.list_files(api, repo) if repo.startswith(f"{user}/") else None
         if listing is None:
             repo = f"{user}/dp-{slug}-{secrets.token_hex(4)}"
-            within(3 * PATIENCE, lambda: api.create_repo(repo, private=True))
+            run_with_timeout(3 * TIMEOUT_S, lambda: api.create_repo(repo, private=True))
             listing = sync.Listing("", {})
     remote = RemoteJob(repo, flavor, limit_s, launch)
     # Remember the repository, so that the next attempt uses it if this one fails.
     run.update_status(state=status.state, remote=remote)
-    with in_words(repo, headers), translate_job_errors():
+    with translate_errors(repo, headers), translate_job_errors():
         files = code = worker.source_files()
         if run.config_file.exists():  # always upload it: that of an extended run may differ without differing in size
             files = code | {"config.json": run.config_file.read_bytes()}
@@ -79,8 +89,8 @@ def _start(run: RunFolder, status: RunStatus, flavor: str, limit_s: int, headers
         spec: dict[str, Any] = {"image": worker.IMAGE, "command": command, "flavor": flavor, "timeout": limit_s}
         spec |= {"namespace": user, "name": f"dp-{slug}", "labels": {"dp": launch}}
         try:
-            job = within(6 * PATIENCE, lambda: api.run_job(**spec, secrets={"HF_TOKEN": token_in(headers)}))
-        except (Unreachable, TimeoutError):
+            job = run_with_timeout(6 * TIMEOUT_S, lambda: api.run_job(**spec, secrets={"HF_TOKEN": token_in(headers)}))
+        except (HubConnectionError, TimeoutError):
             url = f"{constants.ENDPOINT}/settings/jobs"
             raise HubError(f"the Hub did not respond; the job may have started anyway: check {url} first") from None
     for command in COMMANDS:
@@ -118,8 +128,8 @@ def cancel(run: RunFolder, token: str | None = None) -> None:
         raise ValueError(f"the run {quote(run.id)} is not training as a Hugging Face job")
     remote = run.status().remote
     headers = headers_of(token)
-    with in_words(remote.repo, headers), translate_job_errors(), suppress(JobNotFoundError):
-        within(3 * PATIENCE, lambda: api_for(headers).cancel_job(**hardware.job_arguments(remote)))
+    with translate_errors(remote.repo, headers), translate_job_errors(), suppress(JobNotFoundError):
+        run_with_timeout(3 * TIMEOUT_S, lambda: api_for(headers).cancel_job(**hardware.job_arguments(remote)))
     refresh(run, token)
 
 
@@ -129,32 +139,32 @@ def delete_repository(run: RunFolder, token: str | None = None) -> None:
         raise ValueError(f"the run {quote(run.id)} is training as a Hugging Face job: stop it first")
     if remote := run.status().remote:
         headers = headers_of(token)
-        with in_words(remote.repo, headers):
-            within(3 * PATIENCE, lambda: api_for(headers).delete_repo(remote.repo, missing_ok=True))
+        with translate_errors(remote.repo, headers):
+            run_with_timeout(3 * TIMEOUT_S, lambda: api_for(headers).delete_repo(remote.repo, missing_ok=True))
         run.update_status(remote=None)
 
 
 def _sync(run: RunFolder, remote: RemoteJob, headers: dict[str, str]) -> None:
     repo, api = remote.repo, api_for(headers)
-    with in_words(repo, headers), translate_job_errors():
+    with translate_errors(repo, headers), translate_job_errors():
         job = None
         with suppress(JobNotFoundError):  # checked before the files: if the job has ended, they are its last
-            job = within(3 * PATIENCE, lambda: api.inspect_job(**hardware.job_arguments(remote)))
-        if job is None and within(3 * PATIENCE, api.whoami)["name"] != (owner := repo.split("/")[0]):
-            raise Refused(f"the job belongs to {owner}, but this token does not")  # the job may well be active
+            job = run_with_timeout(3 * TIMEOUT_S, lambda: api.inspect_job(**hardware.job_arguments(remote)))
+        if job is None and run_with_timeout(3 * TIMEOUT_S, api.whoami)["name"] != (owner := repo.split("/")[0]):
+            raise HubPermissionError(f"the job belongs to {owner}, but this token does not")  # the job may well be active
         stage = str(job.status.stage) if job else "DELETED"
         is_over = stage not in ACTIVE_STAGES
         ends = (("stop", "stopped"), ("pause", "paused"))
         end = next((state for command, state in ends if run.is_requested(command)), None)
         if stage == "SCHEDULING" and end:
-            within(3 * PATIENCE, lambda: api.cancel_job(**hardware.job_arguments(remote)))
+            run_with_timeout(3 * TIMEOUT_S, lambda: api.cancel_job(**hardware.job_arguments(remote)))
             return _finish(run, remote, {"state": end, "message": f"{end} while waiting for a machine"})
         listing = sync.list_files(api, repo)
         if listing is None and is_over:
             message = f"its repository {repo} no longer exists"
             return _finish(run, remote, {"state": "interrupted", "message": message})
         if listing is None:
-            raise Refused(f"the repository {repo} of this run does not exist, or this token may not read it")
+            raise HubPermissionError(f"the repository {repo} of this run does not exist, or this token may not read it")
         status = sync.read_status(repo, headers, listing, remote.launch)
         sync.download_changes(repo, headers, run, listing, is_over)
         if not is_over:

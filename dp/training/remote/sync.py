@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, hf_hub_url
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from dp.hub.client import PATIENCE, SLOWEST, HubError, download, within
+from dp.hub.client import TIMEOUT_S, SLOWEST, HubError, download, run_with_timeout
 from dp.training.run_folder import MAX_ERROR_CHARACTERS, RunFolder
 from dp.training.status import parse_status
 
@@ -51,7 +51,7 @@ def list_files(api: HfApi, repo: str) -> Listing | None:
     """Return the files of a repository, or None if it does not exist or is not visible with this token."""
     info = None
     with suppress(RepositoryNotFoundError):
-        info = within(3 * PATIENCE, lambda: api.model_info(repo, files_metadata=True, timeout=PATIENCE))
+        info = run_with_timeout(3 * TIMEOUT_S, lambda: api.model_info(repo, files_metadata=True, timeout=TIMEOUT_S))
     if info is None:
         return None
     files = {file.rfilename: (file.size, file.lfs.sha256 if file.lfs else None) for file in info.siblings}
@@ -92,7 +92,7 @@ def commit(api: HfApi, repo: str, files: Mapping[str, bytes | Path], deleted: It
     operations: list[Any] = [CommitOperationAdd(name, content) for name, content in files.items()]
     operations += [CommitOperationDelete(name, is_folder=False) for name in sorted(deleted)]
     size = sum(operation.upload_info.size for operation in operations[: len(files)])
-    within(6 * PATIENCE + size / SLOWEST, lambda: api.create_commit(repo, operations, commit_message=message))
+    run_with_timeout(6 * TIMEOUT_S + size / SLOWEST, lambda: api.create_commit(repo, operations, commit_message=message))
 
 
 def read_status(repo: str, headers: dict[str, str], listing: Listing, launch: str) -> dict[str, Any]:

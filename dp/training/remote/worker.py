@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import asdict
 
-from dp.hub.client import HubError, api_for, headers_for, in_words
+from dp.hub.client import HubError, api_for, headers_for, translate_errors
 from dp.system import stdio
 from dp.training import processes
 from dp.training.remote import sync
@@ -70,7 +70,7 @@ def main() -> None:
             is_late = True
             run.request("pause")
         try:
-            with in_words(repo, headers):
+            with translate_errors(repo, headers):
                 report(run, repo, headers, launch, forwarded, is_over, TIME_LIMIT_REACHED if is_late else "")
             failures = 0
         except HubError as error:

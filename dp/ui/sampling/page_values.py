@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from dp.checkpoints.catalog import Entry
+from dp.checkpoints.catalog import CheckpointInfo
 from dp.diffusion.schedules import SCHEDULES
 from dp.diffusion.settings import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.serving.engine import Engine
@@ -141,7 +141,7 @@ def skip_gradio_check(control: gr.components.Component) -> None:
     control.preprocess = lambda payload: payload
 
 
-def visible_checkpoints(engine: Engine) -> list[Entry]:
+def visible_checkpoints(engine: Engine) -> list[CheckpointInfo]:
     """Return the checkpoints that the visitor of the current request may see: those of training runs are visible only
     to visitors who may train.
     """

@@ -55,7 +55,7 @@ def publish(data: Any, request: gr.Request) -> dict[str, Any]:
     folder = run.checkpoint(milestone)
     about = {"samples": newest_samples(run, milestone), "facts": card_facts(run)}
     try:
-        return {"url": models.push(folder, repo, token=token, **about, **terms)}
+        return {"url": models.upload(folder, repo, token=token, **about, **terms)}
     except (ValueError, OSError) as error:
         return {"problem": readable(message_of(error)).replace(readable(str(folder)), f"step {milestone:,}")}
 

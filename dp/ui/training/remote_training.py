@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from dp.hub.client import Refused
+from dp.hub.client import HubPermissionError
 from dp.system.validation import message_of
 from dp.training.remote import job
 from dp.training.remote.hardware import (
@@ -71,7 +71,7 @@ def rent(data: Any, request: gr.Request) -> dict[str, Any]:
         left_s = permission.sign_in_seconds_left(request)
         if not data["token"].strip() and left_s < parse_duration(timeout):
             remedy = "and the job could not report after that: choose a shorter time limit or enter a token"
-            raise Refused(f"your sign-in on this page expires in {format_duration(max(left_s, 0))}, {remedy}")
+            raise HubPermissionError(f"your sign-in on this page expires in {format_duration(max(left_s, 0))}, {remedy}")
         job.start(run, flavor, timeout, token, every=REPORT_S)
 
     try:
@@ -112,7 +112,7 @@ def run_action(action: Action, data: Any, request: gr.Request) -> dict[str, Any]
         return {"problem": "a token is required", "asks": True}
     try:
         action(run, token or permission.token_of(request))
-    except Refused as error:
+    except HubPermissionError as error:
         return {"problem": message_of(error), "asks": True}
     except (ValueError, OSError) as error:
         return {"problem": message_of(error)}
