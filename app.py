@@ -5,24 +5,24 @@ import os
 
 from dp.system import startup
 
-with startup.told():  # before Gradio and torch read the environment
+with startup.exit_on_error():  # before Gradio and torch read the environment
     startup.prepare()
 
 import spaces  # noqa: F401 (before torch, which dp loads: on ZeroGPU it has to be first)
 
 from dp.serving.engine import Engine
-from dp.system.device import use_own_cores
+from dp.system.device import set_thread_count
 from dp.system.environment import runs_dir
 
-with startup.told():  # the limits are read in there
+with startup.exit_on_error():  # the limits are read in there
     from dp.ui.app import build_app
     from dp.ui.auth.permission import on_zero_gpu
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ON_ZERO_GPU = on_zero_gpu()
 
-with startup.told():
-    use_own_cores()
+with startup.exit_on_error():
+    set_thread_count()
     engine = Engine(os.path.join(HERE, "checkpoints"), device="cpu" if ON_ZERO_GPU else None, runs=runs_dir())
     demo = build_app(engine, on_zero_gpu=ON_ZERO_GPU)
 
@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--port", help="port to listen on (default: the first free one from 7860)")
     args = parser.parse_args()
     allowed = {"allowed_hosts": args.allowed_host, "allowed_origins": args.allowed_origin}
-    with startup.told():
-        name, port = startup.address(args.host, args.port)
+    with startup.exit_on_error():
+        name, port = startup.listen_address(args.host, args.port)
         if not ON_ZERO_GPU:
             engine.warm_up()
         demo.launch(server_name=name, server_port=port, **allowed)

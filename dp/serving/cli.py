@@ -18,7 +18,7 @@ from dp.serving.files import KINDS, export
 from dp.serving.handle import RunHandle
 from dp.system import stdio
 from dp.system.atomic_files import replacing
-from dp.system.device import use_own_cores
+from dp.system.device import set_thread_count
 from dp.system.validation import message_of, quote, within
 from dp.training.run_folder import RunFolder
 
@@ -64,7 +64,7 @@ def main() -> None:
     stdio.protect()
     args = parser.parse_args()
     try:
-        use_own_cores()
+        set_thread_count()
         file = args.out if args.out.suffix and not args.out.is_dir() else None
         settings, kind, (folder, model) = settings_of(args), kind_of(file, args.kind), found(args.checkpoint)
         handle = drawn(folder, settings)

@@ -18,33 +18,33 @@ RENAME_TRIES = 25
 
 @contextmanager
 def replacing(target: Path, makes_parents: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `target` to write a file or folder to. It is renamed to `target` at the end, or
-    removed if the block raises.
+    """Yield a temporary path beside `target` for a new file or folder. At the end, it is renamed to `target`; if the
+    block raises, it is removed.
     """
     if makes_parents:
         target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    _remove(aside, old)  # of a killed process that had this one's pid
+    _remove(temporary, old)  # left by a killed process with the same pid
     try:
-        yield aside
-        if target.is_dir():  # a folder cannot be renamed over a folder that holds something
+        yield temporary
+        if target.is_dir():  # a folder cannot be renamed over a non-empty one
             _rename(target, old)
         try:
-            _rename(aside, target)
+            _rename(temporary, target)
         except OSError:
             if old.exists():
                 _rename(old, target)
             raise
     finally:
-        _remove(aside, old)
+        _remove(temporary, old)
 
 
 def _rename(source: Path, target: Path) -> None:
     for _ in range(RENAME_TRIES):
         try:
             return os.replace(source, target)
-        except PermissionError:  # on Windows, while somebody reads what stands there
+        except PermissionError:  # on Windows, while another process reads the target
             time.sleep(0.02)
     os.replace(source, target)
 
@@ -55,24 +55,25 @@ def _remove(*paths: Path) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    with replacing(path) as aside:
-        aside.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    """Write a JSON file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
-def tidy(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove temporary files of killed processes from `folder`. No process may be writing there."""
     for path in folder.glob(".*"):
-        if found := re.fullmatch(r"\.(.+)\.\d+\.(tmp|old)", path.name):
-            target = path.with_name(found[1])
-            if found[2] == "old" and not target.exists():  # killed between the two renames
+        if match := re.fullmatch(r"\.(.+)\.\d+\.(tmp|old)", path.name):
+            target = path.with_name(match[1])
+            if match[2] == "old" and not target.exists():  # killed between the two renames
                 os.replace(path, target)
             _remove(path)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether the error means a full disk. safetensors has no error class for that, only a message with the
-    system's error number, which is different on Windows.
+    """Return whether an error means that the disk is full. safetensors has no error class for it, only a message with
+    the error number of the system, which is 112 on Windows.
     """
     numbers = (errno.ENOSPC, errno.EDQUOT)
-    in_words = any(f"(os error {number})" in str(error) for number in (*numbers, 112))
-    return getattr(error, "errno", None) in numbers or in_words
+    is_in_message = any(f"(os error {number})" in str(error) for number in (*numbers, 112))
+    return getattr(error, "errno", None) in numbers or is_in_message

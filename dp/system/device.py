@@ -1,4 +1,4 @@
-"""Choose the device, and describe its errors to users."""
+"""Choose the device, and describe errors to users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dp.system.validation import message_of
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether the error means too little memory. CUDA has a class for it; Apple's MPS and the CPU allocator have
+    """Return whether an error means that memory ran out. CUDA has an error class for it, MPS and the CPU allocator have
     only messages.
     """
     words = ("out of memory", "can't allocate memory", "not enough memory")
@@ -17,21 +17,21 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def describe(error: Exception) -> str:
-    """Return the error message for a user: the project's own messages unchanged, others with their class."""
+    """Return the message of an error for users: messages of this project unchanged, others with the class name."""
     if is_out_of_memory(error):
-        return "there is not enough memory for this run: ask for fewer images"
+        return "not enough memory for this run; choose fewer images"
     return message_of(error)
 
 
-def use_own_cores() -> None:
-    """Compute on CPU_CORES threads, where that is set. Raises ValueError."""
+def set_thread_count() -> None:
+    """Let torch use CPU_CORES threads, if that variable is set. Raises ValueError if it is invalid."""
     if cores := environment.cores():
         torch.set_num_threads(cores)
 
 
 def best_device() -> torch.device:
-    """Return DP_DEVICE where it is set, or else CUDA, Apple's MPS or the CPU, whichever is there first. Raises
-    ValueError where DP_DEVICE is not there.
+    """Return the device in DP_DEVICE, or else the first available one of CUDA, MPS and the CPU. Raises ValueError if
+    DP_DEVICE is invalid or not available.
     """
     if named := environment.device():
         return _checked(torch.device(named))
@@ -42,13 +42,13 @@ def best_device() -> torch.device:
 
 def _checked(device: torch.device) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    why = None
+    problem = None
     if device.type == "cuda" and not count:
-        why = "PyTorch finds no CUDA device on this machine"
+        problem = "PyTorch finds no CUDA device on this machine"
     elif device.type == "cuda" and (device.index or 0) >= count:
-        why = f"this machine has cuda:0 to cuda:{count - 1}"
+        problem = f"this machine has cuda:0 to cuda:{count - 1}"
     elif device.type == "mps" and not torch.backends.mps.is_available():
-        why = "PyTorch finds no Apple GPU on this machine"
-    if why:
-        raise ValueError(f"DP_DEVICE is {str(device)!r}, but {why}: choose another device, or unset DP_DEVICE")
+        problem = "PyTorch finds no Apple GPU on this machine"
+    if problem:
+        raise ValueError(f"DP_DEVICE is {str(device)!r}, but {problem}: choose another device, or unset DP_DEVICE")
     return device

@@ -1,5 +1,5 @@
-"""The environment's variables, and what they may contain. They are checked before the libraries that read them are
-loaded, so this module needs the standard library only.
+"""Read and check environment variables. This happens before the libraries that use them are imported, so this module
+needs only the standard library.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from dp.system.validation import quote
 
-ROOT = Path(__file__).resolve().parents[2]  # with app.py
-UPLOADS = "dp-uploads"  # the folder for Gradio's files, which this app sweeps
+ROOT = Path(__file__).resolve().parents[2]  # the folder of app.py
+UPLOADS = "dp-uploads"  # folder for Gradio's files, which this app deletes when they are old
 DEVICE = re.compile(r"cpu|mps|cuda(:\d{1,3})?", re.ASCII)
 
 
 def cores() -> int | None:
-    """Return how many cores to compute on: CPU_CORES as a number or a Kubernetes quantity (1500m), rounded up, and no
-    more than the machine has; None where it is not set. A container sees all cores of its host, and this is its share.
-    Raises ValueError.
+    """Return CPU_CORES, the number of cores to use, or None if it is not set. A container sees all cores of its host,
+    and this is its share: a number or a Kubernetes quantity (1500m). It is rounded up, and limited to the cores of the
+    machine. Raises ValueError.
     """
     text = os.environ.get("CPU_CORES", "").strip()
     if not text:
@@ -27,36 +27,36 @@ def cores() -> int | None:
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{0,9})?)(m?)", text, re.ASCII)
     amount = float(match[1]) / (1000 if match[2] else 1) if match else 0
     if amount <= 0:
-        words = "a number of cores above 0, such as 2, 1.5 or 1500m (thousandths of a core)"
-        raise ValueError(f"CPU_CORES must be {words}, got {quote(text)}")
+        rule = "a number of cores above 0, such as 2, 1.5 or 1500m (thousandths of a core)"
+        raise ValueError(f"CPU_CORES must be {rule}, got {quote(text)}")
     return min(math.ceil(amount), os.cpu_count() or 1)
 
 
 def device() -> str | None:
-    """Return DP_DEVICE; None where it is not set. Raises ValueError where it is no device's name."""
+    """Return DP_DEVICE, or None if it is not set. Raises ValueError unless it is the name of a device."""
     name = os.environ.get("DP_DEVICE", "").strip().lower()
     if name and not DEVICE.fullmatch(name):
-        raise ValueError(f"DP_DEVICE must be cpu, cuda, cuda:N (as cuda:1) or mps, got {quote(name)}")
+        raise ValueError(f"DP_DEVICE must be cpu, cuda, cuda:N (such as cuda:1) or mps, got {quote(name)}")
     return name or None
 
 
 def runs_dir() -> Path:
-    """Return the folder of the training runs: DP_HOME, or else `runs` beside app.py. Raises ValueError."""
+    """Return the folder of the training runs: DP_HOME, by default `runs` beside app.py. Raises ValueError."""
     given = os.environ.get("DP_HOME") or ROOT / "runs"
     try:
         return Path(given).expanduser().absolute()
-    except (RuntimeError, OSError):  # nobody knows a home for ~, or the working directory is gone
-        raise ValueError(f"DP_HOME must be a path to a folder, got {quote(given)}: write the whole path") from None
+    except (RuntimeError, OSError):  # ~ has no home folder, or the working directory was deleted
+        raise ValueError(f"DP_HOME must be a path to a folder, got {quote(given)}: use an absolute path") from None
 
 
 def port() -> int | None:
-    """Return GRADIO_SERVER_PORT; None where it is not set. Raises ValueError."""
+    """Return GRADIO_SERVER_PORT, or None if it is not set. Raises ValueError."""
     given = os.environ.get("GRADIO_SERVER_PORT")
     return None if given is None else port_in("GRADIO_SERVER_PORT", given)
 
 
 def port_in(name: str, text: str) -> int:
-    """Return the port in the text of an option or a variable. Raises ValueError with its name."""
+    """Return the port in the text of an option or variable. Raises ValueError with its name."""
     if not re.fullmatch(r"\s*\d{1,5}\s*", text, re.ASCII) or not 1 <= int(text) <= 65_535:
         raise ValueError(f"{name} must be a port from 1 to 65535, got {quote(text)}")
     return int(text)

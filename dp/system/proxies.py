@@ -1,8 +1,8 @@
-"""The proxies that the environment names: http_proxy, https_proxy and all_proxy, in small or capital letters.
+"""Check the proxies in the environment: http_proxy, https_proxy and all_proxy, in lower or upper case.
 
-Gradio makes requests to the app itself, which no proxy may see; and it cannot even be imported where httpx rejects a
-proxy's address. So the app takes such an address out of its environment, and only calls to the Hub, which would need
-the proxy, fail: they are never sent around it. Standard library and socksio only.
+Gradio sends requests to the app itself, which must not go through a proxy, and it cannot be imported if httpx rejects
+the address of a proxy. The app therefore removes invalid addresses from its environment. Calls to the Hub then fail;
+they are never sent without the proxy. Standard library and socksio only.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from dp.system.validation import MAX_QUOTED, quote
 
 SCHEMES = ("http", "https", "all")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-hidden: dict[str, str] = {}  # the variables that `prepare` took out of the environment, as they were
-_problems: list[str] = []  # why
+hidden: dict[str, str] = {}  # the variables that `prepare` removed from the environment
+_problems: list[str] = []  # the reasons
 
 
 def problem() -> str | None:
-    """Return why no request may leave this process, in a sentence that names the variable; None where it may."""
-    return next(iter([*_problems, *(words for _, words in _unusable())]), None)
+    """Return why this process must not send requests to other hosts, with the name of the variable, or None."""
+    return next(iter([*_problems, *(reason for _, reason in _unusable())]), None)
 
 
 def prepare() -> None:
-    """Make the environment such that Gradio starts in any case: hide the proxies that cannot be used, and exclude
-    loopback from the others.
+    """Change the environment so that Gradio can start: remove invalid proxies, and exclude loopback addresses from the
+    others.
     """
-    for scheme, words in list(_unusable()):
-        _problems.append(words)
+    for scheme, reason in list(_unusable()):
+        _problems.append(reason)
         for name in [name for name in os.environ if name.lower() == f"{scheme}_proxy"]:
             hidden[name] = os.environ.pop(name)
     given = getproxies_environment()
     if not given:
         return
-    names = [plain for name in given.get("no", "").split(",") if (plain := _excluded(name.strip()))]
+    names = [valid for name in given.get("no", "").split(",") if (valid := _no_proxy_entry(name.strip()))]
     if any(scheme in SCHEMES for scheme in given) and "*" not in names:
         names += [name for name in LOOPBACK if name not in names]
-    os.environ["no_proxy"] = ",".join(names)  # which comes before NO_PROXY
+    os.environ["no_proxy"] = ",".join(names)  # takes precedence over NO_PROXY
 
 
-def _excluded(name: str) -> str:
-    """Return an entry of no_proxy as httpx takes it: [::1] without brackets, and nothing for what it fails on, as on a
-    network of IPv6 addresses.
+def _no_proxy_entry(name: str) -> str:
+    """Return an entry of no_proxy in a form that httpx accepts: [::1] without brackets, and "" for entries on which
+    httpx fails, such as IPv6 networks.
     """
     if match := re.fullmatch(r"\[(.*)\](?::\d*)?", name):
         name = match[1]
@@ -63,13 +63,14 @@ def _excluded(name: str) -> str:
 
 
 def _unusable() -> Iterator[tuple[str, str]]:
+    """Yield scheme and reason for each invalid proxy in the environment."""
     for scheme, address in getproxies_environment().items():
         if scheme in SCHEMES and (why := _fault(address)):
-            found = (
+            names = (
                 name for name, value in os.environ.items() if value == address and name.lower() == f"{scheme}_proxy"
             )
-            shown = f"{next(found)}={_without_password(address)}"
-            yield scheme, f"the proxy in the environment variable {shown} cannot be used: {why}"
+            variable = f"{next(names)}={_without_password(address)}"
+            yield scheme, f"the proxy in the environment variable {variable} cannot be used: {why}"
 
 
 def _fault(address: str) -> str | None:
@@ -78,7 +79,7 @@ def _fault(address: str) -> str | None:
         return rule
     try:
         parts = urlsplit(address if "://" in address else f"http://{address}")
-        parts.port  # noqa: B018 (raises where it is none)
+        parts.port  # noqa: B018 (raises ValueError if it is invalid)
     except ValueError:
         return rule
     if parts.scheme in ("socks5", "socks5h"):

@@ -1,8 +1,8 @@
-"""JSON files and file names as they are found on disk, checked before anything else uses them. Standard library only.
+"""Read JSON files and file names from disk, and check them before anything else uses them. Standard library only.
 
-A run folder outlives crashes, editors and versions of this program, and the page lists every run there is. A reader of
-one of its files therefore gets values of known types, or a ValueError that says what is wrong; and text that can be
-encoded, whatever a name on the disk or an escape in the JSON stood for.
+A run folder outlives crashes, manual edits and versions of this program, and the page lists all runs. Callers therefore
+get values of known types, or a ValueError with the problem. All text can be encoded as UTF-8, also if a file name or an
+escape sequence in the JSON contained invalid characters.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 
 from dp.system.validation import quote
 
-MAX_BYTES = 1_000_000  # of one JSON file
-MAX_DEPTH = 40  # of objects and lists inside one another; the page's encoder takes 254
+MAX_BYTES = 1_000_000  # size limit of one JSON file
+MAX_DEPTH = 40  # nesting limit of objects and lists; the page's JSON encoder supports 254
 SURROGATES = re.compile("[\ud800-\udfff]")
 
-# What a field may hold: a number's (type, low, high), the fields of an object, or a plain type.
-WHOLE = (int, 0, 2**53)  # what JavaScript counts exactly
+# The allowed values of a field: (type, low, high) for a number, a dict of fields for an object, or a plain type.
+WHOLE = (int, 0, 2**53)  # integers that JavaScript represents exactly
 NUMBER = (float, -1e300, 1e300)  # finite
 TIME = (float, 0, 1e11)  # unix seconds
 STATUS: dict[str, Any] = {  # of status.json
@@ -43,7 +43,7 @@ STATUS: dict[str, Any] = {  # of status.json
     "remote": dict,
 }
 REMOTE: dict[str, Any] = {"repo": str, "flavor": str, "timeout": (float, 0, 1e9), "launch": str, "is_active": bool}
-REMOTE_JOB: dict[str, Any] = {"job": str, "url": str}  # of one that the Hub has taken
+REMOTE_JOB: dict[str, Any] = {"job": str, "url": str}  # additional fields of a job that the Hub has accepted
 CONFIG: dict[str, Any] = {  # of config.json
     "name": str,
     "created": TIME,
@@ -60,20 +60,20 @@ KINDS = {str: "text", bool: "true or false", dict: "an object", list: "a list"}
 
 
 def readable(text: str) -> str:
-    """Return `text` with U+FFFD in place of everything that UTF-8 cannot encode."""
+    """Replace everything in `text` that UTF-8 cannot encode by U+FFFD."""
     return SURROGATES.sub("\ufffd", text)
 
 
 def name_of(path: Path) -> str:
-    """Return a file's name as text that can be encoded. A name that is not UTF-8 gets U+FFFD for what it cannot express
-    and a digest, so that no two files of a folder share a name.
+    """Return the name of a file as text that UTF-8 can encode. In a name that is not valid UTF-8, the invalid parts are
+    replaced by U+FFFD and a digest is appended, so that the names in a folder stay distinct.
     """
     name = readable(path.name)
     return name if name == path.name else f"{name}-{blake2b(os.fsencode(path.name), digest_size=4).hexdigest()}"
 
 
 def step_of(name: str) -> int | None:
-    """Return the step that a file or folder is named after, in six digits or more; None for any other name."""
+    """Return the step in the name of a file or folder, which has at least six digits, or None for other names."""
     return int(name) if re.fullmatch("[0-9]{6}|[1-9][0-9]{6,11}", name) else None
 
 
@@ -82,11 +82,11 @@ def step_of(name: str) -> int | None:
 
 
 def parse(text: str | bytes) -> Any:
-    """Return the value of a JSON text in UTF-8, all its strings encodable. Raises ValueError."""
+    """Return the value of a JSON text in UTF-8, in which all strings can be encoded. Raises ValueError."""
     text = text if isinstance(text, str) else text.decode("utf-8")
     try:
         value = json.loads(text)
-        # Almost every text needs no look at each of its values: only an escape can stand for half of a pair.
+        # Visiting every value is rarely necessary: only an escape sequence can produce a lone surrogate.
         is_plain = "\\u" not in text and text.count("[") + text.count("{") <= MAX_DEPTH
         return value if is_plain else _encodable(value, MAX_DEPTH)
     except RecursionError:
@@ -106,8 +106,8 @@ def _encodable(value: Any, depth: int) -> Any:
 
 
 def read(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
-    """Return the JSON object in a file. Raises ValueError where that is not what it holds, and OSError."""
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device read without end
+    """Return the JSON object in a file. Raises ValueError if the file holds anything else, and OSError."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe could block, and a device could be endless
         raise ValueError("it is not a file")
     with path.open("rb") as file:
         text = file.read(most + 1)
@@ -124,7 +124,7 @@ def read(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Return whether a value is of a kind of the tables above. Any field but an object may also be null."""
+    """Return whether a field of the tables above may have this value. All fields except objects may be null."""
     if isinstance(kind, tuple):
         of, low, high = kind
         is_number = isinstance(value, (int, of)) and not isinstance(value, bool)
@@ -136,7 +136,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def check_fields(values: Mapping[str, Any], kinds: Mapping[str, Any], where: str = "") -> None:
-    """Raise ValueError, with the name and the value, for a field that is not of its kind. Fields may be missing."""
+    """Raise ValueError, with name and value, if a field has a value that is not allowed. Fields may be missing."""
     for name, kind in kinds.items():
         if name in values and not fits(value := values[name], kind):
             if isinstance(kind, dict) and isinstance(value, dict):
@@ -151,15 +151,14 @@ def _words(kind: Any) -> str:
 
 
 def config_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of config.json with the current field names. Raises ValueError for a field of the wrong kind.
-    """
+    """Return config.json with the current field names. Raises ValueError if a field has an invalid value."""
     config = {"license" if key == "licence" else key: value for key, value in values.items()}  # the old spelling
     check_fields(config, CONFIG)
     return config
 
 
 def status_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what status.json says, without the fields that are not of their kind."""
+    """Return the content of status.json without invalid fields."""
     facts = {key: value for key, value in values.items() if key not in STATUS or fits(value, STATUS[key])}
     if facts.get("remote") and not is_job(facts["remote"]):
         del facts["remote"]
@@ -167,7 +166,7 @@ def status_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_job(remote: Mapping[str, Any]) -> bool:
-    """Return whether `remote` says all that there must be of a Job on the Hub."""
+    """Return whether `remote` has all required fields of a job on the Hub."""
     needed = REMOTE | (REMOTE_JOB if remote.get("is_active") else {})
     asked = remote.get("asked")
     are_there = all(remote.get(key) is not None for key in needed)
@@ -175,10 +174,10 @@ def is_job(remote: Mapping[str, Any]) -> bool:
 
 
 def metrics_of(line: str | bytes) -> dict[str, Any] | None:
-    """Return a record of metrics.jsonl, without what is not of its kind; None where nothing of it can be used."""
+    """Return a record of metrics.jsonl without invalid fields, or None if it is unusable."""
     try:
         values = parse(line)
-    except ValueError:  # torn by a crash
+    except ValueError:  # an incomplete line after a crash
         return None
     if not isinstance(values, dict) or values.get("step") is None or not fits(values["step"], WHOLE):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-LONGEST = 300  # characters of a person's words
+MAX_LENGTH = 300  # length limit of text from users
 
 
 def escape(text: str) -> str:
@@ -13,14 +13,14 @@ def escape(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return one line of printable characters, at most LONGEST of them."""
+    """Return one line of printable characters, at most MAX_LENGTH of them."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+    return line if len(line) <= MAX_LENGTH else f"{line[:MAX_LENGTH]}…"
 
 
 def shown(text: str, most: int = 120) -> str:
-    """Return a name or reason from outside on one line, with control characters and unencodable ones escaped and the
-    middle of a long text cut out.
+    """Return a name or reason from outside on one line. Control characters and invalid ones are escaped, and the middle
+    of a text of more than `most` characters is replaced by "…".
     """
     ends = text if len(text) <= most else text[:most] + text[-most:]
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in ends)

@@ -1,4 +1,4 @@
-"""How old a timestamp in a file is, although the machine's clock may be set meanwhile. Standard library only."""
+"""Measure the age of timestamps in files, also when the clock of the machine is changed. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 
-class _Seen(NamedTuple):
-    """A timestamp when it was last looked at, and that moment and the timestamp's own by the monotonic clock."""
+class _Reading(NamedTuple):
+    """A timestamp, and the monotonic time of the last reading (`read_at`) and of the timestamp itself (`since`)."""
 
     stamp: float
-    looked: float
+    read_at: float
     since: float
 
 
 class Ages:
-    """The ages of timestamps that are looked at again and again, each under a key of its own.
+    """The ages of timestamps that are read repeatedly, each identified by a key.
 
-    The wall clock is asked only at the first look, and there a time in the future counts as now. From then on an
-    unchanged timestamp gets older by the monotonic clock, and a changed one is no older than the last look. So neither
-    a clock that is set nor one that differs from the writer's makes a live process look silent, or a silent one alive.
+    The wall clock is used only for the first reading of a timestamp, and a time in the future counts as now.
+    Afterwards, an unchanged timestamp ages by the monotonic clock, and a changed one is at most as old as the previous
+    reading. Neither a clock change nor a difference to the writer's clock can therefore make a live process look dead,
+    or a dead one alive.
     """
 
     def __init__(self):
-        self._seen: dict[Hashable, _Seen] = {}
+        self._readings: dict[Hashable, _Reading] = {}
 
     def age(self, key: Hashable, stamp: float) -> float:
-        """Return the seconds since `stamp`, in unix seconds, or its best estimate."""
-        now, before = time.monotonic(), self._seen.get(key)
-        if before and before.stamp == stamp:
-            since = before.since
+        """Return the best estimate of the seconds since `stamp`, a unix time."""
+        now, previous = time.monotonic(), self._readings.get(key)
+        if previous and previous.stamp == stamp:
+            since = previous.since
         else:
-            since = max(now - max(0.0, time.time() - stamp), before.looked if before else float("-inf"))
-        self._seen[key] = _Seen(stamp, now, since)
+            since = max(now - max(0.0, time.time() - stamp), previous.read_at if previous else float("-inf"))
+        self._readings[key] = _Reading(stamp, now, since)
         return now - since

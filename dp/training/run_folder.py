@@ -34,7 +34,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dp.system.atomic_files import is_disk_full, replacing, tidy
+from dp.system.atomic_files import is_disk_full, remove_leftovers, replacing
 from dp.system.records import config_of, metrics_of, name_of, read, step_of
 from dp.system.timestamps import Ages
 from dp.system.validation import message_of, quote
@@ -304,7 +304,7 @@ class RunFolder:
             for command in COMMANDS:
                 self.clear_request(command)
             for folder in (self.path, self.samples, self.path / "checkpoints"):
-                tidy(folder)
+                remove_leftovers(folder)
             _guard_files[self._root] = self._root / "lock"
             yield
         except Exception as error:

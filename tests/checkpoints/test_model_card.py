@@ -5,7 +5,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from dp.checkpoints.model_card import model_card
-from dp.system.text import LONGEST, escape, plain
+from dp.system.text import MAX_LENGTH, escape, plain
 
 CONFIG = {
     "network": {"type": "rin", "image_size": 32, "channels": 3, "dim": 8},
@@ -54,7 +54,7 @@ def test_a_persons_words_are_one_cell_and_no_markup(words):
     for pair in ("\\" + c for c in "\\`*_[]<>|~&!:@$."):
         bare = bare.replace(pair, "")
     assert not set(bare) & set("\\`*_[]<>|~&!:@$\n\r")
-    assert "www." not in escape(words) and len(plain(words)) <= LONGEST + 1
+    assert "www." not in escape(words) and len(plain(words)) <= MAX_LENGTH + 1
 
 
 def test_a_known_license_keeps_the_hubs_identifier():

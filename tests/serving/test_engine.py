@@ -257,7 +257,7 @@ def test_out_of_memory_lowers_the_row_budget_and_the_pictures_are_the_same(root,
         if most >= 4 or handle.state == "done":
             assert_as_alone(handle, settings, root / "one")
         else:
-            assert handle.error == "there is not enough memory for this run: ask for fewer images"
+            assert handle.error == "not enough memory for this run; choose fewer images"
     assert engine.row_budget <= most + 2
     after = engine.submit(SampleSettings(7, timesteps=3, seed=1), "one")
     finish(after)

@@ -43,7 +43,7 @@ def setting(monkeypatch):
 
 def sentence(capsys, act) -> str:
     """Return the message with which `act` ends the process, with exit code 2."""
-    with pytest.raises(SystemExit) as end, startup.told():
+    with pytest.raises(SystemExit) as end, startup.exit_on_error():
         act()
     said, complaint = capsys.readouterr()
     assert (end.value.code, said, complaint.count("\n")) == (2, "", 1)
@@ -71,11 +71,11 @@ def test_cores_are_numbers_or_quantities_of_kubernetes_rounded_up(setting, monke
         *[("DP_DEVICE", value, "cpu, cuda") for value in ("gpu", "cuda:x", "cuda:-1", "cuda:", "../x", "meta")],
         *[("GRADIO_SERVER_PORT", value, "1 to 65535") for value in ("abc", "", "0", "-1", "99999", "7860.0")],
         ("GRADIO_NUM_PORTS", "many", "whole number"),
-        ("DP_HOME", str(ROOT / "app.py"), "folder that can be written"),
-        ("DP_HOME", str(ROOT / "app.py" / "runs"), "folder that can be written"),
-        ("DP_HOME", "/proc/runs", "folder that can be written"),
-        ("DP_HOME", "~nobody-of-that-name/runs", "write the whole path"),
-        ("GRADIO_TEMP_DIR", str(ROOT / "app.py"), "folder that can be written"),
+        ("DP_HOME", str(ROOT / "app.py"), "writable folder"),
+        ("DP_HOME", str(ROOT / "app.py" / "runs"), "writable folder"),
+        ("DP_HOME", "/proc/runs", "writable folder"),
+        ("DP_HOME", "~nobody-of-that-name/runs", "use an absolute path"),
+        ("GRADIO_TEMP_DIR", str(ROOT / "app.py"), "writable folder"),
     ],
 )
 def test_a_variable_that_cannot_be_used_is_named_with_what_it_accepts(setting, capsys, name, value, rule):
@@ -129,7 +129,7 @@ def test_runs_are_beside_the_app_or_where_dp_home_says(setting, monkeypatch, tmp
 def test_runs_that_cannot_be_kept_in_the_default_place_only_keep_training_away(monkeypatch, capsys):
     monkeypatch.setattr("dp.system.environment.ROOT", Path("/proc"))
     startup.check_home()
-    assert re.fullmatch(r".*'/proc/runs' cannot be used \(.*\): to train, set DP_HOME.*\n", capsys.readouterr().err)
+    assert re.fullmatch(r".*'/proc/runs' cannot be used \(.*\)\. Set DP_HOME.*\n", capsys.readouterr().err)
 
 
 # ----------------------------------------------------------------------------
@@ -229,39 +229,43 @@ def test_a_proxy_that_cannot_be_used_stops_only_the_hub(setting, monkeypatch, na
 
 @pytest.mark.parametrize("text", ["99999", "-1", "0", "abc", "", "7860.0", "1" * 5000])
 def test_a_port_that_is_none_is_told(capsys, text):
-    complaint = sentence(capsys, lambda: startup.address(None, text))
+    complaint = sentence(capsys, lambda: startup.listen_address(None, text))
     assert complaint.startswith("--port must be a port from 1 to 65535, got '") and len(complaint) < 300
 
 
 @pytest.mark.parametrize("host", ["nosuch.invalid", "203.0.113.7", "a..b", "x" * 80 + ".test", "::g", "127.0.0.1:80"])
 def test_a_host_that_is_none_is_told_with_its_option(setting, capsys, host):
-    assert sentence(capsys, lambda: startup.address(host, None)).startswith("--host must be an address or name of this")
+    assert sentence(capsys, lambda: startup.listen_address(host, None)).startswith(
+        "--host must be an address or name of this"
+    )
     setting("GRADIO_SERVER_NAME", host)
-    assert sentence(capsys, lambda: startup.address(None, None)).startswith("GRADIO_SERVER_NAME must be an address")
+    assert sentence(capsys, lambda: startup.listen_address(None, None)).startswith(
+        "GRADIO_SERVER_NAME must be an address"
+    )
 
 
 def test_a_port_that_is_taken_is_told_or_passed_over(setting, capsys):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        complaint = sentence(capsys, lambda: startup.address("0.0.0.0", str(port)))
-        assert f"--port {port} is taken" in complaint
+        complaint = sentence(capsys, lambda: startup.listen_address("0.0.0.0", str(port)))
+        assert f"--port {port} is in use" in complaint
         setting("GRADIO_SERVER_PORT", str(port))
-        assert startup.address(None, None)[1] > port
+        assert startup.listen_address(None, None)[1] > port
         setting("GRADIO_NUM_PORTS", "1")
-        assert f"no port from {port} to {port} is free" in sentence(capsys, lambda: startup.address(None, None))
+        assert f"no port from {port} to {port} is free" in sentence(capsys, lambda: startup.listen_address(None, None))
 
 
 def test_every_form_of_an_address_of_this_machine_is_taken(setting):
     for host in ("127.0.0.1", "0.0.0.0", "localhost", "", None):
-        assert startup.address(host, None)[0] in ("127.0.0.1", "0.0.0.0")
+        assert startup.listen_address(host, None)[0] in ("127.0.0.1", "0.0.0.0")
     setting("GRADIO_SERVER_NAME", "0.0.0.0")
-    assert startup.address(None, None)[0] == "0.0.0.0" and "GRADIO_SERVER_NAME" not in os.environ
+    assert startup.listen_address(None, None)[0] == "0.0.0.0" and "GRADIO_SERVER_NAME" not in os.environ
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("no IPv6 on this machine")
     for host in ("::", "::1", "[::1]"):
-        assert startup.address(host, None)[0] == f"[{host.strip('[]')}]"
+        assert startup.listen_address(host, None)[0] == f"[{host.strip('[]')}]"
 
 
 # ----------------------------------------------------------------------------

@@ -91,7 +91,8 @@ def job_arguments(remote: RemoteJob) -> dict[str, str | None]:
 def fetch_log(api: HfApi, remote: RemoteJob) -> list[str]:
     """Return the last lines of a job's log, or [] if it is not available."""
     with suppress(Exception):  # the Hub may answer anything for a job that no longer exists
-        lines = run_with_timeout(3 * TIMEOUT_S, lambda: list(api.fetch_job_logs(**job_arguments(remote), tail=LOG_LINES)))
+        job = job_arguments(remote)
+        lines = run_with_timeout(3 * TIMEOUT_S, lambda: list(api.fetch_job_logs(**job, tail=LOG_LINES)))
         return [plain(line) for line in lines]
     return []
 

@@ -51,7 +51,8 @@ def start(run: RunFolder, flavor: str, timeout: str | float, token: str | None =
     """
     limit_s, headers = hardware.parse_duration(timeout), headers_of(token)
     if "authorization" not in headers:
-        raise HubPermissionError(f"a job needs a token that may run jobs and write: {constants.ENDPOINT}/settings/tokens")
+        where = f"{constants.ENDPOINT}/settings/tokens"
+        raise HubPermissionError(f"a job needs a token that may run jobs and write: {where}")
     with suppress(HubConnectionError):  # the next call raises it, too
         hardware.check_flavor(flavor, hardware.list_hardware(token))
     status = run.status()
@@ -151,7 +152,8 @@ def _sync(run: RunFolder, remote: RemoteJob, headers: dict[str, str]) -> None:
         with suppress(JobNotFoundError):  # checked before the files: if the job has ended, they are its last
             job = run_with_timeout(3 * TIMEOUT_S, lambda: api.inspect_job(**hardware.job_arguments(remote)))
         if job is None and run_with_timeout(3 * TIMEOUT_S, api.whoami)["name"] != (owner := repo.split("/")[0]):
-            raise HubPermissionError(f"the job belongs to {owner}, but this token does not")  # the job may well be active
+            # The job may well be active.
+            raise HubPermissionError(f"the job belongs to {owner}, but this token does not")
         stage = str(job.status.stage) if job else "DELETED"
         is_over = stage not in ACTIVE_STAGES
         ends = (("stop", "stopped"), ("pause", "paused"))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, hf_hub_url
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from dp.hub.client import TIMEOUT_S, SLOWEST, HubError, download, run_with_timeout
+from dp.hub.client import MIN_BYTES_PER_S, TIMEOUT_S, HubError, download_file, run_with_timeout
 from dp.training.run_folder import MAX_ERROR_CHARACTERS, RunFolder
 from dp.training.status import parse_status
 
@@ -92,7 +92,8 @@ def commit(api: HfApi, repo: str, files: Mapping[str, bytes | Path], deleted: It
     operations: list[Any] = [CommitOperationAdd(name, content) for name, content in files.items()]
     operations += [CommitOperationDelete(name, is_folder=False) for name in sorted(deleted)]
     size = sum(operation.upload_info.size for operation in operations[: len(files)])
-    run_with_timeout(6 * TIMEOUT_S + size / SLOWEST, lambda: api.create_commit(repo, operations, commit_message=message))
+    seconds = 6 * TIMEOUT_S + size / MIN_BYTES_PER_S
+    run_with_timeout(seconds, lambda: api.create_commit(repo, operations, commit_message=message))
 
 
 def read_status(repo: str, headers: dict[str, str], listing: Listing, launch: str) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def _fetch(repo: str, headers: dict[str, str], listing: Listing, name: str, targ
     if not 0 <= size <= limit:
         raise HubError(f"{repo} was rejected: {name} has {size:,} bytes, more than the {limit:,} allowed")
     url = hf_hub_url(repo, name, revision=listing.commit, endpoint=constants.ENDPOINT)
-    download(url, headers, target, size, sha256)
+    download_file(url, headers, target, size, sha256)
 
 
 def _step_of(name: str) -> int:

@@ -71,7 +71,8 @@ def rent(data: Any, request: gr.Request) -> dict[str, Any]:
         left_s = permission.sign_in_seconds_left(request)
         if not data["token"].strip() and left_s < parse_duration(timeout):
             remedy = "and the job could not report after that: choose a shorter time limit or enter a token"
-            raise HubPermissionError(f"your sign-in on this page expires in {format_duration(max(left_s, 0))}, {remedy}")
+            left = format_duration(max(left_s, 0))
+            raise HubPermissionError(f"your sign-in on this page expires in {left}, {remedy}")
         job.start(run, flavor, timeout, token, every=REPORT_S)
 
     try:
