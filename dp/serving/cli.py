@@ -19,7 +19,7 @@ from dp.serving.handle import RunHandle
 from dp.system import stdio
 from dp.system.atomic_files import replacing
 from dp.system.device import set_thread_count
-from dp.system.validation import message_of, quote, within
+from dp.system.validation import check_number, message_of, quote
 from dp.training.run_folder import RunFolder
 
 BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints"
@@ -82,7 +82,7 @@ def main() -> None:
 def settings_of(args: argparse.Namespace) -> SampleSettings:
     asked = {"sampler": args.sampler, "noise_schedule": args.schedule, "eta": args.eta, "seed": args.seed}
     settings = SampleSettings(args.images, args.timesteps, **asked, walk_to=args.walk_to)
-    steps = within("--time-difference", args.time_difference, 0, settings.timesteps, whole=False)
+    steps = check_number("--time-difference", args.time_difference, 0, settings.timesteps, whole=False)
     return replace(settings, time_difference=steps / settings.timesteps)
 
 

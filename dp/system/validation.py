@@ -59,7 +59,7 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None) -> N
         raise ValueError(f"{name} must be a whole number {span}, got {quote(value)}")
 
 
-def within(name: str, value: Any, low: float, high: float, whole: bool = True) -> Any:
+def check_number(name: str, value: Any, low: float, high: float, whole: bool = True) -> Any:
     """Return `value`, which a user entered, as an int, or as a float unless `whole`. Raises ValueError, with name and
     value, unless it is a number from low to high, and a whole one if `whole`.
     """

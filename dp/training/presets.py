@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dp.system.validation import MAX_SEED, quote, within
+from dp.system.validation import MAX_SEED, check_number, quote
 
 SIZES = (16, 32, 64, 128)  # powers of two, as halvings lead to 8 x 8 tokens
 MAX_NAME_LENGTH = 60
@@ -56,10 +56,10 @@ class Settings:
             ("save_every", "Save every", 1, 1_000_000),
             ("seed", "Seed", 0, MAX_SEED - 1),
         ):
-            object.__setattr__(self, name, within(label, getattr(self, name), low, high))
+            object.__setattr__(self, name, check_number(label, getattr(self, name), low, high))
         if not isinstance(self.flips, bool):
             raise ValueError(f"Mirror at random must be true or false, got {quote(self.flips)}")
-        object.__setattr__(self, "lr", within("Learning rate", self.lr, 1e-6, 1, whole=False))
+        object.__setattr__(self, "lr", check_number("Learning rate", self.lr, 1e-6, 1, whole=False))
         if self.width % 16:
             raise ValueError(f"Network width must be a multiple of 16, got {quote(self.width)}")
 

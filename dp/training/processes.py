@@ -21,7 +21,7 @@ from filelock import AcquireReturnProxy, Timeout
 
 from dp.system import proxies
 from dp.system.atomic_files import replacing, write_json
-from dp.system.validation import check_encodable, check_integer, quote, within
+from dp.system.validation import check_encodable, check_integer, check_number, quote
 from dp.training.locks import acquire_lock
 from dp.training.presets import MAX_STEPS
 from dp.training.run_folder import LOCK_TIMEOUT_S, MAX_NAME_LENGTH, RunFolder
@@ -194,7 +194,7 @@ def extend(run: RunFolder, steps: int) -> None:
         config = run.config()
         settings = config.get("trainer", {})
         check_integer("the run's train_num_steps", settings.get("train_num_steps"), 0)
-        steps = within("Steps", steps, settings["train_num_steps"] + 1, MAX_STEPS)
+        steps = check_number("Steps", steps, settings["train_num_steps"] + 1, MAX_STEPS)
         # In this order: if killed between the two, the run is paused at its old end, and Resume finishes it at once.
         run.update_status(state="paused", total=steps, message=f"extended to {steps:,} steps")
         write_json(run.config_file, config | {"trainer": settings | {"train_num_steps": steps}})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dp.system.validation import MAX_QUOTED, check_integer, quote, within
+from dp.system.validation import MAX_QUOTED, check_integer, check_number, quote
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_number_too_long_for_python_is_described():
     assert quote(10**5000) == f"a number of {(10**5000).bit_length():,} bits"
 
 
-@pytest.mark.parametrize("check", [lambda v: check_integer("seed", v, 0, 9), lambda v: within("seed", v, 0, 9)])
+@pytest.mark.parametrize("check", [lambda v: check_integer("seed", v, 0, 9), lambda v: check_number("seed", v, 0, 9)])
 def test_a_failed_check_names_the_value_in_a_short_message(check):
     with pytest.raises(ValueError, match="seed must be a whole number from 0 to 9, got '9999") as error:
         check("9" * 10**6)

@@ -22,7 +22,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from dp.system.atomic_files import is_disk_full, replacing, tidy
+from dp.system.atomic_files import is_disk_full, replacing
 from dp.system.environment import runs_dir
 from dp.training import processes
 from dp.training.locks import LockingUnsupported
@@ -480,7 +480,7 @@ def test_tidy_deletes_temporary_files_and_restores_replaced_folders(tmp_path, ta
     put(tmp_path / ".mine", "not one of ours")
     if target_exists:
         put(tmp_path / "000004", {"a": "new"})
-    tidy(tmp_path)
+    remove_leftovers(tmp_path)
     assert content(tmp_path / "000004") == {"a": "new" if target_exists else "old"}
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine", "000004"]
 

@@ -15,7 +15,7 @@ from dp.diffusion.settings import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.serving.engine import Engine
 from dp.system.records import readable
 from dp.system.text import escape
-from dp.system.validation import MAX_SEED, message_of, quote, within
+from dp.system.validation import MAX_SEED, check_number, message_of, quote
 from dp.ui.auth import permission
 from dp.ui.sampling.links import NAMES, NUMBERS, parse_number
 
@@ -49,25 +49,25 @@ def parse_settings(
     Raises gr.Error, which names the control, for a bad value.
     """
     try:
-        images = within("Images", images, 1, MAX_IMAGES)
-        timesteps = within("Timesteps", timesteps, 1, MAX_TIMESTEPS)
-        steps = within("Time difference", time_difference_steps, 0, MAX_TIME_DIFFERENCE_STEPS, whole=False)
+        images = check_number("Images", images, 1, MAX_IMAGES)
+        timesteps = check_number("Timesteps", timesteps, 1, MAX_TIMESTEPS)
+        steps = check_number("Time difference", time_difference_steps, 0, MAX_TIME_DIFFERENCE_STEPS, whole=False)
         if seed is None and not random_seed:
             raise ValueError("Seed is empty: enter a whole number or select Random seed")
-        seed = secrets.randbelow(MAX_SEED) if random_seed else within("Seed", seed, 0, MAX_SEED - 1)
+        seed = secrets.randbelow(MAX_SEED) if random_seed else check_number("Seed", seed, 0, MAX_SEED - 1)
         walk_to = parse_number(walk_to.strip()) if isinstance(walk_to, str) else walk_to
-        walk_to = None if walk_to in (None, "") else within("Walk to seed", walk_to, 0, MAX_SEED - 1)
+        walk_to = None if walk_to in (None, "") else check_number("Walk to seed", walk_to, 0, MAX_SEED - 1)
         if walk_to is not None:
-            images = within("Images of a walk", images, 2, MAX_IMAGES)
+            images = check_number("Images of a walk", images, 2, MAX_IMAGES)
         config_of(engine, checkpoint)
-        strength = within("Strength", strength, 0, 1, whole=False)
+        strength = check_number("Strength", strength, 0, 1, whole=False)
         settings = SampleSettings(
             batch_size=images,
             timesteps=timesteps,
             sampler=sampler,
             noise_schedule=None if noise_schedule == TRAINED else noise_schedule,
             time_difference=min(steps * strength / timesteps, 1.0),  # the whole run at most
-            eta=within("eta", eta, 0, 1, whole=False),
+            eta=check_number("eta", eta, 0, 1, whole=False),
             seed=seed,
             walk_to=walk_to,
             strength=strength,
@@ -87,9 +87,9 @@ def to_page_values(engine: Engine, saved: Mapping[str, Any]) -> dict[str, Any]:
     try:
         policy = config_of(engine, checkpoint)["policy"]
         difference = saved.get("time_difference", 0)
-        strength = within("Strength", saved.get("strength", 1), 0.01, 1, whole=False)
-        steps = within("time_difference", difference, 0, 1, whole=False) / strength
-        steps *= within("Timesteps", timesteps, 1, MAX_TIMESTEPS)
+        strength = check_number("Strength", saved.get("strength", 1), 0.01, 1, whole=False)
+        steps = check_number("time_difference", difference, 0, 1, whole=False) / strength
+        steps *= check_number("Timesteps", timesteps, 1, MAX_TIMESTEPS)
         name, kwargs = saved.get("noise_schedule"), saved.get("schedule_kwargs") or {}
         own = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs", {})
         schedule = TRAINED if name is None or (name, kwargs) == own else name
@@ -124,7 +124,7 @@ def parse_link(engine: Engine, query: Mapping[str, str]) -> tuple[dict[str, Any]
         value = parse_number(query[key]) if key in NUMBERS else query[key]
         try:
             if key == "difference":
-                steps = within("Time difference", value, 0, MAX_TIME_DIFFERENCE_STEPS, whole=False)
+                steps = check_number("Time difference", value, 0, MAX_TIME_DIFFERENCE_STEPS, whole=False)
                 value = min(steps / valid.get("timesteps", TIMESTEPS), 1.0)
             to_page_values(engine, valid | {NAMES[key]: value})
         except (ValueError, gr.Error) as error:

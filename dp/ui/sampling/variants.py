@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from dp.diffusion.settings import SampleSettings
 from dp.serving.engine import Engine
-from dp.system.validation import quote, within
+from dp.system.validation import check_number, quote
 from dp.ui.sampling import page_values
 from dp.ui.sampling.links import parse_number
 
@@ -75,7 +75,7 @@ def make_variants(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapp
 def make_pairs(engine: Engine, steps: Sequence[Any], whole: int, values: dict[str, Any]) -> list[Variant]:
     """Return two variants for each k in `steps`: the run of `whole` steps, shown up to step k, and a run of k steps."""
     try:
-        steps = sorted(within("Step k", k, 1, whole - 1) for k in steps)
+        steps = sorted(check_number("Step k", k, 1, whole - 1) for k in steps)
     except ValueError as error:
         raise page_values.user_error(error) from None
     variants = []
