@@ -22,7 +22,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from dp.system.atomic_files import is_disk_full, replacing
+from dp.system.atomic_files import is_disk_full, remove_leftovers, replacing
 from dp.system.environment import runs_dir
 from dp.training import processes
 from dp.training.locks import LockingUnsupported
