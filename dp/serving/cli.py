@@ -1,4 +1,4 @@
-"""`python -m dp sample CHECKPOINT`: pictures without a browser, in the very files that the app saves."""
+"""The command `python -m dp sample CHECKPOINT`: sample images to the same files that the app saves."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from dp.training.run_folder import RunFolder
 
 BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints"
 KINDS_HELP = """\
-what to write; by default what the name of --out ends with, or png
-  png     all pictures in one
-  images  a ZIP with each picture by itself
-  strip   ten moments of the first picture, side by side, as PNG
-  gif     the run as an animation, noise and prediction side by side
-  mp4     the same as a film
+the kind of file; by default chosen by the suffix of --out, or png
+  png     one PNG with all images
+  images  a ZIP with one PNG per image
+  strip   one PNG with ten steps of the first image side by side
+  gif     an animation of the run, x_t and x0 side by side
+  mp4     the same as a video
   zip     a ZIP with every step"""
 
 
@@ -37,24 +37,24 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dp sample",
         usage="%(prog)s CHECKPOINT [options]",
-        description="Draw pictures with a diffusion model, to a file that carries the settings it was made with.",
+        description="Sample images from a diffusion model. The file also stores the settings.",
         epilog="example: python -m dp sample faces-32 --images 9 --seed 7 --out faces.gif",
         formatter_class=argparse.RawTextHelpFormatter,
     )
     add = parser.add_argument
-    words = "a name below checkpoints/, a folder, a training run's, or user/name on the Hub"
-    add("checkpoint", metavar="CHECKPOINT", help=words)
-    add("--images", type=int, default=IMAGES, metavar="N", help="how many; image i has seed + i (%(default)s)")
-    add("--timesteps", type=int, default=TIMESTEPS, metavar="N", help="network calls (%(default)s)")
+    help_text = "a name below checkpoints/, a checkpoint folder, a run folder, or user/name on the Hub"
+    add("checkpoint", metavar="CHECKPOINT", help=help_text)
+    add("--images", type=int, default=IMAGES, metavar="N", help="number of images; image i uses seed + i (%(default)s)")
+    add("--timesteps", type=int, default=TIMESTEPS, metavar="N", help="sampling steps (%(default)s)")
     add("--sampler", choices=SAMPLERS, default=SAMPLER, help="%(choices)s (%(default)s)", metavar="NAME")
-    words = "where the steps are spent: %(choices)s (as the model was trained)"
-    add("--schedule", choices=SCHEDULES, metavar="NAME", help=words)
-    words = "how many steps further than the next one starts from each step goes (0)"
-    add("--time-difference", type=float, default=0.0, metavar="STEPS", help=words)
-    add("--eta", type=float, default=0.0, metavar="X", help="fresh noise in DDIM's steps, 0 to 1 (0)")
-    add("--seed", type=int, metavar="N", help="the same seed gives the same pictures (a new one each time)")
-    add("--walk-to", type=int, metavar="N", help="instead, walk from the seed's pictures to this one's in equal steps")
-    add("--out", type=Path, default=Path(), metavar="PATH", help="a file, or a folder to name it in (this folder)")
+    help_text = "noise schedule: %(choices)s (that of training)"
+    add("--schedule", choices=SCHEDULES, metavar="NAME", help=help_text)
+    help_text = "overshoot each step's target time by this many steps (0)"
+    add("--time-difference", type=float, default=0.0, metavar="STEPS", help=help_text)
+    add("--eta", type=float, default=0.0, metavar="X", help="amount of new noise in each DDIM step, 0 to 1 (0)")
+    add("--seed", type=int, metavar="N", help="the same seed gives the same images (random)")
+    add("--walk-to", type=int, metavar="N", help="interpolate from the seed to this one in equal steps (slerp)")
+    add("--out", type=Path, default=Path(), metavar="PATH", help="a file, or the folder for it (this folder)")
     add("--kind", choices=KINDS, metavar="KIND", help=KINDS_HELP)
     return parser
 
@@ -66,50 +66,50 @@ def main() -> None:
     try:
         set_thread_count()
         file = args.out if args.out.suffix and not args.out.is_dir() else None
-        settings, kind, (folder, model) = settings_of(args), kind_of(file, args.kind), found(args.checkpoint)
-        handle = drawn(folder, settings)
+        settings, kind, (folder, model) = read_options(args), kind_of(file, args.kind), locate(args.checkpoint)
+        handle = sample(folder, settings)
         name, content = export(handle.trajectory.frames, handle.provenance | {"checkpoint": model}, kind)
         path = file or args.out / name
-        with replacing(path) as aside:
-            aside.write_bytes(content)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{message_of(error)}\n")
     except KeyboardInterrupt:
-        parser.exit(130)  # as shells count it
+        parser.exit(130)  # 128 + SIGINT, as in a shell
     print(f"{path} (seed {handle.provenance['seed']})")
 
 
-def settings_of(args: argparse.Namespace) -> SampleSettings:
-    asked = {"sampler": args.sampler, "noise_schedule": args.schedule, "eta": args.eta, "seed": args.seed}
-    settings = SampleSettings(args.images, args.timesteps, **asked, walk_to=args.walk_to)
+def read_options(args: argparse.Namespace) -> SampleSettings:
+    given = {"sampler": args.sampler, "noise_schedule": args.schedule, "eta": args.eta, "seed": args.seed}
+    settings = SampleSettings(args.images, args.timesteps, **given, walk_to=args.walk_to)
     steps = check_number("--time-difference", args.time_difference, 0, settings.timesteps, whole=False)
     return replace(settings, time_difference=steps / settings.timesteps)
 
 
-def kind_of(file: Path | None, asked: str | None) -> str:
+def kind_of(file: Path | None, given: str | None) -> str:
     """Return the kind of file for a name. Raises ValueError for an unknown suffix."""
     suffix = file.suffix.lower() if file else ""
-    kind = asked or (suffix[1:] if suffix[1:] in KINDS else "png")
+    kind = given or (suffix[1:] if suffix[1:] in KINDS else "png")
     if file and suffix != KINDS[kind]:
         raise ValueError(f"a file of the kind {quote(kind)} ends with {KINDS[kind]}, which {quote(str(file))} does not")
     return kind
 
 
-def found(checkpoint: str) -> tuple[Path, str]:
-    """The folder of a checkpoint, and what to call it. Raises ValueError where there is none."""
+def locate(checkpoint: str) -> tuple[Path, str]:
+    """Return a checkpoint's folder and its name. Raises ValueError or HubError if it cannot be used."""
     path, run = Path(checkpoint).resolve(), RunFolder(checkpoint)
-    if milestones := run.checkpoint_steps():
-        return run.checkpoint(milestones[-1]).resolve(), f"{run.name}/{milestones[-1]:06d}"
+    if steps := run.checkpoint_steps():
+        return run.checkpoint(steps[-1]).resolve(), f"{run.name}/{steps[-1]:06d}"
     if path.is_dir():
         read_config(path)
         return path, path.name
     if (folder := models.resolve(checkpoint)).is_dir():
         return folder, checkpoint
-    return BUNDLED / path.name, path.name  # where there is none, the names are told later
+    return BUNDLED / path.name, path.name  # if it does not exist, the engine lists the names that do
 
 
-def drawn(folder: Path, settings: SampleSettings) -> RunHandle:
-    """The run, at its end; with a bar where somebody sees it. Raises ValueError with what went wrong."""
+def sample(folder: Path, settings: SampleSettings) -> RunHandle:
+    """Sample to the end, with a progress bar on a terminal. Raises ValueError if the run fails."""
     handle = Engine(folder.parent).submit(settings, folder.name)
     with tqdm(total=settings.timesteps, unit="step", disable=None) as progress:
         for frame in handle:

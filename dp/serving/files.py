@@ -1,6 +1,4 @@
-"""Files of a run to take away, and back: every one carries what it was made with, and a picture's settings can be
-loaded again.
-"""
+"""Export a run to files that store its settings, and read the settings of a saved PNG back."""
 
 from __future__ import annotations
 
@@ -15,40 +13,42 @@ from dp.data.codec import encode_png, make_grid, read_png_text
 from dp.serving.frames import Frame, evenly
 from dp.system.validation import quote
 
-VERSION = "0.1"  # of what `made_with` says, for those who read it later
-SIDE = 512  # pixels, about, of what is made to be looked at elsewhere
-MOMENTS = 10  # on a film strip
+VERSION = "0.1"  # of the stored settings
+SIDE = 512  # approximate size of strips and animations in pixels
+STRIP_STEPS = 10
 FPS = 20
 KINDS = {"png": ".png", "images": ".zip", "strip": ".png", "gif": ".gif", "mp4": ".mp4", "zip": ".zip"}
-KEY = "dp"  # under which a PNG carries the JSON; "parameters" holds the readable line
+KEY = "dp"  # the PNG text chunk with the settings as JSON; the chunk "parameters" has them in a readable line
 
 
-def export(frames: Sequence[Frame], made_with: Mapping[str, Any], kind: Any) -> tuple[str, bytes]:
-    """Return a file's name and content, made of a run's kept frames and `RunHandle.provenance`. kind: 'png', all final
-    images in one; 'images', each in a ZIP; 'strip', ten moments of the first image; 'gif' and 'mp4', x_t and x0
-    side by side; 'zip', every kept frame. Raises ValueError where there is nothing yet.
+def export(frames: Sequence[Frame], provenance: Mapping[str, Any], kind: Any) -> tuple[str, bytes]:
+    """Return the name and the content of a file of a run, given its kept frames and `RunHandle.provenance`.
+
+    kind: 'png', all final images in one PNG; 'images', a ZIP with one PNG each; 'strip', ten steps of the first image;
+    'gif' and 'mp4', x_t and x0 side by side; 'zip', every kept frame. Raises ValueError for an unknown kind, and if
+    there are no frames yet.
     """
     if kind not in list(KINDS):
-        raise ValueError(f"there is no such kind of file as {quote(kind)}; choose one of: {', '.join(KINDS)}")
+        raise ValueError(f"unknown kind of file {quote(kind)}; choose one of: {', '.join(KINDS)}")
     if not frames:
         raise ValueError("there is nothing to save yet")
-    made_with = {"app": f"dp {VERSION}", **made_with, "steps_taken": frames[-1].index}
-    text = {"parameters": readable(made_with), KEY: json.dumps(made_with)}
-    model = made_with["checkpoint"].replace("/", "-")  # of a run's milestone or the Hub's model
-    name = f"{model}-{made_with['seed']}"
+    provenance = {"app": f"dp {VERSION}", **provenance, "steps_taken": frames[-1].index}
+    text = {"parameters": readable(provenance), KEY: json.dumps(provenance)}
+    model = provenance["checkpoint"].replace("/", "-")  # checkpoints of runs and of the Hub have a slash
+    name = f"{model}-{provenance['seed']}"
     final = frames[-1].x0
     if kind == "png":
         return f"{name}.png", encode_png(make_grid(final), text)
     if kind == "images":
         singles = {
-            f"{model}-{made_with['seed'] + i}.png": encode_png(
-                image, text | {KEY: json.dumps(made_with | {"seed": made_with["seed"] + i, "batch_size": 1})}
+            f"{model}-{provenance['seed'] + i}.png": encode_png(
+                image, text | {KEY: json.dumps(provenance | {"seed": provenance["seed"] + i, "batch_size": 1})}
             )
             for i, image in enumerate(final)
         }
         return f"{name}-images.zip", make_zip(singles)
     if kind == "strip":
-        chosen = [frames[i - 1].x0[0] for i in evenly(len(frames), MOMENTS)]
+        chosen = [frames[i - 1].x0[0] for i in evenly(len(frames), STRIP_STEPS)]
         return f"{name}-strip.png", encode_png(film_strip(upscale_nearest(np.stack(chosen), SIDE // 4)), text)
     if kind == "zip":
         files = {
@@ -56,23 +56,23 @@ def export(frames: Sequence[Frame], made_with: Mapping[str, Any], kind: Any) -> 
             for frame in frames
             for key in ("x_t", "x0")
         }
-        return f"{name}-steps.zip", make_zip(files | {"settings.json": json.dumps(made_with, indent=2).encode()})
+        return f"{name}-steps.zip", make_zip(files | {"settings.json": json.dumps(provenance, indent=2).encode()})
     side = SIDE if kind == "gif" else 2 * SIDE
     pairs = (np.stack([make_grid(frame.x_t), make_grid(frame.x0)]) for frame in frames)
-    film = (upscale_nearest(film_strip(pair, gap=4), side) for pair in pairs)  # one at a time: together they are large
+    film = (upscale_nearest(film_strip(pair, gap=4), side) for pair in pairs)  # a generator, as all of them are large
     if kind == "gif":
         return f"{name}.gif", encode_gif(film, len(frames), 1 / FPS, text[KEY])
     return f"{name}.mp4", encode_mp4(film, FPS, text[KEY])
 
 
-def readable(made_with: Mapping[str, Any]) -> str:
-    """One line for a person."""
-    keywords = ", ".join(f"{key} {value:g}" for key, value in (made_with["schedule_kwargs"] or {}).items())
-    schedule = f"{made_with['noise_schedule']} schedule" + (f" ({keywords})" if keywords else "")
+def readable(provenance: Mapping[str, Any]) -> str:
+    """Return the settings in one readable line."""
+    keywords = ", ".join(f"{key} {value:g}" for key, value in (provenance["schedule_kwargs"] or {}).items())
+    schedule = f"{provenance['noise_schedule']} schedule" + (f" ({keywords})" if keywords else "")
     return (
-        f"{made_with['checkpoint']} ({made_with['sha256'][:12]}), {made_with['batch_size']} images from seed "
-        f"{made_with['seed']}, {made_with['sampler']}, {made_with['timesteps']} steps, {schedule}, time difference "
-        f"{made_with['time_difference']:g}, eta {made_with['eta']:g}, {made_with['device']}, {made_with['app']}"
+        f"{provenance['checkpoint']} ({provenance['sha256'][:12]}), {provenance['batch_size']} images from seed "
+        f"{provenance['seed']}, {provenance['sampler']}, {provenance['timesteps']} steps, {schedule}, time difference "
+        f"{provenance['time_difference']:g}, eta {provenance['eta']:g}, {provenance['device']}, {provenance['app']}"
     )
 
 
@@ -80,11 +80,11 @@ def read_settings(data: bytes) -> dict[str, Any]:
     """Return the settings stored in a saved PNG, unchecked. Raises ValueError if there are none."""
     text = read_png_text(data).get(KEY)
     if text is None:
-        raise ValueError("this PNG carries no settings: only pictures saved here do, and many programs drop them")
+        raise ValueError("this PNG has no settings: only images saved by this app do, and many programs remove them")
     try:
-        made_with = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also for a number of more digits than Python reads
+        settings = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError also for a number with too many digits
         raise ValueError(f"the settings in this PNG are damaged: {error}") from None
-    if not isinstance(made_with, dict):
+    if not isinstance(settings, dict):
         raise ValueError("the settings in this PNG are damaged")
-    return made_with
+    return settings

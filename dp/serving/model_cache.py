@@ -1,6 +1,4 @@
-"""The checkpoints that can be had, and those that are in memory: loaded on first use and again when their files have
-changed, within a budget.
-"""
+"""ModelCache: the available checkpoints, loaded on first use and reloaded when their files change."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from dp.training.run_folder import list_runs
 
 
 class LoadedModel(NamedTuple):
-    """stamp: what changes when the files do. digest: SHA-256 of the weights' file."""
+    """stamp: names, times and sizes of the files. digest: SHA-256 of the weights file."""
 
     stamp: set[tuple[str, int, int]]
     digest: str
@@ -34,24 +32,29 @@ class LoadedModel(NamedTuple):
 
 
 class ModelCache:
-    """roots: folders of checkpoint folders, read again each time. runs: a folder of training runs (DP_HOME); the Hub's
-    models at hand there and the milestones of its runs come after those. memory: bytes; the policy that has not been
-    used for longest leaves first, and the one asked for stays in any case. Any thread may ask.
+    """The checkpoints in `roots`, followed by the models downloaded from the Hub and the checkpoints of the training
+    runs in `runs` (DP_HOME). All are listed anew for each call, which may come from any thread.
+
+    memory: in bytes; beyond it the least recently used policy is evicted, but never the one just requested.
     """
 
     def __init__(self, *roots: str | Path, device: torch.device, memory: int, runs: str | Path | None = None):
         self.roots, self.device, self.memory, self.runs = roots, device, memory, runs
-        self._models: dict[str, LoadedModel] = {}  # the last one used last
+        self._models: dict[str, LoadedModel] = {}  # the most recently used last
         self._loading: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def entries(self) -> list[CheckpointInfo]:
-        there = list_checkpoints(*self.roots)
-        # In this order: a visitor who may see no runs must not come to a milestone by the name of a model.
-        return there + downloads.list_models(self.runs) + milestones(self.runs) if self.runs else there
+        """List the available checkpoints. Runs come last, so that a visitor who may not see them never gets a run's
+        checkpoint under the name of a model.
+        """
+        bundled = list_checkpoints(*self.roots)
+        if not self.runs:
+            return bundled
+        return bundled + downloads.list_models(self.runs) + run_checkpoints(self.runs)
 
     def get(self, checkpoint: str) -> LoadedModel:
-        """Raises ValueError (CheckpointError) with what is wrong."""
+        """Return the model of that name. Raises ValueError (CheckpointError) if it is unknown or damaged."""
         entry = next((entry for entry in self.entries() if entry.name == checkpoint), None)
         if entry is None:
             names = ", ".join(entry.name for entry in self.entries())
@@ -62,7 +65,7 @@ class ModelCache:
         stamp = {(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in os.scandir(path)}
         with self._lock:
             loading = self._loading.setdefault(checkpoint, threading.Lock())
-        with loading:  # one load of each at a time, and nobody else waits for it
+        with loading:  # one load per checkpoint at a time; other checkpoints do not wait
             known = self._models.get(checkpoint)
             if known is None or known.stamp != stamp:
                 network, config = load(path)
@@ -72,17 +75,17 @@ class ModelCache:
         with self._lock:
             self._models.pop(checkpoint, None)
             self._models[checkpoint] = known
-            sizes = {name: resident.nbytes for name, resident in self._models.items()}
+            sizes = {name: model.nbytes for name, model in self._models.items()}
             while len(sizes) > 1 and sum(sizes.values()) > self.memory:
-                del sizes[oldest := next(iter(sizes))], self._models[oldest]  # free when its last run has ended
+                del sizes[oldest := next(iter(sizes))], self._models[oldest]  # memory is freed when its last run ends
         return known
 
 
-def milestones(home: str | Path) -> list[CheckpointInfo]:
-    """Those of every run, the newest run and in it the newest milestone first. Where a name is taken by an older run,
-    the id stands for it.
+def run_checkpoints(runs_dir: str | Path) -> list[CheckpointInfo]:
+    """Return the checkpoints of all runs, newest run and newest checkpoint first. A run whose name an older run has is
+    named by its id.
     """
-    runs, named = list_runs(home), {}
+    runs, named = list_runs(runs_dir), {}
     for run in reversed(runs):
         named[run.id if run.name in named else run.name] = run
     return [

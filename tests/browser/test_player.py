@@ -330,7 +330,7 @@ def test_an_invalid_link_or_png_is_reported_and_changes_nothing(page, url, tmp_p
     assert (before["timesteps"], before["seed"]) == ("7", "5")
     (tmp_path / "other.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
     upload(page, tmp_path / "other.png")
-    page.get_by_text("this PNG carries no settings").wait_for()
+    page.get_by_text("this PNG has no settings").wait_for()
     assert controls_of(page) == before
 
 
