@@ -150,5 +150,5 @@ def test_a_response_to_the_page_is_short_too(engine, home, monkeypatch, bad):
     *_, save = server_functions(engine)
     answers = [save({"run": bad, "kind": bad})]
     answers += [image_upload.begin({"files": bad, "bytes": bad}, None)]
-    answers += [image_upload.receive({"draft": bad, "pieces": bad}, None)]
+    answers += [image_upload.receive({"upload": bad, "pieces": bad}, None)]
     assert all(len(answer["problem"]) < 3 * MAX_QUOTED for answer in answers)

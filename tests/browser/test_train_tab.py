@@ -465,7 +465,7 @@ def test_a_stranger_sees_nothing_of_the_runs(home, tiny_rin, monkeypatch, allowe
             assert looked["records"] == [{"step": 1, "loss": 0.5}]
             assert [line["name"] for line in looked["runs"]] == ["Secret", "\ufffd"]
             assert "must be text that UTF-8 can encode, got 'Mine\\ud800'" in unfit["problem"]
-            assert acted == {} and run.config()["name"] == "Mine" and "draft" in begun
+            assert acted == {} and run.config()["name"] == "Mine" and "upload" in begun
             picture, _ = client.predict(**sample, seed=1, api_name="/sample")
             with Image.open(picture) as image:
                 assert image.size == (8, 8)
@@ -502,14 +502,14 @@ def piece(file, offset, data, **name):
 
 
 def test_file_names_arrive_with_the_pieces(home):
-    uploaded = Upload(upload.begin({"files": 4, "bytes": 4}, asking())["draft"])
+    uploaded = Upload(upload.begin({"files": 4, "bytes": 4}, asking())["upload"])
     names = {0: "a/one.png", 1: "é.png", 3: "x" * 5000 + ".png"}
     pieces = [piece(i, 0, b"x", name=name) for i, name in names.items()]
     for _ in range(2):  # again, as after a lost response
-        assert upload.receive({"draft": uploaded.id, "pieces": pieces}, asking()) == {}
+        assert upload.receive({"upload": uploaded.id, "pieces": pieces}, asking()) == {}
     assert uploaded.file_names(4) == ["a/one.png", "é.png", "file 3", "x" * 996 + ".png"]
     lone = upload.receive(
-        {"draft": uploaded.id, "pieces": [piece(2, 0, b"x", name="lone \ud800 surrogate.png")]}, asking()
+        {"upload": uploaded.id, "pieces": [piece(2, 0, b"x", name="lone \ud800 surrogate.png")]}, asking()
     )
     assert "must be text that UTF-8 can encode" in lone["problem"]
     for count in (0, -1, 10**6, True, 1.0, "1", None):
@@ -520,11 +520,11 @@ def test_file_names_arrive_with_the_pieces(home):
 def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
     pictures = {"a/one.png": png(1), "two.png": png(2), "empty.jpg": b""}
     begun = upload.begin({"files": 3, "bytes": 10}, asking())
-    send = lambda *pieces: upload.receive({"draft": begun["draft"], "pieces": list(pieces)}, asking())  # noqa: E731
+    send = lambda *pieces: upload.receive({"upload": begun["upload"], "pieces": list(pieces)}, asking())  # noqa: E731
     assert send(piece(0, 0, pictures["a/one.png"][:100])) == {}
     assert send(piece(0, 100, pictures["a/one.png"][100:]), piece(1, 0, pictures["two.png"]), piece(2, 0, b"")) == {}
     assert send(piece(0, 100, pictures["a/one.png"][100:])) == {}  # again, as after a lost response
-    uploaded = Upload(begun["draft"])
+    uploaded = Upload(begun["upload"])
     *_, last = prepare(uploaded.file_paths(list(pictures)), uploaded.dataset, 16, names=list(pictures))
     assert last.report.accepted == ["a/one.png", "two.png"]
     assert last.report.rejected == [("empty.jpg", "the file is empty")]
@@ -541,9 +541,9 @@ def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
         ([7], "malformed request"),
         (7, "malformed request"),
     ):
-        assert words in upload.receive({"draft": begun["draft"], "pieces": bad}, asking())["problem"]
-    for name in ("..", "", None, 7, "0" * 32, begun["draft"] + "/.."):
-        assert "upload them again" in upload.receive({"draft": name, "pieces": []}, asking())["problem"]
+        assert words in upload.receive({"upload": begun["upload"], "pieces": bad}, asking())["problem"]
+    for name in ("..", "", None, 7, "0" * 32, begun["upload"] + "/.."):
+        assert "upload them again" in upload.receive({"upload": name, "pieces": []}, asking())["problem"]
     assert "100,000" in upload.begin({"files": 10**6, "bytes": 1}, asking())["problem"]
     assert "bytes in total" in upload.begin({"files": 1, "bytes": 10**15}, asking())["problem"]
     assert "malformed request" in upload.begin([], asking())["problem"]

@@ -153,10 +153,10 @@ def wire_checks(tab: Tab) -> list[Dependency]:
         check_permission(request)
         delete_upload(given[tab.reference])
         try:
-            upload = Upload(event.draft)
+            upload = Upload(event.upload)
             upload.save_metadata({"files": event.files})
         except (ValueError, OSError) as error:  # if the page has removed the images meanwhile, it ignores this
-            yield tab.show_images({"state": "empty", "message": message_of(error), "draft": event.draft}, "")
+            yield tab.show_images({"state": "empty", "message": message_of(error), "upload": event.upload}, "")
             return
         yield from check_images(tab, upload, given[size])
 
@@ -178,7 +178,7 @@ def wire_checks(tab: Tab) -> list[Dependency]:
 
 def check_images(tab: Tab, upload: Upload, image_size: Any) -> Iterator[Updates]:
     """Check and decode the uploaded images, and show the progress."""
-    about = {"draft": upload.id}
+    about = {"upload": upload.id}
     try:
         if image_size not in SIZES:
             raise ValueError(f"Image size must be one of {', '.join(map(str, SIZES))}, got {quote(image_size)}")
@@ -242,7 +242,7 @@ def wire_removal(tab: Tab, events: list[Dependency]) -> None:
     """Delete the images when their upload is cancelled or removed, and cancel the events that use them."""
 
     def remove(event: gr.EventData, given: Given) -> Updates:
-        delete_upload(event.draft)
+        delete_upload(event.upload)
         delete_upload(given[tab.reference])
         return tab.clear(given[tab.times])
 

@@ -82,39 +82,39 @@ def server_functions(runner: Runner) -> list[Callable[[Any], dict[str, Any] | No
     """Return the functions that a player calls with the id of its run. Anyone can call them with anything."""
     one_at_a_time = threading.Semaphore(1)  # making a file takes memory and a core
 
-    def frames(payload: Any) -> dict[str, Any] | None:
-        return read_chunk(find_trajectory(runner, payload), payload)
+    def frames(data: Any) -> dict[str, Any] | None:
+        return read_chunk(find_trajectory(runner, data), data)
 
-    def closeup(payload: Any) -> dict[str, Any] | None:
-        return make_sheets(find_trajectory(runner, payload), payload)
+    def closeup(data: Any) -> dict[str, Any] | None:
+        return make_sheets(find_trajectory(runner, data), data)
 
-    def attention(payload: Any) -> dict[str, Any] | None:
-        return compute_attention(runner, payload, one_at_a_time)
+    def attention(data: Any) -> dict[str, Any] | None:
+        return compute_attention(runner, data, one_at_a_time)
 
-    def save(payload: Any) -> dict[str, Any]:
-        return make_file(runner, payload, one_at_a_time)
+    def save(data: Any) -> dict[str, Any]:
+        return make_file(runner, data, one_at_a_time)
 
     return [frames, closeup, attention, save]
 
 
-def find_handle(runner: Runner, payload: Any) -> RunHandle | None:
-    run = payload.get("run") if isinstance(payload, dict) else None
+def find_handle(runner: Runner, data: Any) -> RunHandle | None:
+    run = data.get("run") if isinstance(data, dict) else None
     return runner.find(run) if isinstance(run, str) else None
 
 
-def find_trajectory(runner: Runner, payload: Any) -> Trajectory | None:
-    handle = find_handle(runner, payload)
+def find_trajectory(runner: Runner, data: Any) -> Trajectory | None:
+    handle = find_handle(runner, data)
     return handle and handle.trajectory
 
 
-def read_number(payload: dict[str, Any], key: str, below: int) -> int | None:
-    value = payload.get(key)
+def read_number(data: dict[str, Any], key: str, below: int) -> int | None:
+    value = data.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below else None
 
 
-def read_chunk(trajectory: Trajectory | None, payload: Any) -> dict[str, Any] | None:
+def read_chunk(trajectory: Trajectory | None, data: Any) -> dict[str, Any] | None:
     """Return up to CHUNK_FRAMES of the kept frames, from number `start` on, and the `total` number of kept frames."""
-    if trajectory is None or (start := read_number(payload, "start", len(trajectory.frames))) is None:
+    if trajectory is None or (start := read_number(data, "start", len(trajectory.frames))) is None:
         return None
     chunk = [frame_value(frame, lossless=False) for frame in trajectory.frames[start : start + CHUNK_FRAMES]]
     for value in chunk:
@@ -122,9 +122,9 @@ def read_chunk(trajectory: Trajectory | None, payload: Any) -> dict[str, Any] | 
     return {"frames": chunk, "total": len(trajectory.frames)}
 
 
-def make_sheets(trajectory: Trajectory | None, payload: Any) -> dict[str, Any] | None:
+def make_sheets(trajectory: Trajectory | None, data: Any) -> dict[str, Any] | None:
     """Return all kept frames of image `row`, lossless: one sheet of x_t and one of x0."""
-    if trajectory is None or (row := read_number(payload, "row", trajectory.settings.batch_size)) is None:
+    if trajectory is None or (row := read_number(data, "row", trajectory.settings.batch_size)) is None:
         return None
     kept = list(trajectory.frames)
     stacks = {key: np.stack([getattr(frame, key)[row] for frame in kept]) for key in ("x_t", "x0")}
@@ -132,20 +132,20 @@ def make_sheets(trajectory: Trajectory | None, payload: Any) -> dict[str, Any] |
     return sheets | {"indices": [frame.index for frame in kept], "columns": SHEET_COLUMNS}
 
 
-def compute_attention(runner: Runner, payload: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
+def compute_attention(runner: Runner, data: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
     """Return the attention of each latent to the patches of image `row` at step `index`: a sheet with one line per
     block, which has the mean over the latents and then each latent. Every map is scaled to its own peak; `peaks` are
     relative to uniform attention.
     """
-    trajectory = find_trajectory(runner, payload)
-    if trajectory is None or (row := read_number(payload, "row", trajectory.settings.batch_size)) is None:
+    trajectory = find_trajectory(runner, data)
+    if trajectory is None or (row := read_number(data, "row", trajectory.settings.batch_size)) is None:
         return None
-    if (index := read_number(payload, "index", len(trajectory.log_snr) + 1)) is None:
+    if (index := read_number(data, "index", len(trajectory.log_snr) + 1)) is None:
         return None
     if not one_at_a_time.acquire(timeout=QUEUE_S):
         return {"problem": BUSY}
     try:
-        weights = runner.inside(payload["run"], row, index).numpy()  # [depth,M,N]
+        weights = runner.inside(data["run"], row, index).numpy()  # [depth,M,N]
     except ValueError as error:
         return {"problem": message_of(error)}
     finally:
@@ -159,15 +159,15 @@ def compute_attention(runner: Runner, payload: Any, one_at_a_time: threading.Sem
     return sheet | {"peaks": (peaks * patches).round(3).tolist()}
 
 
-def make_file(runner: Runner, payload: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
+def make_file(runner: Runner, data: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
     """Return a file of the run, or the `problem`. `kind` is one of those that `export` takes."""
-    handle = find_handle(runner, payload)
+    handle = find_handle(runner, data)
     if handle is None:
         return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
     if not one_at_a_time.acquire(timeout=QUEUE_S):
         return {"problem": BUSY}
     try:
-        name, content = export(list(handle.trajectory.frames), handle.provenance, payload.get("kind"))
+        name, content = export(list(handle.trajectory.frames), handle.provenance, data.get("kind"))
     except ValueError as error:
         return {"problem": message_of(error)}
     finally:

@@ -66,21 +66,21 @@ class RunBoard(Component):
         )
 
 
-def poll(payload: Any, request: gr.Request) -> dict[str, Any]:
+def poll(data: Any, request: gr.Request) -> dict[str, Any]:
     """Return what is new since an earlier answer: the list of `runs`, unless `runs_mark` is its mark; and about the run
     `run`, its `facts`, unless `facts_mark` is their mark, the `records` of metrics.jsonl from `offset` on, and the
     `samples` after step `last_sample`. Anyone can call this, and `command`, with anything.
     """
     if reason := permission.denial_reason(request):
         return {"problem": reason}
-    payload = payload if isinstance(payload, dict) else {}
-    answer = changed("runs", [summary(run) for run in list_runs(runs_dir())], payload.get("runs_mark"))
+    data = data if isinstance(data, dict) else {}
+    answer = changed("runs", [summary(run) for run in list_runs(runs_dir())], data.get("runs_mark"))
     try:
-        run = run_of(payload.get("run"))
+        run = run_of(data.get("run"))
     except ValueError:  # deleted, perhaps a moment ago
         return answer | {"is_gone": True}
-    answer |= changed("facts", facts(run), payload.get("facts_mark"))
-    offset, last = payload.get("offset"), payload.get("last_sample")
+    answer |= changed("facts", facts(run), data.get("facts_mark"))
+    offset, last = data.get("offset"), data.get("last_sample")
     start = offset if isinstance(offset, int) and 0 <= offset < 2**53 else 0
     records, offset = run.metrics(start)
     steps = [step for step in run.sample_steps() if not isinstance(last, int) or step > last]
@@ -89,16 +89,16 @@ def poll(payload: Any, request: gr.Request) -> dict[str, Any]:
     return answer | {"records": records, "offset": offset, "samples": samples, "has_more": has_more}
 
 
-def command(payload: Any, request: gr.Request) -> dict[str, Any]:
+def command(data: Any, request: gr.Request) -> dict[str, Any]:
     """Apply a `verb` to the run `run`. 'rename' takes a `name`, and 'extend' the new total number of `steps`."""
     if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
-        run, verb = run_of(payload["run"]), payload["verb"]
+        run, verb = run_of(data["run"]), data["verb"]
         if verb == "rename":
-            processes.rename(run, payload["name"])
+            processes.rename(run, data["name"])
         elif verb == "extend":
-            processes.extend(run, payload["steps"])
+            processes.extend(run, data["steps"])
             processes.start(run)
         else:
             VERBS[verb](run)

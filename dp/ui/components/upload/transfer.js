@@ -7,13 +7,13 @@ function createTransfer({ server }) {
   const TOO_LARGE = "a proxy in front of this server rejected the upload (413: too large). Its limit must be at least 1 MB.";
   const NO_RESPONSE = "the server did not respond. Try again.";
 
-  // Send the files as a draft's. files: { file, name }; onProgress(sent): the bytes that have arrived. Stop when
+  // Send the files of an upload. files: { file, name }; onProgress(sent): the bytes that have arrived. Stop when
   // `isCurrent()` is false. Throws an Error if the server rejects a piece.
-  async function send(files, draft, { isCurrent, onProgress }) {
+  async function send(files, uploadId, { isCurrent, onProgress }) {
     let message = { pieces: [], bytes: 0, length: 0 };
     let [sent, delivery] = [0, Promise.resolve()];
     const deliver = async ({ pieces, bytes }) => {
-      const { problem } = await call(() => server.receive({ draft, pieces }));
+      const { problem } = await call(() => server.receive({ upload: uploadId, pieces }));
       if (problem) throw new Error(problem);
       sent += bytes;
       if (isCurrent()) onProgress(sent);

@@ -2,7 +2,7 @@
 const $ = (selector) => element.querySelector(selector);
 const root = $(".upload");
 let transferNumber = 0; // of the transfer under way; older ones stop
-let draft = props.value?.draft || null; // values about others are ignored: the visitor has left those
+let uploadId = props.value?.upload || null; // values about other uploads are ignored: the visitor has left those
 
 const transfer = createTransfer({ server });
 createChooser({ root, onFiles: uploadFiles, onProblem: showProblem });
@@ -28,18 +28,18 @@ async function uploadFiles(files) {
   const onProgress = (sent) =>
     showProgress(`Uploading: ${formatMegabytes(sent)} of ${formatMegabytes(total)}`, total ? sent / total : 1);
   root.dataset.state = "sending";
-  draft = null;
+  uploadId = null;
   showProgress("…", 0);
   try {
     const begun = await transfer.call(() => server.begin({ files: files.length, bytes: total }));
     if (!isCurrent()) return;
     if (begun.problem) return showProblem(begun.problem);
-    draft = begun.draft;
-    await transfer.send(files, draft, { isCurrent, onProgress });
+    uploadId = begun.upload;
+    await transfer.send(files, uploadId, { isCurrent, onProgress });
     if (!isCurrent()) return;
     root.dataset.state = "checking";
     showProgress("Checking…", 0);
-    trigger("uploaded", { draft, files: files.length });
+    trigger("uploaded", { upload: uploadId, files: files.length });
   } catch (error) {
     if (isCurrent()) showProblem(`The upload failed: ${error.message || error}`);
   }
@@ -48,8 +48,8 @@ async function uploadFiles(files) {
 function discard(event) {
   transferNumber++;
   root.dataset.state = "empty";
-  trigger(event, { draft });
-  draft = null;
+  trigger(event, { upload: uploadId });
+  uploadId = null;
 }
 $(".cancel").addEventListener("click", () => discard("canceled"));
 $(".other").addEventListener("click", () => discard("removed"));
@@ -59,7 +59,7 @@ $(".other").addEventListener("click", () => discard("removed"));
 function show() {
   const value = props.value || { state: "empty" };
   if (value.state === "empty" && root.dataset.state === "sending") return; // about the images before
-  if (value.draft && value.draft !== draft) return;
+  if (value.upload && value.upload !== uploadId) return;
   root.dataset.state = value.state;
   $(".problem").textContent = value.message || "";
   if (value.state === "checking") showChecking(value);

@@ -9,10 +9,10 @@ Its value, all of it optional but `state`:
     rejected   [name, reason] of files that are not used, and `more`, the number of those not listed
     sheet      a data URI: some of the images, cropped and scaled for training
     message    why the images cannot be used
-    draft      the upload that the value is about; a page that has left that upload ignores the value
+    upload     the id of the upload that the value is about; a page that has left that upload ignores the value
 
-It triggers `uploaded` with a `draft` and the number of its `files`, and `canceled` or `removed` with the `draft` that
-the visitor leaves.
+It triggers `uploaded` with the id of an `upload` and the number of its `files`, and `canceled` or `removed` with the
+`upload` that the visitor leaves.
 """
 
 from __future__ import annotations
@@ -56,31 +56,31 @@ class ImageUpload(Component):
         )
 
 
-def begin(payload: Any, request: gr.Request) -> dict[str, Any]:
-    """Create a draft for `files` files of `bytes` bytes. Anyone can call this, and `receive`, with anything."""
+def begin(data: Any, request: gr.Request) -> dict[str, Any]:
+    """Create an upload for `files` files of `bytes` bytes. Anyone can call this, and `receive`, with anything."""
     if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
-        files, size = payload["files"], payload["bytes"]
+        files, size = data["files"], data["bytes"]
         if not isinstance(files, int) or not isinstance(size, int) or files <= 0 or size < 0:
             raise ValueError
         if files > LIMITS.files:
             return {"problem": f"{quote(files)} files: the limit is {LIMITS.files:,}. Upload fewer, or a ZIP file"}
         if size > LIMITS.total_bytes:
             return {"problem": f"{quote(size)} bytes in total: the limit is {LIMITS.total_bytes:,}. Upload fewer"}
-        return {"draft": Upload.create().id}
+        return {"upload": Upload.create().id}
     except (TypeError, KeyError, ValueError):
         return {"problem": "malformed request"}
     except OSError as error:
         return {"problem": f"the server could not create a folder for the images ({error.strerror})"}
 
 
-def receive(payload: Any, request: gr.Request) -> dict[str, Any]:
-    """Store `pieces` of the files of a draft."""
+def receive(data: Any, request: gr.Request) -> dict[str, Any]:
+    """Store `pieces` of the files of an upload."""
     if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
-        Upload(payload["draft"]).write_pieces(payload["pieces"])
+        Upload(data["upload"]).write_pieces(data["pieces"])
     except (TypeError, KeyError):
         return {"problem": "malformed request"}
     except ValueError as error:
