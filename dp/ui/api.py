@@ -27,9 +27,9 @@ from dp.ui.streaming import Sessions
 def build(engine: Engine, sessions: Sessions) -> None:
     """Add both endpoints to the page being built.
 
-    Both are generators, since Gradio lets a plain function run to its end even if its caller has gone. Gradio reads
-    names, types and defaults from their signatures, where the return type is that of each value, and language models
-    read the docstrings.
+    Both are generators, because Gradio lets a plain function run to its end even if its client has disconnected. Gradio
+    publishes their signatures, in which the return type is that of each value, and their docstrings, which language
+    models read.
     """
     for endpoint in (sample_endpoint(engine, sessions), stream_endpoint(engine, sessions)):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)

@@ -217,7 +217,7 @@ def test_rent_a_machine_creates_a_run_and_opens_the_form(browser, hub, environme
             }"""
         )
         (run,) = list_runs(home)
-        assert run.config()["name"] == "pictures" and not run.is_alive() and not list((home / ".drafts").iterdir())
+        assert run.config()["name"] == "images" and not run.is_alive() and not list((home / ".drafts").iterdir())
         assert not page.is_visible("#board .rent .token")  # there is a login
         hub.has_machines = False
         start(page)

@@ -269,7 +269,7 @@ def test_a_preset_starts_unchanged_and_sampling_works_during_training(browser, h
         page.click("#start-training")  # without touching another control or opening Advanced settings
         in_state(page, "running")
         (run,) = list_runs(home)
-        assert run.config()["name"] == "pictures" and run.config()["trainer"]["train_num_steps"] == 2000
+        assert run.config()["name"] == "images" and run.config()["trainer"]["train_num_steps"] == 2000
 
         page.get_by_role("tab", name="Denoise").click()
         before = run.status().step
@@ -622,11 +622,11 @@ def test_durations_are_rounded(seconds, words):
         (["cats.ZIP"], "cats"),
         (["my.cats.TAR.gz"], "my.cats"),
         (["cats.txz"], "cats"),
-        ([".zip"], "pictures"),
+        ([".zip"], "images"),
         (["cats/a/1.png", "cats/2.png"], "cats"),
-        (["1.png", "2.png"], "pictures"),
+        (["1.png", "2.png"], "images"),
         (["..\\..\\x\\1.png"], ".."),
-        ([], "pictures"),
+        ([], "images"),
     ],
 )
 def test_a_dataset_is_named_after_its_files(names, name):

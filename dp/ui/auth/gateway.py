@@ -55,7 +55,7 @@ class UploadQuota:
         return max(0, min(VISITOR_BYTES - mine, ALL_VISITORS_BYTES - sum(upload.size for upload in self.uploads)))
 
     def reserve(self, visitor: str, size: int) -> CountedUpload:
-        """Count an upload of at most `size` bytes before its body is read, since several may arrive at once."""
+        """Count an upload of at most `size` bytes before its body is read, since several may arrive simultaneously."""
         self.uploads.append(CountedUpload(visitor, size))
         return self.uploads[-1]
 

@@ -218,7 +218,7 @@ def wire_estimates(tab: Tab, checks: Sequence[Dependency]) -> list[Dependency]:
             async with aclosing(measure(dataset, PRESETS[name])) as benchmark:
                 async for estimate in benchmark:
                     times = times | ({name: estimate.text} if estimate else {})
-                    yield {tab.times: times}  # lets Gradio notice that the page has gone
+                    yield {tab.times: times}  # so that Gradio notices a closed page
         yield {tab.form.preset: gr.update(choices=choices(times)), tab.times: times}
 
     async def measure_custom(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
@@ -388,6 +388,6 @@ def find_images(reference: str) -> dict[str, Any]:
 
 def name_dataset(names: list[str]) -> str:
     """Return a name for a dataset, from the names of the uploaded files: the name of their archive or folder."""
-    first = PurePath(names[0].replace("\\", "/")) if names else PurePath("pictures")
-    text = first.parts[0] if len(first.parts) > 1 else archive_kinds.stem(first.name) or "pictures"
-    return "".join(c for c in text if c.isprintable())[:60] or "pictures"
+    first = PurePath(names[0].replace("\\", "/")) if names else PurePath("images")
+    text = first.parts[0] if len(first.parts) > 1 else archive_kinds.stem(first.name) or "images"
+    return "".join(c for c in text if c.isprintable())[:60] or "images"
