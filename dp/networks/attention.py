@@ -14,9 +14,9 @@ from dp.system.validation import quote
 
 @torch.no_grad()
 def read_attention(policy: DiffusionPolicy, state: SampleState) -> Tensor:
-    """Return the read attention of the next network call of `state`, [B,depth,M,N] on the CPU, averaged over heads. M
-    is the number of latents and N the number of patches, row by row; each [N] sums to 1. Raises ValueError if the
-    network is not a RIN.
+    """Return the read attention in the next step of `state`, [B,depth,M,N] on the CPU, averaged over heads. M is the
+    number of latents and N the number of patches, row by row; each [N] sums to 1. Raises ValueError if the network is
+    not a RIN.
     """
     if not isinstance(policy.model, RIN):
         raise ValueError(
@@ -38,11 +38,12 @@ def replay(policy: DiffusionPolicy, state: SampleState, index: int) -> SampleSta
     return state
 
 
-def look(
+def attention_at_step(
     policy: DiffusionPolicy, settings: SampleSettings, row: int, index: int, start: Tensor | None, mask: Tensor | None
 ) -> Tensor:
-    """Return `read_attention` for image `row` at step `index` of a run with these settings, [depth,M,N]. An image does
-    not depend on the rest of its batch, so only this image is generated again, from its seed up to that step.
+    """Return the read attention for image `row` at step `index` (from 1) of a run with these settings, [depth,M,N].
+    Only this image is sampled again up to that step, because images do not depend on the rest of their batch. Raises
+    ValueError if there is no such image or step, or the network is not a RIN.
     """
     state = policy.init_state(settings, start, mask)[row : row + 1]
     if not len(state):

@@ -28,7 +28,7 @@ from dp.checkpoints.catalog import CheckpointInfo
 from dp.diffusion.policy import DiffusionPolicy
 from dp.diffusion.settings import SampleSettings
 from dp.diffusion.state import SampleState, Step
-from dp.networks.attention import look
+from dp.networks.attention import attention_at_step
 from dp.serving.frames import Frame, HostCopy, rms_change
 from dp.serving.handle import RunHandle, SampleRequest, digest
 from dp.serving.model_cache import ModelCache
@@ -137,7 +137,7 @@ class Engine:
         model = self._models.get(request.checkpoint)
         if model.digest != request.handle.provenance["sha256"]:
             raise ValueError(f"the checkpoint {request.checkpoint} has been replaced since this run")
-        return look(model.policy, request.settings, row, index, request.start, request.mask)
+        return attention_at_step(model.policy, request.settings, row, index, request.start, request.mask)
 
     def warm_up(self) -> None:
         """Load the first checkpoint and take one small step, so that the first visitor does not wait for either."""

@@ -6,7 +6,7 @@ from pages import ROOT, click, set_run, until
 from torch import nn
 
 from dp import DiffusionPolicy, SampleSettings
-from dp.networks.attention import look, read_attention, replay
+from dp.networks.attention import attention_at_step, read_attention, replay
 from dp.serving.engine import Engine
 
 
@@ -43,7 +43,7 @@ def test_a_row_of_attention_sums_to_1_for_every_latent_of_every_block(tiny_rin, 
 @pytest.mark.parametrize("patch", [0, 2, 3])
 def test_a_network_that_reads_one_patch_shows_that_patch(tiny_rin, patch):
     policy = DiffusionPolicy(reading_one_patch(tiny_rin(), patch))
-    weights = look(policy, SampleSettings(2, timesteps=5, seed=1), row=1, index=3, start=None, mask=None)
+    weights = attention_at_step(policy, SampleSettings(2, timesteps=5, seed=1), row=1, index=3, start=None, mask=None)
     assert (weights.argmax(dim=-1) == patch).all() and weights[..., patch].min() > 0.99
 
 
@@ -57,9 +57,11 @@ def test_the_attention_is_that_of_the_call_that_made_the_step(tiny_rin):
     time = torch.full((4,), step.time)
     *_, blocks = policy.model(rows.x_t, time, rows.carry["x0"], rows.carry["latents"], return_attention=True)
     expected = torch.stack([weights.mean(dim=1) for weights in blocks], dim=1)[2]
-    found = look(policy, settings, row=2, index=4, start=None, mask=None)
+    found = attention_at_step(policy, settings, row=2, index=4, start=None, mask=None)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    assert not torch.allclose(found, look(policy, settings, row=2, index=3, start=None, mask=None), atol=1e-4)
+    assert not torch.allclose(
+        found, attention_at_step(policy, settings, row=2, index=3, start=None, mask=None), atol=1e-4
+    )
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def test_the_engine_returns_the_attention_of_a_run(engine, tiny_rin):
     settings = SampleSettings(3, timesteps=5, sampler="ddim", seed=2, walk_to=8, strength=0.5)
     handle = engine.submit(settings, "tiny", start=start)
     list(handle)
-    expected = look(DiffusionPolicy(tiny_rin()), settings, 1, 4, start, None)
+    expected = attention_at_step(DiffusionPolicy(tiny_rin()), settings, 1, 4, start, None)
     torch.testing.assert_close(engine.inside(handle.request_id, 1, 4), expected, atol=1e-4, rtol=0)
     for row, index, message in ((3, 1, "in 0 to 2.*got 3"), (0, 0, "in 1 to 5.*got 0"), (0, 6, "in 1 to 5.*got 6")):
         with pytest.raises(ValueError, match=message):
@@ -105,7 +107,7 @@ def test_a_network_without_latents_is_a_clear_error():
             return (x, x.new_zeros(len(x), 0, 4)) if return_latents else x
 
     with pytest.raises(ValueError, match="it has no latents"):
-        look(DiffusionPolicy(Plain()), SampleSettings(1, timesteps=2, seed=0), 0, 1, None, None)
+        attention_at_step(DiffusionPolicy(Plain()), SampleSettings(1, timesteps=2, seed=0), 0, 1, None, None)
 
 
 @pytest.mark.browser
@@ -126,7 +128,7 @@ def test_the_page_highlights_what_the_selected_latent_attends_to(page):
     until(page, "d.attention === '11/2/7'")
     policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
     settings = SampleSettings(4, timesteps=12, sampler="dpmpp_2m", seed=5)
-    weights = look(policy, settings, row=1, index=11, start=None, mask=None)[1, 6]
+    weights = attention_at_step(policy, settings, row=1, index=11, start=None, mask=None)[1, 6]
     dark = page.evaluate(
         """Array.from(document.querySelector('.noisy .overlay').getContext('2d').getImageData(0, 0, 8, 8).data)
         .filter((_, i) => i % 4 === 3)"""

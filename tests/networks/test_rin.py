@@ -1,4 +1,4 @@
-"""RIN: shapes, gradients, and above all that a row's zeros mean none and that rows do not mix."""
+"""dp.networks.rin: shapes, gradients, zeros for absent inputs, and independence of the rows of a batch."""
 
 import re
 
@@ -41,13 +41,13 @@ def test_shapes(tiny_rin, conv_widths, channels, image_size):
     assert torch.isfinite(prediction).all() and prediction.std() > 0.1
 
 
-def test_two_convolutional_levels_fold_what_is_left_of_the_patch(tiny_rin):
+def test_the_rest_of_the_patch_is_folded_into_channels(tiny_rin):
     rin = tiny_rin(image_size=16, patch_size=8, conv_widths=(4, 6), conv_blocks=2)
     assert rin.interface.fold == 2 and rin.positions.shape == (4, 8)
     assert rin(**inputs(rin)).shape == (B, 3, 16, 16)
 
 
-def test_what_is_asked_for_is_returned_and_nothing_else(rin):
+def test_only_the_requested_extras_are_returned(rin):
     given = inputs(rin)
     plain = rin(**given)
     with_latents, latents = rin(**given, return_latents=True)
@@ -57,7 +57,7 @@ def test_what_is_asked_for_is_returned_and_nothing_else(rin):
     assert torch.equal(latents, both_latents) and all(map(torch.equal, attention, both_attention))
 
 
-def test_the_read_attention_shares_out_each_latents_look_at_the_patches(rin):
+def test_each_latents_read_attention_sums_to_one(rin):
     _, attention = rin(**inputs(rin), return_attention=True)
     assert len(attention) == 2  # one for each block
     for weights in attention:
@@ -86,7 +86,7 @@ def test_the_read_attention_is_the_one_that_is_used(tiny_rin):
     torch.testing.assert_close(attend(x, context), by_hand, **CLOSE)
 
 
-def test_gradients_reach_every_number_of_every_parameter(tiny_rin, conv_widths):
+def test_gradients_reach_every_element_of_every_parameter(tiny_rin, conv_widths):
     # Two channels in each group: a bias before the norm of a single channel changes nothing.
     rin = tiny_rin(dim=16, conv_widths=conv_widths and (16,))
     rin(**inputs(rin)).square().sum().backward()
@@ -109,7 +109,7 @@ def test_zeros_mean_none(rin, key):
 
 
 @pytest.mark.parametrize("key", ["x", "time", "x_self_cond", "latents"])
-def test_every_input_counts(rin, key):
+def test_every_input_affects_the_output(rin, key):
     given = inputs(rin)
     other = given | {key: given[key].flip(0)}
     assert (rin(**given) - rin(**other))[[0, -1]].abs().amax(dim=(1, 2, 3)).min() > 1e-3
@@ -122,14 +122,14 @@ def test_without_latents_the_network_starts_from_its_learned_ones(rin):
     assert torch.equal(seen[0], rin.latents.expand(B, M, L))
 
 
-def test_a_new_network_takes_no_notice_of_carried_latents_yet(conv_widths):
+def test_a_new_network_ignores_carried_latents(conv_widths):
     rin = RIN(dim=8, image_size=8, patch_size=4, num_latents=M, dim_latent=L, depth=1, heads=2, conv_widths=conv_widths)
     given = inputs(rin)
     with_carry, without = (rin(**given | {"latents": z}, return_latents=True)[1] for z in (given["latents"], None))
     assert torch.equal(with_carry, without)
 
 
-def test_a_row_that_carries_and_a_row_that_does_not_are_each_as_alone(rin):
+def test_rows_with_and_without_carried_latents_are_independent(rin):
     given = inputs(rin)
     given["latents"][1] = 0
     given["x_self_cond"][1] = 0
@@ -142,7 +142,7 @@ def test_a_row_that_carries_and_a_row_that_does_not_are_each_as_alone(rin):
     torch.testing.assert_close(first[0], together[0][1:2], **CLOSE)
 
 
-def test_a_row_does_not_feel_its_neighbours(rin):
+def test_a_row_is_independent_of_its_neighbors(rin):
     given = {key: value.requires_grad_() for key, value in inputs(rin).items()}
     rin(**given)[0].sum().backward()
     for key, value in given.items():
@@ -150,7 +150,7 @@ def test_a_row_does_not_feel_its_neighbours(rin):
 
 
 @pytest.mark.parametrize("dim", [2, 16])
-def test_the_time_embedding_is_sines_and_cosines_that_tell_all_times_apart(dim):
+def test_the_time_embedding_distinguishes_all_times(dim):
     embedding = embed_time(torch.linspace(0, 1, 1001, dtype=torch.float64), dim)
     assert embedding.shape == (1001, dim) and embedding.dtype == torch.float32
     torch.testing.assert_close(embedding.square().sum(dim=-1), torch.full((1001,), dim / 2))
@@ -179,6 +179,6 @@ def test_the_latents_are_as_wide_as_the_tokens_by_default():
     ],
     ids=str,
 )
-def test_sizes_that_do_not_fit_are_refused_with_their_values(tiny_rin, sizes, named):
+def test_incompatible_sizes_are_rejected_with_their_values(tiny_rin, sizes, named):
     with pytest.raises(ValueError, match=re.escape(named)):
         tiny_rin(**sizes)
