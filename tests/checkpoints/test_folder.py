@@ -1,6 +1,4 @@
-"""dp.checkpoints.folder: one folder, one model; whatever else stands in a folder is refused with what is wrong with
-it.
-"""
+"""dp.checkpoints.folder: round trips, and the error messages for damaged folders."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ def make_policy(network: dict | None = None, **settings) -> DiffusionPolicy:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A whole checkpoint."""
+    """Return the folder of a valid checkpoint."""
     save_policy(make_policy(), tmp_path / "mine", step=7)
     return tmp_path / "mine"
 
@@ -77,7 +75,7 @@ def change(folder: Path, edit: Callable[[dict], object]) -> None:
     ],
     ids=["defaults", "convolutional", "every option"],
 )
-def test_what_was_saved_comes_back_to_the_bit(tmp_path, network, settings):
+def test_a_saved_model_round_trip(tmp_path, network, settings):
     policy = make_policy(network, **settings)
     policy.save_pretrained(tmp_path / "it")
     back = DiffusionPolicy.from_pretrained(str(tmp_path / "it"))
@@ -139,7 +137,7 @@ def test_a_loaded_model_no_longer_depends_on_its_file(folder):
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
 
 
-def test_numpys_numbers_are_saved_as_plain_ones(tmp_path):
+def test_numpy_scalars_are_saved_as_plain_numbers(tmp_path):
     make_policy(
         timesteps=np.int64(50), scale=np.float32(0.5), schedule_kwargs={"tau": np.float32(0.75)}
     ).save_pretrained(tmp_path)
@@ -182,10 +180,10 @@ def test_a_folder_without_a_card_gets_one(tmp_path):
 
 
 class Elsewhere(RIN):
-    """A network of somebody's own: even one much like ours cannot be rebuilt from a name."""
+    """A custom network. It cannot be rebuilt from a name, even if it resembles RIN."""
 
 
-def test_a_network_that_no_checkpoint_may_name_is_not_saved(tmp_path):
+def test_an_unsupported_network_is_not_saved(tmp_path):
     policy = DiffusionPolicy(Elsewhere(**TINY))
     with pytest.raises(CheckpointError, match=r"Elsewhere.*rin"):
         policy.save_pretrained(tmp_path / "it")
@@ -193,7 +191,7 @@ def test_a_network_that_no_checkpoint_may_name_is_not_saved(tmp_path):
 
 
 @pytest.mark.parametrize("card", [{"step": -1}, {"step": 1.5}, {"dataset": 3}, {"colour": "red"}])
-def test_a_card_that_could_not_be_read_back_is_not_written(folder, card):
+def test_card_fields_that_could_not_be_loaded_are_not_saved(folder, card):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(CheckpointError, match=next(iter(card))):
         save_policy(make_policy({"depth": 2}), folder, **card)
@@ -295,7 +293,7 @@ WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 def break_folder(folder: Path, kind: str, name: str) -> str:
-    """Do the damage of that name, and give what the message must say."""
+    """Damage the folder in the way of that name, and return the pattern of the expected message."""
     if kind == "config":
         edit, says = CONFIGS[name]
         change(folder, edit)
@@ -315,7 +313,7 @@ BROKEN = pytest.mark.parametrize(
 
 
 @BROKEN
-def test_a_broken_folder_is_refused_with_its_name_and_what_is_wrong(folder, kind, name):
+def test_a_broken_folder_is_rejected_with_its_name_and_problem(folder, kind, name):
     says = break_folder(folder, kind, name)
     with pytest.raises(CheckpointError, match=says) as caught:
         DiffusionPolicy.from_pretrained(folder)
@@ -324,7 +322,7 @@ def test_a_broken_folder_is_refused_with_its_name_and_what_is_wrong(folder, kind
 
 
 @BROKEN
-def test_a_broken_folder_is_listed_with_what_is_wrong(folder, kind, name):
+def test_a_broken_folder_is_listed_with_its_problem(folder, kind, name):
     says = break_folder(folder, kind, name)
     [entry] = catalog.list_checkpoints(folder.parent)
     assert entry.name == "mine" and entry.config is None
@@ -332,7 +330,7 @@ def test_a_broken_folder_is_listed_with_what_is_wrong(folder, kind, name):
 
 
 @pytest.mark.parametrize("make", ["nothing", "file", "empty folder"])
-def test_a_path_that_is_no_checkpoint_folder_is_refused_by_name(tmp_path, make):
+def test_a_path_that_is_not_a_checkpoint_folder_is_rejected_by_name(tmp_path, make):
     path = tmp_path / "gone"
     if make == "file":
         path.write_text("")
@@ -350,7 +348,7 @@ def test_a_path_that_is_no_checkpoint_folder_is_refused_by_name(tmp_path, make):
         ({"dim": 4096, "image_size": 2048, "patch_size": 1}, "more than 2,000,000,000 parameters"),
     ],
 )
-def test_a_config_that_asks_for_a_giant_is_refused_before_anything_is_allocated(folder, network, says):
+def test_a_config_of_a_huge_network_is_rejected_before_allocation(folder, network, says):
     resource = pytest.importorskip("resource")
     change(folder, _set("network", **network))
     peak, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
@@ -365,7 +363,7 @@ def test_a_config_that_asks_for_a_giant_is_refused_before_anything_is_allocated(
 # Lists
 
 
-def test_a_list_holds_every_folder_with_a_model_by_name_and_nothing_else(tmp_path):
+def test_the_list_has_every_folder_with_a_model_sorted_by_name(tmp_path):
     for root, name in (("bundled", "b"), ("bundled", "a"), ("runs", "c")):
         save_policy(make_policy(), tmp_path / root / name, step=3)
     (tmp_path / "bundled" / "notes").mkdir()
@@ -377,7 +375,7 @@ def test_a_list_holds_every_folder_with_a_model_by_name_and_nothing_else(tmp_pat
     assert [entry.config and entry.config["step"] for entry in entries] == [3, None, 3]
 
 
-def test_a_folder_with_a_config_and_no_weights_is_listed_as_such(folder):
+def test_a_folder_without_weights_is_listed_as_damaged(folder):
     (folder / "model.safetensors").unlink()
     [entry] = catalog.list_checkpoints(folder.parent)
     assert "model.safetensors is missing" in entry.problem
@@ -405,18 +403,18 @@ def test_a_half_written_folder_is_not_listed(folder):
 # A new option cannot be forgotten
 
 
-def test_every_network_that_may_be_named_has_its_fields():
+def test_every_network_has_a_schema():
     assert NETWORKS.keys() == schema.NETWORK_FIELDS.keys()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_checked_fields_of_a_network_are_exactly_its_options(name):
+def test_the_schema_of_a_network_has_exactly_its_arguments(name):
     network = NETWORKS[name](**TINY)
     options = inspect.signature(NETWORKS[name]).parameters.keys()
     assert set(network.config) == set(options) == set(schema.NETWORK_FIELDS[name])
 
 
-def test_the_checked_fields_of_a_policy_are_exactly_its_options():
+def test_the_schema_of_a_policy_has_exactly_its_arguments():
     options = inspect.signature(DiffusionPolicy).parameters.keys() - {"model"}
     assert set(make_policy().config) == options == set(schema.POLICY_FIELDS)
     defaults = inspect.signature(DiffusionPolicy).parameters

@@ -1,5 +1,5 @@
-"""Checkpoint folders that mean harm: twenty kinds. Each is refused with a sentence, allocates no more than it is large,
-and runs no code; so does the list of checkpoints that shows it.
+"""Twenty kinds of hostile checkpoint folders. Loading or listing one raises or shows a readable error, allocates no
+more memory than the size of the folder, and runs no code.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ sys.addaudithook(lambda event, arguments: seen.append(event) if event in WATCHED
 
 
 class Bomb:
-    """Unpickled, it leaves a mark."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, mark: Path):
         self.mark = mark
@@ -68,14 +68,14 @@ def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Pa
 
 
 def header(change: Callable[[dict], object]) -> Callable[[Path], object]:
-    """What the weights' file says of itself, over the same bytes."""
+    """Replace the header of the weights file, and keep its data."""
 
     def edit(folder: Path) -> None:
         raw = (folder / "model.safetensors").read_bytes()
         (length,) = struct.unpack("<Q", raw[:8])
-        said = json.loads(raw[8 : 8 + length])
-        change(said)
-        new = json.dumps(said).encode()
+        fields = json.loads(raw[8 : 8 + length])
+        change(fields)
+        new = json.dumps(fields).encode()
         (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(new)) + new + raw[8 + length :])
 
     return edit
@@ -86,7 +86,7 @@ def raw_weights(content: bytes) -> Callable[[Path], object]:
 
 
 def sparse(name: str, size: int) -> Callable[[Path], object]:
-    """A file of that size which takes no room on the disk."""
+    """Create a sparse file of this size, which takes no disk space."""
     return lambda folder: os.truncate(folder / name, size)
 
 
@@ -104,7 +104,7 @@ def pipe(folder: Path) -> None:
 
 
 def pickled(folder: Path) -> None:
-    """Pickles everywhere, under every name that some library loads without being asked."""
+    """Write pickles under every file name that some library loads automatically."""
     bomb = pickle.dumps(Bomb(folder.parent / "mark"))
     names = ("pytorch_model.bin", "model.pt", "custom_checkpoint_0.pkl", "optimizer.bin", "model.safetensors")
     for name in names:
@@ -182,16 +182,16 @@ def folder(tmp_path) -> Path:
 
 
 def peak() -> float:
-    """Bytes of memory that this process has ever used at once."""
+    """Return the peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def test_there_are_twenty():
+def test_there_are_twenty_kinds():
     assert len(KINDS) == 20
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_hostile_folder_is_refused_runs_nothing_and_takes_no_memory(folder, kind):
+def test_a_hostile_folder_is_rejected_without_running_code_or_allocating_memory(folder, kind):
     damage, says = KINDS[kind]
     try:
         damage(folder)
@@ -210,8 +210,8 @@ def test_a_hostile_folder_is_refused_runs_nothing_and_takes_no_memory(folder, ki
     assert not set(seen) & (WATCHED - {"exec"})
 
 
-def test_the_bomb_is_one(tmp_path):
-    """What is proven above is worth something only if these pickles do run code where they are loaded."""
+def test_unpickling_the_bomb_runs_code(tmp_path):
+    """The tests above are meaningful only if loading these pickles runs code."""
     seen.clear()
     pickle.loads(pickle.dumps(Bomb(tmp_path / "mark")))
     assert (tmp_path / "mark").exists() and {"os.system", "pickle.find_class"} <= set(seen)

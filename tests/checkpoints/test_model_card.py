@@ -1,4 +1,4 @@
-"""dp.checkpoints.model_card: what a person wrote stands in the card as words, never as YAML, Markdown or HTML."""
+"""dp.checkpoints.model_card: text from users is shown literally, never as YAML, Markdown or HTML."""
 
 import pytest
 import yaml
@@ -32,7 +32,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_the_front_matter_has_its_own_fields_and_no_others(words):
+def test_user_text_adds_no_fields_to_the_front_matter(words):
     card = model_card(CONFIG | {"license": words, "dataset": words}, 10, "a/b", {words: words})
     card.encode()  # what cannot be written to a file is not in it
     data = yaml.safe_load(card.split("---\n")[1])
@@ -44,7 +44,7 @@ def test_the_front_matter_has_its_own_fields_and_no_others(words):
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_a_persons_words_are_one_cell_and_no_markup(words):
+def test_user_text_is_one_table_cell_without_markup(words):
     card = model_card(CONFIG | {"license": words, "dataset": words}, 10, "a/b", {"fact": words})
     plain_card = model_card(CONFIG | {"license": "mit", "dataset": "x"}, 10, "a/b", {"fact": "x"})
     body, expected = (text.split("\n---\n", 1)[1].splitlines() for text in (card, plain_card))
@@ -63,6 +63,6 @@ def test_a_known_license_keeps_the_hubs_identifier():
     assert ModelCard(model_card(CONFIG, 10, "a/b")).data.license == "unknown"
 
 
-def test_a_picture_is_shown_only_where_there_is_one():
+def test_an_image_is_shown_only_if_there_is_one():
     assert "![" not in model_card(CONFIG, 10, "a/b")
     assert "![Samples](samples.png)" in model_card(CONFIG, 10, "a/b", image="samples.png")

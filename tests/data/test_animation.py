@@ -1,4 +1,4 @@
-"""Trajectories as files, each decoded again."""
+"""dp.data.animation: encoded files, decoded again."""
 
 import io
 import json
@@ -15,13 +15,13 @@ from dp.data.codec import encode_png, read_png_text
 
 @pytest.fixture
 def frames():
-    """Nine pictures of 16 by 16 in few colours, each different."""
+    """Return nine different frames of 16 x 16 pixels with few colors."""
     random = np.random.default_rng(0)
     palette = random.integers(0, 256, (40, 3), np.uint8)
     return palette[random.integers(0, 40, (9, 16, 16))]
 
 
-def test_enlarged_pixels_are_squares_of_an_even_side(frames):
+def test_upscaled_pixels_are_squares_of_an_even_side(frames):
     large = upscale_nearest(frames, 100)
     assert large.shape == (9, 96, 96, 3)
     np.testing.assert_array_equal(large[:, ::6, ::6], frames)
@@ -29,14 +29,14 @@ def test_enlarged_pixels_are_squares_of_an_even_side(frames):
     assert upscale_nearest(frames, 1).shape == (9, 32, 32, 3)  # never smaller
 
 
-def test_a_strip_holds_the_frames_side_by_side(frames):
+def test_a_film_strip_has_the_frames_side_by_side(frames):
     strip = film_strip(frames, gap=3)
     assert strip.shape == (16, 9 * 19 - 3, 3)
     np.testing.assert_array_equal(strip[:, 19:35], frames[1])
     assert (strip[:, 16:19] == 255).all()
 
 
-def test_a_gif_of_few_colours_is_exact_and_waits_at_the_end(frames):
+def test_a_gif_with_few_colors_is_exact_and_pauses_at_the_end(frames):
     with Image.open(io.BytesIO(encode_gif(frames, 9, 0.05, "made here"))) as gif:
         assert gif.n_frames == 9 and gif.info["loop"] == 0 and gif.info["comment"] == b"made here"
         durations = []
@@ -47,7 +47,7 @@ def test_a_gif_of_few_colours_is_exact_and_waits_at_the_end(frames):
     assert durations == [50] * 8 + [2000]
 
 
-def test_an_mp4_shows_every_frame_nearly_as_it_was(frames):
+def test_an_mp4_has_every_frame_nearly_unchanged(frames):
     large = upscale_nearest(frames, 128)
     with av.open(io.BytesIO(encode_mp4(large, 20, "made here"))) as container:
         assert container.metadata["comment"] == "made here"
@@ -59,25 +59,25 @@ def test_an_mp4_shows_every_frame_nearly_as_it_was(frames):
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_grey_and_transparent_pictures_can_be_filmed(channels):
+def test_grayscale_and_transparent_frames_can_be_encoded(channels):
     frames = np.full((3, 16, 16, channels), 200, np.uint8)
     frames[1:, 0], frames[2, 1] = 90, 30  # equal neighbours would be one
     assert Image.open(io.BytesIO(encode_gif(frames, 3, 0.1))).n_frames == 3
     assert encode_mp4(upscale_nearest(frames, 32), 10)
 
 
-def test_a_zip_holds_what_was_put_in():
+def test_a_zip_round_trip():
     with zipfile.ZipFile(io.BytesIO(make_zip({"a/1.png": b"one", "b": b"two"}))) as archive:
         assert {name: archive.read(name) for name in archive.namelist()} == {"a/1.png": b"one", "b": b"two"}
 
 
-def test_a_png_carries_text_beside_its_pixels(frames):
+def test_a_png_stores_text(frames):
     data = encode_png(frames[0], {"dp": json.dumps({"seed": 1}), "parameters": "äöü"})
     assert read_png_text(data) == {"dp": '{"seed": 1}', "parameters": "äöü"}
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), frames[0])
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 30])
-def test_what_is_no_png_is_said_to_be_none(data):
+def test_reading_the_text_of_a_non_png_raises_an_error(data):
     with pytest.raises(ValueError, match="not a readable PNG"):
         read_png_text(data)

@@ -1,6 +1,4 @@
-"""dp.data.archives.zip_files, dp.data.archives.tar_files and dp.data.archives.archive_kinds: archives as people's
-tools write them, damaged and hostile ones among them.
-"""
+"""dp.data.archives: archives as written by common tools, and damaged and hostile ones."""
 
 from __future__ import annotations
 
@@ -61,7 +59,7 @@ def tar_bytes(files: dict[str | tarfile.TarInfo, bytes], form: int = tarfile.PAX
 
 
 def brought(folder: Path, name: str, content: bytes, limits: Limits = intake.DEFAULT_LIMITS) -> DatasetReport:
-    """The report of an archive that comes together with one good image."""
+    """Return the report of an archive that is prepared together with one valid image."""
     write(folder, {"brought": content, "good.png": png(99)})
     sources = [folder / "brought", folder / "good.png"]
     report = report_of(sources, folder / "dataset", SIZE, names=[name, "good.png"], limits=limits)
@@ -79,7 +77,7 @@ def only_reason(report: DatasetReport) -> str:
 
 
 def local(change: Callable[[bytes], bytes], content: bytes) -> bytes:
-    """The zip with `change` applied before its central directory alone."""
+    """Return the zip with `change` applied to everything before its central directory."""
     at = content.index(b"PK\1\2")
     changed = change(content[:at])
     assert len(changed) == at and changed != content[:at]
@@ -94,7 +92,7 @@ def central(change: Callable[[bytes], bytes], content: bytes) -> bytes:
 
 
 def flagged(part: bytes, signature: bytes, at: int, bit: int) -> bytes:
-    """The headers of that signature with a bit of the field at `at` flipped."""
+    """Return the zip with one bit of the field at `at` flipped in all headers with this signature."""
     changed = bytearray(part)
     for found in re.finditer(re.escape(signature), part):
         changed[found.start() + at] ^= bit
@@ -116,12 +114,12 @@ UMLAUT = zip_bytes({"kätzchen.png": PNG[0], "cats/b.png": PNG[1], "c.png": PNG[
 
 
 def renamed(raw: bytes) -> bytes:
-    """A zip of three whose first has the name `raw`, not flagged as UTF-8."""
+    """Return a zip of three files. The first has the name `raw`, without the UTF-8 flag."""
     return zip_bytes({"x" * len(raw): PNG[0], "cats/b.png": PNG[1], "c.png": PNG[2]}).replace(b"x" * len(raw), raw)
 
 
 def streamed() -> bytes:
-    """Written to a pipe: sizes and checksums follow the data."""
+    """Return a zip as written to a pipe: sizes and checksums follow the data."""
 
     class Pipe(io.RawIOBase):
         def __init__(self):
@@ -157,7 +155,7 @@ def zip64() -> bytes:
 
 
 def entry_64() -> bytes:
-    """The sizes and the offset of the second entry only in its zip64 field."""
+    """Return a zip whose second entry has its sizes and offset only in the zip64 field."""
     content = zip_bytes({"a.png": PNG[0], "cats/b.png": PNG[1]}, zipfile.ZIP_STORED)
     at = content.index(b"PK\1\2", content.index(b"PK\1\2") + 1)
     end = content.index(b"PK\5\6")
@@ -178,7 +176,7 @@ def commented(comment: bytes) -> bytes:
 
 
 def altered(content: bytes, offset: int, form: str, value: int, which: int = 0) -> bytes:
-    """A zip with one field of the central entry number `which` set to a value."""
+    """Return a zip with one field of the central entry number `which` set to a value."""
     at = [found.start() for found in re.finditer(re.escape(b"PK\1\2"), content)][which]
     changed = bytearray(content)
     struct.pack_into(form, changed, at + offset, value)
@@ -186,7 +184,7 @@ def altered(content: bytes, offset: int, form: str, value: int, which: int = 0) 
 
 
 def behind(program: bytes) -> bytes:
-    """A zip appended to a program, with the offsets of its entries alone put right."""
+    """Return a zip appended to a program. Only the offsets of its entries are adjusted."""
     content = PLAIN
     for which in range(3):
         at = [found.start() for found in re.finditer(re.escape(b"PK\1\2"), PLAIN)][which]
@@ -243,14 +241,14 @@ def test_a_zip_is_read_by_its_directory(tmp_path, kind):
     assert (len(report.accepted), report.rejected, report.ignored) == (count, [], 0)
 
 
-def test_the_zip_case_with_backslashes_in_local_names(tmp_path):
+def test_a_zip_with_backslashes_in_local_names(tmp_path):
     report = report_of(CASES / "local-backslash.zip", tmp_path / "dataset", 48)
     assert report.accepted == [f"local-backslash.zip/cats/{name}.png" for name in "abc"] and not report.rejected
     images = ImageDataset(tmp_path / "dataset", 48).images
     assert len({image.tobytes() for image in images}) == 3
 
 
-def test_the_tar_case(tmp_path):
+def test_a_compressed_tar(tmp_path):
     report = report_of(CASES / "pics.tar.gz", tmp_path / "dataset", 48)
     assert report.accepted == ["pics.tar.gz/a.png"] and not report.rejected
     [image] = ImageDataset(tmp_path / "dataset", 48).images
@@ -266,7 +264,7 @@ def test_the_tar_case(tmp_path):
         ("é\\b.png".encode(), "é/b.png"),
     ],
 )
-def test_a_name_in_a_zip_is_shown_as_it_was_written(tmp_path, raw, name):
+def test_names_in_a_zip_are_decoded(tmp_path, raw, name):
     assert f"it.zip/{name}" in brought(tmp_path, "it.zip", renamed(raw)).accepted
 
 
@@ -308,7 +306,7 @@ BROKEN = {  # -> content, images read, reasons told
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_entry_of_a_zip_hides_no_other(tmp_path, kind):
+def test_a_broken_entry_of_a_zip_does_not_affect_the_others(tmp_path, kind):
     content, count, reasons = BROKEN[kind]
     report = brought(tmp_path, "it.zip", content)
     told = [reason for _, reason in report.rejected]
@@ -362,18 +360,18 @@ UNSUPPORTED_SIGNATURES = {
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED_SIGNATURES)
-def test_what_is_not_read_is_told_in_one_sentence(tmp_path, name):
+def test_unsupported_files_are_rejected_with_the_reason(tmp_path, name):
     content, words = UNSUPPORTED_SIGNATURES[name]
     report = brought(tmp_path, name, content)
     assert re.search(words, only_reason(report)), report.rejected
     assert report.accepted == []
 
 
-def test_a_zip_in_one_volume_is_read_whatever_its_name(tmp_path):
+def test_a_complete_zip_named_as_a_part_is_read(tmp_path):
     assert len(brought(tmp_path, "it.zip.001", PLAIN).accepted) == 3
 
 
-def test_an_archive_inside_a_folder_is_named_and_the_images_beside_it_are_read(tmp_path):
+def test_an_archive_inside_a_folder_is_rejected_and_the_images_beside_it_are_read(tmp_path):
     folder = write(tmp_path / "images", {f"a.{kind}": b"x" for kind in ("zip", "tar.gz", "tgz", "tar", "7z", "z01")})
     write(folder, {"good.png": PNG[0]})
     report = report_of(folder, tmp_path / "dataset", SIZE)
@@ -383,7 +381,7 @@ def test_an_archive_inside_a_folder_is_named_and_the_images_beside_it_are_read(t
     assert "repack it as a zip" in reasons["a.7z"] and "split" in reasons["a.z01"]
 
 
-def test_the_page_lets_choose_what_is_read_and_the_command_names_runs_by_it():
+def test_the_page_offers_the_supported_suffixes_and_the_command_removes_them_from_run_names():
     class Accept(HTMLParser):
         accepted = ""
 
@@ -412,7 +410,7 @@ def info(name: str, **fields) -> tarfile.TarInfo:
 
 @pytest.mark.parametrize("compression", PACK)
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_a_tar_gives_the_images_that_its_folder_gives(tmp_path, compression, form):
+def test_a_tar_gives_the_same_images_as_its_folder(tmp_path, compression, form):
     files = {f"{'ab'[i % 2]}/{('long' * 30 + '/') * (i == 3)}{i}é.png": png(i) for i in (3, 1, 2, 0)}
     folder = write(tmp_path / "folder", files)
     (tmp_path / f"it.tar{compression}").write_bytes(PACK[compression](tar_bytes(files, form)))
@@ -427,7 +425,7 @@ def test_a_tar_gives_the_images_that_its_folder_gives(tmp_path, compression, for
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="this system has no tar")
 @pytest.mark.parametrize("options", [["-c"], ["-cz"], ["-c", "--format=v7"], ["-c", "--format=gnu"], ["-c", "-S"]])
-def test_what_the_systems_tar_writes_is_read(tmp_path, options):
+def test_archives_of_the_system_tar_are_read(tmp_path, options):
     write(tmp_path / "in", NAMES)
     subprocess.run(["tar", *options, "-f", tmp_path / "it.tar", "-C", tmp_path / "in", "."], check=True)
     report = report_of(tmp_path / "it.tar", tmp_path / "dataset", SIZE)
@@ -438,7 +436,7 @@ def test_what_the_systems_tar_writes_is_read(tmp_path, options):
 
 
 def raw(*parts: tarfile.TarInfo | bytes) -> bytes:
-    """A tar put together by hand: headers, and data that is padded to whole blocks."""
+    """Return a tar made by hand from headers and data, which is padded to whole blocks."""
     blocks = [part if isinstance(part, bytes) else part.tobuf(tarfile.GNU_FORMAT) for part in parts]
     return b"".join(block + bytes(-len(block) % 512) for block in blocks) + bytes(1024)
 
@@ -508,7 +506,7 @@ TARS = {  # -> content, images read, reasons told
 
 @pytest.mark.parametrize("compression", ["", ".gz"])
 @pytest.mark.parametrize("kind", TARS)
-def test_a_broken_file_in_a_tar_hides_no_other(tmp_path, kind, compression):
+def test_a_broken_file_in_a_tar_does_not_affect_the_others(tmp_path, kind, compression):
     content, count, reasons = TARS[kind]
     report = brought(tmp_path, f"it.tar{compression}", PACK[compression](content))
     told = [reason for _, reason in report.rejected]
@@ -517,14 +515,14 @@ def test_a_broken_file_in_a_tar_hides_no_other(tmp_path, kind, compression):
 
 
 @pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz"])
-def test_of_a_compressed_tar_that_is_cut_off_all_is_read_that_is_there(tmp_path, compression):
+def test_all_complete_files_of_a_truncated_compressed_tar_are_read(tmp_path, compression):
     content = PACK[compression](tar_bytes({f"{i:02}.png": png(i, 60, 90) for i in range(90)}))
     report = brought(tmp_path, f"it.tar{compression}", content[: len(content) * 9 // 10])
     assert 30 < len(report.accepted) < 90
     assert "truncated (its end is missing)" in only_reason(report)
 
 
-def test_a_wrong_checksum_of_a_compressed_tar_is_told(tmp_path):
+def test_a_wrong_checksum_of_a_compressed_tar_is_reported(tmp_path):
     content = gzip.compress(tar_bytes({f"{i:02}.png": png(i, 60, 90) for i in range(20)}))
     report = brought(tmp_path, "it.tar.gz", content[:-8] + b"\0\0\0\0" + content[-4:])
     assert "incorrect data check" in only_reason(report) and len(report.accepted) > 5
@@ -532,7 +530,7 @@ def test_a_wrong_checksum_of_a_compressed_tar_is_told(tmp_path):
 
 @pytest.mark.parametrize("tail", [b"", bytes(1000), b"garbage" * 100])
 @pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz"])
-def test_a_tar_may_be_compressed_in_pieces_and_followed_by_anything(tmp_path, compression, tail):
+def test_a_tar_may_be_compressed_in_several_streams_with_trailing_data(tmp_path, compression, tail):
     whole = tar_bytes(NAMES)
     pieces = PACK[compression](whole[:700]) + PACK[compression](whole[700:]) + tail
     report = brought(tmp_path, f"it.tar{compression}", pieces)
@@ -576,7 +574,7 @@ BOMBS = {  # packed when they are used, which takes seconds
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_bomb_costs_one_line_and_no_time_or_memory(tmp_path, kind):
+def test_a_bomb_is_rejected_in_bounded_time_and_memory(tmp_path, kind):
     make, words = BOMBS[kind]
     content = make()
     tracemalloc.start()
@@ -601,19 +599,19 @@ def test_a_bomb_costs_one_line_and_no_time_or_memory(tmp_path, kind):
         (Limits(zip_bytes=4000), "unpacks to [a-z0-9, ]+ bytes"),
     ],
 )
-def test_past_a_limit_a_tar_is_rejected_as_a_whole(tmp_path, limits, words, compression):
+def test_a_tar_beyond_a_limit_is_rejected_as_a_whole(tmp_path, limits, words, compression):
     report = brought(tmp_path, "it.tar", PACK[compression](tar_bytes(NAMES)), limits)
     assert re.search(words, only_reason(report)) and report.accepted == []
 
 
-def test_headers_that_belong_to_no_file_are_counted_too(tmp_path):
+def test_headers_without_a_file_count_towards_the_limit(tmp_path):
     content = raw(*[extended(record("path", "a.png"))] * 9, A)
     report = brought(tmp_path, "it.tar", content, Limits(zip_entries=2))
     assert "more than 2 entries" in only_reason(report)
     assert len(brought(tmp_path, "it.tar", content).accepted) == 1
 
 
-def test_a_file_past_the_limit_costs_a_line_and_is_not_unpacked(tmp_path):
+def test_a_file_beyond_the_limit_is_rejected_without_extraction(tmp_path):
     limits = Limits(file_bytes=10_000)
     for name, content in (("it.zip", zip_bytes), ("it.tgz", lambda files: gzip.compress(tar_bytes(files)))):
         report = brought(tmp_path / name, name, content({"large.png": png(5, 200, 200), "a.png": PNG[0]}), limits)
@@ -635,13 +633,13 @@ def test_memory_does_not_grow_with_a_compressed_tar(tmp_path):
     assert peak < total * 0.7, f"{peak:,} bytes of Python's memory for {total:,}"
 
 
-def test_the_disk_keeps_room_for_the_runs_that_go_on(tmp_path, monkeypatch):
+def test_disk_space_is_reserved_for_training_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("dp.data.archives.tar_blocks.SPOOL_BYTES", 1000)
     monkeypatch.setattr("dp.data.archives.tar_blocks.RESERVED_BYTES", 1 << 60)
     assert "not enough disk space" in only_reason(brought(tmp_path, "it.tgz", gzip.compress(tar_bytes(NAMES))))
 
 
-def test_a_long_listing_says_how_far_it_is_and_may_be_closed(tmp_path, monkeypatch):
+def test_a_long_listing_reports_progress_and_can_be_closed(tmp_path, monkeypatch):
     monkeypatch.setattr(intake, "LISTING_S", -1)
     (tmp_path / "it.tgz").write_bytes(gzip.compress(tar_bytes(NAMES)))
     going = prepare(tmp_path / "it.tgz", tmp_path / "dataset", SIZE)

@@ -1,4 +1,4 @@
-"""dp.data.codec: pictures as tensors, arrays and bytes."""
+"""dp.data.codec: images as tensors, arrays and bytes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def decoded(data: bytes) -> Image.Image:
 
 
 def smooth(channels: int) -> np.ndarray:
-    """A picture that JPEG keeps well: ramps, no edges. Opaque where it has an alpha channel."""
+    """Return an image that JPEG preserves well: gradients without edges, opaque if it has an alpha channel."""
     y, x = np.mgrid[0:32, 0:48]
     array = np.stack([x * 5, y * 7, 255 - x * 3, np.full_like(x, 255)], axis=-1).astype(np.uint8)
     return array[..., :channels]
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_every_uint8_survives_the_way_to_floats_and_back(channels):
+def test_every_uint8_survives_the_round_trip_to_floats(channels):
     array = np.resize(np.arange(256, dtype=np.uint8), (2, 16, 16, channels))
     floats = codec.to_float(torch.from_numpy(array))
     assert floats.shape == (2, channels, 16, 16) and floats.dtype == torch.float32
@@ -38,7 +38,7 @@ def test_every_uint8_survives_the_way_to_floats_and_back(channels):
     np.testing.assert_array_equal(back, array)
 
 
-def test_channels_and_pixels_keep_their_places():
+def test_channels_and_pixels_keep_their_order():
     # One bright value, at a place that no mix-up of the four axes would leave alone.
     tensor = torch.zeros(2, 3, 5, 7)
     tensor[1, 2, 3, 4] = 1
@@ -72,7 +72,7 @@ def test_a_grid_is_filled_row_by_row_and_missing_tiles_are_black(count, columns,
         assert (tile == (10 * (place + 1) if place < count else 0)).all(), f"tile {place}"
 
 
-def test_a_grid_does_not_turn_its_tiles():
+def test_a_grid_does_not_rotate_its_tiles():
     tile = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(1, 2, 3, 3)
     np.testing.assert_array_equal(codec.make_grid(tile), tile[0])
 
@@ -97,7 +97,7 @@ def test_jpeg_is_close(channels):
     assert off.mean() < 2 and off.max() < 16
 
 
-def test_jpeg_keeps_colour_at_full_resolution():
+def test_jpeg_keeps_color_at_full_resolution():
     # Pixel-wide red and blue columns: with chroma subsampling both would become the same purple.
     array = np.zeros((16, 16, 3), np.uint8)
     array[:, 0::2, 0] = array[:, 1::2, 2] = 255
@@ -106,7 +106,7 @@ def test_jpeg_keeps_colour_at_full_resolution():
 
 
 @pytest.mark.parametrize("alpha, expected", [(255, (200, 0, 0)), (0, (255, 255, 255)), (128, (227, 127, 127))])
-def test_transparency_is_laid_over_white(alpha, expected):
+def test_transparency_is_composited_on_white(alpha, expected):
     array = np.full((16, 16, 4), (200, 0, 0, alpha), np.uint8)
     flat = codec.over_white(codec.to_pillow(array))
     assert flat.mode == "RGB"
@@ -116,6 +116,6 @@ def test_transparency_is_laid_over_white(alpha, expected):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_a_picture_without_transparency_is_left_alone(mode):
+def test_an_image_without_transparency_is_unchanged(mode):
     image = Image.new(mode, (2, 2), "red")
     assert codec.over_white(image) is image

@@ -1,4 +1,4 @@
-"""dp.data.dataset: a folder of whatever people put there becomes a checked dataset, and every file is accounted for."""
+"""dp.data.dataset: a folder of arbitrary files becomes a checked dataset, and the report lists every file."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ COLOURS = ((220, 30, 40), (30, 200, 60), (40, 60, 220), (240, 220, 50))
 
 
 def quadrants(values=COLOURS, height: int = 48, width: int = 64, dtype=np.uint8) -> np.ndarray:
-    """[height, width, ...] with one value in each quarter: top left, top right, bottom left, bottom right."""
+    """Return [height, width, ...] with one value per quadrant: top left, top right, bottom left, bottom right."""
     values = np.asarray(values, dtype)
     rows, columns = np.arange(height) >= height // 2, np.arange(width) >= width // 2
     return values[2 * rows[:, None] + columns[None, :]]
 
 
 def seen(item: torch.Tensor) -> np.ndarray:
-    """The colours in the middles of an item's four quarters, in levels 0 to 255: [4, C]."""
+    """Return the colors at the centers of an item's four quadrants, from 0 to 255: [4, C]."""
     c, size, _ = item.shape
     return (item.reshape(c, 2, size // 2, 2, size // 2)[:, :, size // 4, :, size // 4] * 255).reshape(c, 4).T.numpy()
 
@@ -46,7 +46,7 @@ def encode(image: Image.Image, format: str, **options) -> bytes:
 
 
 def png_by_hand(width: int, height: int, depth: int, colour: int, rows: bytes = b"", extra: bytes = b"") -> bytes:
-    """A PNG of a kind that Pillow reads but does not write. rows: the raw scanlines, each behind a filter byte."""
+    """Return a PNG of a kind that Pillow cannot write. rows: the raw scanlines, each after a filter byte."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -56,10 +56,10 @@ def png_by_hand(width: int, height: int, depth: int, colour: int, rows: bytes = 
 
 
 def as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """The pixels that a camera stores with this EXIF orientation, from the table in the standard (EXIF 2.3, tag 274):
-    which side of the scene is the stored row 0, and which the stored column 0.
+    """Return the pixels that a camera stores with this EXIF orientation, by the table of the standard (EXIF 2.3, tag
+    274): the side of the scene that becomes row 0, and the side that becomes column 0.
     """
-    turned = upright.swapaxes(0, 1) if orientation >= 5 else upright  # 5 to 8: the rows are the scene's columns
+    turned = upright.swapaxes(0, 1) if orientation >= 5 else upright  # 5 to 8: rows and columns are swapped
     return {
         1: turned,  # top, left
         2: turned[:, ::-1],  # top, right
@@ -89,7 +89,7 @@ LATER = PICTURE.rotate(180)  # a second frame, that must not be taken
 
 
 def good_files() -> dict[str, tuple[bytes, tuple, float]]:
-    """name -> (content, the four colours expected as RGB, by how much a lossy format may miss them)."""
+    """Return name -> (content, the four expected colors as RGB, the tolerance for lossy formats)."""
     over_white, keyed = (*COLOURS[:2], HALF_BLUE, WHITE), (*COLOURS[:3], WHITE)
     greys, black_or_white = tuple((g, g, g) for g in GREYS), tuple((g, g, g) for g in (0, 255, 255, 0))
     deep = quadrants(np.asarray(COLOURS) * 257, dtype=">u2").reshape(48, -1)
@@ -188,7 +188,7 @@ def zoo(folder) -> ImageDataset:
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_good_file_is_right_side_up_with_the_right_colours(zoo, name):
+def test_a_valid_file_is_decoded_upright_with_the_right_colors(zoo, name):
     item = zoo[zoo.report.accepted.index(name)]
     assert item.shape == (3, SIZE, SIZE) and item.dtype == torch.float32
     assert item.min() >= 0 and item.max() <= 1
@@ -197,30 +197,30 @@ def test_a_good_file_is_right_side_up_with_the_right_colours(zoo, name):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_left_out_with_a_reason(zoo, name):
+def test_a_bad_file_is_rejected_with_a_reason(zoo, name):
     [reason] = [reason for refused, reason in zoo.report.rejected if refused == name]
     assert re.search(BAD[name][1], reason)
     assert "\n" not in reason
 
 
-def test_every_file_is_either_used_or_refused_and_none_is_both(zoo):
+def test_every_file_is_either_accepted_or_rejected(zoo):
     names = zoo.report.accepted + [name for name, _ in zoo.report.rejected]
     assert sorted(names) == sorted(GOOD | BAD)
     assert len(zoo) == len(zoo.images) == len(zoo.report.accepted) == len(GOOD)
 
 
-def test_the_report_counts_and_names_what_was_left_out(zoo):
+def test_the_report_counts_and_names_the_rejected_files(zoo):
     text = str(zoo.report)
     assert f"{len(GOOD)} images accepted, {len(BAD)} files rejected" in text
     assert all(f"{name}: {reason}" in text for name, reason in zoo.report.rejected)
 
 
-def test_pictures_come_in_the_order_of_their_names(zoo):
+def test_images_are_sorted_by_name(zoo):
     # Whatever order the file system lists them in: a seed must mean the same pictures on every machine.
     assert zoo.report.accepted == sorted(zoo.report.accepted, key=lambda name: Path(name).parts)
 
 
-def test_past_the_memory_limit_the_same_pictures_lie_in_a_temporary_file(zoo, folder, monkeypatch):
+def test_above_the_memory_limit_the_images_are_in_a_temporary_file(zoo, folder, monkeypatch):
     monkeypatch.setattr(dataset, "MEMORY_LIMIT", 0)
     on_disk = ImageDataset(folder, SIZE)
     assert isinstance(on_disk.images, np.memmap) and not isinstance(zoo.images, np.memmap)
@@ -229,7 +229,7 @@ def test_past_the_memory_limit_the_same_pictures_lie_in_a_temporary_file(zoo, fo
     assert torch.equal(on_disk[3], zoo[3])
 
 
-def test_a_reader_of_the_folder_gets_no_warnings_from_odd_metadata(folder):
+def test_odd_metadata_causes_no_warnings(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ImageDataset(folder, SIZE)
@@ -256,7 +256,7 @@ def test_rgba_keeps_the_transparency(folder, name):
         ("turned.png", [(*colour, 255) for colour in COLOURS]),
     ],
 )
-def test_rgba_of_an_opaque_picture_is_opaque(folder, name, expected):
+def test_rgba_of_an_opaque_image_is_opaque(folder, name, expected):
     np.testing.assert_allclose(decode(folder / name, SIZE, "RGBA")[4::8, 4::8].reshape(4, 4), expected, atol=6)
 
 
@@ -273,7 +273,7 @@ def test_rgba_of_an_opaque_picture_is_opaque(folder, name, expected):
         ("rgb-keyed.png", [*(round(0.299 * r + 0.587 * g + 0.114 * b) for r, g, b in COLOURS[:3]), 255]),
     ],
 )
-def test_l_is_one_channel_of_brightness_over_white(folder, name, expected):
+def test_mode_l_is_grayscale_composited_on_white(folder, name, expected):
     array = decode(folder / name, SIZE, "L")
     assert array.shape == (SIZE, SIZE, 1)
     np.testing.assert_allclose(array[4::8, 4::8].ravel(), expected, atol=1)
@@ -288,7 +288,7 @@ def test_an_item_has_the_channels_of_the_mode(tmp_path, mode, channels):
 
 
 @pytest.mark.parametrize("level", [0, 1, 0x80, 0xFE, 0xFF])
-def test_16_bit_grey_is_scaled_to_the_nearest_8_bit_level(tmp_path, level):
+def test_16_bit_grayscale_is_scaled_to_the_nearest_8_bit_level(tmp_path, level):
     # 65535 = 257 * 255, so a level is 257 wide, and 128 to either side of its middle still belong to it.
     for off in (-128, 0, 128):
         wide = min(max(level * 257 + off, 0), 65535)
@@ -302,9 +302,7 @@ def test_16_bit_grey_is_scaled_to_the_nearest_8_bit_level(tmp_path, level):
 
 @pytest.mark.parametrize("long_side", [8, 9, 10, 11, 12, 15, 30])
 @pytest.mark.parametrize("is_tall", [False, True])
-def test_a_picture_of_the_right_short_side_is_cropped_at_the_centre_and_not_a_pixel_changes(
-    tmp_path, long_side, is_tall
-):
+def test_an_image_with_the_right_short_side_is_center_cropped_without_changing_a_pixel(tmp_path, long_side, is_tall):
     array = np.random.default_rng(0).integers(0, 256, (8, long_side, 3), np.uint8)
     # An odd number of pixels too many has no middle: one more may go on either side, but none may be blended.
     spare = long_side - 8
@@ -317,7 +315,7 @@ def test_a_picture_of_the_right_short_side_is_cropped_at_the_centre_and_not_a_pi
 
 
 @pytest.mark.parametrize("shape", [(64, 96), (96, 64), (40, 40), (32, 50), (50, 32), (10, 15)])
-def test_a_picture_is_resized_whole_and_then_cropped(tmp_path, shape):
+def test_an_image_is_resized_and_then_cropped(tmp_path, shape):
     # Against the plain way, on noise, which no other part of the picture resembles. The long side comes out whole here.
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
     image.save(tmp_path / "a.png")
@@ -332,7 +330,7 @@ def test_a_picture_is_resized_whole_and_then_cropped(tmp_path, shape):
     assert min(off) <= 1  # the filter's weights are rounded
 
 
-def test_shrinking_is_antialiased(tmp_path):
+def test_downscaling_is_antialiased(tmp_path):
     # A fine chequerboard: without antialiasing, shrinking picks single pixels, black or white or whatever beats come.
     board = (np.indices((120, 120)).sum(0) % 2 * 255).astype(np.uint8)
     Image.fromarray(board).save(tmp_path / "a.png")
@@ -341,7 +339,7 @@ def test_shrinking_is_antialiased(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (1, 1), (2, 3)])
-def test_a_sliver_of_a_picture_is_its_middle(tmp_path, shape):
+def test_the_crop_of_a_very_narrow_image_is_its_center(tmp_path, shape):
     h, w = shape
     ramp = np.add.outer(np.linspace(0, 100, h), np.linspace(0, 100, w)).astype(np.uint8)
     Image.fromarray(ramp).save(tmp_path / "a.png")
@@ -350,7 +348,7 @@ def test_a_sliver_of_a_picture_is_its_middle(tmp_path, shape):
     assert abs(array.mean() - ramp.mean()) < 3
 
 
-def test_flips_are_mirror_images_about_half_of_the_time_and_off_by_default(tmp_path):
+def test_half_of_the_items_are_flipped_and_none_by_default(tmp_path):
     PICTURE.save(tmp_path / "a.png")
     plain = ImageDataset(tmp_path, SIZE)[0]
     torch.manual_seed(0)
@@ -363,7 +361,7 @@ def test_flips_are_mirror_images_about_half_of_the_time_and_off_by_default(tmp_p
     assert all(torch.equal(steady[0], plain) for _ in range(8))
 
 
-def test_an_item_is_a_copy_that_may_be_written_to(tmp_path):
+def test_an_item_is_a_writable_copy(tmp_path):
     PICTURE.save(tmp_path / "a.png")
     dataset = ImageDataset(tmp_path, SIZE)
     before = dataset[0].clone()
@@ -372,11 +370,11 @@ def test_an_item_is_a_copy_that_may_be_written_to(tmp_path):
 
 
 # ----------------------------------------------------------------------------
-# Damage: whatever the bytes are, a file is a picture or a refusal, and training goes on
+# Damage: arbitrary bytes are decoded or raise InvalidImage
 
 
 @pytest.mark.parametrize("name", ["other.jpeg", "plain.png", "sheer.webp", "rgb8.tif", "plain.bmp", "animated.gif"])
-def test_no_damage_to_a_file_raises_anything_but_a_refusal(tmp_path, name):
+def test_a_damaged_file_raises_only_invalid_image(tmp_path, name):
     content, path = GOOD[name][0], tmp_path / name
     draw = random.Random(name)
     for trial in range(30):
@@ -404,7 +402,7 @@ ODD_TAGS = {  # what no camera should have written: tag, type, value
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 @pytest.mark.parametrize("tag", ODD_TAGS.values(), ids=ODD_TAGS)
-def test_odd_metadata_costs_neither_the_picture_nor_its_orientation(tmp_path, format, tag):
+def test_odd_metadata_affects_neither_the_image_nor_its_orientation(tmp_path, format, tag):
     entries = sorted([(0x0112, 3, b"\0\6\0\0"), tag])  # orientation 6, and the odd one
     block = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries))
     block += b"".join(struct.pack(">HHI", number, kind, 1) + value for number, kind, value in entries)
@@ -415,12 +413,12 @@ def test_odd_metadata_costs_neither_the_picture_nor_its_orientation(tmp_path, fo
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_unreadable_metadata_costs_no_picture(tmp_path, format):
+def test_unreadable_metadata_does_not_affect_the_image(tmp_path, format):
     (tmp_path / f"a.{format.lower()}").write_bytes(encode(PICTURE, format, exif=b"Exif\0\0" + b"rubbish " * 4))
     np.testing.assert_allclose(seen(ImageDataset(tmp_path, SIZE)[0]), COLOURS, atol=4)
 
 
-def test_a_link_to_a_folder_is_named(tmp_path):
+def test_a_link_to_a_folder_is_rejected(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "a.png").write_bytes(GOOD["plain.png"][0])
     (tmp_path / "here").mkdir()
@@ -434,7 +432,7 @@ def test_a_link_to_a_folder_is_named(tmp_path):
     assert report.rejected == [("album", "a link to a folder, which is not followed; copy the folder here")]
 
 
-def test_a_folder_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
+def test_a_folder_without_permission_is_rejected(tmp_path, monkeypatch):
     # As root everything may be opened, so the refusal is the system's own, made here.
     (tmp_path / "locked").mkdir()
     PICTURE.save(tmp_path / "a.png")
@@ -450,7 +448,7 @@ def test_a_folder_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
     assert report.accepted == ["a.png"] and report.rejected == [("locked", "no permission to open")]
 
 
-def test_a_link_to_nowhere_is_named(tmp_path):
+def test_a_broken_link_is_rejected(tmp_path):
     PICTURE.save(tmp_path / "a.png")
     try:
         (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
@@ -462,7 +460,7 @@ def test_a_link_to_nowhere_is_named(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
 @pytest.mark.timeout(20)
-def test_a_pipe_is_named_and_not_waited_for(tmp_path):
+def test_a_pipe_is_rejected_without_blocking(tmp_path):
     PICTURE.save(tmp_path / "a.png")
     os.mkfifo(tmp_path / "b.png")
     report = ImageDataset(tmp_path, SIZE).report
@@ -474,7 +472,7 @@ def test_a_pipe_is_named_and_not_waited_for(tmp_path):
 # Settings and errors
 
 
-def test_exts_choose_which_files_are_taken_whatever_their_case_or_dot(folder):
+def test_exts_select_files_regardless_of_case_and_dot(folder):
     dataset = ImageDataset(folder, SIZE, exts=["WEBP", ".bmp"])
     assert dataset.report.accepted == ["lossy.webp", "plain.bmp", "sheer.webp", "turned.webp"]
     assert len(dataset.report.rejected) == len(GOOD) + len(BAD) - 4
@@ -489,14 +487,14 @@ def test_exts_choose_which_files_are_taken_whatever_their_case_or_dot(folder):
         ({"image_size": -4}, "image_size.*-4"),
     ],
 )
-def test_a_setting_out_of_range_is_refused_with_its_value(tmp_path, settings, message):
+def test_a_setting_out_of_range_is_rejected_with_its_value(tmp_path, settings, message):
     PICTURE.save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=message):
         ImageDataset(**{"folder": tmp_path, "image_size": SIZE} | settings)
 
 
 @pytest.mark.parametrize("make", ["nothing", "file"])
-def test_a_folder_that_is_none_is_an_error_that_names_it(tmp_path, make):
+def test_a_missing_folder_is_an_error_with_its_name(tmp_path, make):
     path = tmp_path / "pictures"
     if make == "file":
         path.write_text("")
@@ -504,7 +502,7 @@ def test_a_folder_that_is_none_is_an_error_that_names_it(tmp_path, make):
         ImageDataset(path, SIZE)
 
 
-def test_a_folder_without_any_picture_is_an_error_that_says_what_was_found(tmp_path):
+def test_a_folder_without_images_is_an_error_with_the_reasons(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "phone.heic").write_bytes(b"x")
     with pytest.raises(ValueError) as caught:
@@ -515,7 +513,7 @@ def test_a_folder_without_any_picture_is_an_error_that_says_what_was_found(tmp_p
 
 
 @pytest.mark.parametrize("limit", [0, dataset.MEMORY_LIMIT])
-def test_an_empty_folder_is_an_error_and_no_crash(tmp_path, monkeypatch, limit):
+def test_an_empty_folder_is_an_error(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(dataset, "MEMORY_LIMIT", limit)
     with pytest.raises(ValueError, match="no usable image"):
         ImageDataset(tmp_path, SIZE)

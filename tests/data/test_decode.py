@@ -29,7 +29,7 @@ NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="this Pillow 
 
 
 def halves(left, right, dtype=np.uint8, height: int = 48, width: int = 64) -> np.ndarray:
-    """[height, width, C] with one color on the left and one on the right."""
+    """Return [height, width, C] with one color on the left and one on the right."""
     array = np.empty((height, width, len(left)), dtype)
     array[:, : width // 2], array[:, width // 2 :] = left, right
     return array
@@ -46,7 +46,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(array: np.ndarray, before: bytes = b"", depth: int = 0, palette: bool = False) -> bytes:
-    """A PNG of [height, width, C] with chunks `before` its pixels. depth: below 8 for packed samples."""
+    """Return a PNG of [height, width, C] with chunks `before` its pixels. depth: below 8 for packed samples."""
     height, width, channels = array.shape
     color = 3 if palette else {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     depth = depth or array.dtype.itemsize * 8
@@ -76,7 +76,7 @@ def pixels(content: bytes, mode: str = "RGB", size: int = SIZE) -> np.ndarray:
 
 
 def seen(content: bytes, mode: str = "RGB") -> list[tuple[int, ...]]:
-    """The colors at the centers of the halves, as the cases' README compares them."""
+    """Return the colors at the centers of the two halves."""
     array = pixels(content, mode)
     return [tuple(array[SIZE // 2, SIZE // 4].tolist()), tuple(array[SIZE // 2, 3 * SIZE // 4].tolist())]
 
@@ -110,7 +110,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_file_that_failed_once_has_its_right_colors(name):
+def test_files_of_former_bugs_have_the_right_colors(name):
     expected, tolerance = EXPECTED[name]
     if name.endswith("avif") and not features.check("avif"):
         with pytest.raises(InvalidImage, match="AVIF"):
@@ -160,7 +160,7 @@ def test_a_damaged_profile_is_ignored(format, profile):
 
 
 def icc(space: bytes, gamma: float, colorants: bool) -> bytes:
-    """A small ICC profile (version 2, as a display) with one tone curve; of RGB with sRGB's colorants."""
+    """Return a small ICC profile (version 2, display) with one tone curve, and the colorants of sRGB for RGB."""
 
     def curve() -> bytes:
         return b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
@@ -187,7 +187,7 @@ def icc(space: bytes, gamma: float, colorants: bool) -> bytes:
 LINEAR = {40: 110, 128: 188, 220: 239, 30: 96, 60: 133}
 
 
-def test_a_grey_profile_is_applied_to_grey_images_and_an_rgb_one_too():
+def test_gray_and_rgb_profiles_are_applied_to_grayscale_images():
     grey = halves((128,), (40,))
     expected = [(LINEAR[128],) * 3, (LINEAR[40],) * 3]
     for profile in (icc(b"GRAY", 1.0, False), icc(b"RGB ", 1.0, True)):
@@ -201,7 +201,7 @@ def test_a_grey_profile_is_applied_to_grey_images_and_an_rgb_one_too():
 
 
 @pytest.mark.parametrize("space", [b"GRAY", b"CMYK", b"Lab ", b"YCbr"])
-def test_a_profile_of_other_colors_than_the_image_has_is_ignored(space):
+def test_a_profile_for_other_color_spaces_is_ignored(space):
     profile = icc(space, 1.0, space != b"GRAY")
     assert same(seen(encode(PLAIN, "JPEG", icc_profile=profile, quality=95)), (LEFT, RIGHT), 3)
     assert same(seen(encode(PLAIN, "TIFF", icc_profile=profile)), (LEFT, RIGHT))
@@ -213,14 +213,14 @@ def test_an_rgb_profile_is_not_applied_to_cmyk():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_transparency_is_not_color(dtype):
+def test_a_profile_does_not_change_transparency(dtype):
     scale = 1 if dtype == np.uint8 else 257
     array = halves((*LEFT, 255), (*RIGHT, 128), dtype) * dtype(scale)
     left, right = seen(png(array, embedded(ADOBE)), "RGBA")
     assert same(left, (*ADOBE_LEFT, 255)) and same(right, (*ADOBE_RIGHT, 128), 2)
 
 
-def test_a_palette_has_a_profile_too():
+def test_a_profile_is_applied_to_a_palette():
     colors = chunk(b"PLTE", bytes(LEFT + RIGHT))
     indices = halves((0,), (1,))
     assert same(seen(png(indices, embedded(ADOBE) + colors, palette=True)), (ADOBE_LEFT, ADOBE_RIGHT))
@@ -263,11 +263,11 @@ IS_SRGB = chunk(b"sRGB", b"\0")
         "a wrong length": (chunk(b"gAMA", b"\0\1") + chunk(b"cHRM", b"\0"), (LEFT, RIGHT)),
     }.values(),
 )
-def test_png_says_its_colors_by_gamma(before, expected):
+def test_the_gamma_of_a_png_is_applied(before, expected):
     assert same(seen(png(halves(LEFT, RIGHT), before)), expected)
 
 
-def test_wide_primaries_are_converted_as_color_management_does():
+def test_wide_primaries_are_converted_as_by_color_management():
     # A Display P3 profile made of the same numbers: D65 adapted to D50 by Bradford, as in Apple's.
     light = np.array([[0.5151, 0.2920, 0.1571], [0.2412, 0.6922, 0.0666], [-0.0011, 0.0419, 0.7841]])  # to XYZ at D50
     srgb = np.array([[3.1339, -1.6169, -0.4906], [-0.9788, 1.9161, 0.0335], [0.0719, -0.2290, 1.4052]])  # from it
@@ -297,7 +297,7 @@ WHITE = (255, 255, 255)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
-def test_exactly_the_grey_that_png_marks_is_transparent(depth):
+def test_exactly_the_transparent_gray_of_a_png_is_transparent(depth):
     most = (1 << depth) - 1
     marked, other = most // 2, most // 2 + 1
     array = halves((other,), (marked,), np.uint16 if depth == 16 else np.uint8)
@@ -307,7 +307,7 @@ def test_exactly_the_grey_that_png_marks_is_transparent(depth):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_exactly_the_color_that_png_marks_is_transparent(dtype):
+def test_exactly_the_transparent_color_of_a_png_is_transparent(dtype):
     marked, other = (10, 20, 31), (10, 20, 30)
     content = png(halves(other, marked, dtype), chunk(b"tRNS", struct.pack(">3H", *marked)))
     assert same(seen(content), (other if dtype == np.uint8 else (0, 0, 0), WHITE))
@@ -318,7 +318,7 @@ def test_exactly_the_color_that_png_marks_is_transparent(dtype):
 
 
 def exif(*entries: tuple[int, int, int, bytes]) -> bytes:
-    """An EXIF block of these entries: tag, type, count, value."""
+    """Return an EXIF block with these entries: tag, type, count, value."""
     body = b"".join(struct.pack(">HHI", *entry[:3]) + entry[3] for entry in entries)
     return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + body + bytes(4)
 
@@ -340,7 +340,7 @@ ODD_EXIF = {
 
 
 @pytest.mark.parametrize("block", ODD_EXIF.values(), ids=ODD_EXIF)
-def test_no_exif_costs_an_image(block):
+def test_damaged_exif_does_not_affect_the_image(block):
     if len(block) > 6:
         assert same(seen(encode(PLAIN, "WEBP", lossless=True, exif=block)), (LEFT, RIGHT))
     segment = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
@@ -350,7 +350,7 @@ def test_no_exif_costs_an_image(block):
 
 
 @NEEDS_AVIF
-def test_damaged_exif_costs_no_avif():
+def test_damaged_exif_does_not_affect_an_avif():
     content = encode(PLAIN, "AVIF", exif=exif((0x0112, 3, 1, b"\0\1\0\0"), (0x0128, 3, 1, b"\0\2\0\0")), **WAYS["AVIF"])
     assert b"MM\0*" in content
     assert same(seen(content.replace(b"MM\0*", b"rubb")), (LEFT, RIGHT), 3)
@@ -376,7 +376,7 @@ ANCILLARY = {  # made when they are used: to pack them takes seconds
 
 
 @pytest.mark.parametrize("make", ANCILLARY.values(), ids=ANCILLARY)
-def test_no_ancillary_chunk_costs_a_png(make):
+def test_ancillary_chunks_do_not_affect_a_png(make):
     before = make()
     content = png(halves(LEFT, RIGHT), before)
     started = time.process_time()
@@ -386,12 +386,12 @@ def test_no_ancillary_chunk_costs_a_png(make):
     assert time.process_time() - started < 5
 
 
-def test_a_large_exif_chunk_still_sets_the_image_upright():
+def test_a_large_exif_chunk_still_rotates_the_image_upright():
     block = exif((0x0112, 3, 1, b"\0\3\0\0"))[6:] + bytes(20_000_000)
     assert same(seen(png(halves(LEFT, RIGHT), chunk(b"eXIf", block))), (RIGHT, LEFT))
 
 
-def test_no_application_segment_costs_a_jpeg():
+def test_application_segments_do_not_affect_a_jpeg():
     jpeg = encode(PLAIN, "JPEG", quality=95)
     bodies = [b"Photoshop 3.0\0" + b"8BIM" * 9, b"MPF\0II*\0rubbish", b"JFIF\0", b"Adobe", b"ICC_PROFILE\0\5\2xx", b""]
     bodies += [b"http://ns.adobe.com/xap/1.0/\0" + b"x" * 60_000] * 100
@@ -400,7 +400,7 @@ def test_no_application_segment_costs_a_jpeg():
         assert same(seen(jpeg[:2] + segments + jpeg[2:]), (LEFT, RIGHT), 3)
 
 
-def test_comments_cost_neither_a_gif_nor_time():
+def test_comments_do_not_affect_a_gif_or_take_time():
     # Pillow adds each block of a comment to all before: 32 s for these 10 MB.
     gif = encode(PLAIN.quantize(4), "GIF")
     start = 13 + 3 * (2 << (gif[10] & 7))  # behind the colors
@@ -417,7 +417,7 @@ def test_comments_cost_neither_a_gif_nor_time():
 def tiff(array: np.ndarray, photometric: int, bits: int = 8, *, planar: int = 1, packed: bool = False,
          order: str = "<", extra: int | None = None, format: int = 1, tile: int = 0,
          tags: dict[int, tuple[int, tuple[int, ...]]] | None = None) -> bytes:  # fmt: skip
-    """A TIFF of [height, width, C], of a kind that Pillow need not be able to write; other tags as type and values."""
+    """Return a TIFF of [height, width, C], also of kinds that Pillow cannot write. tags: type and values of others."""
     height, width, channels = array.shape
 
     def pack(block: np.ndarray) -> bytes:
@@ -472,7 +472,7 @@ KINDS = {  # name -> photometric interpretation, left, right, kind of the extra 
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_tiff_has_its_right_colors_or_is_rejected_with_the_reason(name):
+def test_every_kind_of_tiff_has_the_right_colors_or_is_rejected_with_the_reason(name):
     photometric, left, right, extra = KINDS[name]
     accepted = 0
     for bits, planar, packed, order, tile in itertools.product((8, 12, 16), (1, 2), (False, True), "<>", (0, 16)):
@@ -507,7 +507,7 @@ def test_every_kind_of_tiff_has_its_right_colors_or_is_rejected_with_the_reason(
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_numbers_that_are_not_read_are_named(bits, format, reason, channels):
+def test_unsupported_sample_formats_are_rejected_by_name(bits, format, reason, channels):
     content = tiff(halves((100,) * channels, (9,) * channels), 2 if channels == 3 else 1, bits, format=format)
     with pytest.raises(InvalidImage, match=reason):
         pixels(content)
@@ -515,7 +515,7 @@ def test_numbers_that_are_not_read_are_named(bits, format, reason, channels):
 
 @pytest.mark.parametrize("tag", [270, 271, 700, 33723, 34377, 34665, 34675])
 @pytest.mark.parametrize("harm", [None, (4, b"\xff\xff\xff\x7f\xff\xff\xff\x7f"), (2, b"\x63\0")])
-def test_no_tag_beside_the_pixels_costs_a_tiff(tag, harm):
+def test_damaged_optional_tags_do_not_affect_a_tiff(tag, harm):
     for packed in (False, True):
         content = bytearray(tiff(halves(LEFT, RIGHT), 2, packed=packed, tags={tag: (7, tuple(b"rubbish"))}))
         at = content.rindex(struct.pack("<HHI", tag, 7, 7))
@@ -525,7 +525,7 @@ def test_no_tag_beside_the_pixels_costs_a_tiff(tag, harm):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_turned_tiff_is_set_upright_once(packed):
+def test_a_rotated_tiff_is_set_upright_once(packed):
     stored = np.ascontiguousarray(np.rot90(halves(LEFT, RIGHT)))  # what orientation 6 turns back
     content = tiff(stored, 2, packed=packed, tags={274: (3, (6,))})
     picture = decode_image(io.BytesIO(content), SIZE, "RGB")
@@ -544,7 +544,7 @@ def test_a_turned_tiff_is_set_upright_once(packed):
         (encode(PLAIN, "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "12-bit"),
     ],
 )
-def test_the_reason_says_what_it_is(content, reason):
+def test_the_reason_names_the_format(content, reason):
     with pytest.raises(InvalidImage, match=reason):
         pixels(content)
 
@@ -629,7 +629,7 @@ def test_strips_give_the_pixels_of_one_resize(monkeypatch, size, shape):
     )  # 1: the filter's weights are rounded
 
 
-def test_what_would_take_too_much_memory_is_rejected_with_the_reason(tmp_path):
+def test_an_image_that_takes_too_much_memory_is_rejected_with_the_reason(tmp_path):
     Image.new("RGB", (6000, 5000)).save(tmp_path / "a.webp", method=0)
     with pytest.raises(InvalidImage, match=r"^6000 x 5000 pixels: this WEBP takes 369 MB to decode"):
         decode(tmp_path / "a.webp", SIZE, "RGB")
@@ -693,7 +693,7 @@ def test_a_profile_of_the_wrong_type_is_ignored(value):
     assert same(seen(encode(Image.fromarray(halves(LEFT, RIGHT)), "TIFF", tiffinfo=tags)), [LEFT, RIGHT])
 
 
-def test_many_tiny_blocks_of_metadata_take_neither_memory_nor_time():
+def test_many_tiny_metadata_blocks_take_no_memory_or_time():
     content = encode(Image.fromarray(halves(LEFT, RIGHT)), "GIF")
     start = 13 + 3 * (2 << (content[10] & 7))
     few = content[:start] + b"\x21\xf9\x00" * 1000 + content[start:]

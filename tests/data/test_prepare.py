@@ -1,5 +1,5 @@
-"""dp.data.prepare, dp.data.sources and dp.data.report: whatever people bring becomes a dataset on disk, or a
-sentence.
+"""dp.data.prepare, dp.data.sources and dp.data.report: arbitrary sources become a dataset on disk, or an error with the
+reasons.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def zoo(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """Ten different pictures, in folders of two levels."""
+    """Return a folder with ten different images in two subfolders."""
     return write(tmp_path / "pictures", {f"{'ab'[i % 2]}/{i}.png": png(i) for i in range(10)})
 
 
@@ -94,7 +94,7 @@ def pictures(tmp_path) -> Path:
 
 @pytest.mark.parametrize("way", ["folder", "files", "zip"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-def test_every_file_is_used_or_refused_or_a_duplicate_or_left_aside_whichever_way_it_comes(zoo, tmp_path, way, mode):
+def test_every_file_is_accepted_rejected_duplicate_or_ignored_from_any_kind_of_source(zoo, tmp_path, way, mode):
     sources, names, prefix = zoo, None, ""
     if way == "files":  # as an upload gives them: one flat place each, and the names apart
         names = list(ZOO)
@@ -117,7 +117,7 @@ def test_every_file_is_used_or_refused_or_a_duplicate_or_left_aside_whichever_wa
         np.testing.assert_array_equal(images[row], decode(zoo / name, SIZE, mode))
 
 
-def test_the_prepared_dataset_is_the_dataset_of_the_folder_to_the_bit(pictures, tmp_path):
+def test_the_prepared_dataset_equals_that_of_the_folder(pictures, tmp_path):
     report = report_of(pictures, tmp_path / "dataset", SIZE)
     prepared, plain = ImageDataset(tmp_path / "dataset", SIZE), ImageDataset(pictures, SIZE)
     assert prepared.report.accepted == plain.report.accepted == report.accepted
@@ -125,7 +125,7 @@ def test_the_prepared_dataset_is_the_dataset_of_the_folder_to_the_bit(pictures, 
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(prepared, plain, strict=True))
 
 
-def test_a_mix_of_folders_zips_and_files_comes_in_the_order_of_the_names(pictures, tmp_path):
+def test_images_from_folders_zips_and_files_are_sorted_by_name(pictures, tmp_path):
     album = zip_of(tmp_path / "m.zip", {"b.png": png(101), "a.png": png(100)})
     other = write(tmp_path / "other", {"c.png": png(102)})
     single = write(tmp_path, {"z.png": png(103)}) / "z.png"
@@ -135,7 +135,7 @@ def test_a_mix_of_folders_zips_and_files_comes_in_the_order_of_the_names(picture
     ), "z.png"]  # fmt: skip
 
 
-def test_the_array_is_a_plain_one_that_outlives_the_upload(tmp_path):
+def test_the_array_is_independent_of_the_source(tmp_path):
     single = write(tmp_path, {"a.png": png(1)}) / "a.png"
     report_of(single, tmp_path / "run" / "dataset", SIZE)
     single.unlink()
@@ -144,7 +144,7 @@ def test_the_array_is_a_plain_one_that_outlives_the_upload(tmp_path):
     np.testing.assert_array_equal(ImageDataset(tmp_path / "run" / "dataset", SIZE).images, images)
 
 
-def test_the_trainer_takes_the_same_batches_from_it_without_a_warning(tiny_rin, pictures, tmp_path):
+def test_the_trainer_draws_the_same_batches_from_it_without_a_warning(tiny_rin, pictures, tmp_path):
     report_of(pictures, tmp_path / "dataset", 8)
     batches = []
     for folder in (pictures, tmp_path / "dataset"):
@@ -158,7 +158,7 @@ def test_the_trainer_takes_the_same_batches_from_it_without_a_warning(tiny_rin, 
     assert isinstance(trainer.dataset.images, np.memmap)  # `exclude` has not read it all into memory
 
 
-def test_what_is_written_to_the_mapped_array_never_reaches_the_file(pictures, tmp_path):
+def test_writing_to_the_mapped_array_does_not_change_the_file(pictures, tmp_path):
     report_of(pictures, tmp_path / "dataset", SIZE)
     before = (tmp_path / "dataset" / "images.npy").read_bytes()
     torch.from_numpy(ImageDataset(tmp_path / "dataset", SIZE).images).zero_()
@@ -169,13 +169,13 @@ def test_what_is_written_to_the_mapped_array_never_reaches_the_file(pictures, tm
 # The report
 
 
-def test_the_report_comes_back_from_its_file(zoo, tmp_path):
+def test_a_saved_report_loads(zoo, tmp_path):
     report = report_of(zoo, tmp_path / "dataset", SIZE)
     assert DatasetReport.load(tmp_path / "dataset") == report
     assert report.rejected and report.duplicates and report.ignored
 
 
-def test_the_report_tells_sizes_and_kinds_as_they_were_found(tmp_path):
+def test_the_report_has_the_original_sizes_and_kinds(tmp_path):
     shapes = {"a": (10, 90), "b": (30, 31), "c": (20, 40), "d": (16, 16), "e": (15, 200)}  # height, width
     files = {f"{name}.png": png(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
     files["grey.png"] = encode(Image.fromarray(noise(10)[..., 0]), "PNG")
@@ -189,7 +189,7 @@ def test_the_report_tells_sizes_and_kinds_as_they_were_found(tmp_path):
     assert "2 are smaller than the training size and will look blurred" in said
 
 
-def test_the_size_told_is_that_of_the_picture_upright(tmp_path):
+def test_the_reported_size_is_that_of_the_upright_image(tmp_path):
     report = report_of(write(tmp_path / "p", {"a.jpg": GOOD["turned-6.jpg"][0]}), tmp_path / "dataset", SIZE)
     assert report.sizes["largest"] == [64, 48]
 
@@ -241,12 +241,12 @@ def test_a_name_is_shown_on_one_line_and_without_acting(tmp_path, name):
     assert DatasetReport.load(tmp_path / "dataset") == report
 
 
-def test_a_long_name_keeps_its_ends():
+def test_a_long_name_keeps_both_ends():
     assert shown("a" * 5000 + ".png") == "a" * 60 + "…" + "a" * 56 + ".png"
     assert shown("\0" * 5000, 10).count("\\") <= 4 and len(shown("\0" * 5000, 10)) == 11
 
 
-def test_the_contact_sheet_shows_the_crops_evenly_chosen(pictures, tmp_path):
+def test_the_contact_sheet_shows_evenly_spaced_images(pictures, tmp_path):
     report_of(pictures, tmp_path / "dataset", SIZE)
     images = ImageDataset(tmp_path / "dataset", SIZE).images
     sheet = contact_sheet(tmp_path / "dataset", 4)
@@ -259,7 +259,7 @@ def test_the_contact_sheet_shows_the_crops_evenly_chosen(pictures, tmp_path):
 # While it runs
 
 
-def test_progress_is_told_file_by_file_and_at_a_bounded_rate(pictures, tmp_path, monkeypatch):
+def test_progress_is_reported_per_file_at_a_bounded_rate(pictures, tmp_path, monkeypatch):
     since = time.monotonic()
     told = list(prepare(pictures, tmp_path / "dataset", SIZE))
     assert len(told) <= 3 + (time.monotonic() - since) / intake.PROGRESS_S
@@ -272,7 +272,7 @@ def test_progress_is_told_file_by_file_and_at_a_bounded_rate(pictures, tmp_path,
 
 
 @pytest.mark.parametrize("after", [1, 2, 6, 11])
-def test_closed_half_way_it_leaves_nothing_behind(pictures, tmp_path, monkeypatch, after):
+def test_closing_early_leaves_nothing_behind(pictures, tmp_path, monkeypatch, after):
     monkeypatch.setattr(intake, "PROGRESS_S", -1)
     going = prepare(pictures, tmp_path / "run" / "dataset", SIZE)
     for _ in range(after):
@@ -281,7 +281,7 @@ def test_closed_half_way_it_leaves_nothing_behind(pictures, tmp_path, monkeypatc
     assert below(tmp_path / "run") == set()  # hidden ones would be seen, too
 
 
-def test_a_dataset_is_replaced_whole_or_stays(pictures, tmp_path, monkeypatch):
+def test_a_dataset_is_replaced_atomically(pictures, tmp_path, monkeypatch):
     into = tmp_path / "dataset"
     first = report_of(pictures, into, SIZE)
     monkeypatch.setattr(intake, "PROGRESS_S", -1)
@@ -307,7 +307,7 @@ def test_a_full_disk_leaves_nothing_behind(pictures, tmp_path, monkeypatch):
     assert below(tmp_path / "run") == set()
 
 
-def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     size, count = 128, 300
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
         for i in range(count):
@@ -329,14 +329,14 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
 
 
 def entry(name: str, kind: int) -> zipfile.ZipInfo:
-    """An entry that says it is a link, a pipe or the like."""
+    """Return an entry with the file type of a link, a pipe or a device."""
     info = zipfile.ZipInfo(name)
     info.create_system, info.external_attr = 3, (kind | 0o777) << 16
     return info
 
 
 def zip_with(change: Callable[[zipfile.ZipFile], None]) -> Callable[[Path], Path]:
-    """A zip of one flat picture, changed before its directory is written."""
+    """Return a zip of one plain image that is changed before the directory is written."""
 
     def make(folder: Path) -> Path:
         with zipfile.ZipFile(folder / "h.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -368,7 +368,7 @@ def overlapping(archive: zipfile.ZipFile) -> None:
 
 
 def directory_zip(count: int, padding: int = 0) -> Callable[[Path], Path]:
-    """A zip of `count` entries that are one and the same, whose directory is `padding` bytes longer than they are."""
+    """Return a zip of `count` entries for the same data. Its directory is `padding` bytes longer than the entries."""
 
     def make(folder: Path) -> Path:
         whole = zip_of(folder / "h.zip", {"a": b""}, zipfile.ZIP_STORED).read_bytes()
@@ -492,7 +492,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {  # -> what is brought
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_file_costs_one_line_and_no_time_or_memory(tmp_path, kind):
+def test_a_hostile_file_is_rejected_in_bounded_time_and_memory(tmp_path, kind):
     (tmp_path / "brought").mkdir()
     make, words = HOSTILE[kind]
     brought = make(tmp_path / "brought")
@@ -518,7 +518,7 @@ def test_a_hostile_file_costs_one_line_and_no_time_or_memory(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["zip bomb", "zip with ../", "60,000 x 60,000 PNG", "sparse picture of 10 GB"])
-def test_alone_it_is_an_error_with_the_same_sentence(tmp_path, kind):
+def test_a_hostile_file_alone_is_an_error_with_the_same_reason(tmp_path, kind):
     (tmp_path / "brought").mkdir()
     make, words = HOSTILE[kind]
     with pytest.raises(ValueError, match=f"no usable image.*{words}"):
@@ -526,7 +526,7 @@ def test_alone_it_is_an_error_with_the_same_sentence(tmp_path, kind):
     assert not (tmp_path / "dataset").exists()
 
 
-def test_each_bad_entry_of_a_zip_costs_one_line(tmp_path):
+def test_each_bad_entry_of_a_zip_is_rejected_separately(tmp_path):
     files = {f"{i}.png": png(i) for i in range(5)} | {f"bad-{i}.png": b"x" for i in range(3)}
     report = report_of(zip_of(tmp_path / "a.zip", files), tmp_path / "dataset", SIZE)
     assert report.accepted == [f"a.zip/{i}.png" for i in range(5)]
@@ -546,7 +546,7 @@ def test_each_bad_entry_of_a_zip_costs_one_line(tmp_path):
         (Limits(pixels=479), "no usable image.*24 x 20 pixels, more than 479"),
     ],
 )
-def test_past_a_limit_the_error_says_which(pictures, tmp_path, limits, words):
+def test_exceeding_a_limit_is_an_error_that_names_it(pictures, tmp_path, limits, words):
     with pytest.raises(ValueError, match=words):
         report_of(pictures, tmp_path / "dataset", SIZE, limits=limits)
     assert not (tmp_path / "dataset").exists()
@@ -560,13 +560,13 @@ def test_past_a_limit_the_error_says_which(pictures, tmp_path, limits, words):
         (Limits(files=2), "more than 2 files"),
     ],
 )
-def test_past_a_limit_a_zip_is_refused(tmp_path, limits, words):
+def test_a_zip_beyond_a_limit_is_rejected(tmp_path, limits, words):
     album = zip_of(tmp_path / "a.zip", {f"{i}.png": png(i) for i in range(3)}, zipfile.ZIP_STORED)
     with pytest.raises(ValueError, match=words):
         report_of(album, tmp_path / "dataset", SIZE, limits=limits)
 
 
-def test_what_lies_within_the_limits_is_taken_to_the_last_byte(pictures, tmp_path):
+def test_files_exactly_at_the_limits_are_accepted(pictures, tmp_path):
     sizes = [path.stat().st_size for path in pictures.rglob("*.png")]
     limits = Limits(files=10, file_bytes=max(sizes), total_bytes=sum(sizes), pixels=480)
     assert len(report_of(pictures, tmp_path / "a", SIZE, limits=limits).accepted) == 10
@@ -584,12 +584,12 @@ def test_what_lies_within_the_limits_is_taken_to_the_last_byte(pictures, tmp_pat
         ({"pixels": 10**9}, "pixels must be at most 178,956,970, got 1,000,000,000"),
     ],
 )
-def test_a_limit_that_is_none_is_refused_with_its_value(settings, words):
+def test_an_invalid_limit_is_rejected_with_its_value(settings, words):
     with pytest.raises(ValueError, match=words):
         Limits(**settings)
 
 
-def test_whoever_hosts_sets_the_limits_by_the_environment(monkeypatch):
+def test_environment_variables_set_the_limits(monkeypatch):
     assert Limits.from_environment() == Limits()
     monkeypatch.setenv("DP_MAX_FILES", "200")
     monkeypatch.setenv("DP_MAX_ZIP_BYTES", "5000000")
@@ -608,12 +608,12 @@ def test_whoever_hosts_sets_the_limits_by_the_environment(monkeypatch):
         ({"names": ["a", "b"]}, "2 names for 1 sources"),
     ],
 )
-def test_a_setting_out_of_range_is_refused(pictures, tmp_path, settings, words):
+def test_a_setting_out_of_range_is_rejected(pictures, tmp_path, settings, words):
     with pytest.raises(ValueError, match=words):
         report_of(**{"sources": pictures, "output_dir": tmp_path / "dataset", "image_size": SIZE} | settings)
 
 
-def test_nothing_but_a_dataset_is_ever_replaced(pictures, tmp_path):
+def test_only_a_dataset_is_replaced(pictures, tmp_path):
     before = below(pictures)
     with pytest.raises(ValueError, match="is not empty and not a dataset"):
         report_of(pictures, pictures, SIZE)
@@ -623,7 +623,7 @@ def test_nothing_but_a_dataset_is_ever_replaced(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("sources", [[], "empty"])
-def test_nothing_at_all_is_an_error_that_says_so(tmp_path, sources):
+def test_empty_sources_are_an_error(tmp_path, sources):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no usable image \(no files found\)"):
         report_of(sources and tmp_path / sources, tmp_path / "dataset", SIZE)
@@ -637,7 +637,7 @@ def test_nothing_at_all_is_an_error_that_says_so(tmp_path, sources):
         (8, "RGBA", "is 16 x 16 RGB, expected 8 x 8 RGBA"),
     ],
 )
-def test_a_dataset_of_another_size_or_mode_is_an_error_that_names_both(pictures, tmp_path, image_size, mode, words):
+def test_a_dataset_with_another_size_or_mode_is_an_error_that_names_both(pictures, tmp_path, image_size, mode, words):
     report_of(pictures, tmp_path / "dataset", 16)
     with pytest.raises(ValueError, match=words):
         ImageDataset(tmp_path / "dataset", image_size, convert_image_to=mode)
@@ -701,7 +701,7 @@ print(json.dumps({"used": len(report.accepted), "refused": len(report.rejected),
 @pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is asked of the system in Linux's way")
 @pytest.mark.parametrize("way", ["folder", "zip"])
-def test_ten_thousand_pictures_in_bounded_memory(tmp_path, way):
+def test_ten_thousand_images_in_bounded_memory(tmp_path, way):
     bad = range(0, 10_000, 100)
     folder = tmp_path / "many"
     folder.mkdir()

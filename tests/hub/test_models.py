@@ -1,6 +1,4 @@
-"""dp.hub.models and dp.hub.client against a Hub on this machine: there and back, and every way in which it can go
-wrong.
-"""
+"""dp.hub.models and dp.hub.client with a local fake of the Hub: round trips, and all kinds of failures."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture
 def fake(request, monkeypatch, tmp_path):
-    """With little patience where an answer never comes, and elsewhere enough of it for a busy machine."""
+    """Set a short timeout for tests in which no response comes, and one that suits a busy machine for the others."""
     comes_never = any(words in request.node.name for words in ("silence", "byte by byte", "trickles"))
     for module in (client, models):
         monkeypatch.setattr(module, "TIMEOUT_S", 0.4 if comes_never else 10)
@@ -64,7 +62,7 @@ def folder(policy, tmp_path):
 
 @pytest.fixture
 def faces(fake, folder):
-    """A public model that is on the Hub."""
+    """Return the name of a public model on the Hub."""
     fake.repos["alice/faces"] = {"files": {path.name: path.read_bytes() for path in folder.iterdir()}, "private": False}
     return "alice/faces"
 
@@ -75,12 +73,12 @@ def same(ours: DiffusionPolicy, theirs: DiffusionPolicy) -> bool:
 
 
 def cached(path) -> list[str]:
-    """The files that lie in the cache, but for the notes of which commit a branch was."""
+    """Return the files in the cache, except the references from branches to commits."""
     return sorted(p.name for p in path.rglob("*") if p.is_file() and "refs" not in p.parts)
 
 
 def error_of(call, *arguments, token=None, **keywords) -> str:
-    """What the HubError of a call says: at once, in one line, and without the token wherever one could look."""
+    """Return the message of the HubError of a call. It comes at once, is one line, and contains no token."""
     start = time.monotonic()
     with pytest.raises(HubError) as caught:
         call(*arguments, token=token, **keywords)
@@ -96,7 +94,7 @@ def error_of(call, *arguments, token=None, **keywords) -> str:
 # There and back
 
 
-def test_what_was_published_comes_back_to_the_bit(fake, policy, tmp_path):
+def test_a_published_model_round_trip(fake, policy, tmp_path):
     picture = encode_png(np.zeros((16, 16, 3), np.uint8))
     facts = {"pictures": "112 used, 3 left out"}
     url = policy.push_to_hub("alice/faces", token=WRITER, samples=picture, facts=facts, step=99, license="cc0-1.0")
@@ -116,7 +114,7 @@ def test_what_was_published_comes_back_to_the_bit(fake, policy, tmp_path):
     assert fake.kinds() == ["info"]  # nothing is fetched twice
 
 
-def test_the_card_says_what_it_is_and_how_to_use_it(fake, policy):
+def test_the_card_describes_the_model_and_its_use(fake, policy):
     facts = {"pictures": "112 used, 3 left out"}
     picture = encode_png(np.zeros((16, 16, 3), np.uint8))
     policy.push_to_hub("alice/faces", token=WRITER, samples=picture, facts=facts, step=4321, license="cc0-1.0")
@@ -132,7 +130,7 @@ def test_the_card_says_what_it_is_and_how_to_use_it(fake, policy):
     assert names["images"].shape == (2, 3, 8, 8)
 
 
-def test_what_was_published_is_listed_for_everybody_or_of_one_owner(fake, policy):
+def test_published_models_are_listed_for_all_owners_or_one(fake, policy):
     fake.users["hf_bob"] = ("bob", True)
     fake.repos["ann/llm"] = {"files": {"README.md": b"---\nlibrary_name: other\n---\n"}, "private": False}
     assert models.list_models() == []
@@ -148,7 +146,7 @@ def test_what_was_published_is_listed_for_everybody_or_of_one_owner(fake, policy
     assert fake.requests[-1][2] == READER
 
 
-def test_a_folder_is_published_as_it_stands_and_again_when_it_has_changed(fake, policy, folder):
+def test_a_changed_folder_is_published_again(fake, policy, folder):
     models.upload(folder, "alice/faces", token=WRITER)
     assert same(policy, DiffusionPolicy.from_pretrained("alice/faces", token=False))
     assert json.loads(fake.repos["alice/faces"]["files"]["config.json"]) == checkpoint.read_config(folder)
@@ -160,7 +158,7 @@ def test_a_folder_is_published_as_it_stands_and_again_when_it_has_changed(fake, 
     assert "license" not in checkpoint.read_config(folder)  # the folder is left as it is
 
 
-def test_a_local_folder_wins_over_the_hub(fake, policy, faces, tmp_path, monkeypatch):
+def test_a_local_folder_takes_precedence_over_the_hub(fake, policy, faces, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     other = DiffusionPolicy(randomise(RIN(**TINY), seed=1))
     other.save_pretrained("alice/faces")
@@ -169,14 +167,14 @@ def test_a_local_folder_wins_over_the_hub(fake, policy, faces, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("source", ["mine", "/no/where", "a/b/c", "./faces", "alice/", "~/x", Path("alice/faces")])
-def test_what_is_no_name_of_a_model_is_a_folder(fake, source, tmp_path, monkeypatch):
+def test_a_source_that_is_not_a_model_name_is_a_folder(fake, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError):
         DiffusionPolicy.from_pretrained(source)
     assert fake.requests == []
 
 
-def test_a_revision_is_fetched_and_stays_what_it_was(fake, policy, folder):
+def test_a_revision_is_downloaded_and_stays_unchanged(fake, policy, folder):
     models.upload(folder, "alice/faces", token=WRITER)
     assert same(policy, DiffusionPolicy.from_pretrained("alice/faces", token=False, revision=fake.commit))
     assert "no such revision" in error_of(models.download, "alice/faces", token=False, revision="v2")
@@ -184,7 +182,7 @@ def test_a_revision_is_fetched_and_stays_what_it_was(fake, policy, folder):
         assert "is not a valid revision" in error_of(models.download, "alice/faces", token=False, revision=odd)
 
 
-def test_a_private_model_is_for_those_who_may_see_it(fake, policy):
+def test_a_private_model_needs_a_token(fake, policy):
     policy.push_to_hub("alice/secret", token=WRITER, private=True)
     assert fake.repos["alice/secret"]["private"]
     assert "or it is private" in error_of(models.download, "alice/secret", token=False)
@@ -192,12 +190,12 @@ def test_a_private_model_is_for_those_who_may_see_it(fake, policy):
     policy.push_to_hub("alice/secret", token=WRITER, private=True)  # again
 
 
-def test_what_should_be_private_is_not_put_where_everybody_sees_it(fake, faces, folder):
+def test_a_private_upload_to_a_public_repository_is_rejected(fake, faces, folder):
     assert "already exists and is public" in error_of(models.upload, folder, faces, token=WRITER, private=True)
     assert "commit" not in fake.kinds()
 
 
-def test_several_may_fetch_the_same_at_once(fake, faces, policy, tmp_path):
+def test_concurrent_downloads_of_the_same_model(fake, faces, policy, tmp_path):
     found: list[Path] = []
     threads = [threading.Thread(target=lambda: found.append(models.download(faces, token=False))) for _ in range(4)]
     for thread in threads:
@@ -209,7 +207,7 @@ def test_several_may_fetch_the_same_at_once(fake, faces, policy, tmp_path):
     assert cached(tmp_path / "cache") == ["README.md", "config.json", "model.safetensors"]
 
 
-def test_without_an_answer_what_was_fetched_before_will_do(fake, faces, policy):
+def test_an_earlier_download_is_used_when_the_hub_does_not_respond(fake, faces, policy):
     DiffusionPolicy.from_pretrained(faces)
     fake.close()
     huggingface_hub.close_session()  # and its open connection
@@ -223,7 +221,7 @@ def test_without_an_answer_what_was_fetched_before_will_do(fake, faces, policy):
 # Whose token
 
 
-def test_the_machines_own_login_is_used_only_where_nothing_was_said(fake, faces, folder, monkeypatch):
+def test_the_login_of_the_machine_is_used_only_without_a_token_argument(fake, faces, folder, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", WRITER)
     models.download(faces)
     models.download(faces, token="")
@@ -239,19 +237,19 @@ def test_the_machines_own_login_is_used_only_where_nothing_was_said(fake, faces,
 
 
 @pytest.mark.parametrize("token", ["mock-oauth-token-for-local-dev", "hf_spoofed", "hf_alice_but_expired"])
-def test_a_token_that_is_no_login_is_told(fake, faces, folder, token):
+def test_an_invalid_token_is_reported(fake, faces, folder, token):
     for call, arguments in ((models.download, [faces]), (models.upload, [folder, faces])):
         assert "does not accept this token" in error_of(call, *arguments, token=token)
 
 
 @pytest.mark.parametrize("token", ["hf_a\r\nX-Evil: 1", "two words", "hf_ümlaut", "\0", "hf_" + "x" * 5000])
-def test_what_is_not_even_a_token_is_never_sent(fake, faces, token):
+def test_a_malformed_token_is_never_sent(fake, faces, token):
     assert "token is malformed" in error_of(models.download, faces, token=token)
     assert fake.requests == []
 
 
 @pytest.mark.parametrize("kind", ["info", "file", "create", "preupload", "batch", "store", "commit"])
-def test_no_token_is_ever_logged_or_kept(fake, faces, folder, kind, caplog, capfd, tmp_path):
+def test_tokens_are_never_logged_or_stored(fake, faces, folder, kind, caplog, capfd, tmp_path):
     caplog.set_level("INFO")
     caplog.set_level("DEBUG", "huggingface_hub")
     answer = {"error": f"bad token {WRITER}"}
@@ -296,20 +294,20 @@ def check(fake, says, call, *arguments, **keywords):
 
 
 @pytest.mark.parametrize("name", [*TROUBLE, *ODD])
-def test_an_error_of_asking_for_a_model_is_a_sentence(fake, faces, name, tmp_path):
+def test_an_error_of_a_download_has_a_readable_message(fake, faces, name, tmp_path):
     fake.trouble["info"], says = (TROUBLE | ODD)[name]
     check(fake, says, models.download, faces)
     assert cached(tmp_path) and cached(tmp_path / "cache") == []
 
 
 @pytest.mark.parametrize("name", sorted({*TROUBLE, *ODD} - {"missing", "a list", "an empty object"}))
-def test_an_error_of_asking_for_the_list_is_a_sentence(fake, name):
+def test_an_error_of_listing_has_a_readable_message(fake, name):
     fake.trouble["list"], says = (TROUBLE | ODD)[name]
     assert re.search(says, error_of(models.list_models, token=WRITER))
 
 
 @pytest.mark.parametrize("name", TROUBLE)
-def test_an_error_in_the_middle_of_fetching_is_a_sentence_and_leaves_nothing(fake, faces, name, tmp_path, policy):
+def test_an_error_during_a_download_has_a_readable_message_and_leaves_nothing(fake, faces, name, tmp_path, policy):
     trouble, says = TROUBLE[name]
     asked = fake.file
 
@@ -337,7 +335,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_weights_that_arrive_damaged_are_not_kept(fake, faces, name, tmp_path):
+def test_damaged_weights_are_not_cached(fake, faces, name, tmp_path):
     damage, says = DAMAGE[name]
     whole = fake.repos[faces]["files"]["model.safetensors"]
     asked = fake.file
@@ -352,7 +350,7 @@ def test_weights_that_arrive_damaged_are_not_kept(fake, faces, name, tmp_path):
     assert cached(tmp_path / "cache") == []
 
 
-def test_a_file_that_trickles_is_given_up(fake, faces):
+def test_a_slow_download_is_aborted(fake, faces):
     fake.trouble["file"] = trickles
     listed = [{"rfilename": "config.json", "size": 90_000}, {"rfilename": "model.safetensors", "size": 10}]
     fake.listing[faces] = {"siblings": listed}
@@ -361,7 +359,7 @@ def test_a_file_that_trickles_is_given_up(fake, faces):
 
 @pytest.mark.parametrize("name", TROUBLE)
 @pytest.mark.parametrize("kind", ["create", "preupload", "batch", "commit"])
-def test_an_error_of_publishing_is_a_sentence(fake, folder, kind, name):
+def test_an_error_of_publishing_has_a_readable_message(fake, folder, kind, name):
     fake.trouble[kind], says = TROUBLE[name]
     if kind == "create" and name in ("an expired token", "forbidden"):
         fake.trouble["info"] = fake.trouble[kind]  # where the Hub's client looks whether it is there already
@@ -369,7 +367,7 @@ def test_an_error_of_publishing_is_a_sentence(fake, folder, kind, name):
 
 
 @pytest.mark.parametrize("name", ["the Hub is broken", "silence", "broken off", "too many requests"])
-def test_an_upload_that_fails_is_a_sentence(fake, folder, name):
+def test_a_failed_upload_has_a_readable_message(fake, folder, name):
     fake.trouble["store"], says = TROUBLE[name]
     check(fake, says, models.upload, folder, "alice/faces")
     assert "commit" not in fake.kinds()
@@ -377,37 +375,37 @@ def test_an_upload_that_fails_is_a_sentence(fake, folder, name):
 
 @pytest.mark.parametrize("raw", [b"{", b"[]", b"<html>", b"{}"])
 @pytest.mark.parametrize("kind", ["preupload", "commit"])
-def test_an_odd_answer_to_publishing_is_a_sentence(fake, folder, kind, raw):
+def test_an_unexpected_response_to_publishing_has_a_readable_message(fake, folder, kind, raw):
     fake.trouble[kind] = says(raw)
     check(fake, "did not respond like the Hub", models.upload, folder, "alice/faces")
 
 
-def test_a_card_that_the_hub_refuses_is_told_in_its_words(fake, folder):
+def test_a_card_rejected_by_the_hub_is_reported_with_its_message(fake, folder):
     errors = {"errors": [{"message": '"license" must be one of [mit, ...]'}]}
     fake.trouble["card"] = lambda handler: handler.answer(400, errors)
     check(fake, 'error 400.*"license" must be one of', models.upload, folder, "alice/faces", license="my-own")
 
 
-def test_another_account_is_not_written_to(fake, folder):
+def test_publishing_to_another_account_is_rejected(fake, folder):
     check(fake, "lacks a permission for bob/faces", models.upload, folder, "bob/faces")
     assert "lacks a permission" in error_of(models.upload, folder, "alice/faces", token=READER)
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://no-such-host.invalid", "http://[bad", "nonsense"])
-def test_no_network_is_a_sentence(fake, folder, address, monkeypatch):
+def test_a_missing_network_has_a_readable_message(fake, folder, address, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", address)
     for call, arguments in ((models.download, ["alice/faces"]), (models.upload, [folder, "alice/faces"])):
         text = error_of(call, *arguments, token=WRITER)
         assert address in text and ("cannot be reached" in text or "in time" in text)
 
 
-def test_a_machine_that_is_told_to_stay_offline_does(fake, faces, policy, monkeypatch):
+def test_offline_mode_sends_no_requests(fake, faces, policy, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in error_of(models.download, faces, token=READER)
     assert fake.requests == []
 
 
-def test_a_name_that_is_neither_here_nor_there_says_so(fake, tmp_path, monkeypatch):
+def test_a_name_that_is_neither_local_nor_on_the_hub_is_reported(fake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = error_of(DiffusionPolicy.from_pretrained, "runs/mine")
     assert "no local folder 'runs/mine'" in text and "there is no model runs/mine" in text
@@ -416,23 +414,23 @@ def test_a_name_that_is_neither_here_nor_there_says_so(fake, tmp_path, monkeypat
 @pytest.mark.parametrize(
     "name", ["faces", "a/b/c", "../faces", "alice/..", "alice/a b", "", "alice/fa\nces", "-/-", "x/" * 90]
 )
-def test_a_name_that_cannot_be_is_never_asked_for(fake, folder, name):
+def test_an_invalid_name_is_never_requested(fake, folder, name):
     assert "write it as user/name" in error_of(models.download, name, token=False)
     assert "write it as user/name" in error_of(models.upload, folder, name, token=WRITER)
     assert fake.requests == []
 
 
-def test_a_full_disk_is_told(fake, faces, tmp_path):
+def test_a_full_disk_is_reported(fake, faces, tmp_path):
     (tmp_path / "cache").write_text("a file where the cache should be")
     assert "cannot be written" in error_of(models.download, faces, token=False)
 
 
 @pytest.mark.parametrize("picture", [b"GIF89a", b""])
-def test_the_picture_of_a_card_is_a_png(fake, folder, picture):
+def test_the_image_of_a_card_must_be_a_png(fake, folder, picture):
     assert "must be a PNG" in error_of(models.upload, folder, "alice/faces", token=WRITER, samples=picture)
 
 
-def test_the_picture_of_a_card_may_be_a_file(fake, folder, tmp_path):
+def test_the_image_of_a_card_may_be_a_file(fake, folder, tmp_path):
     with io.BytesIO() as file:
         Image.new("RGB", (4, 4)).save(file, "PNG")
         (tmp_path / "samples.png").write_bytes(file.getvalue())
@@ -479,7 +477,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_model_that_is_none_is_refused_and_leaves_nothing(fake, faces, name, tmp_path):
+def test_an_invalid_model_is_rejected_and_leaves_nothing(fake, faces, name, tmp_path):
     edit, says = HOSTILE[name]
     files = fake.repos[faces]["files"]
     files |= {"evil.py": b"boom", "pytorch_model.bin": b"\x80", "../../up.json": b"{}", "/abs": b"", "a\nb": b""}
@@ -491,14 +489,14 @@ def test_a_model_that_is_none_is_refused_and_leaves_nothing(fake, faces, name, t
 
 
 @pytest.mark.parametrize("size", [None, -1, "7", 10**18, 1.5])
-def test_sizes_are_looked_at_before_anything_is_fetched(fake, faces, size):
+def test_sizes_are_checked_before_the_download(fake, faces, size):
     fake.listing[faces] = {"siblings": [{"rfilename": name, "size": size} for name in models.FILES]}
     check(fake, "is rejected: its config.json has", models.download, faces)
     assert "file" not in fake.kinds()
 
 
 @pytest.mark.parametrize("commit", [None, "", "main", "../../../up", "A" * 40, 7])
-def test_a_commit_that_is_none_is_no_path(fake, faces, commit, tmp_path):
+def test_an_invalid_commit_is_not_used_as_a_path(fake, faces, commit, tmp_path):
     fake.listing[faces] = {"sha": commit}
     check(fake, "did not respond like the Hub", models.download, faces)
     assert cached(tmp_path / "cache") == []
@@ -519,7 +517,7 @@ def test_the_app_starts_and_samples_without_a_network(tmp_path):
     assert time.monotonic() - start < nowhere.SILENCE_S  # for which one call alone would wait
 
 
-def test_a_call_out_would_have_been_seen():
+def test_the_network_guard_detects_a_connection():
     script = (
         "import sys, nowhere, urllib.request; nowhere.SILENCE_S = 0; sys.addaudithook(nowhere.blackhole);"
         "urllib.request.urlopen(sys.argv[1])"

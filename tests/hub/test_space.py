@@ -1,4 +1,4 @@
-"""`python -m dp publish-space`, against a Hub on this machine."""
+"""`python -m dp publish-space` with a local fake of the Hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """With Spaces instead of models."""
+    """Return a fake Hub for Spaces instead of models."""
     places = (("/api/models/", "/api/spaces/"), ("POST /(?P<repo>", "POST /spaces/(?P<repo>"))
     for kind, rule in list(fakehub.KINDS.items()):
         for models, of_spaces in places:
@@ -36,7 +36,7 @@ def hub(monkeypatch, tmp_path):
 
 @pytest.fixture
 def clone(monkeypatch, tmp_path):
-    """A small clone of the repository, with things in it that are nobody else's."""
+    """Return a small clone of the repository that also contains private files."""
     folder = tmp_path / "clone"
     for name in ("app.py", "README.md", "requirements.txt", "dp/serving/cli.py", "checkpoints/faces-32/config.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def clone(monkeypatch, tmp_path):
 
 @pytest.fixture
 def command(monkeypatch, capfd):
-    """A function that runs the command, with a token or none, and gives its exit code, what it said and complained."""
+    """Return a function that runs the command with or without a token, and returns exit code, output and errors."""
 
     def run(*arguments: str, token: str | None = WRITER) -> tuple[int, str, str]:
         if token:
@@ -69,7 +69,7 @@ def command(monkeypatch, capfd):
     return run
 
 
-def test_the_whole_repository_goes_up_and_nothing_else(hub, command):
+def test_the_whole_repository_is_uploaded_and_nothing_else(hub, command):
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode or not listed.stdout:
         pytest.skip("this is no clone")
@@ -85,7 +85,7 @@ def test_the_whole_repository_goes_up_and_nothing_else(hub, command):
     assert code == 0 and hub.kinds().count("commit") == 2
 
 
-def test_what_lies_beside_it_stays_here(hub, clone, command):
+def test_private_files_in_the_clone_are_not_uploaded(hub, clone, command):
     assert command(SPACE)[0] == 0
     there = {"app.py", "README.md", "requirements.txt", "dp/serving/cli.py", "checkpoints/faces-32/config.json"}
     assert hub.repos[SPACE]["files"].keys() == there
@@ -96,7 +96,7 @@ def test_what_lies_beside_it_stays_here(hub, clone, command):
     assert re.fullmatch(rf" *{sum(sizes.values()):,}  bytes in 5 files would be uploaded to the Space {SPACE}", total)
 
 
-def test_a_dry_run_asks_nobody(hub, clone, command):
+def test_a_dry_run_sends_no_requests(hub, clone, command):
     assert command(SPACE, "--dry-run", token=None)[0] == 0
     assert hub.requests == []
 
@@ -117,7 +117,7 @@ def dislikes_the_card(handler):
         ({"commit": refuses(500)}, "an internal problem"),
     ],
 )
-def test_trouble_on_the_hub_is_one_sentence(hub, clone, command, trouble, words):
+def test_an_error_of_the_hub_has_a_readable_message(hub, clone, command, trouble, words):
     hub.trouble = trouble
     code, _, complaint = command(SPACE)
     if words is None:
@@ -138,14 +138,14 @@ def test_trouble_on_the_hub_is_one_sentence(hub, clone, command, trouble, words)
         ("../x/y", WRITER, "is not a valid repository name"),
     ],
 )
-def test_who_may_not_is_told_what_to_do(hub, clone, command, space, token, words):
+def test_a_missing_permission_is_reported_with_advice(hub, clone, command, space, token, words):
     code, _, complaint = command(space, token=token)
     assert code == 2 and words in complaint and "Traceback" not in complaint
     assert not token or token not in complaint
     assert hub.repos == {}
 
 
-def test_a_hub_that_cannot_be_reached_is_told(hub, clone, command, monkeypatch):
+def test_an_unreachable_hub_is_reported(hub, clone, command, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     code, _, complaint = command(SPACE)
     assert code == 2 and "cannot be reached; check the network connection" in complaint and complaint.count("\n") == 1

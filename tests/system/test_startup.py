@@ -1,4 +1,4 @@
-"""The start of the app in environments that are not made for it: it works, or ends with one sentence."""
+"""dp.system.startup: in unusual environments, the app starts or exits with a one-line message."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sentence(capsys, act) -> str:
     "text, cores",
     [("", None), ("2", 2), ("1.5", 2), ("1500m", 2), ("100m", 1), (" 1 ", 1), ("0.5", 1), ("999999999", 4)],
 )
-def test_cores_are_numbers_or_quantities_of_kubernetes_rounded_up(setting, monkeypatch, text, cores):
+def test_cores_are_numbers_or_kubernetes_quantities_rounded_up(setting, monkeypatch, text, cores):
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     setting("CPU_CORES", text)
     assert environment.cores() == cores
@@ -78,14 +78,14 @@ def test_cores_are_numbers_or_quantities_of_kubernetes_rounded_up(setting, monke
         ("GRADIO_TEMP_DIR", str(ROOT / "app.py"), "writable folder"),
     ],
 )
-def test_a_variable_that_cannot_be_used_is_named_with_what_it_accepts(setting, capsys, name, value, rule):
+def test_an_invalid_variable_is_reported_with_its_rule(setting, capsys, name, value, rule):
     setting(name, value)
     complaint = sentence(capsys, startup.prepare)
     assert name in complaint and rule in complaint and (not value or value in complaint)
 
 
 @pytest.mark.parametrize("value", ["abc", "", "0", "-1", "1e3", "²", "9" * 5000])
-def test_a_limit_that_is_none_is_named(setting, value):
+def test_an_invalid_limit_is_reported(setting, value):
     setting("DP_MAX_ZIP_BYTES", value)
     with pytest.raises(ValueError, match=r"DP_MAX_ZIP_BYTES.* whole number of at least 1, got") as error:
         Limits.from_environment()
@@ -93,7 +93,7 @@ def test_a_limit_that_is_none_is_named(setting, value):
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:99", "CUDA:7", "mps"])
-def test_a_device_that_is_not_there_is_told(setting, monkeypatch, name):
+def test_a_missing_device_is_reported(setting, monkeypatch, name):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     setting("DP_DEVICE", name)
@@ -103,7 +103,7 @@ def test_a_device_that_is_not_there_is_told(setting, monkeypatch, name):
     assert best_device() == torch.device("cpu")
 
 
-def test_a_device_past_the_last_is_told(setting, monkeypatch):
+def test_a_device_index_beyond_the_last_is_reported(setting, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     setting("DP_DEVICE", "cuda:2")
@@ -113,7 +113,7 @@ def test_a_device_past_the_last_is_told(setting, monkeypatch):
     assert best_device() == torch.device("cuda", 1)
 
 
-def test_runs_are_beside_the_app_or_where_dp_home_says(setting, monkeypatch, tmp_path):
+def test_runs_are_beside_the_app_or_in_dp_home(setting, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert environment.runs_dir() == ROOT / "runs"
     setting("DP_HOME", "")
@@ -126,7 +126,7 @@ def test_runs_are_beside_the_app_or_where_dp_home_says(setting, monkeypatch, tmp
         assert place.is_dir() and list(place.glob("tmp*")) == []
 
 
-def test_runs_that_cannot_be_kept_in_the_default_place_only_keep_training_away(monkeypatch, capsys):
+def test_an_unusable_default_folder_only_disables_training(monkeypatch, capsys):
     monkeypatch.setattr("dp.system.environment.ROOT", Path("/proc"))
     startup.check_home()
     assert re.fullmatch(r".*'/proc/runs' cannot be used \(.*\)\. Set DP_HOME.*\n", capsys.readouterr().err)
@@ -137,7 +137,7 @@ def test_runs_that_cannot_be_kept_in_the_default_place_only_keep_training_away(m
 
 
 @pytest.mark.parametrize("trouble", ["a file", "somebody else's", "a link", None])
-def test_gradio_gets_a_folder_of_our_own_where_the_usual_one_is_not(monkeypatch, tmp_path, trouble):
+def test_gradio_gets_a_private_folder_if_the_usual_one_is_unusable(monkeypatch, tmp_path, trouble):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     startup.private_folder.cache_clear()
     usual = tmp_path / f"dp-{os.geteuid()}"
@@ -158,7 +158,7 @@ def test_gradio_gets_a_folder_of_our_own_where_the_usual_one_is_not(monkeypatch,
     startup.private_folder.cache_clear()
 
 
-def test_a_user_whom_the_system_does_not_know_gets_a_home(monkeypatch, tmp_path):
+def test_an_unknown_user_gets_a_home_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # as where a container runs under a number
@@ -173,7 +173,7 @@ def test_a_user_whom_the_system_does_not_know_gets_a_home(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTPS_PROXY", "ALL_PROXY", "All_Proxy"])
-def test_loopback_goes_through_no_proxy_and_the_rest_as_before(setting, name):
+def test_loopback_bypasses_the_proxy_and_other_hosts_do_not(setting, name):
     setting(name, "http://10.0.0.1:3128")
     setting("NO_PROXY", "corp.example, [::1],10.0.0.0/8,corp:abc,fe80::/10,*.z,é")
     proxies.prepare()
@@ -206,7 +206,7 @@ def test_without_proxies_nothing_is_set(setting):
         ("http://é\n", "http://host:port"),
     ],
 )
-def test_a_proxy_that_cannot_be_used_stops_only_the_hub(setting, monkeypatch, name, address, rule):
+def test_an_unusable_proxy_disables_only_the_hub(setting, monkeypatch, name, address, rule):
     monkeypatch.setattr(proxies, "socksio", None)
     setting(name, address)
     proxies.prepare()
@@ -228,13 +228,13 @@ def test_a_proxy_that_cannot_be_used_stops_only_the_hub(setting, monkeypatch, na
 
 
 @pytest.mark.parametrize("text", ["99999", "-1", "0", "abc", "", "7860.0", "1" * 5000])
-def test_a_port_that_is_none_is_told(capsys, text):
+def test_an_invalid_port_is_reported(capsys, text):
     complaint = sentence(capsys, lambda: startup.listen_address(None, text))
     assert complaint.startswith("--port must be a port from 1 to 65535, got '") and len(complaint) < 300
 
 
 @pytest.mark.parametrize("host", ["nosuch.invalid", "203.0.113.7", "a..b", "x" * 80 + ".test", "::g", "127.0.0.1:80"])
-def test_a_host_that_is_none_is_told_with_its_option(setting, capsys, host):
+def test_an_invalid_host_is_reported_with_its_option(setting, capsys, host):
     assert sentence(capsys, lambda: startup.listen_address(host, None)).startswith(
         "--host must be an address or name of this"
     )
@@ -244,7 +244,7 @@ def test_a_host_that_is_none_is_told_with_its_option(setting, capsys, host):
     )
 
 
-def test_a_port_that_is_taken_is_told_or_passed_over(setting, capsys):
+def test_a_port_in_use_is_reported_or_skipped(setting, capsys):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         complaint = sentence(capsys, lambda: startup.listen_address("0.0.0.0", str(port)))
@@ -255,7 +255,7 @@ def test_a_port_that_is_taken_is_told_or_passed_over(setting, capsys):
         assert f"no port from {port} to {port} is free" in sentence(capsys, lambda: startup.listen_address(None, None))
 
 
-def test_every_form_of_an_address_of_this_machine_is_taken(setting):
+def test_every_form_of_a_local_address_is_accepted(setting):
     for host in ("127.0.0.1", "0.0.0.0", "localhost", "", None):
         assert startup.listen_address(host, None)[0] in ("127.0.0.1", "0.0.0.0")
     setting("GRADIO_SERVER_NAME", "0.0.0.0")
@@ -272,7 +272,7 @@ def test_every_form_of_an_address_of_this_machine_is_taken(setting):
 # The app itself
 
 
-def test_the_app_starts_in_the_worst_of_environments_and_prints_its_address_at_once(tmp_path):
+def test_the_app_starts_in_a_hostile_environment_and_prints_its_address_at_once(tmp_path):
     """Started from elsewhere, with its output in a file."""
     for folder in ("tmp", "cwd"):
         (tmp_path / folder).mkdir()
@@ -309,7 +309,7 @@ def test_the_app_starts_in_the_worst_of_environments_and_prints_its_address_at_o
 
 
 @pytest.mark.parametrize("name, value", [("GRADIO_SERVER_PORT", "abc"), ("DP_MAX_PIXELS", "0")])
-def test_the_app_ends_with_a_sentence(name, value):
+def test_the_app_exits_with_a_one_line_message(name, value):
     command = [sys.executable, str(ROOT / "app.py")]
     quiet = {"DP_HOME": os.devnull, "DP_DEVICE": "cpu"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""dp.system.stdio: no print may end a command or a run."""
+"""dp.system.stdio: printing never ends a command or a run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TINY = ["--image-size", "16", "--width", "16", "--depth", "1", "--batch", "4", "
 
 
 def trained(place: Path, *arguments: str, **streams) -> subprocess.Popen:
-    """A training command whose terminal knows nothing but ASCII."""
+    """Start a training command whose terminal supports only ASCII."""
     quiet = {"DP_DEVICE": "cpu", "CPU_CORES": "1", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     command = [sys.executable, "-m", "dp", "train", *arguments]
     return subprocess.Popen(command, cwd=place, env=os.environ | quiet, **streams)
 
 
-def test_names_that_the_terminal_cannot_show_and_a_closed_one_end_no_run(tmp_path):
+def test_unencodable_names_and_a_closed_terminal_do_not_end_a_run(tmp_path):
     pictures = make_pictures(tmp_path / "cats 😀")
     (pictures / "ü\udcff😀.png").write_text("no image")
     arguments = [pictures.name, "--out", "runs/😀", *TINY]
@@ -44,7 +44,7 @@ def test_names_that_the_terminal_cannot_show_and_a_closed_one_end_no_run(tmp_pat
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="another way to have a full disk")
-def test_a_full_disk_ends_no_print():
+def test_a_full_disk_does_not_fail_a_print():
     with open("/dev/full", "wb", buffering=0) as file:
         stream = SafeStream(file, "ascii", "backslashreplace", line_buffering=True)
         for _ in range(3):
@@ -52,7 +52,7 @@ def test_a_full_disk_ends_no_print():
         stream.detach()
 
 
-def test_each_line_comes_out_at_once_and_what_cannot_be_shown_is_escaped(tmp_path):
+def test_lines_are_flushed_at_once_and_unencodable_characters_are_escaped(tmp_path):
     script = "import os; from dp.system import stdio as streams; streams.protect(); print('ä 😀'); os.write(1, b'end')"
     with open(tmp_path / "out", "wb") as out:
         asked = os.environ | {"PYTHONIOENCODING": "latin-1"}
@@ -61,7 +61,7 @@ def test_each_line_comes_out_at_once_and_what_cannot_be_shown_is_escaped(tmp_pat
 
 
 @pytest.mark.skipif(os.name == "nt", reason="descriptors are closed in a shell")
-def test_descriptors_that_are_closed_are_no_obstacle():
+def test_closed_descriptors_are_tolerated():
     script = (
         "from dp.system import stdio as streams; streams.protect(); import sys; print('x'); print('y', file=sys.stderr)"
     )
@@ -69,7 +69,7 @@ def test_descriptors_that_are_closed_are_no_obstacle():
     assert closed.returncode == 0
 
 
-def test_a_stream_that_a_test_has_put_there_keeps_its_place(monkeypatch):
+def test_a_replaced_stream_is_kept(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", stream)
     stdio.protect()

@@ -1,4 +1,4 @@
-"""Checks of numbers, and how a message quotes input."""
+"""dp.system.validation: checks of numbers, and quoted input in messages."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from dp.system.validation import MAX_QUOTED, check_integer, check_number, quote
         ("line\nbreak", r"'line\nbreak'"),
     ],
 )
-def test_short_input_is_quoted_as_it_is(value, text):
+def test_short_input_is_quoted_unchanged(value, text):
     assert quote(value) == text
 
 
@@ -30,13 +30,13 @@ LONG = {
 
 
 @pytest.mark.parametrize("value", LONG.values(), ids=LONG)
-def test_long_input_is_cut_and_can_be_printed(value):
+def test_long_input_is_truncated_and_printable(value):
     text = quote(value)
     assert len(text) <= MAX_QUOTED
     text.encode()
 
 
-def test_a_number_too_long_for_python_is_described():
+def test_an_integer_too_long_for_python_is_described():
     assert quote(10**5000) == f"a number of {(10**5000).bit_length():,} bits"
 
 
