@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -169,19 +167,14 @@ def test_the_command_shows_the_price_trains_remotely_and_follows_the_job(hub, tm
     )
     assert not hub.jobs
 
-    hub.is_forked = False
-    here = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
-    streams = {"capture_output": True, "text": True, "timeout": 150}
-    done = subprocess.run([sys.executable, *options], cwd=ROOT, env=os.environ | here, **streams)
-    assert done.returncode == 0, done.stderr
-    price, where, *_, last = done.stdout.splitlines()
+    monkeypatch.setattr("dp.training.remote.cli.POLL_S", EVERY)
+    capsys.readouterr()
+    assert exit_code(monkeypatch, cli, *options[3:]) == 0
+    price, where, *_, last = capsys.readouterr().out.splitlines()
     assert "costs $1.00 per hour, at most $2.00. It pauses after at most 2 hours" in price
     assert where.startswith(f"{hub.url}/jobs/alice/job0: ") and last == f"{run.id}: finished at step 8 of 8"
     assert state(run) == "finished" and run.checkpoint_steps() == [4, 8]
 
-    hub.is_forked = True
-    monkeypatch.setattr("dp.training.remote.cli.POLL_S", EVERY)
-    capsys.readouterr()
     assert exit_code(monkeypatch, cli, *options[3:], "--steps", "9") == 0  # the size of config.json does not change
     assert capsys.readouterr().out.endswith(f"{run.id}: finished at step 9 of 9\n")
     assert run.checkpoint_steps() == [4, 8, 9]
