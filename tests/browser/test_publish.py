@@ -340,7 +340,7 @@ def test_which_token_publishes(fake, home, monkeypatch, tiny_rin, place, typed, 
         monkeypatch.setenv("SPACE_ID", "owner/space")
         monkeypatch.setenv("DP_ALLOW_TRAINING", "1")
     run = make_run(home, tiny_rin())
-    asked = {"run": run.id, "milestone": 2, "repo": "alice/cats", "private": False, "licence": "", "token": typed}
+    asked = {"run": run.id, "checkpoint": 2, "repo": "alice/cats", "private": False, "license": "", "token": typed}
     told, answer = publish.offer({"run": run.id}, request_of), publish.publish(asked, request_of)
     assert told["login"] is login and told["repo"] == "secret"
     assert {token for *_, token in fake.requests} - {""} == ({sent} if sent else set())  # storage requests have none
@@ -355,12 +355,12 @@ def test_which_token_publishes(fake, home, monkeypatch, tiny_rin, place, typed, 
 
 def test_publishing_needs_permission_and_rejects_malformed_requests(fake, home, monkeypatch, tiny_rin):  # noqa: F811
     run = make_run(home, tiny_rin())
-    asked = {"run": run.id, "milestone": 2, "repo": "alice/cats", "private": False, "licence": "", "token": WRITER}
-    for wrong in ([], None, {}, asked | {"token": 3}, asked | {"repo": None}, asked | {"milestone": None}):
+    asked = {"run": run.id, "checkpoint": 2, "repo": "alice/cats", "private": False, "license": "", "token": WRITER}
+    for wrong in ([], None, {}, asked | {"token": 3}, asked | {"repo": None}, asked | {"checkpoint": None}):
         assert publish.publish(wrong, asking()) == {"problem": "malformed request"}
     for change, words in (
         ({"run": "x"}, "this run no longer exists"),
-        ({"milestone": 3}, "step 3: the folder does not exist"),
+        ({"checkpoint": 3}, "step 3: the folder does not exist"),
         ({"repo": "cats"}, "'cats' is not a valid repository name"),
         ({"token": "two words"}, "the token is malformed"),
     ):

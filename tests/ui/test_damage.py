@@ -316,8 +316,8 @@ def test_a_lone_surrogate_is_rejected(place, monkeypatch):
         with pytest.raises((ValueError, gr.Error)) as caught:
             what()
         encoded(str(caught.value))
-    asked = {"run": run.id, "milestone": 20, "repo": "ann/cats", "private": False, "licence": "", "token": "hf_x"}
-    for key in ("run", "milestone", "repo", "token"):
+    asked = {"run": run.id, "checkpoint": 20, "repo": "ann/cats", "private": False, "license": "", "token": "hf_x"}
+    for key in ("run", "checkpoint", "repo", "token"):
         assert encoded(publish.publish(asked | {key: HALF}, None))["problem"]
     rented = {"run": run.id, "flavor": "x", "timeout": "1h", "token": "hf_x"}
     for key in ("run", "timeout", "token"):

@@ -39,30 +39,30 @@ def offer(data: Any, request: gr.Request) -> dict[str, Any]:
 
 
 def publish(data: Any, request: gr.Request) -> dict[str, Any]:
-    """Publish the checkpoint `milestone` of the run `run` as `repo`, `private` or not, with a `licence`. Return its
-    `url` or a `problem`. The token is the one typed, else `permission.token_of` the visitor.
+    """Publish the checkpoint of step `checkpoint` of the run `run` as `repo`, `private` or not, with a `license`.
+    Return its `url` or a `problem`. The token is the one typed, else `permission.token_of` the visitor.
     """
     if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
-        run, milestone, repo = run_of(data["run"]), int(data["milestone"]), data["repo"].strip()
-        token, licence = data["token"].strip() or permission.token_of(request), plain(data["licence"])
-        terms = {"private": bool(data["private"])} | ({"license": licence} if licence else {})
+        run, step, repo = run_of(data["run"]), int(data["checkpoint"]), data["repo"].strip()
+        token, license_id = data["token"].strip() or permission.token_of(request), plain(data["license"])
+        terms = {"private": bool(data["private"])} | ({"license": license_id} if license_id else {})
     except (KeyError, TypeError, AttributeError, OverflowError):
         return {"problem": "malformed request"}
     except ValueError as error:
         return {"problem": message_of(error)}
-    folder = run.checkpoint(milestone)
-    about = {"samples": newest_samples(run, milestone), "facts": card_facts(run)}
+    folder = run.checkpoint(step)
+    about = {"samples": newest_samples(run, step), "facts": card_facts(run)}
     try:
         return {"url": models.upload(folder, repo, token=token, **about, **terms)}
     except (ValueError, OSError) as error:
-        return {"problem": readable(message_of(error)).replace(readable(str(folder)), f"step {milestone:,}")}
+        return {"problem": readable(message_of(error)).replace(readable(str(folder)), f"step {step:,}")}
 
 
-def newest_samples(run: RunFolder, milestone: int) -> Path | None:
-    """Return the newest sample sheet that is not newer than the checkpoint `milestone`."""
-    steps = [step for step in run.sample_steps() if step <= milestone]
+def newest_samples(run: RunFolder, step: int) -> Path | None:
+    """Return the newest sample sheet that is not newer than `step`."""
+    steps = [sampled for sampled in run.sample_steps() if sampled <= step]
     return run.sample(steps[-1]) if steps else None
 
 

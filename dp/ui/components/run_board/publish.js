@@ -23,8 +23,8 @@ function createPublishForm({ root, board, forms, server, showProblem }) {
     const request = {
       run: board.runId,
       repo: field("repo").value,
-      milestone: field("checkpoint").value,
-      licence: field("license").value,
+      checkpoint: field("checkpoint").value,
+      license: field("license").value,
       private: field("private").checked,
       token: publishing.takeToken(),
     };
