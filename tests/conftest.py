@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from launching import launched
+from models import randomize
 from pages import open_browser, window
 
 from dp.networks.rin import RIN
@@ -35,15 +36,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.filterwarnings("ignore"))
 
 
-def randomise(network: torch.nn.Module, seed: int = 0, std: float = 0.25) -> torch.nn.Module:
-    """Every parameter drawn anew: many are zero at the start of training, and behind a zero nothing can be tested."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
-    return network
-
-
 @pytest.fixture
 def tiny_rin():
     """A function that makes a tiny RIN with random parameters; keywords as RIN's. Every width differs from the others,
@@ -53,7 +45,7 @@ def tiny_rin():
     def make(**keywords) -> RIN:
         sizes = {"dim": 8, "image_size": 8, "patch_size": 4, "channels": 3, "depth": 2, "latent_self_attn_depth": 1}
         latents = {"dim_latent": 12, "num_latents": 5, "heads": 2, "dim_head": 3, "conv_blocks": 1}
-        return randomise(RIN(**(sizes | latents | keywords)))
+        return randomize(RIN(**(sizes | latents | keywords)))
 
     return make
 

@@ -7,26 +7,13 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from launching import launched
-from pages import ROOT, canvas_pixels, decode, serve, set_run
+from models import MODEL, model
+from pages import ROOT, canvas_pixels, decode, set_run
 from PIL import Image
-from zerogpu import DeviceAPI
 
-from dp import DiffusionPolicy
 from dp.data.codec import make_grid, to_uint8
-
-DEFAULT = "faces-32"
-
-
-def policy():
-    return DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / DEFAULT)
-
-
-THREADS = "1"  # the same order of additions here and in the app, so that images are bitwise equal
-
 
 RECORD = """() => {
     const player = document.querySelector('.player');
@@ -40,23 +27,6 @@ FORGET = """() => {
     Object.assign(document.querySelector('.player').dataset, {step: '', state: 'idle'});
     return new Promise((done) => setTimeout(() => done(window.seen = []))); // the observer has heard of that
 }"""
-
-
-# For what passes through a different runner; everything else is one code path and is tested on the engine.
-on_both = pytest.mark.parametrize("url", ["engine", "ZeroGPU"], indirect=True)
-
-
-@pytest.fixture(scope="module", params=["engine"])
-def url(request):
-    if request.param == "engine":
-        with launched() as address:
-            yield address
-        return
-    if torch.version.cuda is None:
-        pytest.skip("the spaces package runs its ZeroGPU half only beside a CUDA build of PyTorch")
-    with DeviceAPI() as api, serve("tests/helpers/zerogpu.py", CPU_CORES=THREADS, **api.environment) as address:
-        yield address
-    assert api.log[0] == "/startup-report" and {"/schedule", "/allow", "/release"} <= set(api.log)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +73,6 @@ def wait_for(page, condition, seconds=150):
 
 
 @pytest.mark.browser
-@on_both
 def test_generate_ends_with_exactly_the_images_of_sample(page):
     set_run(page, timesteps=30, seed=7, images=2)
     clicked = time.monotonic()
@@ -117,12 +86,11 @@ def test_generate_ends_with_exactly_the_images_of_sample(page):
     assert re.search(r"t 0\.033 · log-SNR -?\d", page.inner_text(".player .noise-level"))
     assert page.is_visible("#generate") and not page.is_visible("#stop")
 
-    images = policy().sample(2, timesteps=30, sampler="dpmpp_2m", seed=7)
+    images = model().sample(2, timesteps=30, sampler="dpmpp_2m", seed=7)
     np.testing.assert_array_equal(canvas_pixels(page), make_grid(to_uint8(images)))
 
 
 @pytest.mark.browser
-@on_both
 def test_stop_keeps_the_frame_and_shows_its_step(page):
     set_run(page, timesteps=1000, seed=1)
     page.click("#generate")
@@ -169,7 +137,6 @@ def test_a_double_click_starts_a_run_and_does_not_stop_it(page):
 
 
 @pytest.mark.browser
-@on_both
 def test_the_keyboard_starts_and_stops_a_run_without_losing_the_focus(page):
     set_run(page, timesteps=1000, seed=1)
     page.focus("#generate")
@@ -182,14 +149,14 @@ def test_the_keyboard_starts_and_stops_a_run_without_losing_the_focus(page):
     assert page.inner_text(".player .announcement") == page.inner_text(".player .step")
 
 
-GOOD = [DEFAULT, 2, 3, "ddim", "trained", 0, 5, 0.0]
+GOOD = [MODEL, 2, 3, "ddim", "trained", 0, 5, 0.0]
 
 
 @pytest.mark.parametrize(
     "position, value, words",
     [
         (0, "../secrets", "no checkpoint '../secrets'"),
-        (0, ["faces-32"], "no checkpoint ['faces-32']"),
+        (0, [MODEL], "no checkpoint ['small-32']"),
         (1, -1, "Images must be a whole number from 1 to 64, got -1"),
         (1, 65, "Images"),
         (2, 0, "Timesteps must be a whole number from 1 to 1000, got 0"),
@@ -215,8 +182,8 @@ def test_an_invalid_setting_is_a_clear_error(client, endpoint, position, value, 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
 @pytest.mark.parametrize("schedule", ["trained", "linear", "cosine"])
 def test_every_sampler_and_schedule_matches_the_library(client, sampler, schedule):
-    file, made_with = client.predict(DEFAULT, 2, 6, sampler, schedule, 1.5, 3, api_name="/sample")
-    images = policy().sample(
+    file, made_with = client.predict(MODEL, 2, 6, sampler, schedule, 1.5, 3, api_name="/sample")
+    images = model().sample(
         2,
         timesteps=6,
         sampler=sampler,
@@ -228,24 +195,22 @@ def test_every_sampler_and_schedule_matches_the_library(client, sampler, schedul
     np.testing.assert_array_equal(read(file), make_grid(to_uint8(images)))
 
 
-@on_both
 def test_stream_yields_steps_and_ends_with_the_single_images(client):
-    job = client.submit(checkpoint=DEFAULT, images=2, timesteps=40, seed=8, api_name="/stream")
+    job = client.submit(checkpoint=MODEL, images=2, timesteps=40, seed=8, api_name="/stream")
     values = [value for value in job if "index" in value]
     assert len(values) > 1 and [value["state"] for value in values[:-1]] == ["running"] * (len(values) - 1)
     indices = [value["index"] for value in values]
     assert indices == sorted(set(indices)) and indices[-1] == 40
     last = values[-1]
     assert last["state"] == "done" and last["seed"] == 8
-    images = to_uint8(policy().sample(2, timesteps=40, sampler="dpmpp_2m", seed=8))
+    images = to_uint8(model().sample(2, timesteps=40, sampler="dpmpp_2m", seed=8))
     for src, image in zip(last["images"], images, strict=True):
         np.testing.assert_array_equal(decode(src), image)
 
 
-@on_both
 def test_every_api_parameter_has_a_default(client):
     file, made_with = client.predict(api_name="/sample")
-    assert read(file).shape == (32, 32, 3) and made_with["checkpoint"] == DEFAULT and made_with["batch_size"] == 1
+    assert read(file).shape == (32, 32, 3) and made_with["checkpoint"] == MODEL and made_with["batch_size"] == 1
     again, _ = client.predict(seed=made_with["seed"], api_name="/sample")
     np.testing.assert_array_equal(read(again), read(file))
 
@@ -264,7 +229,7 @@ def test_the_endpoints_and_their_parameters_are_documented_under_stable_names(cl
     for endpoint in endpoints.values():
         parameters = {p["parameter_name"]: p["parameter_default"] for p in endpoint["parameters"]}
         assert parameters == {
-            "checkpoint": DEFAULT,
+            "checkpoint": MODEL,
             "images": 1,
             "timesteps": 20,
             "sampler": "dpmpp_2m",
@@ -275,10 +240,9 @@ def test_the_endpoints_and_their_parameters_are_documented_under_stable_names(cl
         }
 
 
-@on_both
 def test_runs_side_by_side_do_not_wait_for_each_other(client, url):
     other = Client(url, verbose=False)
-    slow = client.submit(DEFAULT, 1, 1000, "ddim", "trained", 0, 1, api_name="/stream")
+    slow = client.submit(MODEL, 1, 1000, "ddim", "trained", 0, 1, api_name="/stream")
     _, quick = other.predict(*GOOD, api_name="/sample")
     assert quick["state"] == "done" and not slow.done()
     slow.cancel()

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from pages import ROOT, click, set_run, until
+from models import model
+from pages import click, set_run, until
 from torch import nn
 
 from dp import DiffusionPolicy, SampleSettings
@@ -126,7 +127,7 @@ def test_the_page_highlights_what_the_selected_latent_attends_to(page):
     page.locator(".attention .block").fill("2")
     page.locator(".attention .latent").fill("7")
     until(page, "d.attention === '11/2/7'")
-    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
+    policy = model()
     settings = SampleSettings(4, timesteps=12, sampler="dpmpp_2m", seed=5)
     weights = attention_at_step(policy, settings, row=1, index=11, start=None, mask=None)[1, 6]
     dark = page.evaluate(

@@ -4,7 +4,8 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from pages import ROOT, awaited, decode, hearing_late, settle, type_numbers, unfold
+from models import model
+from pages import awaited, decode, hearing_late, settle, type_numbers, unfold
 
 from dp import DiffusionPolicy
 from dp.data.codec import make_grid, to_uint8
@@ -237,7 +238,7 @@ def test_six_variants_on_one_clock_show_the_images_of_the_library(page):
     counts = [int(number) for number in NUMBERS["timesteps"][1]]
     compare(page, "Timesteps", images=2)
     until_done(page, MAX_VARIANTS)
-    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
+    policy = model()
     runs = [list(policy.stream(2, timesteps=n, sampler="dpmpp_2m", seed=5)) for n in counts]
     steps, pictures = shown(page)
     assert steps == counts
@@ -311,7 +312,7 @@ def test_pairs_show_their_steps_and_the_other_tab_keeps_its_run(page):
     mine = page.evaluate("sessionStorage.getItem('dp-run')")
     compare(page, "Step k of a long run", images=2)
     until_done(page, 6)
-    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
+    policy = model()
     made = list(policy.stream(2, timesteps=40, sampler="dpmpp_2m", seed=5))
     steps, pictures = shown(page)
     assert steps == [5, 5, 10, 10, 20, 20]

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from launching import launched
+from models import MODEL
 from pages import behind_proxy, click, unfold
 
 from dp.data.codec import encode_png
@@ -158,7 +159,7 @@ def test_copy_link_without_a_clipboard_shows_the_link_in_a_field(page, port, sit
             return
         field.wait_for()
         link = field.input_value()
-        assert link.startswith(f"http://app.{site}:{port}/?checkpoint=faces-32&") and "timesteps=20" in link
+        assert link.startswith(f"http://app.{site}:{port}/?checkpoint={MODEL}&") and "timesteps=20" in link
         # It is selected, so that the copy shortcut is enough.
         assert frame.evaluate("document.activeElement.value.slice(0, document.activeElement.selectionEnd)") == link
         assert frame.inner_text("#link").strip() == "Copy link"

@@ -13,18 +13,18 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from conftest import WINDOWS, randomise
+from conftest import WINDOWS
 from fakehub import connected, refuses, trickles
 from gradio_client import Client
 from huggingface_hub import ModelCard
 from launching import launched
-from pages import canvas_pixels, owners_cookie, serve, set_run, unfold, until, window
+from models import MODEL, randomize
+from pages import canvas_pixels, owners_cookie, set_run, unfold, until, window
 from PIL import Image
 from saving import save_policy
 from starlette.requests import Request
 from test_models import TINY, fake  # noqa: F401 (a fixture)
 from test_train_tab import asking, call, home, make_run, open_train_tab, sooner_or_later  # noqa: F401 (home, too)
-from zerogpu import DeviceAPI
 
 from dp import RIN, DiffusionPolicy
 from dp.data.codec import make_grid, to_uint8
@@ -47,7 +47,7 @@ def hub(monkeypatch, tmp_path):
 
 def put(hub, name, seed=0, private=False, **card):
     """Put a tiny model on the Hub."""
-    policy = DiffusionPolicy(randomise(RIN(**TINY), seed=seed))
+    policy = DiffusionPolicy(randomize(RIN(**TINY), seed=seed))
     save_policy(policy, hub.folder / name, **card)
     files = {file.name: file.read_bytes() for file in (hub.folder / name).iterdir()}
     hub.repos[name] = {"files": files, "private": private}
@@ -66,12 +66,12 @@ def environment(hub, tmp_path, home):  # noqa: F811
 
 
 @contextmanager
-def served(environment):
-    """Serve the app in this process, with the Hub of `connected`."""
+def served(environment, **options):
+    """Serve the app in this process, with the Hub of `connected`; options as in `launched`."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        with launched(environment["DP_HOME"]) as url:
+        with launched(environment["DP_HOME"], **options) as url:
             yield url
 
 
@@ -125,8 +125,8 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
             assert page.locator(".about a, .about img").count() == 0  # text of a model card stays text
             check_pictures(page, policy, "bob/faces")
             unfold(page.get_by_role("tab", name="Compare"))
-            assert choices(page, "compare-checkpoint") == ["faces-32", "bob/faces"]
-            assert page.input_value("#compare-checkpoint input") == "faces-32"
+            assert choices(page, "compare-checkpoint") == [MODEL, "bob/faces"]
+            assert page.input_value("#compare-checkpoint input") == MODEL
             page.locator("#axis input").click()
             page.get_by_role("option", name="Checkpoint").click()
             page.locator("#values .token").first.wait_for()
@@ -142,9 +142,9 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
             unfold(page.get_by_role("tab", name="Compare"))
             page.locator("#values input").click()
             page.get_by_role("listbox").get_by_role("option", name="bob/other").click()
-            assert page.locator("#values .token").all_inner_texts() == ["faces-32", "bob/faces", "bob/other"]
+            assert page.locator("#values .token").all_inner_texts() == [MODEL, "bob/faces", "bob/other"]
         with window(browser, url, **options) as page:  # another user's
-            sooner_or_later(lambda: choices(page, "checkpoint") == ["faces-32", "bob/other", "bob/faces"])
+            sooner_or_later(lambda: choices(page, "checkpoint") == [MODEL, "bob/other", "bob/faces"])
     assert {token for *_, token in hub.requests} == {""}
 
 
@@ -242,10 +242,8 @@ def test_a_model_too_large_for_a_space_is_rejected_before_its_download(hub, envi
 
 
 def test_on_zero_gpu_a_model_is_loaded_and_sampled(hub, environment, home):  # noqa: F811
-    if torch.version.cuda is None:
-        pytest.skip("the spaces package runs its ZeroGPU half only beside a CUDA build of PyTorch")
     policy = put(hub, "bob/faces")
-    with DeviceAPI() as api, serve("tests/helpers/zerogpu.py", **environment | api.environment) as url:
+    with served(environment | {"SPACES_ZERO_GPU": "true"}, on_zero_gpu=True) as url:
         assert "is loaded and selected" in said_of(url, "bob/faces")
         client, settings = Client(url, verbose=False), {"images": 1, "timesteps": 3, "seed": 1}
         picture, _ = client.predict("bob/faces", **settings, sampler="ddim", api_name="/sample")

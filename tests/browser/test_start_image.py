@@ -5,7 +5,8 @@ import base64
 import numpy as np
 import pytest
 import torch
-from pages import ROOT, canvas_pixels, copied_link, set_run, unfold, until
+from models import model
+from pages import canvas_pixels, copied_link, set_run, unfold, until
 from PIL import Image
 
 from dp import DiffusionPolicy, SampleSettings
@@ -46,7 +47,7 @@ def test_strength_1_is_generation_from_noise(policy, picture, sampler):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_strength_near_0_returns_the_image(sampler):
-    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
+    policy = model()
     face = policy.sample(1, timesteps=20, sampler="dpmpp_2m", seed=0)[0]
     images = policy.sample(2, timesteps=5, sampler=sampler, seed=1, start=face, strength=1e-6)
     distance = (to_uint8_tensor(images).int() - to_uint8_tensor(face[None]).int()).abs()
@@ -169,7 +170,7 @@ def finished(page, steps):
 
 @pytest.mark.browser
 def test_a_run_of_the_page_starts_from_the_image_and_keeps_painted_areas(page, tmp_path):
-    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
+    policy = model()
     choose(page, tmp_path)
     set_run(page, timesteps=10, seed=6, images=4)
     page.locator("#start .strength").fill("0.5")
@@ -211,7 +212,7 @@ def test_a_run_of_the_page_starts_from_the_image_and_keeps_painted_areas(page, t
 
 @pytest.mark.browser
 def test_a_walk_is_shown_as_a_strip_that_plays_and_its_link_restores_it(page):
-    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
+    policy = model()
     set_run(page, timesteps=8, seed=2, images=5)
     unfold(page.get_by_text("Walk between two seeds", exact=True))
     assert page.input_value("#walk input") == ""  # opening the accordion starts no walk

@@ -17,11 +17,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from gradio_client import Client
-from pages import ROOT, behind_proxy, canvas_pixels, context_for, set_run
+from models import MODEL, PacedEngine, model, models_dir
+from pages import behind_proxy, canvas_pixels, context_for, set_run
 
 from dp.data.codec import make_grid, to_uint8
-from dp.diffusion.policy import DiffusionPolicy
-from dp.serving.engine import Engine
 from dp.ui import streaming
 from dp.ui.app import build_app
 from dp.ui.streaming import REPLAYED, evenly_chosen
@@ -29,7 +28,6 @@ from dp.ui.streaming import REPLAYED, evenly_chosen
 # The server runs in this process: a warning turned into an error would be raised in Gradio's threads.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-NAME = "faces-32"
 SOON = 60.0  # rows of a lost reader should be freed within 2 s; the rest is for a busy machine
 
 
@@ -37,7 +35,7 @@ class App:
     """The real app, served in this process, with access to its engine."""
 
     def __init__(self):
-        self.engine = Engine(ROOT / "checkpoints", device="cpu")
+        self.engine = PacedEngine(models_dir(), device="cpu")
         self.demo = build_app(self.engine)
         _, self.url, _ = self.demo.launch(prevent_thread_lock=True, quiet=True)
         (self.generate,) = [i for i, fn in self.demo.fns.items() if fn.name == "generate"]
@@ -79,7 +77,7 @@ def context(browser):
 
 
 def alone(images, timesteps, seed):
-    policy = DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / NAME)
+    policy = model()
     return make_grid(to_uint8(policy.sample(images, timesteps=timesteps, sampler="dpmpp_2m", seed=seed)))
 
 
@@ -103,7 +101,7 @@ class Reader:
 
     def __init__(self, app, images=2, timesteps=1000):
         self.session = uuid.uuid4().hex
-        values = [NAME, images, timesteps, "ddim", "trained", 0, 0, 1, False, None, None]  # no walk, no start image
+        values = [MODEL, images, timesteps, "ddim", "trained", 0, 0, 1, False, None, None]  # no walk, no start image
         body = {"data": values, "fn_index": app.generate, "session_hash": self.session}
         request = urllib.request.Request(
             f"{app.url}gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -143,7 +141,7 @@ def test_a_page_that_is_closed_frees_its_rows(app, context):
 @pytest.mark.browser
 def test_a_reloaded_page_replays_its_run_which_ends_with_the_same_images(app, context):
     page = opened(context, app.url)
-    handle = begin(page, app, 120)
+    handle = begin(page, app, 400)
     page.wait_for_function("+document.querySelector('.player').dataset.step > 30", timeout=150_000)
     page.add_init_script(
         """window.seen = [];
@@ -155,10 +153,10 @@ def test_a_reloaded_page_replays_its_run_which_ends_with_the_same_images(app, co
     page.reload()
     page.wait_for_function("document.querySelector('.player')?.dataset.state === 'done'", timeout=150_000)
     assert handle.state == "done" and len(app.handles) == len({t.request_id for t in app.handles})
-    page.wait_for_function("window.seen.at(-1) === 120")  # polled every 10 ms
+    page.wait_for_function("window.seen.at(-1) === 400")  # polled every 10 ms
     seen = [step for step in page.evaluate("window.seen") if step]
-    assert seen[0] < 30 and seen == sorted(seen) and seen[-1] == 120
-    np.testing.assert_array_equal(canvas_pixels(page), alone(2, 120, 5))
+    assert seen[0] < 30 and seen == sorted(seen) and seen[-1] == 400
+    np.testing.assert_array_equal(canvas_pixels(page), alone(2, 400, 5))
     assert page.is_visible("#generate") and not page.is_visible("#stop")
 
 

@@ -273,13 +273,13 @@ def test_a_preset_starts_unchanged_and_sampling_works_during_training(browser, h
 
         page.get_by_role("tab", name="Denoise").click()
         before = run.status().step
-        set_run(page, timesteps=500, seed=1, images=1)
+        set_run(page, timesteps=300, seed=1, images=1)
         page.click("#generate")
         until(page, "step > 0")
         page.wait_for_function(
             "/[1-9][0-9.]* steps\\/s/.test(document.querySelector('.player .noise-level').innerText)"
         )
-        until(page, "d.state === 'done' && step === 500")
+        until(page, "d.state === 'done' && step === 300")
         sooner_or_later(lambda: run.status().step > before)
         assert run.status().state == "running" and run.status().images_per_s > 0
 
@@ -472,7 +472,7 @@ def test_a_stranger_sees_nothing_of_the_runs(home, tiny_rin, monkeypatch, allowe
         else:
             assert looked == unfit == acted == begun == {"problem": permission.OFF}
             assert run.config()["name"] == "Secret" and "Secret" not in config
-            with pytest.raises(AppError, match="there is no checkpoint 'Secret/000002'; there are: faces-32"):
+            with pytest.raises(AppError, match="there is no checkpoint 'Secret/000002'; there are: small-32"):
                 client.predict(**sample, api_name="/sample")
 
 

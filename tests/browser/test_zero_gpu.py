@@ -13,15 +13,16 @@ import pytest
 import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from pages import ROOT, canvas_pixels, copied_link, serve, set_run, type_numbers, unfold, until
+from models import MODEL, PacedEngine, model, models_dir
+from pages import canvas_pixels, copied_link, decode, serve, set_run, type_numbers, unfold, until
+from PIL import Image
 from test_compare import PLAYERS, compare, shown, until_players
 from test_player import upload
 from test_start_image import choose, given
 from zerogpu import ANSWERS, DeviceAPI
 
-from dp import DiffusionPolicy, SampleSettings
+from dp import SampleSettings
 from dp.data.codec import make_grid, to_uint8
-from dp.serving.engine import Engine
 from dp.serving.files import export
 from dp.serving.handle import SampleRequest
 from dp.ui.auth.permission import ON_ZERO_GPU
@@ -59,6 +60,7 @@ def api():
 def url(api):
     with serve("tests/helpers/zerogpu.py", CPU_CORES="1", **api.environment) as address:
         yield address
+    assert api.log[0] == "/startup-report" and {"/schedule", "/allow", "/release"} <= set(api.log)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +78,7 @@ def page(page):
 
 @pytest.fixture(scope="module")
 def policy():
-    return DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / "faces-32")
+    return model()
 
 
 def until_said(page, words, player="#player"):
@@ -107,7 +109,7 @@ def test_a_missing_gpu_is_shown_in_the_players_status_line_and_the_next_run_work
     page.click("#generate")
     until(page, "d.state === 'done' && step === 10")
     before = canvas_pixels(page)
-    # An answer to the request, and one of the queue; test_an_api_client_gets_the_same_errors has all of them.
+    # An answer to the request and one of the queue; test_an_api_client_gets_the_same_errors_and_images has them all.
     for answer in ("quota", "queue in vain"):
         words = SAID[answer]
         api.answer = answer
@@ -153,7 +155,7 @@ def test_a_comparison_without_a_gpu_shows_why_and_the_next_one_works(page, api, 
     assert page.locator("#clock tbody tr").count() == 3
 
 
-def test_an_api_client_gets_the_same_errors(url, api):
+def test_an_api_client_gets_the_same_errors_and_images(url, api, policy):
     client = Client(url, verbose=False, headers=VISITOR)
     for answer, words in SAID.items():
         api.answer = answer
@@ -163,8 +165,14 @@ def test_an_api_client_gets_the_same_errors(url, api):
     with pytest.raises(AppError):
         client.predict(images=1, timesteps=2, api_name="/sample")
     api.answer = "lent"
-    assert client.predict(images=1, timesteps=2, api_name="/stream")["state"] == "done"
-    assert client.predict(images=1, timesteps=2, api_name="/sample")[1]["state"] == "done"
+    last = client.predict(images=2, timesteps=40, seed=8, api_name="/stream")
+    file, settings = client.predict(images=2, timesteps=40, seed=8, api_name="/sample")
+    assert last["state"] == settings["state"] == "done"
+    images = to_uint8(policy.sample(2, timesteps=40, sampler="dpmpp_2m", seed=8))
+    for src, image in zip(last["images"], images, strict=True):
+        np.testing.assert_allclose(decode(src), image, atol=1)
+    with Image.open(file) as grid:
+        np.testing.assert_allclose(np.asarray(grid), make_grid(images), atol=1)
 
 
 # ----------------------------------------------------------------------------
@@ -255,9 +263,9 @@ def test_a_closed_page_or_client_releases_the_gpu(page, url, api):
 
 
 def test_every_visitor_may_request_the_largest_run():
-    largest = SampleRequest("faces-32", SampleSettings(MAX_IMAGES, timesteps=MAX_TIMESTEPS))
+    largest = SampleRequest(MODEL, SampleSettings(MAX_IMAGES, timesteps=MAX_TIMESTEPS))
     assert seconds_needed([largest]) <= ANONYMOUS_S and "signed in" not in waiting_message([largest])
-    assert seconds_needed([SampleRequest("faces-32", SampleSettings(4, timesteps=20))]) == 10
+    assert seconds_needed([SampleRequest(MODEL, SampleSettings(4, timesteps=20))]) == 10
     message = waiting_message([largest] * MAX_VARIANTS)
     assert message.startswith(f"waiting for a GPU, to be used for at most {seconds_needed([largest] * MAX_VARIANTS)} s")
     assert f"more than the {ANONYMOUS_S} that visitors get without signing in" in message
@@ -267,7 +275,7 @@ def test_every_visitor_may_request_the_largest_run():
 def test_the_requested_seconds_are_shown_first(page, api):
     api.answer = "queue in vain"
     compare(page, timesteps=1000, images=64)
-    run = SampleRequest("faces-32", SampleSettings(64, timesteps=1000))
+    run = SampleRequest(MODEL, SampleSettings(64, timesteps=1000))
     until_said(page, waiting_message([run] * 3), ".player.variant")
     until_said(page, SAID["queue in vain"], ".player.variant")
     assert api.asked[-1]["durationSeconds"] == str(seconds_needed([run] * 3))
@@ -280,7 +288,7 @@ def test_the_requested_seconds_are_shown_first(page, api):
 @pytest.mark.browser
 def test_features_that_need_a_finished_run_are_hidden_and_the_rest_works(page, policy, tmp_path):
     run = SampleSettings(4, timesteps=6, sampler="ddim", seed=11)
-    handle = Engine(ROOT / "checkpoints", device="cpu").submit(run, "faces-32")  # made on another machine
+    handle = PacedEngine(models_dir(), device="cpu").submit(run, MODEL)  # made on another machine
     frame = list(handle)[-1]
     _, png = export([frame], handle.provenance, "png")
     (tmp_path / "faces.png").write_bytes(png)

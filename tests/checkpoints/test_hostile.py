@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import randomise
+from models import randomize
 from safetensors.torch import load_file, save_file
 from saving import save_policy
 
@@ -176,7 +176,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    save_policy(DiffusionPolicy(randomise(RIN(**TINY))), tmp_path / "mine")
+    save_policy(DiffusionPolicy(randomize(RIN(**TINY))), tmp_path / "mine")
     DiffusionPolicy.from_pretrained(tmp_path / "mine")  # it is whole, and what loading brings into memory is there
     return tmp_path / "mine"
 

@@ -4,20 +4,19 @@ import os
 from contextlib import contextmanager
 
 import pytest
-from pages import ROOT
+from models import PacedEngine, models_dir
 
-from dp.serving.engine import Engine
 from dp.ui.app import build_app
 
 
 @contextmanager
-def launched(home=os.devnull, roots=(ROOT / "checkpoints",), on_zero_gpu=False, **options):
+def launched(home=os.devnull, on_zero_gpu=False, **options):
     """Serve the app with its runs in `home`, which is DP_HOME meanwhile, and yield its address; options as in
     gr.Blocks.launch. Warnings inside Gradio's threads must not be errors: see `filterwarnings` in conftest.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DP_HOME", str(home))
-        demo = build_app(Engine(*roots, device="cpu", runs=home), on_zero_gpu=on_zero_gpu)
+        demo = build_app(PacedEngine(models_dir(), device="cpu", runs=home), on_zero_gpu=on_zero_gpu)
         demo.launch(quiet=True, prevent_thread_lock=True, **options)
         try:
             yield demo.local_url.rstrip("/")

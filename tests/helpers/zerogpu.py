@@ -116,4 +116,21 @@ if __name__ == "__main__":
 
     # What needs the driver: binding the lent GPU in the worker, and moving tensors to it.
     spaces.zero.wrappers.torch.init = spaces.zero.wrappers.torch.move = lambda *args, **kwargs: None
+
+    # The model of the tests, and the pauses of PacedEngine, in the worker.
+    from models import models_dir, pause
+
+    import dp.serving.engine
+    from dp.diffusion.policy import DiffusionPolicy
+
+    class SmallEngine(dp.serving.engine.Engine):
+        def __init__(self, *roots, **options):
+            super().__init__(models_dir(), **options)
+
+    def run_slowly(policy, state, run=DiffusionPolicy.run):
+        for step in run(policy, state):
+            pause(step.timesteps)
+            yield step
+
+    dp.serving.engine.Engine, DiffusionPolicy.run = SmallEngine, run_slowly
     runpy.run_path(str(ROOT / "app.py"), run_name="__main__")

@@ -17,10 +17,10 @@ import nowhere
 import numpy as np
 import pytest
 import torch
-from conftest import randomise
 from fakehub import breaks_off, connected, refuses, says, sleeps, trickles
 from gradio_client import Client
 from huggingface_hub import ModelCard, constants
+from models import randomize
 from pages import ROOT, serve
 from PIL import Image
 from saving import save_policy
@@ -51,7 +51,7 @@ def fake(request, monkeypatch, tmp_path):
 
 @pytest.fixture
 def policy():
-    return DiffusionPolicy(randomise(RIN(**TINY)), timesteps=7, noise_schedule="cosine")
+    return DiffusionPolicy(randomize(RIN(**TINY)), timesteps=7, noise_schedule="cosine")
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_a_changed_folder_is_published_again(fake, policy, folder):
     models.upload(folder, "alice/faces", token=WRITER)
     assert same(policy, DiffusionPolicy.from_pretrained("alice/faces", token=False))
     assert json.loads(fake.repos["alice/faces"]["files"]["config.json"]) == checkpoint.read_config(folder)
-    other = DiffusionPolicy(randomise(RIN(**TINY), seed=1))
+    other = DiffusionPolicy(randomize(RIN(**TINY), seed=1))
     other.save_pretrained(folder)
     models.upload(folder, "alice/faces", token=WRITER, license="mit")
     assert same(other, DiffusionPolicy.from_pretrained("alice/faces", token=False))
@@ -160,7 +160,7 @@ def test_a_changed_folder_is_published_again(fake, policy, folder):
 
 def test_a_local_folder_takes_precedence_over_the_hub(fake, policy, faces, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    other = DiffusionPolicy(randomise(RIN(**TINY), seed=1))
+    other = DiffusionPolicy(randomize(RIN(**TINY), seed=1))
     other.save_pretrained("alice/faces")
     assert same(other, DiffusionPolicy.from_pretrained("alice/faces"))
     assert fake.requests == []

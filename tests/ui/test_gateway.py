@@ -513,7 +513,7 @@ def test_an_allowed_site_may_embed_the_page(url, browser):
     """As with <gradio-app>, whose scripts call the app from a page on another site."""
     get_config = "(app) => fetch(`${app}/config`).then((answer) => answer.json()).then(({version}) => version)"
     join = """(app) => fetch(`${app}/gradio_api/call/sample`, {method: "POST", credentials: "include",
-        headers: {"Content-Type": "application/json"}, body: JSON.stringify({data: ["faces-32", 1, 2]})})
+        headers: {"Content-Type": "application/json"}, body: JSON.stringify({data: ["small-32", 1, 2]})})
         .then((answer) => answer.json()).then(({event_id}) => event_id)"""
     with site("<title>blog</title>") as port, tab(browser) as page:
         page.goto(f"http://blog.test:{port}/")
