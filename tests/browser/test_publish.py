@@ -241,6 +241,7 @@ def test_a_model_too_large_for_a_space_is_rejected_before_its_download(hub, envi
     assert hub.kinds().count("file") == 2  # only the config and the card were downloaded
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_on_zero_gpu_a_model_is_loaded_and_sampled(hub, environment, home):  # noqa: F811
     policy = put(hub, "bob/faces")
     with served(environment | {"SPACES_ZERO_GPU": "true"}, on_zero_gpu=True) as url:

@@ -31,6 +31,9 @@ PRELOADED = [
 ]
 
 
+ENDLESS, PAUSE_S = 100_000, 0.01
+
+
 class Fork:
     """As much of subprocess.Popen as dp and these tests use. stdout: a file, which takes stderr, too, or PIPE."""
 
@@ -92,7 +95,17 @@ def _begin(stream, takes_errors, environment, cwd, target, *arguments) -> None:
 
 
 def train(*arguments: str) -> None:
-    """What `python -m dp train` does."""
+    """Do what `python -m dp train` does. A run without an end in sight pauses in each step, since its test only waits
+    for it while others need the processor.
+    """
+    from dp.training.trainer import Trainer
+
+    def train_step_slowly(trainer, train_step=Trainer.train_step):
+        if trainer.train_num_steps >= ENDLESS:
+            time.sleep(PAUSE_S)
+        return train_step(trainer)
+
+    Trainer.train_step = train_step_slowly
     sys.argv = ["dp", "train", *arguments]
     runpy.run_module("dp", run_name="__main__", alter_sys=True)
 
