@@ -24,11 +24,13 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", "default::pytest.PytestUnraisableExceptionWarning")
 
 
-SLOW = ("test_train_tab", "browser", "training", "test_docs")  # files and folders, the slowest first
+# Files and folders, the slowest first.
+SLOW = ("test_train_tab", "test_remote", "test_zero_gpu", "test_streaming", "test_player", "test_processes")
+SLOW += ("browser", "training", "test_docs")
 
 
 def pytest_collection_modifyitems(items):
-    # Files are handed out in this order, so that the two processes end at about the same time.
+    # Files are handed out in this order, so that the processes end at about the same time.
     items.sort(key=lambda item: next((i for i, word in enumerate(SLOW) if word in item.nodeid), len(SLOW)))
     # Their server may run in this process, where a warning made an error would be raised inside Gradio's threads.
     for item in items:

@@ -89,6 +89,7 @@ def started(place, *arguments):
     return subprocess.Popen([sys.executable, *arguments], cwd=place, env=environment, **streams)
 
 
+@pytest.mark.soak
 def test_two_machines_train_one_run(place):
     begin, *_ = re.findall(r"(-m dp train my/\w+ .*--prepare)", PAGES["several-machines.md"])
     nodes = re.findall(r"(-m torch\.distributed\.run --nnodes .*)", PAGES["several-machines.md"])

@@ -126,7 +126,7 @@ class Engine:
         given = {"start": digest(request.start), "mask": digest(request.mask)}
         return source | asdict(request.settings) | given
 
-    def inside(self, request_id: str, row: int, index: int) -> Tensor:
+    def attention(self, request_id: str, row: int, index: int) -> Tensor:
         """Return the read attention [depth,M,N] of image `row` at step `index` of a run that can still be found. The
         image is made again up to there, in the caller's thread. Raises ValueError where that cannot be done.
         """

@@ -125,12 +125,12 @@ class Subscription:
 
 
 class Runner(Protocol):
-    """Whatever samples requests: the engine, or a lent GPU (`dp.ui.zero_gpu.GpuRunner`)."""
+    """What the page samples with: the engine, or a lent GPU (`dp.ui.zero_gpu.GpuRunner`)."""
 
-    has_attention: bool  # whether `inside` can be called
+    has_attention: bool  # whether `attention` can be called
 
     def submit_all(self, requests: Sequence[SampleRequest]) -> list[RunHandle]: ...
 
     def find(self, request_id: str) -> RunHandle | None: ...
 
-    def inside(self, request_id: str, row: int, index: int) -> Tensor: ...
+    def attention(self, request_id: str, row: int, index: int) -> Tensor: ...

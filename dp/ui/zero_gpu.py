@@ -67,7 +67,7 @@ class GpuRunner:
         """Return the handle of a run that is live or still in memory; None for any other id."""
         return self._handles.get(request_id)
 
-    def inside(self, request_id: str, row: int, index: int) -> Tensor:
+    def attention(self, request_id: str, row: int, index: int) -> Tensor:
         """Raise ValueError: the model is on a GPU only during a run."""
         raise ValueError("attention maps need the model, which is on a GPU only during a run")
 

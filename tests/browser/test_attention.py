@@ -77,19 +77,19 @@ def test_the_engine_returns_the_attention_of_a_run(engine, tiny_rin):
     handle = engine.submit(settings, "tiny", start=start)
     list(handle)
     expected = attention_at_step(DiffusionPolicy(tiny_rin()), settings, 1, 4, start, None)
-    torch.testing.assert_close(engine.inside(handle.request_id, 1, 4), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(engine.attention(handle.request_id, 1, 4), expected, atol=1e-4, rtol=0)
     for row, index, message in ((3, 1, "in 0 to 2.*got 3"), (0, 0, "in 1 to 5.*got 0"), (0, 6, "in 1 to 5.*got 6")):
         with pytest.raises(ValueError, match=message):
-            engine.inside(handle.request_id, row, index)
+            engine.attention(handle.request_id, row, index)
     with pytest.raises(ValueError, match="no longer has this run"):
-        engine.inside("unknown", 0, 1)
+        engine.attention("unknown", 0, 1)
 
 
 def test_a_run_without_a_seed_gets_one_and_has_attention_maps(engine):
     handle = engine.submit(SampleSettings(1, timesteps=2), "tiny")
     list(handle)
     assert isinstance(handle.provenance["seed"], int)
-    assert engine.inside(handle.request_id, 0, 2).shape == (2, 5, 4)
+    assert engine.attention(handle.request_id, 0, 2).shape == (2, 5, 4)
 
 
 def test_a_replaced_checkpoint_is_an_error(engine, tiny_rin, tmp_path):
@@ -97,7 +97,7 @@ def test_a_replaced_checkpoint_is_an_error(engine, tiny_rin, tmp_path):
     list(handle)
     DiffusionPolicy(tiny_rin(num_latents=6)).save_pretrained(tmp_path / "tiny")
     with pytest.raises(ValueError, match="tiny has been replaced since this run"):
-        engine.inside(handle.request_id, 0, 1)
+        engine.attention(handle.request_id, 0, 1)
 
 
 def test_a_network_without_latents_is_a_clear_error():

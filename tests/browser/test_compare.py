@@ -284,6 +284,7 @@ def test_six_variants_on_one_clock_show_the_images_of_the_library(page):
     page.keyboard.press("Space")
 
 
+@pytest.mark.soak
 @pytest.mark.browser
 def test_a_comparison_whose_messages_arrive_together_ends(page):
     with hearing_late(page, beside="Denoise"):

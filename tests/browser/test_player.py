@@ -95,6 +95,7 @@ def test_a_page_that_draws_too_slowly_still_ends_with_the_last_image(page, steps
     np.testing.assert_array_equal(canvas_pixels(page), make_grid(to_uint8((steps[-1].x0 + 1) / 2)))
 
 
+@pytest.mark.soak
 @pytest.mark.browser
 def test_a_run_whose_first_messages_arrive_together_is_a_new_run(page, steps):
     with hearing_late(page):

@@ -249,6 +249,7 @@ def test_a_check_can_be_cancelled_and_invalid_settings_are_reported_before_train
         page.get_by_text("Network width must be a multiple of 16, got 17").nth(1).wait_for()
 
 
+@pytest.mark.soak
 @pytest.mark.browser
 def test_a_repeated_error_is_shown_again(browser, home, tmp_path):
     with launched(home) as url, page_of(browser, url) as page, hearing_late(page):
@@ -260,6 +261,7 @@ def test_a_repeated_error_is_shown_again(browser, home, tmp_path):
             assert "no usable image" in page.inner_text("#intake .problem")
 
 
+@pytest.mark.soak
 @pytest.mark.browser
 def test_a_preset_starts_unchanged_and_sampling_works_during_training(browser, home, tmp_path):
     with launched(home) as url, page_of(browser, url) as page:

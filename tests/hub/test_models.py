@@ -41,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 @pytest.fixture
 def fake(request, monkeypatch, tmp_path):
     """Set a short timeout for tests in which no response comes, and one that suits a busy machine for the others."""
-    comes_never = any(words in request.node.name for words in ("silence", "byte by byte", "trickles"))
+    comes_never = any(words in request.node.name for words in ("silence", "byte by byte", "slow_download"))
     for module in (client, models):
         monkeypatch.setattr(module, "TIMEOUT_S", 0.4 if comes_never else 10)
         monkeypatch.setattr(module, "MIN_BYTES_PER_S", 1e6)
@@ -506,6 +506,7 @@ def test_an_invalid_commit_is_not_used_as_a_path(fake, faces, commit, tmp_path):
 # The app does without
 
 
+@pytest.mark.soak
 def test_the_app_starts_and_samples_without_a_network(tmp_path):
     # As a visitor has it: nothing told not to call out, and nothing in a cache.
     home, log, start = {"HF_HOME": str(tmp_path), "GRADIO_ANALYTICS_ENABLED": "True"}, [], time.monotonic()

@@ -145,7 +145,7 @@ def compute_attention(runner: Runner, data: Any, one_at_a_time: threading.Semaph
     if not one_at_a_time.acquire(timeout=QUEUE_S):
         return {"problem": BUSY}
     try:
-        weights = runner.inside(data["run"], row, index).numpy()  # [depth,M,N]
+        weights = runner.attention(data["run"], row, index).numpy()  # [depth,M,N]
     except ValueError as error:
         return {"problem": message_of(error)}
     finally:
