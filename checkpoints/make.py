@@ -1,12 +1,11 @@
-"""How the bundled models are made, from nothing but a font: draw the pictures, train, then write the checkpoint folder
-with its card.
+"""Make the bundled models from a font: draw the images, train, and write the checkpoint folder with its card.
 
-    python checkpoints/make.py draw faces-32 pictures/faces
-    python checkpoints/make.py train faces-32 pictures/faces runs/faces-32
-    python checkpoints/make.py bundle faces-32 pictures/faces runs/faces-32 --device "two cores of a CPU"
+    python checkpoints/make.py draw faces-32 images/faces
+    python checkpoints/make.py train faces-32 images/faces runs/faces-32
+    python checkpoints/make.py bundle faces-32 images/faces runs/faces-32 --device "two cores of a CPU"
 
-The pictures are the glyphs of Noto Color Emoji (SIL Open Font License 1.1), by default where Debian's package
-fonts-noto-color-emoji puts it. `draw` needs fontTools (in tests/requirements.txt) to read the font's character map.
+The images are glyphs of Noto Color Emoji (SIL Open Font License 1.1), by default from Debian's package
+fonts-noto-color-emoji. `draw` needs fontTools (in tests/requirements.txt) to read the font's character map.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ SAMPLES, PAIRS = 64, 12  # on the card
 FACES = [(0x2639, 0x263A), (0x1F600, 0x1F644), (0x1F910, 0x1F917), (0x1F920, 0x1F925), (0x1F927, 0x1F92F)]
 FACES += [(0x1F970, 0x1F976), (0x1F978, 0x1F97A), (0x1F9D0, 0x1F9D0), (0x1FAE0, 0x1FAE5), (0x1FAE8, 0x1FAE8)]
 
-# One entry per bundled model: which pictures, which network, which training.
+# One entry per bundled model: its glyphs, network and training.
 MODELS = {
     "faces-32": {
-        "pictures": FACES,
+        "glyphs": FACES,
         "network": dict(
             dim=128,
             image_size=32,
@@ -54,9 +53,9 @@ MODELS = {
             conv_widths=(64,),
             conv_blocks=2,
         ),
-        # Which picture it will be is decided where little more than noise is left (gamma from 0.001 to 0.07, for these
-        # pictures), so the schedule goes on further there, and min-SNR, which weighs those levels with next to nothing,
-        # stays out: see "Which levels to train on" in benchmarks/README.md.
+        # For these images, the content is decided where there is little more than noise (gamma from 0.001 to 0.07). So
+        # the schedule reaches further there, and min-SNR is off, as it gives these levels almost no weight: see "Which
+        # levels to train on" in benchmarks/README.md.
         "policy": dict(
             timesteps=50,
             noise_schedule="sigmoid",
@@ -83,7 +82,7 @@ MODELS = {
 
 
 def draw(ranges: list[tuple[int, int]], folder: Path, font_path: str = FONT) -> int:
-    """Each glyph of `ranges` that the font holds, on a white square, as folder/<code point>.png. Returns how many."""
+    """Draw each glyph of `ranges` that the font has, on white, as folder/<code point>.png. Return their number."""
     from fontTools.ttLib import TTFont
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,73 +98,71 @@ def draw(ranges: list[tuple[int, int]], folder: Path, font_path: str = FONT) -> 
     return len(points)
 
 
-def train(name: str, pictures: Path, run: Path) -> None:
-    """Train the model `name`, going on from the run's last whole checkpoint if there is one."""
+def train(name: str, images: Path, run: Path) -> None:
+    """Train the model `name`, resuming from the last checkpoint of the run, if there is one."""
     model = MODELS[name]
     trainer = Trainer(
-        DiffusionPolicy(RIN(**model["network"]), **model["policy"]), pictures, results_folder=run, **model["training"]
+        DiffusionPolicy(RIN(**model["network"]), **model["policy"]), images, results_folder=run, **model["training"]
     )
     print(trainer.dataset.report)
     trainer.resume()
     trainer.train()
 
 
-def bundle(name: str, pictures: Path, run: Path, device: str) -> None:
-    """Write checkpoints/<name>/ from the run's last milestone: weights in half precision, samples, and the card. What
-    stood there before goes only when all of it is made.
+def bundle(name: str, images: Path, run: Path, device: str) -> None:
+    """Write checkpoints/<name>/ from the run's last checkpoint: weights in half precision, samples, and the card. The
+    previous folder is replaced when everything is done.
     """
-    milestones = RunFolder(run).checkpoint_steps()
-    if not milestones:
+    steps = RunFolder(run).checkpoint_steps()
+    if not steps:
         raise SystemExit(f"there is no checkpoint in {run}: train first")
-    newest = RunFolder(run).checkpoint(milestones[-1])
+    newest = RunFolder(run).checkpoint(steps[-1])
     config = checkpoint.read_config(newest)
-    dataset = ImageDataset(pictures, config["network"]["image_size"])
-    title = {"step": config["step"], "dataset": f"{pictures.name} of Noto Color Emoji", "license": "ofl-1.1"}
+    dataset = ImageDataset(images, config["network"]["image_size"])
+    title = {"step": config["step"], "dataset": f"{images.name} of Noto Color Emoji", "license": "ofl-1.1"}
     with replacing(HERE / name) as folder:
         network, config = checkpoint.load(newest)
         checkpoint.save(folder, network, config | title, dtype=torch.float16)
         policy = DiffusionPolicy.from_pretrained(folder)
         samples = to_uint8(policy.sample(SAMPLES, timesteps=25, sampler="ddim", seed=0))
-        save_enlarged(samples, folder / "samples.png", columns=8)
-        nearest, distances = nearest_pictures(samples, dataset.images)
+        save_upscaled(samples, folder / "samples.png", columns=8)
+        nearest, distances = nearest_images(samples, dataset.images)
         pairs = np.concatenate([samples[:PAIRS], nearest[:PAIRS]])
-        save_enlarged(pairs, folder / "nearest.png", columns=PAIRS)
+        save_upscaled(pairs, folder / "nearest.png", columns=PAIRS)
         text = card(
             name,
             config,
             run,
             parameters=sum(p.numel() for p in policy.parameters()) / 1e6,
             weights_mb=(folder / "model.safetensors").stat().st_size / 1e6,
-            pictures=len(dataset),
+            images=len(dataset),
             distances=distances,
-            between=nearest_pictures(dataset.images, dataset.images, skip_self=True)[1],
+            between=nearest_images(dataset.images, dataset.images, skip_self=True)[1],
             device=device,
         )
         (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def nearest_pictures(
-    samples: np.ndarray, pictures: np.ndarray, skip_self: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `samples` [B,H,W,C] the nearest of `pictures`, mirrored or not, and its distance: the root mean
+def nearest_images(samples: np.ndarray, images: np.ndarray, skip_self: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nearest of `images`, mirrored or not, for each of `samples` [B,H,W,C], and its distance: the root mean
     square over the pixels, on a scale where black to white is 1.
     """
-    both = np.concatenate([pictures, pictures[:, :, ::-1]])
+    both = np.concatenate([images, images[:, :, ::-1]])
     a, b = (x.reshape(len(x), -1).astype(np.float32) / 255 for x in (samples, both))
     distances = np.sqrt(((a[:, None] - b[None]) ** 2).mean(-1))
     if skip_self:
-        n = np.arange(len(pictures))
-        distances[n, n] = distances[n, n + len(pictures)] = np.inf
+        n = np.arange(len(images))
+        distances[n, n] = distances[n, n + len(images)] = np.inf
     index = distances.argmin(1)
     return both[index], distances.min(1)
 
 
-def save_enlarged(array: np.ndarray, path: Path, columns: int, times: int = 3) -> None:
+def save_upscaled(array: np.ndarray, path: Path, columns: int, times: int = 3) -> None:
     path.write_bytes(encode_png(make_grid(array.repeat(times, 1).repeat(times, 2), columns)))
 
 
 def card(name: str, config: dict, run: Path, **measured) -> str:
-    """card.md, filled in from what the run recorded and what was measured just now."""
+    """Fill in card.md from the run's records and the measurements."""
     by_step = {}  # a resumed run logs again
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         with suppress(json.JSONDecodeError):  # a line torn by a crash
@@ -188,7 +185,7 @@ def card(name: str, config: dict, run: Path, **measured) -> str:
         "step": config["step"],
         "batch": batch,
         "seen": config["step"] * batch,
-        "passes": config["step"] * batch / measured["pictures"],
+        "passes": config["step"] * batch / measured["images"],
         "minutes": sum((records[1]["step"] - records[0]["step"]) * batch / r["images_per_s"] for r in records) / 60,
         "loss": np.mean([r["loss"] for r in records if r["step"] > config["step"] - 100]),
         "median": np.median(distances),
@@ -204,18 +201,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["draw", "train", "bundle"])
     parser.add_argument("model", choices=MODELS)
-    parser.add_argument("pictures", type=Path, help="the folder of pictures")
+    parser.add_argument("images", type=Path, help="the folder of training images")
     parser.add_argument("run", type=Path, nargs="?", help="the run folder (train and bundle)")
     parser.add_argument("--device", default="a device that was not named", help="what it was trained on (bundle)")
     args = parser.parse_args()
     if args.action == "draw":
-        print(f"{draw(MODELS[args.model]['pictures'], args.pictures)} pictures in {args.pictures}")
+        print(f"{draw(MODELS[args.model]['glyphs'], args.images)} images in {args.images}")
     elif args.run is None:
         parser.error(f"{args.action} needs the run folder")
     elif args.action == "train":
-        train(args.model, args.pictures, args.run)
+        train(args.model, args.images, args.run)
     else:
-        bundle(args.model, args.pictures, args.run, args.device)
+        bundle(args.model, args.images, args.run, args.device)
 
 
 if __name__ == "__main__":

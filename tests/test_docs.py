@@ -32,9 +32,9 @@ def place(tmp_path, monkeypatch):
     """Create the files that the pages mention in a new current folder."""
     place = tmp_path
     (place / "checkpoints").symlink_to(ROOT / "checkpoints")
-    (place / "my" / "pictures").mkdir(parents=True)
+    (place / "my" / "images").mkdir(parents=True)
     for shade in (0, 90, 180):
-        Image.fromarray(np.full((40, 40, 3), shade, np.uint8)).save(place / "my" / "pictures" / f"{shade}.png")
+        Image.fromarray(np.full((40, 40, 3), shade, np.uint8)).save(place / "my" / "images" / f"{shade}.png")
     monkeypatch.chdir(place)
     return place
 

@@ -88,8 +88,8 @@ def test_the_readmes_code_runs(tmp_path, monkeypatch):
     code, _ = re.findall(r"```python\n(.*?)```", README, re.S)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
-    (tmp_path / "my" / "pictures").mkdir(parents=True)
-    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "my" / "pictures" / "black.png")
+    (tmp_path / "my" / "images").mkdir(parents=True)
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "my" / "images" / "black.png")
     # The same lines with small numbers: the test checks that they work, not how long they take.
     small = {
         "policy.sample(16, timesteps=50": "policy.sample(16, timesteps=2",
@@ -110,8 +110,8 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch):
     code = re.search(r"## From the command line\n\n```bash\n(.*?)```", README, re.S)[1]
     commands = [*code.splitlines(), *re.findall(r"^\.venv/bin/python -m dp publish-space .*$", README, re.M)]
     assert len(commands) == 4
-    (tmp_path / "my" / "pictures").mkdir(parents=True)
-    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "my" / "pictures" / "black.png")
+    (tmp_path / "my" / "images").mkdir(parents=True)
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "my" / "images" / "black.png")
     # The same lines with small numbers, and without a Hub: the test checks that they work.
     small = {"--steps 5000": "--steps 2 --image-size 16 --width 16 --depth 1 --batch 2"}
     small |= {"sample runs/mine": "sample runs/mine --timesteps 2 --seed 3", "your-space": "your-space --dry-run"}
@@ -144,7 +144,7 @@ def make():
 def test_make_draws_the_faces(make, tmp_path):
     if not Path(make.FONT).exists():
         pytest.skip("the font is not installed: Debian's package is fonts-noto-color-emoji")
-    assert make.draw(make.MODELS["faces-32"]["pictures"], tmp_path) == len(list(tmp_path.glob("*.png"))) > 100
+    assert make.draw(make.MODELS["faces-32"]["glyphs"], tmp_path) == len(list(tmp_path.glob("*.png"))) > 100
     grinning = np.asarray(Image.open(tmp_path / "1f600.png"))
     assert grinning.shape == (136, 136, 3)
     assert (grinning[0, 0] == 255).all() and grinning[68, 20, 2] < 100  # white corner, yellow cheek

@@ -90,11 +90,11 @@ class DiffusionPolicy(nn.Module):
         self.objective, self.scale, self.train_prob_self_cond = objective, scale, train_prob_self_cond
         self.min_snr_gamma = min_snr_gamma if min_snr_loss_weight else math.inf
         # Tracks the device and dtype even if the network has no parameters, as a closed-form denoiser.
-        self.register_buffer("anchor", torch.empty(0), persistent=False)
+        self.register_buffer("_device_anchor", torch.empty(0), persistent=False)
 
     @property
     def device(self) -> torch.device:
-        return self.anchor.device
+        return self._device_anchor.device
 
     @property
     def channels(self) -> int:
@@ -196,7 +196,7 @@ class DiffusionPolicy(nn.Module):
         """Return the state of a new request before its first step (see `state.init_state`)."""
         settings = settings.with_defaults(self.defaults)
         plan = make_plan(settings, self.schedule, self.scale)
-        return init_state(plan, settings, self.anchor.new_empty(0, *self.image_shape), start, mask)
+        return init_state(plan, settings, self._device_anchor.new_empty(0, *self.image_shape), start, mask)
 
     @torch.no_grad()
     def step(self, states: Sequence[SampleState]) -> list[tuple[SampleState, Step]]:

@@ -219,7 +219,7 @@ def test_the_readmes_client_code_runs(url, capsys):
     _, code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     there = {}
     exec(code.replace("http://127.0.0.1:7860", url), there)
-    assert read(there["picture"]).shape == (64, 64, 3) and there["made_with"]["seed"] == 7
+    assert read(there["file"]).shape == (64, 64, 3) and there["settings"]["seed"] == 7
     assert capsys.readouterr().out.splitlines()[-1] == "done 50"
 
 

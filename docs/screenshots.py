@@ -1,9 +1,9 @@
-"""The pictures of the documentation, taken from the app itself, as a visitor sees it: app.png, compare.png, train.png.
-The last one is of a run on the folder that is named, which takes some minutes.
+"""Take the documentation's screenshots of the app: app.png, compare.png, train.png. The last one shows a training run
+on the given folder, which takes some minutes.
 
     pip install -r tests/requirements.txt
-    python checkpoints/make.py draw faces-32 pictures/faces
-    python docs/pictures.py pictures/faces
+    python checkpoints/make.py draw faces-32 images/faces
+    python docs/screenshots.py images/faces
 """
 
 from __future__ import annotations
