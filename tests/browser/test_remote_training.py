@@ -117,7 +117,7 @@ def test_a_run_trains_on_a_rented_machine_and_its_token_is_not_stored(
         assert list_runs(run.path.parent)[0].has_active_job() and run.status().pid is None
         press(page, "pause")
         in_state(page, "paused")
-        says(page, ".message", "nothing costs money now")
+        says(page, ".message", "you are not being charged")
         assert run.status().step > 0 and not page.is_visible("#board .job")
         total = run.status().step + 20
         shorten(run, total)

@@ -170,7 +170,7 @@ def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
         if saved.get("start") and given[tab.start_image]:
             start = given[tab.start_image] | {"strength": saved.get("strength", 1)}
         elif saved.get("start"):
-            gr.Info("This run started from an image, which a PNG does not contain: choose it in Start from an image.")
+            gr.Info("This run started from an image that is not in the PNG. Choose it under Start from an image.")
         return {tab.start_image: start, tab.walk_to: saved.get("walk_to")} | updates
 
     page.load(refresh, None, [tab.generate, tab.walk_to, *tab.panel.outputs], **QUIET)

@@ -39,7 +39,7 @@ from dp.ui.training.time_estimate import measure
 from dp.ui.training.uploads import LIMITS, Upload
 
 RUN_PREFIX = "run:"  # a reference to images is an upload's id, or this and the id of a run
-CUSTOM_SETTINGS = "Custom settings. *How long will this take?* in the advanced settings measures them."
+CUSTOM_SETTINGS = "Custom settings. To time them, press *How long will this take?* in the advanced settings."
 MEASURING = "measuring…"
 EVENT = QUIET | {"concurrency_limit": None}
 
@@ -288,7 +288,7 @@ def create_run(request: gr.Request, tab: Tab, given: Given) -> RunFolder:
     try:
         settings, images = tab.form.settings(given), find_images(reference)
         if (side := images["size"]) != settings.image_size:
-            raise ValueError(f"these images were prepared at {side} × {side}: upload them again for another size")
+            raise ValueError(f"these images were prepared at {side} × {side}: upload them again to use another size")
         config = settings.config(images["dataset"], images["count"], time.time())
         config["name"] = free_name(config["name"])
         if reference.startswith(RUN_PREFIX):

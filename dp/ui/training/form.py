@@ -40,10 +40,10 @@ class Form:
                     info="Doubling it takes about four times as long.",
                 )
             with gr.Row():
-                width = number_field("Network width", "width", "A multiple of 16. Wider: better, but slower.")
+                width = number_field("Network width", "width", "A multiple of 16. Wider is better but slower.")
                 depth = number_field("Network depth", "depth", "The number of RIN blocks.")
             with gr.Row():
-                batch = number_field("Batch size", "batch", "Images per step. Larger is steadier and slower.")
+                batch = number_field("Batch size", "batch", "Images per step. Larger is steadier but slower.")
                 lr = gr.Number(
                     QUICK.lr,
                     label="Learning rate",
@@ -57,7 +57,7 @@ class Form:
             with gr.Row():
                 seed = number_field("Seed", "seed", "The same seed repeats the run.")
                 flips = gr.Checkbox(
-                    QUICK.flips, label="Mirror at random", elem_id="train-flips", info="Not for text.", min_width=120
+                    QUICK.flips, label="Mirror at random", elem_id="train-flips", info="Clear for text.", min_width=120
                 )
             measure = gr.Button("How long will this take?", size="sm", elem_id="measure")
         self.name, self.size, self.measure = name, size, measure

@@ -82,7 +82,7 @@ function seek() {
 }
 
 function caption() {
-  const text = isAtSteps() ? `${Math.round(100 * position())} % of the run` : `log-SNR ${position().toFixed(2)}`;
+  const text = isAtSteps() ? `${Math.round(100 * position())}% of the run` : `log-SNR ${position().toFixed(2)}`;
   $(".progress").textContent = playable?.steps ? text : "";
   scrub.setAttribute("aria-valuetext", text);
 }

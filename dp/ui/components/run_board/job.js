@@ -66,7 +66,7 @@ function createJob({ root, element, board, forms, server, intervalMs, closeRentF
     if (!answer.asks || runId !== board.runId) return;
     $(".problem").textContent = "";
     onToken = () => sendToHub(name);
-    askForToken("Enter your token for this", answer.problem);
+    askForToken("Enter your token to continue", answer.problem);
   }
 
   signIn.field("cancel").addEventListener("click", () => (onToken = null));

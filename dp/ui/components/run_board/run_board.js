@@ -119,7 +119,7 @@ const STATE_TEXTS = {
   new: "Not started yet.",
   pausing: "Saving, then pausing…",
   stopping: "Saving, then stopping…",
-  paused: "Everything is saved: Resume continues from here. Until then the device is free for Denoise.",
+  paused: "Everything is saved: Resume continues from here. Until then, the device is free for Denoise.",
   interrupted: "The process ended unexpectedly (shutdown or out of memory?). Resume continues from the last complete checkpoint.",
   failed: "The saved checkpoints are intact: once the cause is fixed, Resume continues from the last one.",
 };
@@ -129,7 +129,7 @@ const JOB_STATE_TEXTS = {
   ...STATE_TEXTS,
   pausing: "The job saves the next time it checks for commands, then ends. It costs nothing after that.",
   stopping: "The job saves the next time it checks for commands, then ends. It costs nothing after that.",
-  paused: "Everything is saved, and nothing costs money now. Resume continues on this machine; Rent a machine continues in a new job.",
+  paused: "Everything is saved, and you are not being charged. Resume continues on this machine; Rent a machine continues in a new job.",
   interrupted: "",
 };
 
@@ -218,7 +218,7 @@ function confirmDelete() {
 
 function confirmEnd() {
   const question =
-    "End the job immediately? Steps since the last saved checkpoint are lost, as is whatever it has not reported yet (about a minute). Pause and Stop save first.";
+    "End the job immediately? You lose the steps since the last saved checkpoint, and what the job has not reported yet (about a minute). Pause and Stop save first.";
   requestConfirmation(question, "End the job", "Let it continue", () => job.sendToHub("end"));
 }
 

@@ -23,7 +23,7 @@ async function uploadFiles(files) {
   const mine = ++transferNumber;
   const isCurrent = () => mine === transferNumber;
   $(".problem").textContent = "";
-  if (!files.length) return showProblem("There are no files in that. Choose a zip or tar archive, a folder or images.");
+  if (!files.length) return showProblem("There are no files in it. Choose a zip or tar archive, a folder or images.");
   const total = files.reduce((sum, { file }) => sum + file.size, 0);
   const onProgress = (sent) =>
     showProgress(`Uploading: ${formatMegabytes(sent)} of ${formatMegabytes(total)}`, total ? sent / total : 1);
