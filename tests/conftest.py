@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from gradio import http_server
 from launching import launched
 from models import randomize
 from pages import open_browser, window
@@ -13,6 +14,10 @@ from pages import open_browser, window
 from dp.networks.rin import RIN
 
 torch.set_num_threads(1)
+
+# Each process of the suite has its own range of ports. Between Gradio's search for a free port and its use, another
+# process could take it, and Gradio would wait forever for a server that never starts.
+http_server.INITIAL_PORT_VALUE += 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def pytest_configure(config):

@@ -120,7 +120,7 @@ def test_the_readmes_commands_run(tmp_path, monkeypatch):
             command = command.replace(long, short)
         python, *arguments = command.split()
         assert python == ".venv/bin/python" and exit_code_of(*arguments) == 0, command
-    made = {"faces.gif", "pictures-000002-3.png", "runs"}
+    made = {"faces.gif", "images-000002-3.png", "runs"}
     assert made <= {path.name for path in tmp_path.iterdir()}
     assert (tmp_path / "runs" / "mine" / "checkpoints" / "000002" / "model.safetensors").is_file()
 
