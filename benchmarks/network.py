@@ -1,12 +1,11 @@
-"""Our RIN beside rin-pytorch's at the same width, depth, latents, heads and patches: the forward pass, a training step,
-and a whole run of 16 images in 50 DDIM steps.
+"""Compare this library's RIN with rin-pytorch's at the same width, depth, latents, heads and patch size: a forward
+pass, a training step, and the sampling of 16 images in 50 DDIM steps.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/network.py --batch 1 8 64
 
-The two are not the same network: rin-pytorch adds self-attention and a convolution among the patches, which ours has
-not, so parameters and FLOPs are printed below, and the last column says how much of the device's own rate of matrix
-products each reaches.
+The two networks differ: rin-pytorch adds self-attention and a convolution over the patches. The script therefore also
+prints parameters and FLOPs, and the last column gives each network's FLOP/s in percent of the device's matmul rate.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from measure import alternate, matmul_rate, print_table
+from measure import matmul_rate, print_table, time_alternating
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,16 +30,16 @@ from dp import RIN, DiffusionPolicy
 from dp.system.device import best_device
 
 OURS, THEIRS = "dp", "rin-pytorch"
-HEADS, DIM_HEAD = 4, 32  # rin-pytorch's own defaults
+HEADS, DIM_HEAD = 4, 32  # rin-pytorch's defaults
 
 
 def make_networks(args: argparse.Namespace) -> dict[str, nn.Module]:
     import rin_pytorch
 
-    same = {"dim": args.dim, "image_size": args.image_size, "patch_size": args.patch_size, "depth": args.depth}
-    same |= {"num_latents": args.latents, "heads": HEADS, "dim_head": DIM_HEAD}
+    shared = {"dim": args.dim, "image_size": args.image_size, "patch_size": args.patch_size, "depth": args.depth}
+    shared |= {"num_latents": args.latents, "heads": HEADS, "dim_head": DIM_HEAD}
     torch.manual_seed(0)
-    return {OURS: RIN(**same).to(args.device), THEIRS: rin_pytorch.RIN(**same).to(args.device)}
+    return {OURS: RIN(**shared).to(args.device), THEIRS: rin_pytorch.RIN(**shared).to(args.device)}
 
 
 def forward(model: nn.Module, x: torch.Tensor, amp: bool) -> Callable[[], None]:
@@ -55,7 +54,7 @@ def forward(model: nn.Module, x: torch.Tensor, amp: bool) -> Callable[[], None]:
 
 def training_step(model: nn.Module, x: torch.Tensor, amp: bool) -> Callable[[], None]:
     time, optimizer = torch.rand(len(x), device=x.device), torch.optim.AdamW(model.parameters(), fused=True)
-    # Noise to be met: against zeros, gradients would shrink to denormal numbers, on which a CPU is very slow.
+    # A random target: with zeros, gradients would shrink to denormal numbers, which are very slow on a CPU.
     target = torch.randn_like(x)
 
     def call() -> None:
@@ -73,7 +72,7 @@ def autocast(x: torch.Tensor, amp: bool) -> torch.autocast:
 
 
 def flops(model: nn.Module, x: torch.Tensor) -> int:
-    """Of a forward pass: products and convolutions. Attention is taken apart, since fused it would not all be seen."""
+    """Return the FLOPs of a forward pass. Attention runs unfused, because the counter misses part of fused kernels."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(x, torch.rand(len(x), device=x.device))
     return counter.get_total_flops()
@@ -86,7 +85,7 @@ def sampling(networks: dict[str, nn.Module], batch: int, timesteps: int) -> dict
     diffusion = theirs.GaussianDiffusion(networks[THEIRS], timesteps=timesteps)
 
     def their_sample() -> None:
-        with mock.patch.object(theirs, "tqdm", lambda pairs, **_: pairs):  # no bar: it would only be in its way
+        with mock.patch.object(theirs, "tqdm", lambda pairs, **_: pairs):  # its progress bar would add to the time
             diffusion.sample(batch)
 
     return {OURS: lambda: policy.sample(batch, seed=0), THEIRS: their_sample}
@@ -95,16 +94,16 @@ def sampling(networks: dict[str, nn.Module], batch: int, timesteps: int) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in dict(dim=256, image_size=64, patch_size=8, depth=4, latents=64, rounds=7).items():
-        parser.add_argument("--" + name.replace("_", "-"), type=int, default=value, help=f"default {value}")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--compile", action="store_true", help="after torch.compile, too (minutes to prepare)")
+        parser.add_argument("--" + name.replace("_", "-"), type=int, default=value, help=f"(default {value})")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64], help="batch sizes (default 1 8 64)")
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile (compiling takes minutes)")
     args = parser.parse_args()
     args.device = str(best_device())
 
     networks = make_networks(args)
     parameters = {name: sum(p.numel() for p in network.parameters()) / 1e6 for name, network in networks.items()}
     rates = {amp: matmul_rate(args.device, torch.bfloat16 if amp else torch.float32) for amp in (False, True)}
-    print(f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}; matrix products: ", end="")
+    print(f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}; matmul: ", end="")
     print(f"{rates[False] / 1e9:.0f} GFLOP/s in float32, {rates[True] / 1e9:.0f} in bfloat16")
     print(
         f"dim {args.dim}, {args.depth} blocks, {args.latents} latents, {args.image_size} px, patch {args.patch_size}\n"
@@ -113,23 +112,24 @@ def main() -> None:
     x = torch.randn(1, 3, args.image_size, args.image_size, device=args.device)
     forward_flops = {name: flops(network, x) for name, network in networks.items()}
     rows = []
-    for kind, make, passes in (("forward", forward, 1), ("training step", training_step, 3)):  # backwards counts as two
+    kinds = (("forward", forward, 1), ("training step", training_step, 3))  # the backward pass counts as two
+    for kind, make, passes in kinds:
         for amp, batch in itertools.product((False, True), args.batch):
             x = torch.randn(batch, 3, args.image_size, args.image_size, device=args.device)
             modes = {"eager": networks}
             if args.compile:
                 modes["compiled"] = {name: torch.compile(network) for name, network in networks.items()}
-            for mode, contenders in modes.items():
-                calls = {name: make(network, x, amp) for name, network in contenders.items()}
-                seconds = alternate(calls, args.rounds)
+            for mode, candidates in modes.items():
+                calls = {name: make(network, x, amp) for name, network in candidates.items()}
+                seconds = time_alternating(calls, args.rounds)
                 for name, took in seconds.items():
-                    done = forward_flops[name] * passes * batch / took
+                    flops_per_s = forward_flops[name] * passes * batch / took
                     setting = (kind, "bfloat16" if amp else "float32", mode, batch, name)
-                    rows.append((*setting, batch / took, seconds[THEIRS] / took, f"{done / rates[amp]:.0%}"))
-    print_table(("pass", "precision", "mode", "batch", "network", "images/s", "ratio", "of peak"), rows)
+                    rows.append((*setting, batch / took, seconds[THEIRS] / took, f"{flops_per_s / rates[amp]:.0%}"))
+    print_table(("pass", "precision", "mode", "batch", "network", "images/s", "ratio", "of matmul rate"), rows)
     print()
     sizes = [(name, parameters[name], forward_flops[name] / 1e6) for name in networks]
-    print_table(("network", "M parameters", "MFLOP an image, forward"), sizes)
+    print_table(("network", "M parameters", "MFLOP per image, forward"), sizes)
 
     print("\n16 images in 50 DDIM steps, float32:\n")
     rows = []
@@ -137,7 +137,7 @@ def main() -> None:
         if mode == "compiled":
             for network in networks.values():
                 network.compile()
-        seconds = alternate(sampling(networks, 16, 50), max(3, args.rounds // 2))
+        seconds = time_alternating(sampling(networks, 16, 50), max(3, args.rounds // 2))
         rows += [(mode, name, took, seconds[THEIRS] / took) for name, took in seconds.items()]
     print_table(("mode", "library", "seconds", "ratio"), rows)
 

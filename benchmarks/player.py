@@ -1,5 +1,5 @@
-"""The player with a long run: how long the page is busy while someone scrubs, what the tab holds, what came over the
-wire.
+"""Measure the player with a long run: how long the page's main thread is busy during scrubbing, the memory of the tab,
+and the bytes received.
 
     pip install -r tests/requirements.txt -r benchmarks/requirements.txt
     python benchmarks/player.py --timesteps 1000 --images 16
@@ -20,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent / name) for name in (
 
 from pages import open_browser, serve, set_run, until
 
-# Tasks of the page's thread that take 50 ms or more; the browser reports no shorter ones.
+# Records the tasks of the page's main thread that take 50 ms or more; the browser does not report shorter ones.
 LONG_TASKS = """() => {
     window.tasks = [];
     new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((entry) => entry.duration)))
@@ -28,39 +28,39 @@ LONG_TASKS = """() => {
 }"""
 
 
-def tab() -> psutil.Process:
-    """The browser's process that holds the page: of its renderers the largest."""
+def tab_process() -> psutil.Process:
+    """Return the renderer process of the page: the largest of the browser's renderers."""
     children = psutil.Process().children(recursive=True)
     return max((p for p in children if "--type=renderer" in p.cmdline()), key=lambda p: p.memory_info().rss)
 
 
-def memory(network: CDPSession) -> tuple[float, float, float]:
-    """MB that the tab holds, with all that it shares with the browser's other processes; those that are its own, as
-    the browser's task manager counts; and all of it again once what has been let go of has been collected.
+def tab_memory(cdp: CDPSession) -> tuple[float, float, float]:
+    """Return the memory of the tab in MB: RSS (which includes pages shared with the browser's other processes), USS
+    (which excludes them), and RSS after a forced garbage collection.
     """
-    before = tab().memory_full_info()
-    network.send("HeapProfiler.collectGarbage")
+    before = tab_process().memory_full_info()
+    cdp.send("HeapProfiler.collectGarbage")
     time.sleep(1.5)
-    return before.rss / 1e6, before.uss / 1e6, tab().memory_info().rss / 1e6
+    return before.rss / 1e6, before.uss / 1e6, tab_process().memory_info().rss / 1e6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in dict(timesteps=1000, images=16, scrubs=300).items():
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value}")
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
     args = parser.parse_args()
     with serve("app.py") as url, open_browser() as browser:
         page, received = browser.new_page(), [0]
-        network = page.context.new_cdp_session(page)
-        network.send("Network.enable")
-        network.send("HeapProfiler.enable")
+        cdp = page.context.new_cdp_session(page)
+        cdp.send("Network.enable")
+        cdp.send("HeapProfiler.enable")
         for event in ("Network.dataReceived", "Network.eventSourceMessageReceived"):
-            network.on(event, lambda said: received.__setitem__(0, received[0] + said.get("encodedDataLength", 0)))
+            cdp.on(event, lambda data: received.__setitem__(0, received[0] + data.get("encodedDataLength", 0)))
         page.goto(url)
         page.wait_for_selector("#generate")
         page.wait_for_timeout(2000)
         set_run(page, timesteps=args.timesteps, seed=0, images=args.images)
-        rows = [("the page itself", received[0] / 1e6, *memory(network), "", "")]
+        rows = [("page load", received[0] / 1e6, *tab_memory(cdp), "", "")]
 
         page.evaluate(LONG_TASKS)
         before = received[0]
@@ -69,18 +69,18 @@ def main() -> None:
         page.wait_for_timeout(1000)
         tasks = page.evaluate("window.tasks.splice(0)")
         busy = len(tasks), max(tasks, default=0)
-        rows.append(("the run, live and recalled", (received[0] - before) / 1e6, *memory(network), *busy))
+        rows.append(("run, then loading of its kept steps", (received[0] - before) / 1e6, *tab_memory(cdp), *busy))
 
         before, kept = received[0], int(page.get_attribute(".scrub", "max"))
-        for i in range(args.scrubs):  # to and fro, as fast as a hand moves a slider
+        for i in range(args.scrubs):  # back and forth, as fast as a hand moves a slider
             page.locator(".scrub").fill(str(abs((i * 7) % (2 * kept) - kept)))
             page.wait_for_timeout(10)
         tasks = page.evaluate("window.tasks.splice(0)")
         busy = len(tasks), max(tasks, default=0)
-        rows.append((f"scrubbing {args.scrubs} times", (received[0] - before) / 1e6, *memory(network), *busy))
-    print(f"{args.timesteps} steps of {args.images} images; {kept + 1} of the steps are kept\n")
-    head = ("while", "received, MB", "the tab, MB", "its own, MB", "collected, MB", "tasks over 50 ms", "longest, ms")
-    print_table(head, rows)
+        rows.append((f"scrubbing {args.scrubs} times", (received[0] - before) / 1e6, *tab_memory(cdp), *busy))
+    print(f"{args.timesteps} steps of {args.images} images; {kept + 1} steps kept\n")
+    memory = ("tab RSS, MB", "tab USS, MB", "RSS after GC, MB")
+    print_table(("phase", "received, MB", *memory, "tasks over 50 ms", "longest task, ms"), rows)
 
 
 if __name__ == "__main__":

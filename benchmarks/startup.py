@@ -1,13 +1,13 @@
-"""From `python app.py` to a served page, from the click to the first frame, and the memory that the app takes.
+"""Measure the time from `python app.py` to a served page and from the click to the first frame, and the memory of the
+app.
 
-pip install -r benchmarks/requirements.txt        (and Chromium from the system's packages)
-python benchmarks/startup.py
+    pip install -r benchmarks/requirements.txt        (and Chromium from the system's packages)
+    python benchmarks/startup.py
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import socket
 import statistics
 import subprocess
@@ -17,8 +17,8 @@ import urllib.request
 from pathlib import Path
 
 import psutil
-from measure import print_table
-from playwright.sync_api import Browser, sync_playwright
+from measure import find_chromium, print_table
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAYER = "document.querySelector('.player').dataset"
@@ -26,7 +26,7 @@ FRAME, DONE = f"{PLAYER}.state === 'running' && {PLAYER}.step > 0", f"{PLAYER}.s
 
 
 def measure(browser: Browser) -> dict[str, float]:
-    """One start of the app: seconds, and megabytes resident after a first run of the default settings."""
+    """Start the app and make two runs with the default settings. Return its times in seconds and memory in MB."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -40,10 +40,10 @@ def measure(browser: Browser) -> dict[str, float]:
             page.goto(url)
             page.wait_for_selector("#generate:enabled")
             usable = time.perf_counter() - start
-            page.wait_for_timeout(1000)  # a visitor reads before the first click
-            first = click_to(page, FRAME)
+            page.wait_for_timeout(1000)  # a visitor reads the page before the first click
+            first = time_click(page, FRAME)
             page.wait_for_function(DONE, timeout=120_000)
-            again = click_to(page, FRAME)
+            second = time_click(page, FRAME)
             page.wait_for_function(DONE, timeout=120_000)
             resident = psutil.Process(app.pid).memory_info().rss / 1e6
             page.close()
@@ -51,10 +51,10 @@ def measure(browser: Browser) -> dict[str, float]:
             app.terminate()
     return {
         "start to served page, s": served,
-        "start to a page that can be used, s": usable,
+        "start to usable page, s": usable,
         "first click to frame, s": first,
-        "second click to frame, s": again,
-        "resident after two runs, MB": resident,
+        "second click to frame, s": second,
+        "RSS after two runs, MB": resident,
     }
 
 
@@ -65,7 +65,8 @@ def is_served(url: str) -> bool:
         return False
 
 
-def click_to(page, condition: str) -> float:
+def time_click(page: Page, condition: str) -> float:
+    """Click Generate and return the seconds until `condition`, a JavaScript expression, is true."""
     page.wait_for_selector("#generate", state="visible")
     page.wait_for_timeout(500)
     start = time.perf_counter()
@@ -76,11 +77,9 @@ def click_to(page, condition: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="starts of the app (default 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="times that the app is started (default 5)")
     args = parser.parse_args()
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        raise SystemExit("no Chromium on this machine: install the system's package")
+    chromium = find_chromium()
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         rounds = [measure(browser) for _ in range(args.rounds)]
@@ -88,7 +87,7 @@ def main() -> None:
     for name in rounds[0]:
         values = [measured[name] for measured in rounds]
         rows.append((name, statistics.median(values), min(values), max(values)))
-    print_table(("", "median", "least", "most"), rows)
+    print_table(("", "median", "min", "max"), rows)
 
 
 if __name__ == "__main__":
