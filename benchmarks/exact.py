@@ -1,11 +1,11 @@
-"""The exact denoiser of a folder of pictures, and what it teaches: how much of a run's error is the time grid's own,
-and at which noise levels a trained model errs.
+"""Sample with the exact denoiser of a folder of images, to measure how much of the sampling error comes from the time
+grid, and compare a trained model with it at each noise level.
 
-For a finite set the best x0 is known: the mean of its pictures, each weighted by how likely it is to have become x_t
-(Karras et al. 2022, arXiv 2206.00364, appendix B.3). No training can do better on the set itself, so what the scores of
-its samples lack is due to the sampler and the grid alone.
+For a finite dataset, the optimal x0 has a closed form: the mean of the images, each weighted by the likelihood that it
+was noised to x_t (Karras et al. 2022, arXiv 2206.00364, appendix B.3). No model can have a lower loss on the dataset,
+so the remaining error of the samples is due to the sampler and the time grid alone.
 
-    python benchmarks/exact.py pictures/faces --checkpoint faces-32
+    python benchmarks/exact.py images/faces --checkpoint faces-32
 """
 
 from __future__ import annotations
@@ -33,49 +33,50 @@ TIMES = (1.0, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2)
 
 
 class ExactDenoiser(nn.Module):
-    """The network of a DiffusionPolicy with objective 'x0' and that schedule; pictures [N,C,H,W] in [0, 1]."""
+    """The optimal network for `images` [N,C,H,W] in [0, 1], as the model of an 'x0' DiffusionPolicy with `schedule`."""
 
-    def __init__(self, pictures: Tensor, schedule: Schedule):
+    def __init__(self, images: Tensor, schedule: Schedule):
         super().__init__()
-        self.channels, self.image_size, self.schedule = pictures.shape[1], pictures.shape[-1], schedule
-        self.pictures = pictures.flatten(1) * 2 - 1
+        self.channels, self.image_size, self.schedule = images.shape[1], images.shape[-1], schedule
+        self.images = images.flatten(1) * 2 - 1
 
     def forward(self, x: Tensor, time: Tensor, x_self_cond=None, latents=None, return_latents: bool = False):
         at = level(self.schedule, time)
         alpha, sigma2 = (v.to(x.dtype)[:, None] for v in (at.alpha, (at.sigma**2).clamp(min=1e-9)))
-        likely = alpha * (x.flatten(1) @ self.pictures.T) - alpha**2 * self.pictures.square().sum(1) / 2
-        x0 = ((likely / sigma2).softmax(dim=1) @ self.pictures).view_as(x)
+        logits = alpha * (x.flatten(1) @ self.images.T) - alpha**2 * self.images.square().sum(1) / 2
+        x0 = ((logits / sigma2).softmax(dim=1) @ self.images).view_as(x)
         return (x0, x.new_zeros(len(x), 0, 1)) if return_latents else x0
 
 
-def exact_policy(pictures: Tensor, schedule: Schedule, name: str, kwargs: dict) -> DiffusionPolicy:
-    denoiser = ExactDenoiser(pictures, schedule)
+def exact_policy(images: Tensor, name: str, kwargs: dict) -> DiffusionPolicy:
+    denoiser = ExactDenoiser(images, make_schedule(name, kwargs))
     return DiffusionPolicy(denoiser, objective="x0", noise_schedule=name, schedule_kwargs=kwargs)
 
 
-def grids(pictures: Tensor, held_out: HeldOut, calls: list[int], samples: int) -> None:
-    """SWD / Fréchet of the exact denoiser's samples by time grid, sampler and number of network calls."""
+def print_grid_scores(originals: Tensor, held_out: HeldOut, steps: list[int], samples: int) -> None:
+    """Print SWD / Fréchet of the exact denoiser's samples by time grid, sampler and number of steps."""
 
     def score(name: str, kwargs: dict, sampler: str, timesteps: int) -> str:
-        policy = exact_policy(pictures, make_schedule(name, kwargs), name, kwargs)
+        policy = exact_policy(originals, name, kwargs)
         images = [policy.sample(64, timesteps=timesteps, sampler=sampler, seed=i) for i in range(0, samples, 64)]
         return "{:.1f} / {:.1f}".format(*held_out.score(torch.cat(images)))
 
-    print(f"The exact denoiser, {samples} samples: sliced Wasserstein / Fréchet\n")
-    print(f"DDPM in 1,000 calls, sigmoid: {score('sigmoid', {}, 'ddpm', 1000)}\n")
+    print(f"Exact denoiser, {samples} samples: sliced Wasserstein / Fréchet\n")
+    print(f"DDPM in 1,000 steps, sigmoid: {score('sigmoid', {}, 'ddpm', 1000)}\n")
     rows = []
     for name, kwargs in GRIDS:
         grid = name + (" {start:g} to {end:g}".format(**kwargs) if kwargs else "")
-        rows.append((grid, *(score(name, kwargs, sampler, n) for sampler in SAMPLERS for n in calls)))
-    print_table(("time grid", *(f"{sampler} {n}" for sampler in SAMPLERS for n in calls)), rows)
+        rows.append((grid, *(score(name, kwargs, sampler, n) for sampler in SAMPLERS for n in steps)))
+    print_table(("time grid", *(f"{sampler} {n}" for sampler in SAMPLERS for n in steps)), rows)
 
 
 @torch.no_grad()
-def levels(pictures: Tensor, policy: DiffusionPolicy) -> None:
-    """Mean squares by noise level, in [-1, 1]: what is left to know (the exact denoiser's error), how far the model's
-    x0 lies from the exact one, and how much there is to say (the exact one's distance from the mean picture).
+def print_level_errors(originals: Tensor, policy: DiffusionPolicy) -> None:
+    """Print mean squared differences by noise level, for images in [-1, 1]: the error of the exact denoiser (which no
+    model can avoid), the difference between the model's x0 and the exact one, and that between the exact x0 and the
+    mean image (the part that can be predicted).
     """
-    exact, x0, random = ExactDenoiser(pictures, policy.schedule), pictures * 2 - 1, torch.Generator().manual_seed(0)
+    exact, x0, random = ExactDenoiser(originals, policy.schedule), originals * 2 - 1, torch.Generator().manual_seed(0)
     rows = []
     for time in TIMES:
         t = torch.full((len(x0),), time, dtype=torch.float64)
@@ -83,30 +84,30 @@ def levels(pictures: Tensor, policy: DiffusionPolicy) -> None:
         alpha, sigma = (v.float()[:, None, None, None] for v in (at.alpha, at.sigma))
         x_t = alpha * x0 + sigma * torch.randn(x0.shape, generator=random)
         best = exact(x_t, t)
-        alone, carry = policy.denoise(x_t, t, None)
-        again, _ = policy.denoise(x_t, t, carry)
-        errors = ((a - b).square().mean().item() for a, b in ((best, x0), (alone, best), (again, best)))
-        said = (best - x0.mean(0)).square().mean().item()
-        rows.append((f"{time:g}", f"{at.gamma[0]:.4f}", *(f"{value:.4f}" for value in (*errors, said))))
-    print("\nHow far the model's x0 lies from the exact one, by noise level, first alone and then self-conditioned:\n")
-    print_table(("t", "gamma", "left to know", "alone", "self-conditioned", "to say"), rows)
+        first, carry = policy.denoise(x_t, t, None)
+        second, _ = policy.denoise(x_t, t, carry)
+        errors = ((a - b).square().mean().item() for a, b in ((best, x0), (first, best), (second, best)))
+        predictable = (best - x0.mean(0)).square().mean().item()
+        rows.append((f"{time:g}", f"{at.gamma[0]:.4f}", *(f"{value:.4f}" for value in (*errors, predictable))))
+    print("\nMean squared difference between the model's x0 and the exact one, without and with self-conditioning:\n")
+    print_table(("t", "gamma", "error of exact x0", "model", "model, self-conditioned", "predictable"), rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--calls", type=int, nargs="+", default=[10, 20])
-    parser.add_argument("--samples", type=int, default=512)
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--checkpoint", help="a bundled model that was trained on these pictures")
+    parser.add_argument("folder", type=Path, help="images to build the exact denoiser from")
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20], help="sampling steps (default 10 20)")
+    parser.add_argument("--samples", type=int, default=512, help="samples per score (default 512)")
+    parser.add_argument("--image-size", type=int, default=32, help="side of the images in pixels (default 32)")
+    parser.add_argument("--checkpoint", help="bundled model trained on these images, to be compared")
     args = parser.parse_args()
 
     dataset = ImageDataset(args.folder, args.image_size)
-    pictures = torch.stack([dataset[i] for i in range(len(dataset))])
-    held_out, both = HeldOut(pictures), torch.cat([pictures, pictures.flip(-1)])
-    grids(both, held_out, args.calls, args.samples)
+    originals = torch.stack([dataset[i] for i in range(len(dataset))])
+    held_out, mirrored = HeldOut(originals), torch.cat([originals, originals.flip(-1)])
+    print_grid_scores(mirrored, held_out, args.steps, args.samples)
     if args.checkpoint:
-        levels(both, DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / args.checkpoint).eval())
+        print_level_errors(mirrored, DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / args.checkpoint).eval())
 
 
 if __name__ == "__main__":

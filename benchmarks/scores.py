@@ -1,13 +1,13 @@
-"""How far a set of images lies from another set: two distances that need no network from elsewhere.
+"""Two distances between sets of images that need no pretrained network.
 
 Sliced Wasserstein distance of patches from Laplacian pyramids: Karras et al. 2018, arXiv 1710.10196, sec. 5 and
 appendix B. Fréchet distance as in FID (Heusel et al. 2017, arXiv 1706.08500, eq. 6), but in the features of a small
 convolutional network with fixed random weights.
 
-What they tell: how alike the statistics of two sets are, of patches (SWD) and of whole pictures (Fréchet), on one scale
-for all who are measured against the same reference. What they cannot tell: whether a picture makes sense, or is new. A
-model that copies its training pictures scores best; SWD's finest level punishes a faint haze on flat areas that an eye
-hardly sees, and forgives two faces melted into one. Random features are blind to meaning. So look at the sheets, too.
+The scores measure how similar the statistics of two sets are, of patches (SWD) and of whole images (Fréchet). They are
+comparable if they use the same reference. They do not measure whether an image makes sense or is new: a model that
+copies its training images scores best. SWD's finest level penalizes a faint, hardly visible haze on flat areas, but not
+two faces merged into one, and random features do not capture meaning. Look at the sample sheets as well.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PATCH, PROJECTIONS = 7, 512  # Karras et al. 2018: pixels on a side of a patch, random directions
-PATCHES = 32_768  # of each set, however many images it has
-COARSEST = 16  # pixels on a side of the last level of the pyramid
+PATCH, PROJECTIONS = 7, 512  # Karras et al. 2018: side of a patch in pixels, number of random directions
+PATCHES = 32_768  # per set, for any number of images
+COARSEST = 16  # minimum side of the last level of the pyramid in pixels
 
 
 class Scores(NamedTuple):
@@ -30,22 +30,22 @@ class Scores(NamedTuple):
 
 
 class HeldOut:
-    """What was held out from training on pictures [N,C,H,W] in [0, 1] and their mirror images, `images` [16 N,C,H,W]:
-    both, shifted by a pixel in eight directions.
+    """The reference set for a model trained on `originals` [N,C,H,W] in [0, 1] and their mirror images. `images`
+    [16 N,C,H,W] holds these, shifted by one pixel in each of the eight directions.
     """
 
-    def __init__(self, pictures: Tensor):
-        both = torch.cat([pictures, pictures.flip(-1)])
-        padded = F.pad(both, (1, 1, 1, 1), mode="replicate")
-        h, w = both.shape[-2:]
+    def __init__(self, originals: Tensor):
+        mirrored = torch.cat([originals, originals.flip(-1)])
+        padded = F.pad(mirrored, (1, 1, 1, 1), mode="replicate")
+        h, w = mirrored.shape[-2:]
         shifts = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
         self.images = torch.cat([padded[..., y : y + h, x : x + w] for y, x in shifts])
         self._projections = projections(self.images)
         self._features = features(self.images)
 
     def score(self, images: Tensor) -> Scores:
-        """How far images [B,C,H,W] in [0, 1] lie from these: sliced Wasserstein distance times 1000, the mean over the
-        levels of the pyramid, and Fréchet distance.
+        """Return the distances of images [B,C,H,W] in [0, 1] from the reference set: 1000 times the sliced Wasserstein
+        distance, averaged over the levels of the pyramid, and the Fréchet distance.
         """
         pairs = zip(projections(images), self._projections, strict=True)
         distances = [(a - b).abs().mean().item() for a, b in pairs]
@@ -53,7 +53,7 @@ class HeldOut:
 
 
 def projections(images: Tensor) -> list[Tensor]:
-    """For each level of the pyramid its patches along each direction, in order, [PATCHES,PROJECTIONS]."""
+    """Return, for each level of the pyramid, its patches projected on each direction, sorted, [PATCHES,PROJECTIONS]."""
     result = []
     for i, level in enumerate(laplacian_pyramid(images)):
         flat = patches(level, torch.Generator().manual_seed(i))
@@ -63,7 +63,7 @@ def projections(images: Tensor) -> list[Tensor]:
 
 
 def laplacian_pyramid(x: Tensor) -> list[Tensor]:
-    """Each level holds what the next coarser one, enlarged again, has lost; the last is the coarsest picture itself."""
+    """Return the levels, finest first: differences from the upsampled next coarser image, then the coarsest image."""
     levels = []
     while x.shape[-1] // 2 >= COARSEST:
         coarse = F.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True)
@@ -73,8 +73,8 @@ def laplacian_pyramid(x: Tensor) -> list[Tensor]:
 
 
 def patches(x: Tensor, random: torch.Generator) -> Tensor:
-    """Patches from anywhere in x [N,C,H,W], as many from each image; channel by channel with mean 0 and deviation 1
-    over all of them, flat.
+    """Return flat patches [PATCHES,C*PATCH*PATCH] from random positions in x [N,C,H,W], equally many from each image.
+    Each channel is normalized to mean 0 and standard deviation 1 over all patches.
     """
     image = torch.arange(PATCHES) * len(x) // PATCHES
     top, left = (torch.randint(side - PATCH + 1, (PATCHES,), generator=random) for side in x.shape[-2:])
@@ -84,15 +84,15 @@ def patches(x: Tensor, random: torch.Generator) -> Tensor:
 
 
 def frechet(x: Tensor, y: Tensor) -> float:
-    """Between features [N,D] and those of a reference [M,D]; each is divided by its deviation over the reference, so
-    that none rules the others.
+    """Return the Fréchet distance between features x [N,D] and those of a reference, y [M,D]. Each feature is first
+    divided by its standard deviation over the reference, so that no feature dominates.
     """
-    deviation = y.std(0).clamp(min=1e-9)
-    x, y = x / deviation, y / deviation
+    std = y.std(0).clamp(min=1e-9)
+    x, y = x / std, y / std
     mean = (x.mean(0) - y.mean(0)).square().sum()
     cov_x, cov_y = x.T.cov(), y.T.cov()
     root_y = matrix_sqrt(cov_y)
-    # tr sqrt(cov_x cov_y), through a symmetric product with the same eigenvalues
+    # tr sqrt(cov_x cov_y), computed from a symmetric product with the same eigenvalues
     cross = torch.linalg.eigvalsh(root_y @ cov_x @ root_y).clamp(min=0).sqrt().sum()
     return (mean + cov_x.trace() + cov_y.trace() - 2 * cross).item()
 
@@ -104,13 +104,13 @@ def matrix_sqrt(symmetric: Tensor) -> Tensor:
 
 @torch.no_grad()
 def features(images: Tensor) -> Tensor:
-    """Of a network of four convolutions with fixed random weights, its last layer averaged over the quarters of the
-    picture: [N,128] in float64.
+    """Return features [N,128] in float64: the last layer of a network of four convolutions with fixed random weights,
+    averaged over each quadrant of the image.
     """
     random = torch.Generator().manual_seed(0)
     x = images * 2 - 1
     for width in (32, 64, 64, 32):
         weight = torch.randn(width, x.shape[1], 3, 3, generator=random) * math.sqrt(2 / (9 * x.shape[1]))
         x = F.leaky_relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight), 0.2)
-        x = F.avg_pool2d(x, 2) if x.shape[-1] > 4 else x  # not strides: a shift by a pixel is to change little
+        x = F.avg_pool2d(x, 2) if x.shape[-1] > 4 else x  # not strides: a shift by one pixel should change little
     return F.adaptive_avg_pool2d(x, 2).flatten(1).double()
