@@ -49,7 +49,7 @@ def sampled_together(policy, runs, images):
     rows = {}
     for number, run in runs.items():
         settings = {key: value for key, value in run.items() if key not in TRAINED}
-        start = images["start"].to(policy.anchor.dtype) if settings.pop("start", False) else None
+        start = images["start"].to(next(policy.parameters()).dtype) if settings.pop("start", False) else None
         mask = images["mask"].bool() if settings.pop("mask", False) else None
         rows[number] = policy.init_state(SampleSettings(**settings), start, mask)
     found = {}
