@@ -1,4 +1,4 @@
-"""What several test files share: one thread, so that sums are made in the same order every time; tiny networks; the
+"""Shared by several test files: one thread, so that sums are always added in the same order; tiny networks; the
 app, and the browser that looks at it.
 """
 

@@ -69,7 +69,7 @@ def iter_files(
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a path names a hidden or system file, or lies in a hidden folder."""
+    """Return whether a path is a hidden or system file, or is inside a hidden folder."""
     parts = [part for part in name.lower().split("/") if part.strip(".")]
     return any(part.startswith(".") or part in SYSTEM_FILES for part in parts)
 

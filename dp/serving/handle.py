@@ -125,7 +125,7 @@ class Subscription:
 
 
 class Runner(Protocol):
-    """What the page samples with: the engine, or a lent GPU (`dp.ui.zero_gpu.GpuRunner`)."""
+    """The interface through which the page samples: the engine, or a lent GPU (`dp.ui.zero_gpu.GpuRunner`)."""
 
     has_attention: bool  # whether `attention` can be called
 

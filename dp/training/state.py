@@ -124,8 +124,8 @@ def resumable_steps(run: RunFolder) -> list[int]:
 
 
 def prune(run: RunFolder, step: int) -> None:
-    """Of all but the last few checkpoints up to `step`, delete the training state if the checkpoint was scheduled, and
-    the whole checkpoint if it was saved on request. Later checkpoints belong to an earlier run in this folder.
+    """Prune all but the last few checkpoints up to `step`: delete the training state of a scheduled checkpoint, and all
+    of one that was saved on request. Later checkpoints belong to an earlier run in this folder.
     """
     for old in [s for s in resumable_steps(run) if s <= step][:-KEEP_TRAINING_STATES]:
         folder = run.checkpoint(old)

@@ -2,7 +2,8 @@
 fifteen times a second.
 
 A run continues while a page watches it. When the last page leaves, reloads or loses its connection, the engine parks
-the run. A page that returns with the run's id replays it from the start and resumes it.
+the run, and a lent GPU ends it. A page that returns with the run's id replays it from the start, and resumes it if it
+was parked.
 """
 
 from __future__ import annotations

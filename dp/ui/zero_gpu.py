@@ -72,9 +72,11 @@ class GpuRunner:
         raise ValueError("attention maps need the model, which is on a GPU only during a run")
 
     def _run(self, requests: Sequence[SampleRequest], handles: Sequence[RunHandle]) -> None:
-        """Post the frames of a call on the handles, in a thread of their own. Closing the call releases the GPU."""
+        """Post the frames of a call to the handles, in a separate thread. Closing the call releases the GPU."""
         try:
             prepared = [self._prepared(*pair) for pair in zip(requests, handles, strict=True)]
+            if not any(handle.is_live for handle in handles):  # stopped before a GPU was requested
+                return
             with closing(self._call(prepared)) as frames:
                 for which, frame, is_last in frames:
                     self._post(handles[which], "done" if is_last else "running", frame=frame)

@@ -40,7 +40,7 @@ SAID = {
     "no GPU": "No GPU was available",
     "expired": "this page has been open too long to request a GPU: reload it",
     "trouble": "no GPU is available: RuntimeError: ZeroGPU API /schedule error: 500 (Internal Server Error)",
-    "queue in vain": "No GPU was available after 60s. "
+    "queue timeout": "No GPU was available after 60s. "
     "Create a free account to get a higher priority in ZeroGPU queues.",
 }
 CLOSE_TOASTS = "document.querySelectorAll('.toast-close').forEach(cross => cross.click())"
@@ -110,7 +110,7 @@ def test_a_missing_gpu_is_shown_in_the_players_status_line_and_the_next_run_work
     until(page, "d.state === 'done' && step === 10")
     before = canvas_pixels(page)
     # An answer to the request and one of the queue; test_an_api_client_gets_the_same_errors_and_images has them all.
-    for answer in ("quota", "queue in vain"):
+    for answer in ("quota", "queue timeout"):
         words = SAID[answer]
         api.answer = answer
         page.click("#generate")
@@ -273,11 +273,11 @@ def test_every_visitor_may_request_the_largest_run():
 
 @pytest.mark.browser
 def test_the_requested_seconds_are_shown_first(page, api):
-    api.answer = "queue in vain"
+    api.answer = "queue timeout"
     compare(page, timesteps=1000, images=64)
     run = SampleRequest(MODEL, SampleSettings(64, timesteps=1000))
     until_said(page, waiting_message([run] * 3), ".player.variant")
-    until_said(page, SAID["queue in vain"], ".player.variant")
+    until_said(page, SAID["queue timeout"], ".player.variant")
     assert api.asked[-1]["durationSeconds"] == str(seconds_needed([run] * 3))
 
 

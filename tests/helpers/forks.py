@@ -130,7 +130,7 @@ def forking(is_wanted: bool = True):
 
 
 def job(command: str, endpoint: str) -> None:
-    """What a Job does from the moment that its machine has installed everything: fetch the run, and train it."""
+    """Do what a job does once its machine has installed everything: fetch the run and train it."""
     import huggingface_hub
     from huggingface_hub import constants
 

@@ -122,7 +122,7 @@ def awaited(coroutine):
 
 
 def exit_code(monkeypatch, module, *arguments):
-    """Of a command, run in this process: a module with a `main` that reads these arguments."""
+    """Run `main` of a module in this process with these command-line arguments, and return its exit code."""
     monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
     try:
         module.main()
@@ -147,8 +147,8 @@ def set_run(page, *, timesteps, seed, images=4):
 
 @contextmanager
 def hearing_late(page, beside="Compare"):
-    """The page, on whose tab `beside` something goes on, hears of each new run before it knows that there is one. Its
-    first values then wait to be shown, and Gradio writes what is new into values that wait.
+    """Start a long run on the tab `beside`, and delay the response to each further start, so that the first values of a
+    run reach the page before that response. Gradio's client then merges newer values into those that wait to be shown.
     """
     unfold(page.get_by_role("tab", name=beside))
     name, player = ("compare-", ".player.variant") if beside == "Compare" else ("", "#player .player")
@@ -203,7 +203,7 @@ def decode(src):
 
 
 def canvas_pixels(page, pane=".prediction"):
-    """What the player shows."""
+    """Return the pixels that the player shows."""
     return decode(page.evaluate(f"document.querySelector('.player {pane} canvas').toDataURL('image/png')"))
 
 

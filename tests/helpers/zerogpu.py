@@ -33,7 +33,7 @@ ANSWERS = {
     "expired": (401, {}),
     "trouble": (500, {}),
     "queue": (200, ["ping", "ping", SUCCEEDED]),
-    "queue in vain": (200, ["ping", "failed"]),
+    "queue timeout": (200, ["ping", "failed"]),
     "long queue": (200, [SUCCEEDED]),  # but before that pings, until the test sets `api.served`
 }
 PING_S = 0.2

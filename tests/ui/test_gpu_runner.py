@@ -2,6 +2,7 @@
 runs in a thread of this process; the forked workers are in tests/browser/test_zero_gpu.py.
 """
 
+import threading
 import time
 
 import numpy as np
@@ -75,6 +76,19 @@ def test_a_run_that_is_stopped_or_left_ends_at_once_and_keeps_its_frames(runner,
     kept = len(handle.trajectory.frames)
     time.sleep(0.1)
     assert len(handle.trajectory.frames) == kept > 0 and handle.state == "stopped"
+
+
+def test_a_run_that_is_stopped_while_its_model_loads_requests_no_gpu(engine, runner, monkeypatch):
+    gate, done, load, requested = threading.Event(), threading.Event(), engine.policy, []
+    monkeypatch.setattr(engine, "policy", lambda name: gate.wait(60) and load(name))
+    monkeypatch.setattr(runner, "_call", lambda requests: requested.append(requests) or iter(()))
+    run = runner._run
+    monkeypatch.setattr(runner, "_run", lambda *arguments: (run(*arguments), done.set()))
+    [handle] = runner.submit_all([SampleRequest("one", SETTINGS)])
+    handle.cancel()
+    assert handle.state == "stopped"
+    gate.set()
+    assert done.wait(60) and requested == []
 
 
 def test_a_discarded_run_cannot_be_found(runner):
