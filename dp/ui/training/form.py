@@ -13,6 +13,7 @@ from dp.ui.sampling.panel import Given, Updates
 
 LABELS = {"quick": "A quick look", "evening": "An evening", "overnight": "Overnight"}
 QUICK = PRESETS["quick"]
+FLIPS_HINT = "Turn off for images with text."
 
 
 class Form:
@@ -57,7 +58,7 @@ class Form:
             with gr.Row():
                 seed = number_field("Seed", "seed", "The same seed repeats the run.")
                 flips = gr.Checkbox(
-                    QUICK.flips, label="Mirror at random", elem_id="train-flips", info="Clear for text.", min_width=120
+                    QUICK.flips, label="Mirror at random", elem_id="train-flips", info=FLIPS_HINT, min_width=120
                 )
             measure = gr.Button("How long will this take?", size="sm", elem_id="measure")
         self.name, self.size, self.measure = name, size, measure
