@@ -5,7 +5,7 @@ from __future__ import annotations
 from dp.ui.components.component import read_file
 
 REMEMBERED_RUN = read_file("page/remembered_run.js")
-KEEP_FOCUS = read_file("page/keep_focus.js")
+RUN_BUTTONS = read_file("page/run_buttons.js")
 TRUNCATE_PNG = read_file("page/truncate_png.js")
 COPY_LINK = read_file("page/copy_link.js")
 

@@ -59,7 +59,7 @@ def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
     wire_runs(page, tab, engine, sessions)
     wire_settings(page, tab, engine)
     wire_start_image(page, tab, engine)
-    for script in (scripts.KEEP_FOCUS, scripts.TRUNCATE_PNG):
+    for script in (scripts.RUN_BUTTONS, scripts.TRUNCATE_PNG):
         page.load(js=script, api_visibility="private")
     return tab.panel
 

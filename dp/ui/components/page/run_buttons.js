@@ -1,6 +1,15 @@
 () => {
-  // Generate and Stop replace each other. Move the keyboard focus along, which would otherwise return to the page's top.
+  // Generate and Stop replace each other.
   const buttons = "#generate, #stop, #compare, #compare-stop";
+
+  // The second click of a double click must not press the button that has just appeared under the pointer.
+  document.addEventListener(
+    "click",
+    (event) => event.detail > 1 && event.target.closest(buttons) && event.stopImmediatePropagation(),
+    true, // before Gradio's own listener
+  );
+
+  // Move the keyboard focus along, which would otherwise return to the page's top.
   let focused = null;
   document.addEventListener("focusin", ({ target }) => {
     focused = target.matches(buttons) ? target : null;
