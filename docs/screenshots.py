@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "helpers")]
 
 from pages import open_browser, serve, set_run, until
+from playwright.sync_api import sync_playwright
 
 WINDOW = {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"}
 
@@ -49,7 +50,12 @@ def train(page) -> None:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as home, serve("app.py", DP_HOME=home) as url, open_browser() as browser:
+    with (
+        tempfile.TemporaryDirectory() as home,
+        serve("app.py", DP_HOME=home) as url,
+        sync_playwright() as playwright,
+        open_browser(playwright) as browser,
+    ):
         for name, show in (("app", denoise), ("compare", compare), ("train", train)):
             with browser.new_context(**WINDOW) as context:
                 page = context.new_page()

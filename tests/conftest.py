@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: next((i for i, word in enumerate(SLOW) if word in item.nodeid), len(SLOW)))
     # Their server may run in this process, where a warning made an error would be raised inside Gradio's threads.
     for item in items:
-        if {"url", "app", "page", "browser"} & set(item.fixturenames):
+        if {"url", "app", "page", "browser", "playwright"} & set(item.fixturenames):
             item.add_marker(pytest.mark.filterwarnings("ignore"))
 
 
@@ -78,8 +78,15 @@ def url():
 
 
 @pytest.fixture(scope="session")
-def browser():
-    with open_browser() as browser:
+def playwright():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="session")
+def browser(playwright):
+    with open_browser(playwright) as browser:
         yield browser
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from launching import launched
 from models import MODEL
-from pages import behind_proxy, click, unfold
+from pages import WHOLE_BROWSERS, behind_proxy, click, open_browser, unfold
 
 from dp.data.codec import encode_png
 
@@ -69,6 +69,13 @@ def port(tmp_path_factory):
             patch.setenv(name, value)
         with launched(tmp_path_factory.mktemp("home")) as address:
             yield address.rsplit(":", 1)[1]
+
+
+@pytest.fixture(scope="module")
+def browser(playwright):
+    """The whole browser: the headless shell neither blocks storage nor asks for permissions."""
+    with open_browser(playwright, WHOLE_BROWSERS) as browser:
+        yield browser
 
 
 @pytest.fixture
