@@ -3,20 +3,20 @@
 import argparse
 import os
 
+from dp.data.limits import Limits
 from dp.system import startup
 
 with startup.exit_on_error():  # before Gradio and torch read the environment
     startup.prepare()
+    Limits.from_environment()
 
 import spaces  # noqa: F401 (before torch, which dp loads: on ZeroGPU it has to be first)
 
 from dp.serving.engine import Engine
 from dp.system.device import set_thread_count
 from dp.system.environment import runs_dir
-
-with startup.exit_on_error():  # the limits are read in there
-    from dp.ui.app import build_app
-    from dp.ui.auth.permission import on_zero_gpu
+from dp.ui.app import build_app
+from dp.ui.auth.permission import on_zero_gpu
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ON_ZERO_GPU = on_zero_gpu()

@@ -7,20 +7,22 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from einops import rearrange
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
+
+if TYPE_CHECKING:  # images are decoded and prepared without torch, which takes a second to load
+    from torch import Tensor
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels -> Pillow's mode
 
 
 def to_uint8_tensor(images: Tensor) -> Tensor:
     """Convert images [B,C,H,W] in [0, 1] to uint8 [B,H,W,C] on the same device, rounding to nearest."""
-    return rearrange((images * 255).round().clamp(0, 255).to(torch.uint8), "b c h w -> b h w c")
+    return rearrange((images * 255).round().clamp(0, 255).byte(), "b c h w -> b h w c")
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

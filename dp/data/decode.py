@@ -35,8 +35,8 @@ from dp.data.formats.supported import (
     why_unidentified,
 )
 from dp.data.formats.truncated_jpeg import is_nearly_complete
+from dp.data.limits import MAX_PIXELS
 
-MAX_PIXELS = 100_000_000
 DRAFT_PIXELS = 10_000_000  # JPEGs with more pixels are decoded at reduced size, if that is large enough
 FILL_BYTES = 1 << 16  # appended to a truncated JPEG, to find the pixels that depend on the missing bytes
 MAX_MISSING = 0.01  # fraction of the pixels that may depend on them

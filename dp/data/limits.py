@@ -1,4 +1,6 @@
-"""Limits on the files of a dataset. Environment variables override the defaults."""
+"""Limits on the files of a dataset. Environment variables override the defaults. The app checks them before it loads
+anything else, so this module needs only the standard library.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,9 @@ import os
 import re
 from dataclasses import dataclass, fields
 
-from dp.data.decode import MAX_PIXELS
 from dp.system.validation import quote
 
+MAX_PIXELS = 100_000_000
 PILLOW_PIXELS = 178_956_970  # Pillow's own limit on one image
 
 

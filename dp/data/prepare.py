@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from dp.data.archives import archive_kinds
 from dp.data.codec import MODES
-from dp.data.dataset import IMAGES, is_prepared, npy_writer
 from dp.data.decode import DecodedImage, InvalidImage, check_name, decode_image
 from dp.data.limits import Limits
+from dp.data.prepared import IMAGES, is_prepared, npy_writer
 from dp.data.report import DatasetReport
 from dp.data.sources import SourceFile, is_ignored, iter_files
 from dp.system.atomic_files import replacing

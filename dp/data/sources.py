@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, NamedTuple
 
 from dp.data.archives import archive_kinds, tar_files, zip_directory, zip_files
 from dp.data.archives.tar_blocks import SPOOL_BYTES
-from dp.data.dataset import walk_files
 from dp.data.decode import EXTENSIONS, InvalidImage, check_name, open_file
 from dp.data.limits import Limits
 from dp.data.report import DatasetReport
@@ -66,6 +65,19 @@ def iter_files(
         yield file
     if is_empty:
         raise InvalidImage("an archive without files")
+
+
+def walk_files(folder: Path, report: DatasetReport) -> Iterator[Path]:
+    """Yield all files below `folder`, and the links to folders, which are not followed. Folders that cannot be opened
+    are added to the report as rejected.
+    """
+
+    def reject(error: OSError) -> None:
+        report.rejected.append((Path(error.filename).relative_to(folder).as_posix(), "no permission to open"))
+
+    for here, folders, names in os.walk(folder, onerror=reject):
+        yield from (Path(here, name) for name in names)
+        yield from (Path(here, name) for name in folders if os.path.islink(Path(here, name)))
 
 
 def is_ignored(name: str) -> bool:

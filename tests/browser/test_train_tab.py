@@ -29,8 +29,8 @@ from tiny_runs import shorten
 
 from dp import DiffusionPolicy
 from dp.data.codec import make_grid, to_uint8
-from dp.data.dataset import IMAGES
 from dp.data.prepare import prepare
+from dp.data.prepared import IMAGES
 from dp.serving.engine import Engine
 from dp.training import processes as jobs
 from dp.training.presets import Settings

@@ -25,8 +25,10 @@ from PIL import Image
 from test_dataset import BAD, GOOD, encode, png_by_hand
 
 from dp.data import prepare as intake
-from dp.data.dataset import ImageDataset, contact_sheet, decode
+from dp.data.dataset import ImageDataset
+from dp.data.decode import decode
 from dp.data.prepare import Limits, prepare
+from dp.data.prepared import contact_sheet
 from dp.data.report import EXPECT, DatasetReport
 from dp.diffusion.policy import DiffusionPolicy
 from dp.system.text import shown

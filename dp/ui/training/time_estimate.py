@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dp.data.dataset import IMAGES, npy_writer
+from dp.data.prepared import IMAGES, npy_writer
 from dp.data.report import DatasetReport
 from dp.system.text import shown
 from dp.training import processes

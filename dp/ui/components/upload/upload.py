@@ -22,7 +22,7 @@ from typing import Any
 
 import gradio as gr
 
-from dp.data.dataset import contact_sheet
+from dp.data.prepared import contact_sheet
 from dp.data.report import DatasetReport
 from dp.system.validation import message_of, quote
 from dp.training.presets import Settings
