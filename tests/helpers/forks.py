@@ -2,6 +2,7 @@
 are real processes, which end by signals and hold locks; only their start is not that of `python -m`.
 """
 
+import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -14,6 +15,7 @@ import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +29,7 @@ PRELOADED = [
     "dp.training.cli",
     "dp.training.remote.worker",
     "torch._dynamo",
+    "torch.distributed.run",
     "accelerate.tracking",
 ]
 
@@ -98,7 +101,10 @@ def train(*arguments: str) -> None:
     """Do what `python -m dp train` does. A run without an end in sight pauses in each step, since its test only waits
     for it while others need the processor.
     """
+    from dp.training import worker
     from dp.training.trainer import Trainer
+
+    importlib.reload(worker)  # it reads its rank when it is loaded
 
     def train_step_slowly(trainer, train_step=Trainer.train_step):
         if trainer.train_num_steps >= ENDLESS:
@@ -116,8 +122,35 @@ def launch(run, processes, *arguments, stdout, **_) -> Fork:
     return Fork(train, str(run.path.resolve()), *arguments, **streams)
 
 
+def torchrun(*arguments: str) -> None:
+    """Do what `python -m torch.distributed.run` does, which starts other processes: fork these, too."""
+    from torch.distributed import run as launcher
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
+
+    global FORKS
+
+    def fork(handler, command, environment):
+        assert command[1:5] == ("-u", "-m", "dp", "train")
+        return Fork(train, *command[5:], stdout=sys.stdout, environment=environment, cwd=os.getcwd())
+
+    FORKS, SubprocessHandler._popen = multiprocessing.get_context("fork"), fork
+    launcher.main(arguments)
+
+
+def _launch_several(run, processes, *arguments, **streams) -> Fork:
+    """Give to `torchrun` what `dp.training.processes._launch` would give to Python."""
+
+    def fork(command, *, env, cwd, stdout, **_):
+        assert command[1:3] == ["-m", "torch.distributed.run"]
+        return Fork(torchrun, *command[3:], stdout=stdout, environment=env, cwd=cwd)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "subprocess", SimpleNamespace(Popen=fork, DEVNULL=subprocess.DEVNULL))
+        return LAUNCH(run, processes, *arguments, **streams)
+
+
 def _launch_either(run, processes, *arguments, **streams):
-    return (LAUNCH if processes > 1 else launch)(run, processes, *arguments, **streams)
+    return (_launch_several if processes > 1 else launch)(run, processes, *arguments, **streams)
 
 
 @contextmanager

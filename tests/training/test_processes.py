@@ -7,6 +7,7 @@ import math
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -268,7 +269,8 @@ def test_a_run_killed_at_25_moments_equals_an_uninterrupted_one(tmp_home):
 def test_two_runs_started_at_once_are_queued(tmp_home):
     first, second = make_run(tmp_home, "one", **ENDLESS), make_run(tmp_home, "two")
     processes.start(first)
-    until(lambda: state(first) in ("preparing", "running"))
+    until(lambda: state(first) == "running")
+    os.kill(first.status().pid, signal.SIGSTOP)  # it has the device, and need not use the processor meanwhile
     with forking(False):  # a fork would have torch loaded
         processes.start(second)
     until(lambda: "waiting" in (second.status().message or ""))
@@ -286,6 +288,7 @@ def test_two_runs_started_at_once_are_queued(tmp_home):
     assert ended(second) == "paused" and second.checkpoint_steps() == []
     processes.start(second)
     until(lambda: state(second) == "queued")
+    os.kill(first.status().pid, signal.SIGCONT)
     processes.stop(first)
     assert ended(first) == "stopped"
     assert ended(second) == "finished"  # the device is free
@@ -344,7 +347,7 @@ def test_a_process_that_exits_at_once_is_an_error(run, monkeypatch):
 
 def test_a_benchmark_measures_a_step_and_leaves_no_files(run):
     before = contents(run.path)
-    with forking(False), processes.benchmark(run) as process:
+    with processes.benchmark(run) as process:
         result = json.loads(process.communicate(timeout=150)[0])
     assert 0 < result["seconds_per_step"] < 10 and result["seconds_per_save"] > 0 and result["device"] == "cpu"
     assert contents(run.path) == before
@@ -360,14 +363,16 @@ def worker_pids(run: RunFolder) -> list[int]:
 @pytest.mark.parametrize("ask", [processes.pause, processes.stop, kill])
 def test_two_processes_exit_together_and_resume(tmp_home, ask):
     run = make_run(tmp_home, "two", processes=2, train_num_steps=400, save_and_sample_every=100)
-    processes.start(run)
+    with forking(False):
+        processes.start(run)
     wait_for_checkpoint(run)
     workers = worker_pids(run)
     assert len(workers) >= 3  # torchrun and its two workers
     ask(run)
     until(lambda: all(map(is_gone, workers)))
     assert ended(run) == {"pause": "paused", "stop": "stopped", "kill": "interrupted"}[ask.__name__]
-    processes.start(run)
+    with forking(False):
+        processes.start(run)
     assert ended(run) == "finished", run.tail()
     weights = [
         DiffusionPolicy.from_pretrained(folder).state_dict()
