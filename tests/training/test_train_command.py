@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from pages import exit_code
-from tiny_runs import contents, make_pictures, undisturbed, until
+from tiny_runs import contents, make_pictures, shorten, undisturbed, until
 
 from dp.data.report import DatasetReport
 from dp.training import cli
 from dp.training.presets import PRESETS, Settings
 from dp.training.run_folder import RunFolder
+from dp.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--image-size", "16", "--width", "16", "--depth", "1", "--batch", "4", "--save-every", "50"]
@@ -99,26 +100,35 @@ def test_images_become_a_run_that_can_be_resumed_and_extended(place, run_command
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C works differently")
-def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(place, run_command):
+def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(place, run_command, monkeypatch):
     terminal, end = pytest.importorskip("pty").openpty()
     subprocess.run(["stty", "rows", "24", "cols", "100"], stdin=end, check=True)  # room for the progress bar
-    arguments = ["images", "--out", "runs/mine", *TINY, "--steps", "100"]
+    arguments = ["images", "--out", "runs/mine", *TINY, "--steps", "100000"]  # longer than any test
     run = RunFolder(place / "runs" / "mine")
     with command(*arguments, stdout=end, stderr=end) as process:
         os.close(end)
-        until(lambda: (run.status().step or 0) > 0)
+        until(lambda: run.metrics()[0])  # after ten steps
         os.killpg(process.pid, signal.SIGINT)
         output = read_all(terminal)
         assert process.wait(150) == 0
     assert "%|" in output  # a progress bar, as this is a terminal
     assert "the same command resumes the run" in output and "Traceback" not in output
     status = run.status()
-    assert status.state == "paused" and 0 < status.step == run.checkpoint_steps()[-1] < 100
+    assert status.state == "paused" and 0 < status.step == run.checkpoint_steps()[-1] < 100_000
     assert f"mine: paused at step {status.step}" in output
 
-    code, output, _ = run_command(*arguments)
-    assert (code, output) == (0, "mine: finished at step 100\n")
-    assert contents(run.checkpoint(100)) == contents(undisturbed(run, place / "other"))
+    def train_step_and_pause(trainer, train_step=Trainer.train_step):
+        if trainer.step == status.step + 2:
+            run.request("pause")
+        return train_step(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", train_step_and_pause)
+        assert run_command(*arguments)[:2] == (0, f"mine: paused at step {status.step + 3}\n")
+    total = status.step + 6
+    shorten(run, total)
+    assert run_command("runs/mine")[:2] == (0, f"mine: finished at step {total}\n")
+    assert contents(run.checkpoint(total)) == contents(undisturbed(run, place / "other"))
 
 
 def read_all(terminal: int) -> str:
