@@ -6,9 +6,11 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from commands import exit_code_of
 from tiny_runs import make_pictures
 
 from dp.system import stdio
@@ -19,28 +21,55 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--image-size", "16", "--width", "16", "--depth", "1", "--batch", "4", "--steps", "3"]
 
 
-def trained(place: Path, *arguments: str, **streams) -> subprocess.Popen:
+def started(place: Path, *arguments: str, **streams) -> subprocess.Popen:
     """Start a training command whose terminal supports only ASCII."""
     quiet = {"DP_DEVICE": "cpu", "CPU_CORES": "1", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     command = [sys.executable, "-m", "dp", "train", *arguments]
     return subprocess.Popen(command, cwd=place, env=os.environ | quiet, **streams)
 
 
-def test_unencodable_names_and_a_closed_terminal_do_not_end_a_run(tmp_path):
+@pytest.fixture
+def closed():
+    """The end of a pipe that nobody reads, as in `... | head -0`."""
+    read, write = os.pipe()
+    os.close(read)
+    yield write
+    os.close(write)
+
+
+def test_unencodable_names_and_a_closed_terminal_do_not_end_a_run(tmp_path, closed, monkeypatch):
     pictures = make_pictures(tmp_path / "cats 😀")
     (pictures / "ü\udcff😀.png").write_text("no image")
     arguments = [pictures.name, "--out", "runs/😀", *TINY]
-    with trained(tmp_path, *arguments, "--prepare", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with started(tmp_path, *arguments, "--prepare", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         said, complaint = process.communicate(timeout=150)
     assert (process.returncode, complaint) == (0, b"") and rb"\U0001f600.png" in said
 
-    read, write = os.pipe()
-    os.close(read)  # as in `... | head -0`
-    with trained(tmp_path, *arguments, stdout=write, stderr=write) as process:
-        os.close(write)
-        assert process.wait(150) == 0
+    monkeypatch.chdir(tmp_path)
+    with as_the_terminal(closed):
+        assert exit_code_of("-m", "dp", "train", *arguments) == 0
     status = RunFolder(tmp_path / "runs" / "😀").status()
     assert (status.state, status.step, status.error) == ("finished", 3, None)
+
+
+@contextmanager
+def as_the_terminal(descriptor: int):
+    """Let this process's output go there, in ASCII, as if it had been started so."""
+    kept = os.dup(1), os.dup(2)
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(descriptor, number)
+            stack.callback(os.close, kept[number - 1])
+            stack.callback(os.dup2, kept[number - 1], number)
+            stream = open(number, "w", encoding="ascii", closefd=False)  # noqa: SIM115 (the command takes it over)
+            patch.setattr(sys, name, stream)
+            patch.setattr(sys, f"__{name}__", stream)
+        yield
+
+
+def test_a_command_whose_terminal_was_closed_ends_without_an_error(tmp_path, closed):
+    with started(tmp_path, "--help", stdout=closed, stderr=closed) as process:
+        assert process.wait(150) == 0
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="another way to have a full disk")
