@@ -3,21 +3,23 @@ app, and the browser that looks at it.
 """
 
 import os
+import warnings
 
 import pytest
-import torch
-from gradio import http_server
-from launching import launched
-from models import randomize
 from pages import open_browser, window
 
-from dp.networks.rin import RIN
 
-torch.set_num_threads(1)
+def pytest_collection():
+    """Not called in the process that only hands out the files, which need not load torch and Gradio for that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a library says when it is loaded is not about a test
+        import torch
+        from gradio import http_server
 
-# Each process of the suite has its own range of ports. Between Gradio's search for a free port and its use, another
-# process could take it, and Gradio would wait forever for a server that never starts.
-http_server.INITIAL_PORT_VALUE += 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    torch.set_num_threads(1)
+    # Each process of the suite has its own range of ports. Between Gradio's search for a free port and its use, another
+    # process could take it, and Gradio would wait forever for a server that never starts.
+    http_server.INITIAL_PORT_VALUE += 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def pytest_configure(config):
@@ -48,8 +50,11 @@ def tiny_rin():
     """A function that makes a tiny RIN with random parameters; keywords as RIN's. Every width differs from the others,
     so that no two can be swapped unseen.
     """
+    from models import randomize
 
-    def make(**keywords) -> RIN:
+    from dp.networks.rin import RIN
+
+    def make(**keywords):
         sizes = {"dim": 8, "image_size": 8, "patch_size": 4, "channels": 3, "depth": 2, "latent_self_attn_depth": 1}
         latents = {"dim_latent": 12, "num_latents": 5, "heads": 2, "dim_head": 3, "conv_blocks": 1}
         return randomize(RIN(**(sizes | latents | keywords)))
@@ -73,6 +78,8 @@ WINDOWS = [
 @pytest.fixture(scope="module")
 def url():
     """The app with the bundled checkpoint and no runs, served from this process."""
+    from launching import launched
+
     with launched() as address:
         yield address
 

@@ -67,19 +67,6 @@ def iter_files(
         raise InvalidImage("an archive without files")
 
 
-def walk_files(folder: Path, report: DatasetReport) -> Iterator[Path]:
-    """Yield all files below `folder`, and the links to folders, which are not followed. Folders that cannot be opened
-    are added to the report as rejected.
-    """
-
-    def reject(error: OSError) -> None:
-        report.rejected.append((Path(error.filename).relative_to(folder).as_posix(), "no permission to open"))
-
-    for here, folders, names in os.walk(folder, onerror=reject):
-        yield from (Path(here, name) for name in names)
-        yield from (Path(here, name) for name in folders if os.path.islink(Path(here, name)))
-
-
 def is_ignored(name: str) -> bool:
     """Return whether a path is a hidden or system file, or is inside a hidden folder."""
     parts = [part for part in name.lower().split("/") if part.strip(".")]
@@ -101,6 +88,19 @@ def _open_below(root: str, path: Path) -> BinaryIO:
     if not Path(os.path.realpath(path)).is_relative_to(root):
         raise InvalidImage("a link that leads out of the folder; copy the image here")
     return open_file(path)
+
+
+def walk_files(folder: Path, report: DatasetReport) -> Iterator[Path]:
+    """Yield all files below `folder`, and the links to folders, which are not followed. Folders that cannot be opened
+    are added to the report as rejected.
+    """
+
+    def reject(error: OSError) -> None:
+        report.rejected.append((Path(error.filename).relative_to(folder).as_posix(), "no permission to open"))
+
+    for here, folders, names in os.walk(folder, onerror=reject):
+        yield from (Path(here, name) for name in names)
+        yield from (Path(here, name) for name in folders if os.path.islink(Path(here, name)))
 
 
 # ----------------------------------------------------------------------------
