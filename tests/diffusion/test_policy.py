@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from cases import case
 from gaussian import GaussianDenoiser, reference_gamma, reference_noise, reference_sample
 from torch import Tensor, nn
 
@@ -84,19 +85,20 @@ def assert_sampler_is_the_recursion(net: GaussianDenoiser, run: dict, sampling=N
     np.testing.assert_allclose(images.numpy() * 2 - 1, x0, rtol=0, atol=1e-9)
 
 
-@every_objective
-@every_schedule
 @every_sampler
-def test_the_sampler_is_the_closed_form_recursion(run, name, objective):
-    assert_sampler_is_the_recursion(GaussianDenoiser(0.1, 0.3, objective=objective, trained=(name, {})), run)
+def test_the_sampler_is_the_closed_form_recursion(run):
+    for name, objective in product(SCHEDULES, OBJECTIVES):
+        with case(name, objective):
+            net = GaussianDenoiser(0.1, 0.3, objective=objective, trained=(name, {}))
+            assert_sampler_is_the_recursion(net, run)
 
 
-@every_objective
-@every_schedule
 @every_sampler
-def test_under_another_schedule_than_the_trained_one_too(run, name, objective):
-    net = GaussianDenoiser(0.1, 0.3, objective=objective, trained=(name, {}))
-    assert_sampler_is_the_recursion(net, run, ANOTHER[name])
+def test_under_another_schedule_than_the_trained_one_too(run):
+    for name, objective in product(SCHEDULES, OBJECTIVES):
+        with case(name, objective):
+            net = GaussianDenoiser(0.1, 0.3, objective=objective, trained=(name, {}))
+            assert_sampler_is_the_recursion(net, run, ANOTHER[name])
 
 
 @every_objective
@@ -108,22 +110,21 @@ def test_where_the_trained_schedules_clip_bites_the_prediction_is_read_at_the_le
     assert_sampler_is_the_recursion(net, run, LINEAR)
 
 
-@pytest.mark.parametrize("time_difference", [0.05, 0.1, 0.3])
-@every_schedule
 @every_sampler
-def test_with_a_time_difference_too(run, name, time_difference):
+def test_with_a_time_difference_too(run):
     # 0.3 is three whole steps of ten: 0.3 - 0.3 must be 0 for the solver, too.
-    assert_sampler_is_the_recursion(
-        GaussianDenoiser(0.1, 0.3, trained=(name, {})), run, time_difference=time_difference
-    )
+    for name, time_difference in product(SCHEDULES, (0.05, 0.1, 0.3)):
+        with case(name, time_difference):
+            net = GaussianDenoiser(0.1, 0.3, trained=(name, {}))
+            assert_sampler_is_the_recursion(net, run, time_difference=time_difference)
 
 
-@pytest.mark.parametrize("sampling", [None, ("linear", {"clip_min": 1e-5})], ids=["own schedule", "another"])
-@every_objective
 @every_sampler
-def test_with_the_input_scaled_too(run, objective, sampling):
-    net = GaussianDenoiser(0.1, 0.3, objective=objective, trained=("cosine", {"tau": 1.2}), scale=0.4)
-    assert_sampler_is_the_recursion(net, run, sampling)
+def test_with_the_input_scaled_too(run):
+    for objective, sampling in product(OBJECTIVES, (None, ("linear", {"clip_min": 1e-5}))):
+        with case(objective, sampling):
+            net = GaussianDenoiser(0.1, 0.3, objective=objective, trained=("cosine", {"tau": 1.2}), scale=0.4)
+            assert_sampler_is_the_recursion(net, run, sampling)
 
 
 def assert_samples_have_the_datas_mean_and_deviation(net: GaussianDenoiser, sampler: str, sampling: dict):
@@ -648,30 +649,31 @@ CORNERS = [
 every_corner = pytest.mark.parametrize("corner", CORNERS, ids=str)
 
 
-@pytest.mark.parametrize("min_snr", [True, False], ids=["min-snr", "plain"])
-@pytest.mark.parametrize("scale", [1.0, 0.5])
-@every_objective
 @every_corner
-def test_training_is_finite_at_both_ends_of_time(tiny_rin, corner, objective, scale, min_snr):
-    made = {"noise_schedule": corner[0], "schedule_kwargs": corner[1], "objective": objective, "scale": scale}
-    policy = DiffusionPolicy(tiny_rin(depth=1), min_snr_loss_weight=min_snr, **made)
+def test_training_is_finite_at_both_ends_of_time(tiny_rin, corner):
+    model = tiny_rin(depth=1)
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     images[3:] = torch.tensor([0.0, 0.5, 1.0])[:, None, None, None]  # without any deviation
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0.0, 1.0, 0.5, 0.0, 0.0, 0.0], dtype=torch.float64)
-    losses, log_snr = policy(images, t=t, noise=noise, self_condition=True, per_image=True)
-    losses.mean().backward()
-    assert torch.isfinite(losses).all() and torch.isfinite(log_snr).all()
-    assert all(torch.isfinite(p.grad).all() for p in policy.parameters())
+    made = {"noise_schedule": corner[0], "schedule_kwargs": corner[1]}
+    for objective, scale, min_snr in product(OBJECTIVES, (1.0, 0.5), (True, False)):
+        with case(objective, f"scale {scale}", f"min-SNR {min_snr}"):
+            policy = DiffusionPolicy(model, objective=objective, scale=scale, min_snr_loss_weight=min_snr, **made)
+            policy.zero_grad()
+            losses, log_snr = policy(images, t=t, noise=noise, self_condition=True, per_image=True)
+            losses.mean().backward()
+            assert torch.isfinite(losses).all() and torch.isfinite(log_snr).all()
+            assert all(torch.isfinite(p.grad).all() for p in policy.parameters())
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.5])
-@every_objective
 @every_corner
 @THREE_SAMPLERS
-def test_sampling_is_finite_from_the_first_step_to_the_last(sampler, corner, objective, scale):
+def test_sampling_is_finite_from_the_first_step_to_the_last(sampler, corner):
     # The best denoiser, because its eps at t = 1 is x_t to the bit: the worst that can be divided by alpha.
-    net = GaussianDenoiser(0.1, 0.3, objective=objective, trained=corner, scale=scale)
-    for step in policy_of(net).stream(1, timesteps=7, sampler=sampler, seed=0):
-        assert torch.isfinite(step.x_t).all() and torch.isfinite(step.x0).all()
-        assert np.isfinite([step.time, step.time_next, step.log_snr]).all()
+    for objective, scale in product(OBJECTIVES, (1.0, 0.5)):
+        with case(objective, f"scale {scale}"):
+            net = GaussianDenoiser(0.1, 0.3, objective=objective, trained=corner, scale=scale)
+            for step in policy_of(net).stream(1, timesteps=7, sampler=sampler, seed=0):
+                assert torch.isfinite(step.x_t).all() and torch.isfinite(step.x0).all()
+                assert np.isfinite([step.time, step.time_next, step.log_snr]).all()
