@@ -207,17 +207,21 @@ def test_a_check_by_another_app_is_not_mistaken_for_a_training_process(run):
         assert run.is_alive()
 
 
-def test_concurrent_checks_by_apps_and_threads_do_not_interfere(run):
+def test_concurrent_checks_by_apps_and_threads_do_not_interfere(run, tmp_path):
     run.update_status(state="running")
     with run.hold_lock():
         pass
-    script = f"from dp.training.run_folder import RunFolder; run = RunFolder({str(run.path)!r})\n"
-    script += "print('checking', flush=True)\n"
-    script += "print(sum(run.is_alive() for _ in range(20_000)))"
+    script = f"import os; from dp.training.run_folder import RunFolder; run = RunFolder({str(run.path)!r})\n"
+    script += "print('checking', flush=True); found = 0\n"
+    script += f"while not os.path.exists({str(tmp_path / 'enough')!r}): found += run.is_alive()\n"
+    script += "print(found)"
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "checking\n"
-        with ThreadPoolExecutor(4) as threads:
-            mine = [found.result() for found in [threads.submit(run.is_alive) for _ in range(2000)]]
+        try:
+            with ThreadPoolExecutor(4) as threads:
+                mine = [found.result() for found in [threads.submit(run.is_alive) for _ in range(2000)]]
+        finally:
+            (tmp_path / "enough").touch()
         assert not any(mine) and other.stdout.read() == "0\n"
 
 
