@@ -429,7 +429,7 @@ def test_many_threads_may_ask_for_checkpoints_at_once(root, tiny_rin):
     for name in names:
         DiffusionPolicy(tiny_rin()).save_pretrained(root / name)
     engine, got = Engine(root, device="cpu", memory_for_policies=1), []
-    threads = [threading.Thread(target=lambda name=name: got.append(engine.policy(name))) for name in names * 4]
+    threads = [threading.Thread(target=lambda name=name: got.append(engine.policy(name))) for name in names * 2]
     for thread in threads:
         thread.start()
     for thread in threads:
