@@ -4,9 +4,10 @@ app, and the browser that looks at it.
 
 import os
 import warnings
+from contextlib import ExitStack
 
 import pytest
-from pages import open_browser, window
+from pages import expect_no_trouble, forget_runs, is_reusable, open_browser, window
 
 
 def pytest_collection():
@@ -102,3 +103,29 @@ def page(browser, url):
     """A fresh page in a desktop window; test_layout looks at the other one."""
     with window(browser, url, forgiven=LEFT_EARLY, **WINDOWS[0].values[0]) as page:
         yield page
+
+
+@pytest.fixture(scope="module")
+def lent_page(browser, url):
+    """A function that returns a page in a desktop window: the same again, unless a test has left it."""
+    with ExitStack() as stack:
+        opened = []
+
+        def lend():
+            if not (opened and is_reusable(opened[-1], url)):
+                stack.close()
+                opened.append(stack.enter_context(window(browser, url, forgiven=LEFT_EARLY, **WINDOWS[0].values[0])))
+            return opened[-1]
+
+        yield lend
+
+
+@pytest.fixture
+def shared_page(lent_page):
+    """A page that a file's tests share, since loading one takes longer than most of them. It shows the Denoise tab and
+    has forgotten the runs of the previous test, but its controls are as that test left them.
+    """
+    page = lent_page()
+    forget_runs(page)
+    yield page
+    expect_no_trouble(page, LEFT_EARLY)

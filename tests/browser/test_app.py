@@ -10,22 +10,17 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from models import MODEL, model
-from pages import ROOT, canvas_pixels, decode, set_run
+from pages import ROOT, canvas_pixels, decode, set_run, unfold
 from PIL import Image
 
 from dp.data.codec import make_grid, to_uint8
 
 RECORD = """() => {
     const player = document.querySelector('.player');
+    window.observer?.disconnect();
     window.seen = [];
-    new MutationObserver(() => window.seen.push([player.dataset.state, +(player.dataset.step || 0)]))
-        .observe(player, {attributes: true, attributeFilter: ['data-step', 'data-state']});
-}"""
-
-
-FORGET = """() => {
-    Object.assign(document.querySelector('.player').dataset, {step: '', state: 'idle'});
-    return new Promise((done) => setTimeout(() => done(window.seen = []))); // the observer has heard of that
+    window.observer = new MutationObserver(() => seen.push([player.dataset.state, +(player.dataset.step || 0)]));
+    window.observer.observe(player, {attributes: true, attributeFilter: ['data-step', 'data-state']});
 }"""
 
 
@@ -34,30 +29,12 @@ def client(url):
     return Client(url, verbose=False)
 
 
-@pytest.fixture(scope="module")
-def tab(browser, url):
-    """Yield a page, shared by a server's tests, that records the player's status lines; any console error fails the
-    test.
-    """
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    trouble = []
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
-    page.goto(url)
-    page.wait_for_selector("#generate")
-    page.wait_for_selector(".player canvas")
-    page.evaluate(RECORD)
-    yield page
-    page.close()
-    assert trouble == []
-
-
 @pytest.fixture
-def page(tab):
-    """Return that page without anything of the previous run."""
-    tab.wait_for_selector("#generate", state="visible")
-    tab.evaluate(FORGET)
-    return tab
+def page(shared_page):
+    """Yield a page that records the player's status lines; any console error fails the test."""
+    shared_page.evaluate(RECORD)
+    yield shared_page
+    assert shared_page.trouble == []
 
 
 def read(file):
@@ -264,16 +241,12 @@ def test_an_upload_above_the_limit_is_rejected_and_one_below_it_accepted(url):
 
 
 @pytest.mark.browser
-def test_the_page_contacts_only_its_own_server(browser, url):
-    page, asked = browser.new_page(), []
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(url)
-    page.wait_for_selector(".player canvas")
+def test_the_page_contacts_only_its_own_server(page, url):
+    """Since it was opened, in all tests above."""
     set_run(page, timesteps=3, seed=1)
     page.click("#generate")
     wait_for(page, "p.dataset.state === 'done'")
     for tab in ("Compare", "Train"):
-        page.get_by_role("tab", name=tab).click()
-    page.wait_for_timeout(500)
-    page.close()
-    assert len(asked) > 10 and [where for where in asked if not where.startswith((url, "data:", "blob:"))] == []
+        unfold(page.get_by_role("tab", name=tab))
+    assert len(page.asked) > 10
+    assert [where for where in page.asked if not where.startswith((url, "data:", "blob:"))] == []

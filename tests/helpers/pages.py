@@ -62,9 +62,10 @@ def context_for(browser, options):
     """A browser context without cookies or open pages. It is kept for the next test with the same options, whose page
     then finds the app's scripts in the cache.
     """
-    idle = [context for context, key in KEPT_CONTEXTS.items() if key == repr(options) and not context.pages]
+    wanted = (browser, repr(options))
+    idle = [context for context, made_with in KEPT_CONTEXTS.items() if made_with == wanted and not context.pages]
     context = idle[0] if idle else browser.new_context(**options)
-    KEPT_CONTEXTS[context] = repr(options)
+    KEPT_CONTEXTS[context] = wanted
     context.set_default_timeout(PATIENCE_S * 1000)
     try:
         yield context
@@ -74,23 +75,58 @@ def context_for(browser, options):
         context.clear_cookies()
 
 
-KEPT_CONTEXTS = {}  # of this process's browsers -> their options
+KEPT_CONTEXTS = {}  # -> the browser and the options
+
+
+def watched(page):
+    """The page. From now on it notes the errors in its console, and the addresses of its requests."""
+    page.trouble, page.asked = [], []
+    page.on("pageerror", lambda error: page.trouble.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and page.trouble.append(message.text))
+    page.on("request", lambda request: page.asked.append(request.url))
+    return page
+
+
+def expect_no_trouble(page, forgiven=()):
+    """Fail on any error in the page's console but those `forgiven`."""
+    unforgiven = [text for text in page.trouble if not any(words in text for words in forgiven)]
+    page.trouble.clear()
+    assert not unforgiven, unforgiven
 
 
 @contextmanager
 def window(browser, url, forgiven=(), **options):
     """A fresh page; fails on any error in its console but those `forgiven`, and where it is wider than its window."""
     with context_for(browser, options) as context:
-        page, trouble = context.new_page(), []
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and trouble.append(message.text))
+        page = watched(context.new_page())
         page.goto(url)
         page.wait_for_selector("#generate")
         page.wait_for_selector(".player .prediction canvas")
         yield page
-        unforgiven = [text for text in trouble if not any(words in text for words in forgiven)]
-        assert not unforgiven, unforgiven
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        expect_no_trouble(page, forgiven)
+        assert page.is_closed() or page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def is_reusable(page, url):
+    """Whether another test can use the page: it still shows the app, and no run."""
+    return not page.is_closed() and page.url.strip("/") == url.strip("/") and not page.is_visible("#stop")
+
+
+def forget_runs(page):
+    """Show the Denoise tab of a page that another test has used, with nothing left of its runs that could be mistaken
+    for the next.
+    """
+    page.get_by_role("tab", name="Denoise").click()
+    page.wait_for_selector("#generate", state="visible")
+    # A run that has just ended is shown once more, with all its frames.
+    page.wait_for_function(
+        """() => [...document.querySelectorAll('.player[data-run]')].every(({dataset: d}) =>
+            !+d.step || d.state === 'idle' || d.kept || d.run === d.forgotten)"""
+    )
+    page.evaluate(
+        """() => document.querySelectorAll('.player').forEach(({dataset: d}) =>
+            Object.assign(d, {step: '', state: 'idle', kept: '', forgotten: d.run || ''}))"""
+    )
 
 
 def owners(url, home):
@@ -163,6 +199,11 @@ def hearing_late(page, beside="Compare"):
     page.route("**/queue/join*", answer)
     yield
     page.unroute_all(behavior="ignoreErrors")
+
+
+def close_toasts(page):
+    """They would lie over the buttons for ten seconds."""
+    page.evaluate("document.querySelectorAll('.toast-close').forEach((cross) => cross.click())")
 
 
 def until(page, condition, seconds=150):
