@@ -206,11 +206,11 @@ def until_done(page, count):
 
 def compare(page, axis=None, values=(), seed=5, **numbers):
     """Open the tab, choose `axis` and `values` if given, and start the comparison. numbers: values of the controls, as
-    in `type_numbers`.
+    in `type_numbers`. Without `values`, a page whose axis was chosen before keeps those that it has.
     """
     unfold(page.get_by_role("tab", name="Compare"))
     page.locator("#compare-random input").uncheck()
-    if axis:
+    if axis and not page.input_value("#axis input").startswith(axis):
         before = page.inner_text("#values")
         page.locator("#axis input").click()
         page.get_by_role("option", name=axis).click()
@@ -234,7 +234,8 @@ def shown(page):
 
 
 @pytest.mark.browser
-def test_six_variants_on_one_clock_show_the_images_of_the_library(page):
+def test_six_variants_on_one_clock_show_the_images_of_the_library(shared_page):
+    page = shared_page
     counts = [int(number) for number in NUMBERS["timesteps"][1]]
     compare(page, "Timesteps", images=2)
     until_done(page, MAX_VARIANTS)
@@ -306,7 +307,8 @@ def test_a_comparison_whose_messages_arrive_together_ends(page):
 
 
 @pytest.mark.browser
-def test_pairs_show_their_steps_and_the_other_tab_keeps_its_run(page):
+def test_pairs_show_their_steps_and_the_other_tab_keeps_its_run(shared_page):
+    page = shared_page
     type_numbers(page, timesteps=5)
     page.click("#generate")
     page.wait_for_function("document.querySelector('#player .player').dataset.kept")

@@ -14,7 +14,7 @@ import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from models import MODEL, PacedEngine, model, models_dir
-from pages import canvas_pixels, copied_link, decode, serve, set_run, type_numbers, unfold, until
+from pages import canvas_pixels, close_toasts, copied_link, decode, serve, set_run, type_numbers, unfold, until
 from PIL import Image
 from test_compare import PLAYERS, compare, shown, until_players
 from test_player import upload
@@ -43,7 +43,6 @@ SAID = {
     "queue timeout": "No GPU was available after 60s. "
     "Create a free account to get a higher priority in ZeroGPU queues.",
 }
-CLOSE_TOASTS = "document.querySelectorAll('.toast-close').forEach(cross => cross.click())"
 LONG_SECOND = ("3", "1000", "5")  # timesteps of a comparison whose second run lasts longer than any test
 TAKEN_AWAY = "the GPU was released before the run finished: try again, or use fewer images or timesteps"
 
@@ -71,9 +70,9 @@ def lends(request):
 
 
 @pytest.fixture
-def page(page):
-    page.set_extra_http_headers(VISITOR)
-    return page
+def page(shared_page):
+    shared_page.set_extra_http_headers(VISITOR)
+    return shared_page
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +120,7 @@ def test_a_missing_gpu_is_shown_in_the_players_status_line_and_the_next_run_work
         toast = page.locator(".toast-body").filter(has_text=words).first
         toast.wait_for()
         assert toast.locator("a").count() == 0  # only our own markup
-        page.evaluate(CLOSE_TOASTS)
+        close_toasts(page)
         page.wait_for_timeout(300)
         assert page.inner_text("#player .step") == words  # and nothing replaces it
         np.testing.assert_array_equal(canvas_pixels(page), before)
@@ -139,7 +138,7 @@ def test_a_missing_gpu_is_shown_in_the_players_status_line_and_the_next_run_work
 def test_a_comparison_without_a_gpu_shows_why_and_the_next_one_works(page, api, policy):
     lines = f"{PLAYERS}.map(p => p.querySelector('.step').textContent)"
     api.answer = "quota"
-    compare(page, timesteps=10, images=2)
+    compare(page, "Sampler", timesteps=10, images=2)
     there = [SAID["quota"], *["did not finish"] * 2]
     page.wait_for_function(f"words => String({lines}) === String(words)", arg=there)
     until_players(page, "players.every(p => p.dataset.state === 'failed' && p.getAttribute('aria-busy') === 'false')")
@@ -191,7 +190,7 @@ def test_losing_the_gpu_ends_the_run_with_an_error_and_keeps_its_frames(page, ap
     page.keyboard.press("Home")
     until(page, "step === 1")
 
-    compare(page, "Timesteps", values=LONG_SECOND, seed=2)
+    compare(page, "Timesteps", values=LONG_SECOND, seed=2, images=2)
     until_players(
         page, "players.length === 3 && +players[1].dataset.step >= 5 && players[1].dataset.state === 'running'"
     )
@@ -214,7 +213,7 @@ def test_stop_releases_the_gpu(page, api):
     page.wait_for_selector("#generate", state="visible")
 
     since = len(api.log)
-    compare(page, "Timesteps", values=LONG_SECOND)
+    compare(page, "Timesteps", values=LONG_SECOND, images=2)
     until_players(
         page, "players.length === 3 && +players[1].dataset.step >= 5 && players[1].dataset.state === 'running'"
     )
@@ -242,22 +241,6 @@ def test_stop_while_waiting_releases_the_gpu_as_soon_as_it_arrives(page, api):
     until_released(api, since)
 
 
-@pytest.mark.browser
-def test_a_closed_page_or_client_releases_the_gpu(page, url, api):
-    since = len(api.log)
-    set_run(page, timesteps=1000, seed=1)
-    page.click("#generate")
-    until(page, "step >= 5 && d.state === 'running'")
-    page.goto("about:blank")
-    until_released(api, since)
-
-    since = len(api.log)
-    job = Client(url, verbose=False).submit(images=4, timesteps=1000, seed=1, api_name="/stream")
-    next(iter(job))
-    job.cancel()
-    until_released(api, since)
-
-
 # ----------------------------------------------------------------------------
 # The requested seconds
 
@@ -274,15 +257,23 @@ def test_every_visitor_may_request_the_largest_run():
 @pytest.mark.browser
 def test_the_requested_seconds_are_shown_first(page, api):
     api.answer = "queue timeout"
-    compare(page, timesteps=1000, images=64)
+    compare(page, "Sampler", timesteps=1000, images=64)
     run = SampleRequest(MODEL, SampleSettings(64, timesteps=1000))
     until_said(page, waiting_message([run] * 3), ".player.variant")
     until_said(page, SAID["queue timeout"], ".player.variant")
+    page.wait_for_selector("#compare", state="visible")
     assert api.asked[-1]["durationSeconds"] == str(seconds_needed([run] * 3))
 
 
 # ----------------------------------------------------------------------------
 # The rest of the app
+
+
+@pytest.mark.browser
+def test_the_train_tab_explains_that_training_is_not_available(page):
+    page.get_by_role("tab", name="Train").click()
+    assert ON_ZERO_GPU.replace("**", "") in page.inner_text("#refused")
+    assert not page.is_visible("#train") and not page.is_visible("#start-training")
 
 
 @pytest.mark.browser
@@ -319,12 +310,21 @@ def test_features_that_need_a_finished_run_are_hidden_and_the_rest_works(page, p
     page.wait_for_function("document.querySelector('.walk canvas').width === 128")
     link = copied_link(page)
     assert "walk=9" in link and "seed=11" in link
-    page.goto(link)
-    page.wait_for_function("document.querySelector('#seed input')?.value === '11'")
 
 
 @pytest.mark.browser
-def test_the_train_tab_explains_that_training_is_not_available(page):
-    page.get_by_role("tab", name="Train").click()
-    assert ON_ZERO_GPU.replace("**", "") in page.inner_text("#refused")
-    assert not page.is_visible("#train") and not page.is_visible("#start-training")
+def test_a_page_that_is_left_or_a_client_that_cancels_releases_the_gpu(page, url, api):
+    since = len(api.log)
+    set_run(page, timesteps=1000, seed=11)
+    link = copied_link(page)
+    page.click("#generate")
+    until(page, "step >= 5 && d.state === 'running'")
+    page.goto(link)
+    until_released(api, since)
+    page.wait_for_function("document.querySelector('#seed input')?.value === '11'")
+
+    since = len(api.log)
+    job = Client(url, verbose=False).submit(images=4, timesteps=1000, seed=1, api_name="/stream")
+    next(iter(job))
+    job.cancel()
+    until_released(api, since)
