@@ -1,9 +1,7 @@
-"""Look inside: the read attention of a run that the engine still has."""
+"""Look inside: the read attention of a run that the engine still has. test_player shows it on the page."""
 
 import pytest
 import torch
-from models import model
-from pages import click, set_run, until
 from torch import nn
 
 from dp import DiffusionPolicy, SampleSettings
@@ -109,34 +107,3 @@ def test_a_network_without_latents_is_a_clear_error():
 
     with pytest.raises(ValueError, match="it has no latents"):
         attention_at_step(DiffusionPolicy(Plain()), SampleSettings(1, timesteps=2, seed=0), 0, 1, None, None)
-
-
-@pytest.mark.browser
-def test_the_page_highlights_what_the_selected_latent_attends_to(page):
-    """As in the library, for an image of a finished run: the patch with the highest attention is not darkened."""
-    set_run(page, timesteps=12, seed=5, images=4)
-    page.click("#generate")
-    until(page, "d.state === 'done' && +d.kept === 12")
-    click(page, ".prediction canvas", 0.75, 0.25)  # the second
-    page.wait_for_selector(".strip:not([hidden])")
-    page.click(".attention-toggle")
-    until(page, "d.attention === '12/1/0'")
-    page.focus(".player")
-    page.keyboard.press("ArrowLeft")
-    until(page, "d.attention === '11/1/0'")
-    page.locator(".attention .block").fill("2")
-    page.locator(".attention .latent").fill("7")
-    until(page, "d.attention === '11/2/7'")
-    policy = model()
-    settings = SampleSettings(4, timesteps=12, sampler="dpmpp_2m", seed=5)
-    weights = attention_at_step(policy, settings, row=1, index=11, start=None, mask=None)[1, 6]
-    dark = page.evaluate(
-        """Array.from(document.querySelector('.noisy .overlay').getContext('2d').getImageData(0, 0, 8, 8).data)
-        .filter((_, i) => i % 4 === 3)"""
-    )
-    expected = 0.85 * 255 * (1 - weights / weights.max())
-    assert (torch.tensor(dark) - expected).abs().max() < 3 and dark[weights.argmax()] == 0
-    assert f"{(weights.max() * 64).item():.1f}× a uniform share" in page.inner_text(".attention-summary")
-    page.keyboard.press("Escape")
-    until(page, "d.attention === undefined")
-    assert page.locator(".player .overlay").count() == 0 and not page.is_visible(".attention-summary")

@@ -10,13 +10,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import LEFT_EARLY, WINDOWS
+import torch
 from models import MODEL, PacedEngine, model, models_dir
-from pages import canvas_pixels, click, copied_link, hearing_late, set_run, until, window
+from pages import canvas_pixels, click, close_toasts, copied_link, hearing_late, set_run, until
 from PIL import Image
 
 from dp.data.codec import encode_png, make_grid, read_png_text, to_uint8
 from dp.diffusion.settings import SampleSettings
+from dp.networks.attention import attention_at_step
 from dp.ui.components.player.player import server_functions
 
 STEPS, SEED = 40, 3
@@ -38,31 +39,64 @@ def finished(page):
     """Start a run, and wait until it has ended and the page has all its frames."""
     start(page)
     until(page, f"d.state === 'done' && +d.kept === {STEPS} && step === {STEPS}")
-
-
-@pytest.fixture(scope="module")
-def whole(browser, url):
-    """Yield a page with a finished run, shared by the tests that only read it."""
-    with window(browser, url, forgiven=LEFT_EARLY, **WINDOWS[0].values[0]) as page:
-        finished(page)
-        yield page
+    page.finished_run = page.get_attribute(".player", "data-run")
 
 
 @pytest.fixture
-def kept(whole):
-    """Return that page in the state at the end of the run."""
-    whole.focus(".player")
-    if whole.evaluate("document.querySelector('.player').classList.contains('playing')"):
-        whole.keyboard.press("Space")
-    whole.keyboard.press("Escape")
-    whole.keyboard.press("End")
-    until(whole, f"d.image === undefined && step === {STEPS}")
-    return whole
+def page(shared_page):
+    return shared_page
+
+
+@pytest.fixture
+def kept(page):
+    """Return the page at the end of a finished run, which the tests that only read it share."""
+    if getattr(page, "finished_run", None) != page.get_attribute(".player", "data-run"):
+        finished(page)
+    page.focus(".player")
+    if page.evaluate("document.querySelector('.player').classList.contains('playing')"):
+        page.keyboard.press("Space")
+    page.keyboard.press("Escape")
+    page.keyboard.press("End")
+    until(page, f"d.image === undefined && step === {STEPS}")
+    return page
 
 
 def distance(shown, images):
     """Return the mean distance in gray levels; live and recorded frames are JPEG."""
     return np.abs(shown.astype(int) - make_grid(to_uint8((images + 1) / 2)).astype(int)).mean()
+
+
+@pytest.mark.browser
+def test_the_page_follows_the_run_until_someone_scrubs_back_and_again_when_they_return(page):
+    start(page, timesteps=1000)
+    until(page, "step > 20")
+    there = int(page.get_attribute(".player", "data-step"))
+    until(page, f"step > {there}")
+    assert page.get_attribute(".live", "aria-pressed") == "true"
+    page.focus(".player")
+    page.keyboard.press("Home")
+    until(page, f"d.follow === 'false' && step <= {there}")  # the page decides which step it receives first
+    held = page.get_attribute(".player", "data-step")
+    page.wait_for_function("/live at \\d+/.test(document.querySelector('.player .step').innerText)")
+    time.sleep(0.5)
+    assert page.get_attribute(".player", "data-step") == held
+    page.click(".live")
+    until(page, f"d.follow === 'true' && step > {there}")
+    page.click("#stop")
+    until(page, "d.state === 'stopped'")
+
+
+@pytest.mark.browser
+def test_a_page_that_draws_too_slowly_still_ends_with_the_last_image(page, steps):
+    page.evaluate(
+        """() => {
+            window.quickly = window.requestAnimationFrame;
+            window.requestAnimationFrame = (draw) => setTimeout(() => draw?.(performance.now()), 1500);
+        }"""
+    )
+    finished(page)
+    page.evaluate("() => { window.requestAnimationFrame = window.quickly; }")
+    np.testing.assert_array_equal(canvas_pixels(page), make_grid(to_uint8((steps[-1].x0 + 1) / 2)))
 
 
 @pytest.mark.browser
@@ -86,13 +120,6 @@ def test_arrow_keys_step_through_every_step_of_the_run_and_both_panes_move_toget
     kept.keyboard.press("End")
     until(kept, f"step === {STEPS}")
     np.testing.assert_array_equal(canvas_pixels(kept), make_grid(to_uint8((steps[-1].x0 + 1) / 2)))
-
-
-@pytest.mark.browser
-def test_a_page_that_draws_too_slowly_still_ends_with_the_last_image(page, steps):
-    page.evaluate("window.requestAnimationFrame = (draw) => setTimeout(() => draw?.(performance.now()), 1500)")
-    finished(page)
-    np.testing.assert_array_equal(canvas_pixels(page), make_grid(to_uint8((steps[-1].x0 + 1) / 2)))
 
 
 @pytest.mark.soak
@@ -119,26 +146,6 @@ def test_scrubbing_sends_no_requests(kept):
         kept.locator(".scrub").fill(str(value))
         until(kept, f"step === {value + 1}")
     assert [url for url in asked if "heartbeat" not in url] == []
-
-
-@pytest.mark.browser
-def test_the_page_follows_the_run_until_someone_scrubs_back_and_again_when_they_return(page):
-    start(page, timesteps=1000)
-    until(page, "step > 20")
-    there = int(page.get_attribute(".player", "data-step"))
-    until(page, f"step > {there}")
-    assert page.get_attribute(".live", "aria-pressed") == "true"
-    page.focus(".player")
-    page.keyboard.press("Home")
-    until(page, f"d.follow === 'false' && step <= {there}")  # the page decides which step it receives first
-    held = page.get_attribute(".player", "data-step")
-    page.wait_for_function("/live at \\d+/.test(document.querySelector('.player .step').innerText)")
-    time.sleep(0.5)
-    assert page.get_attribute(".player", "data-step") == held
-    page.click(".live")
-    until(page, f"d.follow === 'true' && step > {there}")
-    page.click("#stop")
-    until(page, "d.state === 'stopped'")
 
 
 @pytest.mark.browser
@@ -189,6 +196,34 @@ def test_a_click_on_a_chart_goes_to_that_step(kept):
         kept.focus(".player")
         kept.keyboard.press("End")
         until(kept, f"step === {STEPS}")
+
+
+@pytest.mark.browser
+def test_the_page_highlights_what_the_selected_latent_attends_to(kept):
+    """As in the library, for an image of a finished run: the patch with the highest attention is not darkened."""
+    click(kept, ".prediction canvas", 0.75, 0.25)  # the second
+    kept.wait_for_selector(".strip:not([hidden])")
+    kept.click(".attention-toggle")
+    until(kept, f"d.attention === '{STEPS}/1/0'")
+    kept.focus(".player")
+    kept.keyboard.press("ArrowLeft")
+    until(kept, f"d.attention === '{STEPS - 1}/1/0'")
+    kept.locator(".attention .block").fill("2")
+    kept.locator(".attention .latent").fill("7")
+    until(kept, f"d.attention === '{STEPS - 1}/2/7'")
+    policy = model()
+    settings = SampleSettings(4, timesteps=STEPS, sampler="dpmpp_2m", seed=SEED)
+    weights = attention_at_step(policy, settings, row=1, index=STEPS - 1, start=None, mask=None)[1, 6]
+    dark = kept.evaluate(
+        """Array.from(document.querySelector('.noisy .overlay').getContext('2d').getImageData(0, 0, 8, 8).data)
+        .filter((_, i) => i % 4 === 3)"""
+    )
+    expected = 0.85 * 255 * (1 - weights / weights.max())
+    assert (torch.tensor(dark) - expected).abs().max() < 3 and dark[weights.argmax()] == 0
+    assert f"{(weights.max() * 64).item():.1f}× a uniform share" in kept.inner_text(".attention-summary")
+    kept.keyboard.press("Escape")
+    until(kept, "d.attention === undefined")
+    assert kept.locator(".player .overlay").count() == 0 and not kept.is_visible(".attention-summary")
 
 
 # ----------------------------------------------------------------------------
@@ -286,8 +321,16 @@ def set_to(page, chosen):
         time.sleep(0.1)
 
 
+def generate_again(page):
+    """Run the page's settings, and return the images."""
+    before = page.get_attribute(".player", "data-run")
+    page.click("#generate")
+    until(page, f"d.run !== '{before}' && d.state === 'done' && step === 12")
+    return canvas_pixels(page)
+
+
 @pytest.mark.browser
-def test_a_png_and_a_link_restore_the_controls_and_the_pixels(page, url, tmp_path):
+def test_a_png_and_a_link_restore_the_controls_and_the_pixels_and_invalid_ones_change_nothing(page, url, tmp_path):
     chosen, picture = choose_others(page), canvas_pixels(page)
     png = saved(page, "png")
     made_with = json.loads(read_png_text(png)["dp"])
@@ -297,39 +340,29 @@ def test_a_png_and_a_link_restore_the_controls_and_the_pixels(page, url, tmp_pat
         f"{MODEL} ({made_with['sha256'][:12]}), 2 images from seed {SEED}"
     )
 
-    (tmp_path / "mine.png").write_bytes(png)
-    page.goto(url)
-    page.wait_for_selector("#generate")
-    assert controls_of(page) != chosen
-    upload(page, tmp_path / "mine.png")
-    set_to(page, chosen)
-    page.click("#generate")
-    until(page, "d.state === 'done' && +d.kept === 12")
-    np.testing.assert_array_equal(canvas_pixels(page), picture)
-
-    page.goto(copied_link(page))
-    page.wait_for_selector("#generate")
-    set_to(page, chosen)
-    page.click("#generate")
-    until(page, "d.state === 'done' && +d.kept === 12")
-    np.testing.assert_array_equal(canvas_pixels(page), picture)
-
-
-@pytest.mark.browser
-def test_an_invalid_link_or_png_is_reported_and_changes_nothing(page, url, tmp_path):
-    page.goto(f"{url}/?timesteps=99999&sampler=<b>x")
+    page.goto(f"{url}/?timesteps=99999&sampler=<b>x&difference={'9' * 400}&seed=5")
     page.get_by_text("Ignored from the link: timesteps (Timesteps must be").wait_for()
+    assert page.get_by_text("difference (Time difference must be").count() == 1
+    page.wait_for_function("document.querySelector('#seed input').value === '5'")
+    until(page, "d.state === 'done'")  # the page shows its run again
     before = controls_of(page)
-    assert before["timesteps"] == "20"
-    page.goto(f"{url}/?timesteps=7&difference={'9' * 400}&seed=5")
-    page.get_by_text("Ignored from the link: difference (Time difference must be").wait_for()
-    page.wait_for_function("document.querySelector('#timesteps input[type=number]').value === '7'")
-    before = controls_of(page)
-    assert (before["timesteps"], before["seed"]) == ("7", "5")
+    assert before["timesteps"] == "20" and before != chosen
     (tmp_path / "other.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
     upload(page, tmp_path / "other.png")
     page.get_by_text("this PNG has no settings").wait_for()
     assert controls_of(page) == before
+    close_toasts(page)
+
+    (tmp_path / "mine.png").write_bytes(png)
+    upload(page, tmp_path / "mine.png")
+    set_to(page, chosen)
+    np.testing.assert_array_equal(generate_again(page), picture)
+
+    page.goto(copied_link(page))
+    page.wait_for_selector("#generate")
+    set_to(page, chosen)
+    until(page, "d.state === 'done'")
+    np.testing.assert_array_equal(generate_again(page), picture)
 
 
 # ----------------------------------------------------------------------------
