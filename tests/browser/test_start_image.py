@@ -169,7 +169,8 @@ def finished(page, steps):
 
 
 @pytest.mark.browser
-def test_a_run_of_the_page_starts_from_the_image_and_keeps_painted_areas(page, tmp_path):
+def test_a_run_of_the_page_starts_from_the_image_and_keeps_painted_areas(shared_page, tmp_path):
+    page = shared_page
     policy = model()
     choose(page, tmp_path)
     set_run(page, timesteps=10, seed=6, images=4)
@@ -211,7 +212,8 @@ def test_a_run_of_the_page_starts_from_the_image_and_keeps_painted_areas(page, t
 
 
 @pytest.mark.browser
-def test_a_walk_is_shown_as_a_strip_that_plays_and_its_link_restores_it(page):
+def test_a_walk_is_shown_as_a_strip_that_plays_and_its_link_restores_it(shared_page):
+    page = shared_page
     policy = model()
     set_run(page, timesteps=8, seed=2, images=5)
     unfold(page.get_by_text("Walk between two seeds", exact=True))
