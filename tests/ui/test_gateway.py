@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from gradio_client import Client
 from launching import launched
-from pages import owners, owners_cookie, set_run, until
+from pages import context_for, owners, owners_cookie, set_run, until
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -487,8 +487,7 @@ ATTACK = """async ([app, board]) => {
 @contextmanager
 def tab(browser):
     """Yield a new page with long timeouts."""
-    with browser.new_context() as context:
-        context.set_default_timeout(150_000)
+    with context_for(browser, {}) as context:
         yield context.new_page()
 
 
@@ -500,7 +499,8 @@ def test_a_page_of_another_site_can_neither_read_nor_change_anything(url, home, 
         page.goto(f"http://{name}:{port}/")
         assert page.evaluate(ATTACK, [url, board]) == [False] * 4
         # The owner's cookie in the same browser makes no difference.
-        page.context.new_page().goto(owners(url, home), wait_until="commit")
+        assert page.context.request.get(owners(url, home), max_redirects=0).status == 303
+        assert page.context.cookies(url)
         assert page.evaluate(ATTACK, [url, board]) == [False] * 4
         # A host name of the other site that now resolves to this machine: DNS rebinding.
         rebound = page.goto(f"http://rebound.test:{urlsplit(url).port}/")
@@ -539,7 +539,7 @@ def test_behind_a_silent_proxy_the_page_works_and_nobody_is_the_owner(url, home,
             f"http://127.0.0.1:{port}", "/gradio_api/component_server", call(board, "offer", {"run": run}), **JSON
         )
         assert json.loads(offered[1])["login"] is False
-        page.goto(owners(f"http://app.test:{port}", home))  # the owner, from outside
+        page.goto(owners(f"http://app.test:{port}", home), wait_until="commit")  # the owner, from outside
         assert page.evaluate(asking) is True and "key=" not in page.url
 
 
