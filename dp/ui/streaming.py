@@ -55,6 +55,11 @@ class Sessions:
         self.check_capacity(session)
         return self.values(session, handle, replay=True)
 
+    def is_watching(self, session: str, tab: str = "denoise") -> bool:
+        """Return whether the page watches a run on that tab that has not ended."""
+        subscriptions = self._open.get(session, {}).items()
+        return any(on == tab and watched.handle.is_live and not watched.is_closed for watched, on in subscriptions)
+
     def stop(self, session: str, tab: str = "denoise") -> None:
         """End the runs that the page watches on that tab."""
         for subscription, on in list(self._open.get(session, {}).items()):

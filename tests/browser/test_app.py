@@ -114,6 +114,25 @@ def test_a_double_click_starts_a_run_and_does_not_stop_it(page):
 
 
 @pytest.mark.browser
+def test_a_click_at_the_very_end_of_a_run_starts_the_next(page):
+    set_run(page, timesteps=5, seed=1)
+    page.evaluate(
+        """() => {
+            const [player, button] = [document.querySelector('.player'), document.querySelector('#generate')];
+            const whenIdle = new MutationObserver(() => {
+                if (player.getAttribute('aria-busy') === 'true') return;
+                window.ended = player.dataset.run;
+                whenIdle.disconnect();
+                button.click();
+            });
+            whenIdle.observe(player, {attributeFilter: ['aria-busy']});
+        }"""
+    )
+    page.click("#generate")
+    wait_for(page, "window.ended && p.dataset.run !== window.ended && p.dataset.state === 'done'")
+
+
+@pytest.mark.browser
 def test_the_keyboard_starts_and_stops_a_run_without_losing_the_focus(page):
     set_run(page, timesteps=1000, seed=1)
     page.focus("#generate")

@@ -192,6 +192,16 @@ def test_stop_before_the_first_frame_does_not_show_the_previous_run(app, shared_
 
 
 @pytest.mark.browser
+def test_two_presses_of_generate_start_one_run(app, shared_page):
+    page = shared_page
+    set_run(page, timesteps=100, seed=5)
+    before = len(app.handles)
+    page.evaluate("[1, 2].forEach(() => document.querySelector('#generate').click())")
+    page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=150_000)
+    assert len(app.handles) == before + 1
+
+
+@pytest.mark.browser
 def test_a_page_that_lost_its_connection_reattaches_to_its_run(app, proxy, shared_page):
     page = shared_page
     handle = begin(page, app, 150)

@@ -108,6 +108,9 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> 
     """Wire Generate and Stop, and reattach to the run after a reload or a lost connection."""
 
     async def generate(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
+        if sessions.is_watching(request.session_hash):  # the second of two quick presses
+            yield gr.skip()
+            return
         values = sessions.start(request.session_hash, sample_request(engine, tab, given))
         async with aclosing(values) as shown:
             async for value in shown:
@@ -141,7 +144,8 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> 
         sessions.disconnect(request.session_hash)
 
     run_event = {"outputs": tab.outputs, "concurrency_limit": None} | QUIET
-    tab.generate.click(generate, tab.inputs, **run_event)
+    # By default, Gradio drops a click until the previous event has ended, which is a moment after the button is back.
+    tab.generate.click(generate, tab.inputs, trigger_mode="multiple", **run_event)
     tab.stop.click(stop, queue=False, api_visibility="private")
     page.unload(disconnect)
     remembered = gr.Textbox(visible=False)
