@@ -112,7 +112,7 @@ def check_pictures(page, policy, name):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("options", WINDOWS[:1])
-def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, options):
+def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, options, tmp_path):
     policy = put(hub, "bob/faces", dataset="[x](http://example.com) ![y](http://example.com/y.png)")
     with served(environment) as url:
         assert hub.requests == []  # no request when the page opens
@@ -143,31 +143,30 @@ def test_a_model_of_the_hub_is_loaded_and_sampled(browser, hub, environment, opt
             page.locator("#values input").click()
             page.get_by_role("listbox").get_by_role("option", name="bob/other").click()
             assert page.locator("#values .token").all_inner_texts() == [MODEL, "bob/faces", "bob/other"]
-        with window(browser, url, **options) as page:  # another user's
-            sooner_or_later(lambda: choices(page, "checkpoint") == [MODEL, "bob/other", "bob/faces"])
+            with window(browser, url, **options) as other:  # another user's
+                sooner_or_later(lambda: choices(other, "checkpoint") == [MODEL, "bob/other", "bob/faces"])
+                a_download_can_be_cancelled_and_blocks_nobody(page, other, hub, tmp_path)
     assert {token for *_, token in hub.requests} == {""}
 
 
-@pytest.mark.browser
-def test_a_download_can_be_cancelled_and_blocks_nobody(browser, hub, environment, tmp_path):
-    put(hub, "bob/faces")
+def a_download_can_be_cancelled_and_blocks_nobody(page, other, hub, tmp_path):
+    put(hub, "bob/slow")
     hub.trouble["file"] = trickles
     fetching = lambda: list((tmp_path / "cache").glob("models--*/.fetching-*"))  # noqa: E731
-    with served(environment) as url, window(browser, url) as page:
-        load(page, "bob/faces")
-        says(page, "Downloading bob/faces: contacting the Hub")
-        sooner_or_later(lambda: len(fetching()) == 1)
-        with window(browser, url) as other:
-            set_run(other, timesteps=3, seed=0)
-            other.click("#generate")
-            until(other, "d.state === 'done'")
-        page.click("#hub-cancel")
-        page.wait_for_selector("#hub-load", state="visible")
-        sooner_or_later(lambda: fetching() == [])
-        assert page.inner_text("#hub-said") == ""
-        hub.trouble.clear()
-        load(page, "bob/faces")
-        says(page, "bob/faces is loaded")
+    page.get_by_role("tab", name="Denoise").click()
+    load(page, "bob/slow")
+    says(page, "Downloading bob/slow: contacting the Hub")
+    sooner_or_later(lambda: len(fetching()) == 1)
+    set_run(other, timesteps=3, seed=0)
+    other.click("#generate")
+    until(other, "d.state === 'done'")
+    page.click("#hub-cancel")
+    page.wait_for_selector("#hub-load", state="visible")
+    sooner_or_later(lambda: fetching() == [])
+    assert page.inner_text("#hub-said") == ""
+    hub.trouble.clear()
+    load(page, "bob/slow")
+    says(page, "bob/slow is loaded")
 
 
 @pytest.mark.filterwarnings("ignore")
