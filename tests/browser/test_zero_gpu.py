@@ -128,6 +128,7 @@ def test_a_missing_gpu_is_shown_in_the_players_status_line_and_the_next_run_work
     for answer, steps in (("queue", 12), ("lent", 11)):
         api.answer = answer
         set_run(page, timesteps=steps, seed=4, images=1)
+        close_toasts(page)  # the platform says when a queue has ended
         page.click("#generate")
         until(page, f"d.state === 'done' && step === {steps}")
         images = policy.sample(1, timesteps=steps, sampler="dpmpp_2m", seed=4)

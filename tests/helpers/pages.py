@@ -116,6 +116,7 @@ def forget_runs(page):
     """Show the Denoise tab of a page that another test has used, with nothing left of its runs that could be mistaken
     for the next.
     """
+    close_toasts(page)
     page.get_by_role("tab", name="Denoise").click()
     page.wait_for_selector("#generate", state="visible")
     # A run that has just ended is shown once more, with all its frames.
