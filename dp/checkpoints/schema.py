@@ -23,6 +23,8 @@ POLICY_FIELDS: dict[str, Any] = {
     "min_snr_gamma": (float, 0, 1e6),
     "train_prob_self_cond": (float, 0, 1),
     "scale": (float, 0, 1),
+    "condition_drop_prob": (float, 0, 1),
+    "uniform_loss_weight": bool,
 }
 NETWORK_FIELDS: dict[str, dict[str, Any]] = {
     "rin": {
@@ -38,8 +40,13 @@ NETWORK_FIELDS: dict[str, dict[str, Any]] = {
         "dim_head": (int, 1, 512),
         "conv_widths": [(int, 8, 4096), 6],
         "conv_blocks": (int, 1, 16),
+        "num_classes": (int, 0, 1000),
+        "qk_norm": bool,
+        "latent_std": (float, 0, 10),
     }
 }
+# Later fields. Without them a network is the one that it was before them: these are its defaults.
+OPTIONAL = {"rin": {"num_classes", "qk_norm", "latent_std"}}
 CARD_FIELDS: dict[str, Any] = {"step": (int, 0, 2**53), "dataset": str, "license": str}
 
 
@@ -62,7 +69,8 @@ def check_config(config: Any, where: str) -> None:
         if not isinstance(kind, str) or kind not in NETWORKS:
             raise CheckpointError(f"unknown network {quote(kind)}; this version supports: {', '.join(NETWORKS)}")
         fields = NETWORK_FIELDS[kind]
-        _check_fields(config["network"], {"type": str, **fields}, "network", required=("type", *fields))
+        required = ("type", *(name for name in fields if name not in OPTIONAL[kind]))
+        _check_fields(config["network"], {"type": str, **fields}, "network", required)
         _check_fields(config["policy"], POLICY_FIELDS, "policy", required=())
         _check_policy(**config["policy"])
     except (ValueError, TypeError, OverflowError) as error:  # includes CheckpointError

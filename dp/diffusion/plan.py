@@ -19,6 +19,7 @@ class Plan:
     t, s: sampling levels, [K] each; s after the time difference. network_time: [K] float64, the time that the network
     receives. table: [K,4] float64, see `dp.diffusion.samplers`. draws: [K] bool, whether the step consumes fresh noise.
     It is kept apart from the table's last column, which may round to 0, so that a seed's later draws never shift.
+    guided: [K] bool, whether the network's time lies in the guidance interval.
     """
 
     t: Level
@@ -26,6 +27,7 @@ class Plan:
     network_time: Tensor
     table: Tensor
     draws: Tensor
+    guided: Tensor
 
     def __len__(self) -> int:
         return len(self.network_time)
@@ -44,10 +46,13 @@ def make_plan(settings: SampleSettings, trained: Schedule, scale: float = 1.0) -
     target = grid[1:] - settings.time_difference
     target = torch.where(target > 1e-12, target, 0.0)  # 0.3 - 3 / 10 is t = 0, though it rounds to 6e-17
     t, s = level(schedule, grid[:-1], scale), level(schedule, target, scale)
+    network_time = t.t if schedule == trained else trained.time(t.gamma)
+    low, high = settings.guidance_interval
     return Plan(
         t,
         s,
-        network_time=t.t if schedule == trained else trained.time(t.gamma),
+        network_time=network_time,
         table=SAMPLERS[settings.sampler](t, s, settings.eta),
         draws=(s.t > 0) & is_stochastic(settings.sampler, settings.eta),
+        guided=(network_time >= low - 1e-9) & (network_time <= high + 1e-9),
     )

@@ -5,10 +5,12 @@ is the body of every sampling loop in the project: `stream` runs it for one requ
 once. Every row has its own time, seed and state. The network is passed in and never imported; its contract is
 `channels`, `image_size` and
 
-    model(x [B,C,H,W], time [B], x_self_cond=None, latents=None, return_latents=False)
+    model(x [B,C,H,W], time [B], x_self_cond=None, latents=None, condition=None, return_latents=False)
         -> prediction [B,C,H,W], or with return_latents (prediction, latents [B,N,D])
 
-where a row of zeros in `x_self_cond` or `latents` means none, and a network without latents returns them as [B,0,D].
+where a row of zeros in `x_self_cond`, `latents` or `condition` means none, and a network without latents returns them
+as [B,0,D]. `condition` [B] int64 is the class, from 1 to `num_classes`. A network without that attribute, or with 0, is
+unconditional and gets no condition.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
+from dp.diffusion.guidance import Branches
 from dp.diffusion.plan import make_plan
 from dp.diffusion.samplers import expand_rows, update
 from dp.diffusion.schedules import checked, level, make_schedule
@@ -32,6 +35,7 @@ from dp.diffusion.state import (
     apply_known,
     init_state,
     join_carries,
+    join_guidance,
     join_noise,
     join_plans,
     split,
@@ -46,8 +50,10 @@ class DiffusionPolicy(nn.Module):
     schedule_kwargs: the training schedule. objective: what the network predicts, 'x0', 'eps' or 'v'. time_difference:
     in units of t, 0 to 1 (see `make_plan`). min_snr_loss_weight, min_snr_gamma: min-SNR weighting, Hang et al. 2023,
     arXiv 2303.09556. train_prob_self_cond: share of training batches that are self-conditioned (Chen et al. 2022, arXiv
-    2208.04202). scale: input scaling in (0, 1], Chen 2023, arXiv 2301.10972, sec. 3. Raises ValueError, with the value,
-    for anything out of range.
+    2208.04202). scale: input scaling in (0, 1], Chen 2023, arXiv 2301.10972, sec. 3. condition_drop_prob: share of
+    training images whose class is dropped, so that the network also learns to predict without one (see
+    `dp.diffusion.guidance`). uniform_loss_weight: weight 1 for every image, whatever the objective. Raises ValueError,
+    with the value, for anything out of range.
     """
 
     def __init__(
@@ -64,6 +70,8 @@ class DiffusionPolicy(nn.Module):
         min_snr_gamma: float = 5,
         train_prob_self_cond: float = 0.9,
         scale: float = 1.0,
+        condition_drop_prob: float = 0.1,
+        uniform_loss_weight: bool = False,
     ):
         super().__init__()
         if objective not in OBJECTIVES:
@@ -74,6 +82,7 @@ class DiffusionPolicy(nn.Module):
             ("scale must lie in (0, 1]", scale, lambda x: 0 < x <= 1),
             ("train_prob_self_cond must lie in [0, 1]", train_prob_self_cond, lambda x: 0 <= x <= 1),
             ("min_snr_gamma must be positive", min_snr_gamma, lambda x: x > 0),
+            ("condition_drop_prob must lie in [0, 1]", condition_drop_prob, lambda x: 0 <= x <= 1),
         ):
             if not is_number(value) or not holds(value):
                 raise ValueError(f"{rule}, got {quote(value)}")
@@ -86,9 +95,12 @@ class DiffusionPolicy(nn.Module):
         trained = {"noise_schedule": noise_schedule, "schedule_kwargs": dict(schedule_kwargs or {})}
         trained |= {"objective": objective, "scale": scale, "train_prob_self_cond": train_prob_self_cond}
         trained |= {"min_snr_loss_weight": min_snr_loss_weight, "min_snr_gamma": min_snr_gamma}
+        trained |= {"condition_drop_prob": condition_drop_prob, "uniform_loss_weight": uniform_loss_weight}
         self.config = sampling | trained  # the keywords that make this policy again
         self.objective, self.scale, self.train_prob_self_cond = objective, scale, train_prob_self_cond
         self.min_snr_gamma = min_snr_gamma if min_snr_loss_weight else math.inf
+        self.condition_drop_prob, self.uniform_loss_weight = condition_drop_prob, uniform_loss_weight
+        self.num_classes = getattr(model, "num_classes", 0)
         # Tracks the device and dtype even if the network has no parameters, as a closed-form denoiser.
         self.register_buffer("_device_anchor", torch.empty(0), persistent=False)
 
@@ -111,15 +123,19 @@ class DiffusionPolicy(nn.Module):
     # ------------------------------------------------------------------------
     # From a prediction to x0
 
-    def predict(self, x_t: Tensor, t: Tensor, carry: TensorDict | None, **model_kwargs) -> tuple[Tensor, ...]:
-        """Return the network's raw prediction [B,C,H,W] and latents [B,N,D] at training time `t` [B]. model_kwargs:
-        further keywords of the network.
+    def predict(
+        self, x_t: Tensor, t: Tensor, carry: TensorDict | None, condition: Tensor | None = None, **model_kwargs
+    ) -> tuple[Tensor, ...]:
+        """Return the network's raw prediction [B,C,H,W] and latents [B,N,D] at training time `t` [B], given x0 and
+        latents of `carry` and the class of each image [B]. model_kwargs: further keywords of the network.
         """
         x = x_t
         if self.scale < 1:  # Chen 2023, sec. 3: without it the input's variance would fall with t and with the scale
             x = x_t / x_t.std(dim=(1, 2, 3), keepdim=True, unbiased=False).clamp(min=1e-5)
         x0, latents = (carry["x0"], carry["latents"]) if carry else (None, None)
         t = t.to(x.dtype).to(x.device)
+        if self.num_classes and condition is not None:
+            model_kwargs["condition"] = condition.to(x.device)
         return self.model(x, t, x_self_cond=x0, latents=latents, return_latents=True, **model_kwargs)
 
     def to_x0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -132,13 +148,31 @@ class DiffusionPolicy(nn.Module):
             prediction = (alpha * x_t - sigma * prediction) / power
         return prediction.clamp(-1, 1)
 
-    def denoise(self, x_t: Tensor, t: Tensor, carry: TensorDict | None) -> tuple[Tensor, TensorDict]:
+    def denoise(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        carry: TensorDict | None,
+        condition: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> tuple[Tensor, TensorDict]:
         """Run the network once on x_t [B,C,H,W] at times t [B] of the training schedule, with the carry of the previous
-        call (None or rows of zeros for none). Return x0 [B,C,H,W] in [-1, 1] and the new carry.
+        call (None or rows of zeros for none). condition: the class of each image [B], 0 for none. guidance: its weight
+        [B] float64 on the CPU, 1 by default. Return x0 [B,C,H,W] in [-1, 1] and the new carry.
         """
-        prediction, latents = self.predict(x_t, t, carry)
+        if condition is None or guidance is None or bool((guidance == 1).all()):
+            prediction, latents = self.predict(x_t, t, carry, condition)
+            latents_none = torch.zeros_like(latents)
+        else:
+            branches = Branches.of(condition, guidance)
+            if carry:
+                latents = branches.latents(carry["latents"], carry["latents_none"])
+                carry = {"x0": branches.rows(carry["x0"]), "latents": latents}
+            condition = branches.rows(condition).masked_fill(branches.is_unconditional, 0)
+            prediction, latents = self.predict(branches.rows(x_t), branches.rows(t), carry, condition)
+            prediction, (latents, latents_none) = branches.combine(prediction), branches.split_latents(latents)
         x0 = self.to_x0(prediction, x_t, t)
-        return x0, {"x0": x0, "latents": latents}
+        return x0, {"x0": x0, "latents": latents, "latents_none": latents_none}
 
     # ------------------------------------------------------------------------
     # Training
@@ -146,16 +180,20 @@ class DiffusionPolicy(nn.Module):
     def forward(
         self,
         images: Tensor,
+        condition: Tensor | None = None,
         *,
         t: Tensor | None = None,
         noise: Tensor | None = None,
         self_condition: bool | None = None,
+        drop: Tensor | None = None,
         per_image: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the training loss of images [B,C,H,W] in [0, 1]: a scalar, or with `per_image` (loss [B], log_snr
-        [B]).
+        [B]). condition: the class of each image, [B] of integers from 0, none, to `num_classes`. An unconditional
+        network ignores it.
 
-        If t [B] in [0, 1], noise [B,C,H,W] or self_condition is not given, it is drawn from torch's global generator.
+        If t [B] in [0, 1], noise [B,C,H,W], self_condition or drop [B] bool, the images whose class is dropped, is not
+        given, it is drawn from torch's global generator.
         """
         self._check_shape("images", images.shape)
         if not images.is_floating_point():
@@ -164,23 +202,37 @@ class DiffusionPolicy(nn.Module):
         t = torch.rand(len(x0), dtype=torch.float64) if t is None else t
         eps = torch.randn_like(x0) if noise is None else noise
         self_condition = torch.rand(()).item() < self.train_prob_self_cond if self_condition is None else self_condition
+        condition = self._dropped(condition, drop, len(x0))
         at = level(self.schedule, t, self.scale)
         alpha, sigma = expand_rows(x0, at.alpha, at.sigma)
         x_t = alpha * x0 + sigma * eps
         carry = None
         if self_condition:
             with torch.no_grad():
-                _, carry = self.denoise(x_t, t, None)
-        prediction, _ = self.predict(x_t, t, carry)
+                _, carry = self.denoise(x_t, t, None, condition)
+        prediction, _ = self.predict(x_t, t, carry, condition)
         target = {"x0": x0, "eps": eps}[self.objective] if self.objective != "v" else alpha * eps - sigma * x0
         error = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))  # [B]
         loss = error * self.loss_weight(at.alpha, at.sigma).to(error.dtype).to(error.device)  # [B]: each its own weight
         return (loss, at.log_snr) if per_image else loss.mean()
 
+    def _dropped(self, condition: Tensor | None, drop: Tensor | None, count: int) -> Tensor | None:
+        """Return the classes of `count` training images with those of `drop` set to 0; None if the network has none."""
+        if condition is None or not self.num_classes:
+            return None
+        if tuple(condition.shape) != (count,) or condition.is_floating_point():
+            raise ValueError(f"condition must be {count} whole numbers, one per image, got {quote(condition)}")
+        if count and not 0 <= int(condition.min()) <= int(condition.max()) <= self.num_classes:
+            raise ValueError(f"condition must lie in 0 to {self.num_classes}, got {quote(condition.tolist())}")
+        drop = torch.rand(count) < self.condition_drop_prob if drop is None else drop
+        return condition.long().masked_fill(drop.to(condition.device), 0)
+
     def loss_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return the min-SNR weight of each image [B], which is always finite. Hang et al. 2023, sec. 3.4. An infinite
-        gamma means no cap.
+        """Return the weight of each image [B], which is always finite: min-SNR, Hang et al. 2023, sec. 3.4, where an
+        infinite gamma means no cap; or 1 for all.
         """
+        if self.uniform_loss_weight:
+            return torch.ones_like(alpha)
         snr = alpha**2 / (sigma**2).clamp(min=1e-9)
         capped = snr.clamp(max=self.min_snr_gamma)
         if self.objective == "eps":
@@ -195,6 +247,10 @@ class DiffusionPolicy(nn.Module):
     ) -> SampleState:
         """Return the state of a new request before its first step (see `state.init_state`)."""
         settings = settings.with_defaults(self.defaults)
+        if (label := max(settings.labels)) > self.num_classes:
+            classes = f"the classes of this model are 1 to {self.num_classes}, and 0 means none"
+            reason = classes if self.num_classes else "this model has no classes"
+            raise ValueError(f"label {label} does not exist: {reason}")
         plan = make_plan(settings, self.schedule, self.scale)
         return init_state(plan, settings, self._device_anchor.new_empty(0, *self.image_shape), start, mask)
 
@@ -206,7 +262,7 @@ class DiffusionPolicy(nn.Module):
         sizes = [len(state) for state in states]
         x_t, carry = torch.cat([state.x_t for state in states]), join_carries(states)
         time, rows = join_plans(states)
-        x0, after = self.denoise(x_t, time, carry)
+        x0, after = self.denoise(x_t, time, carry, *join_guidance(states))
         x0 = after["x0"] = apply_known(states, x0)
         x_s = update(x_t, x0, carry and carry["x0"], join_noise(states), rows).split(sizes)
         return [state.advanced(*parts) for state, *parts in zip(states, x_s, split(after, sizes))]
@@ -228,8 +284,8 @@ class DiffusionPolicy(nn.Module):
 
     def sample(self, batch_size: int = 16, **settings) -> Tensor:
         """Return images [B,C,H,W] in [0, 1]. Keywords as in `stream`: timesteps, sampler, noise_schedule,
-        schedule_kwargs, time_difference, eta, seed, ... An image depends on its own seed, `seed + i`, not on the
-        others.
+        schedule_kwargs, time_difference, eta, seed, label, guidance, ... An image depends on its own seed, `seed + i`,
+        not on the others.
         """
         for step in self.stream(batch_size, **settings):  # noqa: B007 (the last one counts)
             pass

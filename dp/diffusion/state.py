@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dp.diffusion.guidance import needs_both
 from dp.diffusion.noise import NoiseStream, draw, make_streams
 from dp.diffusion.plan import Plan
 from dp.diffusion.samplers import expand_rows
@@ -42,9 +43,11 @@ class Step:
 
 @dataclass(frozen=True)
 class SampleState:
-    """index: the next step, from 0. x_t: [B,C,H,W]. carry: x0 [B,C,H,W] and latents [B,N,D] of the last network call,
-    None before the first. streams: the noise stream of each image. known: `image` [B,C,H,W] in [-1, 1] and `mask`
-    [B,1,H,W], True where the image is kept; None if nothing is.
+    """index: the next step, from 0. x_t: [B,C,H,W]. carry: x0 [B,C,H,W] of the last network call, and the latents
+    [B,N,D] of its conditional branch and of its unconditional one, `latents_none`, zeros for one that did not run; None
+    before the first call. streams: the noise stream of each image. known: `image` [B,C,H,W] in [-1, 1] and `mask`
+    [B,1,H,W], True where the image is kept; None if nothing is. condition: the class of each image, [B] int64 on the
+    CPU, 0 for none. guidance: its weight in the plan's guided steps.
     """
 
     plan: Plan
@@ -52,13 +55,16 @@ class SampleState:
     x_t: Tensor
     carry: TensorDict | None
     streams: Sequence[NoiseStream]
-    known: TensorDict | None = None
+    known: TensorDict | None
+    condition: Tensor
+    guidance: float = 1.0
 
     def __len__(self) -> int:
         return len(self.x_t)
 
     def __getitem__(self, rows: slice) -> SampleState:
-        return replace(self._map(lambda tensor: tensor[rows]), streams=self.streams[rows])
+        per_row = {"streams": self.streams[rows], "condition": self.condition[rows]}
+        return replace(self._map(lambda tensor: tensor[rows]), **per_row)
 
     def cloned(self) -> SampleState:
         """Return a copy with its own tensors. Those that a step returns are views of its whole batch, which they keep
@@ -72,9 +78,22 @@ class SampleState:
         )
         return replace(self, x_t=change(self.x_t), carry=carry, known=known)
 
-    def split(self, most: int) -> list[SampleState]:
-        """Return the state in parts of at most `most` images."""
-        return [self] if len(self) <= most else [self[i : i + most] for i in range(0, len(self), most)]
+    @property
+    def step_guidance(self) -> float:
+        """Return the guidance of the next step: 1 where that is not guided."""
+        return self.guidance if self.plan.guided[self.index] else 1.0
+
+    @property
+    def network_rows(self) -> int:
+        """Return how many rows the next step takes in the network call: two for each image with both branches."""
+        return len(self) + int(needs_both(self.condition, self.step_guidance).sum())
+
+    def split(self, most_rows: int) -> list[SampleState]:
+        """Return the state in parts of at most `most_rows` rows of the next network call, or of one image."""
+        if self.network_rows <= most_rows:
+            return [self]
+        most = max(1, most_rows // 2) if self.network_rows > len(self) else most_rows
+        return [self[i : i + most] for i in range(0, len(self), most)]
 
     @property
     def is_finished(self) -> bool:
@@ -113,11 +132,12 @@ def init_state(
     mask [B or 1,1,H,W] or [H,W]: True where the image is kept. Raises ValueError for shapes that do not fit.
     """
     streams, shape = make_streams(settings), like.shape[1:]
+    label = {"condition": torch.tensor(settings.labels), "guidance": settings.guidance}
     x_t = draw(streams, like.new_empty(len(streams), *shape))
     if start is None:
         if settings.strength < 1 or mask is not None:
             raise ValueError("a strength below 1, or a mask, needs a start: the image to start from")
-        return SampleState(plan, 0, x_t, None, streams)
+        return SampleState(plan, 0, x_t, None, streams, None, **label)
     image = broadcast_rows("start", start, (len(streams), *shape)).to(like) * 2 - 1
     if settings.strength < 1:
         alpha, sigma = expand_rows(x_t, plan.t.alpha[:1], plan.t.sigma[:1])
@@ -126,7 +146,7 @@ def init_state(
     if mask is not None:
         mask = broadcast_rows("mask", mask[None] if mask.ndim == 2 else mask, (len(streams), 1, *shape[1:]))
         known = {"image": image, "mask": mask.to(like.device).bool()}
-    return SampleState(plan, 0, x_t, None, streams, known)
+    return SampleState(plan, 0, x_t, None, streams, known, **label)
 
 
 def broadcast_rows(name: str, given: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -156,6 +176,13 @@ def join_plans(states: Sequence[SampleState]) -> tuple[Tensor, Tensor]:
     times = torch.stack([state.plan.network_time[state.index] for state in states])
     rows = torch.stack([state.plan.table[state.index] for state in states])
     return times.repeat_interleave(sizes), rows.repeat_interleave(sizes, dim=0)
+
+
+def join_guidance(states: Sequence[SampleState]) -> tuple[Tensor, Tensor]:
+    """Return each image's class [B], 0 for none, and its guidance in the next step [B] float64."""
+    guidance = torch.tensor([state.step_guidance for state in states], dtype=torch.float64)
+    sizes = torch.tensor([len(state) for state in states])
+    return torch.cat([state.condition for state in states]), guidance.repeat_interleave(sizes)
 
 
 def join_carries(states: Sequence[SampleState]) -> TensorDict | None:

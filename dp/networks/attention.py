@@ -15,15 +15,15 @@ from dp.system.validation import quote
 @torch.no_grad()
 def read_attention(policy: DiffusionPolicy, state: SampleState) -> Tensor:
     """Return the read attention in the next step of `state`, [B,depth,M,N] on the CPU, averaged over heads. M is the
-    number of latents and N the number of patches, row by row; each [N] sums to 1. Raises ValueError if the network is
-    not a RIN.
+    number of latents and N the number of patches, row by row; each [N] sums to 1. Of a guided image it is the
+    conditional branch's. Raises ValueError if the network is not a RIN.
     """
     if not isinstance(policy.model, RIN):
         raise ValueError(
             f"attention can be shown only for a RIN, not for a {type(policy.model).__name__}: it has no latents"
         )
     time = state.plan.network_time[state.index].expand(len(state))
-    *_, blocks = policy.predict(state.x_t, time, state.carry, return_attention=True)
+    *_, blocks = policy.predict(state.x_t, time, state.carry, state.condition, return_attention=True)
     return torch.stack([weights.float().mean(dim=1) for weights in blocks], dim=1).cpu()
 
 

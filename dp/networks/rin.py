@@ -31,11 +31,16 @@ from dp.system.validation import quote
 class Attention(nn.Module):
     """Multi-head attention from x [B,n,dim] to context [B,m,dim_context] -> [B,n,dim]. Vaswani et al. 2017, arXiv
     1706.03762, sec. 3.2.
+
+    qk_norm: each head's queries and keys are divided by their root mean square, so that the weights cannot saturate.
+    Dehghani et al. 2023, arXiv 2302.05442, sec. 2.
     """
 
-    def __init__(self, dim: int, dim_context: int, heads: int, dim_head: int):
+    def __init__(self, dim: int, dim_context: int, heads: int, dim_head: int, qk_norm: bool = False):
         super().__init__()
         self.heads = heads
+        # One gain for queries and keys: their product is all that counts.
+        self.qk_gain = nn.Parameter(torch.ones(dim_head)) if qk_norm else None
         self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
         self.to_kv = nn.Linear(dim_context, 2 * heads * dim_head, bias=False)
         self.to_out = nn.Linear(heads * dim_head, dim)
@@ -50,15 +55,19 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor, context: Tensor) -> tuple[Tensor, ...]:
         k, v = self.to_kv(context).chunk(2, dim=-1)
-        return tuple(rearrange(part, "b n (h d) -> b h n d", h=self.heads) for part in (self.to_q(x), k, v))
+        q, k, v = (rearrange(part, "b n (h d) -> b h n d", h=self.heads) for part in (self.to_q(x), k, v))
+        if self.qk_gain is not None:
+            # In q's dtype: PyTorch fuses the norm only if the gain has it, too.
+            q, k = F.rms_norm(q, q.shape[-1:], self.qk_gain.to(q.dtype)), F.rms_norm(k, k.shape[-1:])
+        return q, k, v
 
 
-def small_noise(*shape: int) -> Tensor:
-    """Return normal random numbers with standard deviation 0.02. On the meta device nothing is drawn: there, torch
-    would first import its compiler, which takes seconds.
+def normal_noise(*shape: int, std: float) -> Tensor:
+    """Return normal random numbers. On the meta device nothing is drawn: there, torch would first import its compiler,
+    which takes seconds.
     """
     values = torch.empty(shape)
-    return values if values.is_meta else values.normal_() * 0.02
+    return values if values.is_meta else values.normal_() * std
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -90,24 +99,28 @@ class AdaptiveNorms(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def for_time(self, time: Tensor) -> Iterator:
-        for scale_shift in self.project(time)[:, None].split([2 * width for width in self.widths], dim=-1):  # [B,1,2w]
-            scale, shift = scale_shift.chunk(2, dim=-1)
+        projected, end = self.project(time)[:, None], 0  # [B,1,2w] for each width w, one after the other
+        for width in self.widths:
+            start, middle, end = end, end + width, end + 2 * width  # slices: exporters limit the outputs of a split
+            scale, shift = projected[..., start:middle], projected[..., middle:end]
             yield lambda x, scale=scale, shift=shift: F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
 
 class RINBlock(nn.Module):
     """Read, process, write. Jabri et al. 2022, sec. 2.2 and figure 3."""
 
-    def __init__(self, dim: int, dim_latent: int, dim_time: int, self_attn_depth: int, heads: int, dim_head: int):
+    def __init__(
+        self, dim: int, dim_latent: int, dim_time: int, self_attn_depth: int, heads: int, dim_head: int, qk_norm: bool
+    ):
         super().__init__()
-        d, m = dim, dim_latent
+        d, m, per_head = dim, dim_latent, (heads, dim_head, qk_norm)
         self.norms = AdaptiveNorms([m, d, m] + [m, m] * self_attn_depth + [d, m, d], dim_time)
-        self.read = Attention(m, d, heads, dim_head)
+        self.read = Attention(m, d, *per_head)
         self.read_mlp = feed_forward(m)
         self.compute = nn.ModuleList(
-            nn.ModuleList([Attention(m, m, heads, dim_head), feed_forward(m)]) for _ in range(self_attn_depth)
+            nn.ModuleList([Attention(m, m, *per_head), feed_forward(m)]) for _ in range(self_attn_depth)
         )
-        self.write = Attention(d, m, heads, dim_head)
+        self.write = Attention(d, m, *per_head)
         self.write_mlp = feed_forward(d)
 
     def forward(
@@ -216,7 +229,8 @@ class ConvInterface(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def encode(self, x: Tensor, time: Tensor) -> tuple[Tensor, list[Tensor]]:
-        x = self.stem(F.pixel_unshuffle(x, self.fold))
+        folded = rearrange(x, "b c (h p) (w q) -> b (c p q) h w", p=self.fold, q=self.fold)
+        x = self.stem(folded)
         skips = []
         for blocks, downsample in zip(self.down, self.downsample, strict=True):
             for block in blocks:
@@ -251,7 +265,9 @@ class RIN(nn.Module):
     `latent_self_attn_depth` self-attention layers. dim_latent: width of the latents, `dim` by default. conv_widths:
     widths of the convolutional levels, finest first, with `conv_blocks` residual blocks each; empty for patches. Each
     level halves the resolution, so patch_size must be a multiple of 2**len(conv_widths); the remaining factor is folded
-    into channels.
+    into channels. num_classes: number of classes, which count from 1; 0 for an unconditional network. qk_norm: see
+    `Attention`. latent_std: standard deviation of the initial latents. With little of it they drown in the carried
+    ones, and all latents come to read the same patches.
     """
 
     def __init__(
@@ -268,6 +284,9 @@ class RIN(nn.Module):
         dim_head: int = 64,
         conv_widths: tuple[int, ...] = (),
         conv_blocks: int = 2,
+        num_classes: int = 0,
+        qk_norm: bool = False,
+        latent_std: float = 0.02,
     ):
         super().__init__()
         dim_latent = dim if dim_latent is None else dim_latent
@@ -294,11 +313,17 @@ class RIN(nn.Module):
             "dim_head": dim_head,
             "conv_widths": list(conv_widths),
             "conv_blocks": conv_blocks,
+            "num_classes": num_classes,
+            "qk_norm": qk_norm,
+            "latent_std": latent_std,
         }
         self.channels, self.image_size, self.dim_time = channels, image_size, 2 * dim
+        self.num_classes = num_classes
         self.time = nn.Sequential(
             nn.Linear(2 * dim, self.dim_time), nn.SiLU(), nn.Linear(self.dim_time, self.dim_time), nn.SiLU()
         )
+        # Without a bias, so that no class adds nothing.
+        self.classes = nn.Linear(num_classes, self.dim_time, bias=False) if num_classes else None
 
         if conv_widths:
             self.interface = ConvInterface(
@@ -306,14 +331,15 @@ class RIN(nn.Module):
             )
         else:
             self.interface = PatchInterface(2 * channels, channels, dim, patch_size)
-        self.positions = nn.Parameter(small_noise((image_size // patch_size) ** 2, dim))
+        self.positions = nn.Parameter(normal_noise((image_size // patch_size) ** 2, dim, std=0.02))
 
-        self.latents = nn.Parameter(small_noise(num_latents, dim_latent))
+        self.latents = nn.Parameter(normal_noise(num_latents, dim_latent, std=latent_std))
         # The path of the carried latents has no bias, so that zeros give exactly the learned initial latents.
         self.carried = nn.Linear(dim_latent, dim_latent, bias=False)
         nn.init.zeros_(self.carried.weight)
         self.blocks = nn.ModuleList(
-            RINBlock(dim, dim_latent, self.dim_time, latent_self_attn_depth, heads, dim_head) for _ in range(depth)
+            RINBlock(dim, dim_latent, self.dim_time, latent_self_attn_depth, heads, dim_head, qk_norm)
+            for _ in range(depth)
         )
 
     def forward(
@@ -322,20 +348,21 @@ class RIN(nn.Module):
         time: Tensor,
         x_self_cond: Tensor | None = None,
         latents: Tensor | None = None,
+        condition: Tensor | None = None,
         return_latents: bool = False,
         return_attention: bool = False,
     ):
-        """Return the prediction [B,C,H,W] for x [B,C,H,W] at time [B] in [0, 1], given x_self_cond [B,C,H,W] and
-        latents [B,M,L].
+        """Return the prediction [B,C,H,W] for x [B,C,H,W] at time [B] in [0, 1], given x_self_cond [B,C,H,W], latents
+        [B,M,L] and, for a network with classes, condition [B], int64 from 0 to `num_classes`. Zeros mean none.
 
         With `return_latents` or `return_attention`, return a tuple that also contains the latents [B,M,L] or each
-        block's read attention [B,heads,M,N]. A row of zeros in x_self_cond or latents means none.
+        block's read attention [B,heads,M,N].
         """
         if x_self_cond is None:
             x_self_cond = torch.zeros_like(x)
         if latents is None:  # zeros keep `carried` in the graph, as distributed training requires
             latents = x.new_zeros(len(x), *self.latents.shape)
-        time = self.time(embed_time(time, 2 * self.config["dim"]).to(self.positions.dtype))  # [B,T]
+        time = self._embed(time, condition)  # [B,T]
 
         tokens, skips = self.interface.encode(torch.cat([x, x_self_cond], dim=1), time)  # [B,N,D]
         tokens = tokens + self.positions
@@ -347,6 +374,18 @@ class RIN(nn.Module):
         prediction = self.interface.decode(tokens, skips, time)
         extras = ([latents] if return_latents else []) + ([attention] if return_attention else [])
         return (prediction, *extras) if extras else prediction
+
+    def _embed(self, time: Tensor, condition: Tensor | None) -> Tensor:
+        """Return the embedding [B,T] of times [B] and classes [B]."""
+        *layers, activation = self.time
+        x = embed_time(time, 2 * self.config["dim"]).to(self.positions.dtype)
+        for layer in layers:
+            x = layer(x)
+        if self.classes is not None:  # zeros keep it in the graph, as distributed training requires
+            condition = torch.zeros(len(x), dtype=torch.int64) if condition is None else condition
+            one_hot = F.one_hot(condition.to(x.device), self.num_classes + 1)[:, 1:]
+            x = x + self.classes(one_hot.to(x.dtype))
+        return activation(x)
 
 
 def embed_time(time: Tensor, dim: int) -> Tensor:

@@ -43,8 +43,8 @@ Published = list[tuple[Request, Step, bool]]  # the bool: whether the run ends w
 
 
 class Engine:
-    """roots, runs: folders of checkpoints and of training runs, read again at each `checkpoints()`. row_budget: images
-    in one network call; a larger request is split, and the budget is halved when memory runs out. device: by default
+    """roots, runs: folders of checkpoints and of training runs, read again at each `checkpoints()`. row_budget: rows
+    of one network call; a larger request is split, and the budget is halved when memory runs out. device: by default
     the best there is. memory_for_policies, memory_for_trajectories: in bytes; the least recently used checkpoint, or
     ended run, is evicted first. ttl_s: seconds for which an ended or parked run can be found again.
     """

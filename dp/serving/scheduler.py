@@ -1,6 +1,7 @@
 """Scheduler: which images share the next network call.
 
-A batch holds images of one checkpoint, up to the row budget. Requests that have waited longest come first, and new ones
+A batch holds images of one checkpoint, up to the row budget: an image takes one row of the network call, or two in a
+guided step. Requests that have waited longest come first, and new ones
 before all others, so that a first frame comes soon; but a flood of new requests must not starve the rest.
 """
 
@@ -53,14 +54,18 @@ class Request:
         return bool(self.pending) and self.handle.state in ("waiting", "running")
 
     def take(self, room: int, row_budget: int) -> list[SampleState]:
-        """Remove and return the next pending parts, as many as fit into `room`."""
+        """Remove and return the next pending parts, as many as fit into `room` rows, and at least one where all of the
+        budget is free: a guided image takes two rows.
+        """
         taken: list[SampleState] = []
         while self.pending:
-            self.pending[:1] = self.pending[0].split(row_budget)  # the budget shrinks when memory runs out
-            if len(self.pending[0]) > room:
+            # The budget shrinks when memory runs out, and guided steps take more of it than others.
+            self.pending[:1] = self.pending[0].split(row_budget)
+            rows = self.pending[0].network_rows
+            if rows > room and (taken or room < row_budget):
                 break
             taken.append(self.pending.pop(0))
-            room -= len(taken[-1])
+            room -= rows
         return taken
 
     def put(self, state: SampleState) -> bool:
@@ -85,7 +90,7 @@ ScheduledBatch = list[tuple[Request, SampleState]]
 
 
 class Scheduler:
-    """row_budget: the most images in one network call. A larger request is split."""
+    """row_budget: the most rows in one network call. A larger request is split."""
 
     def __init__(self, row_budget: int):
         self.row_budget = row_budget
@@ -99,7 +104,7 @@ class Scheduler:
         batch: ScheduledBatch = []
         served, self._batches = [], self._batches + 1
         for request in queue:
-            room = self.row_budget - sum(len(state) for _, state in batch)
+            room = self.row_budget - rows_of(batch)
             if request.policy is queue[0].policy and room > 0 and (taken := request.take(room, self.row_budget)):
                 batch += [(request, state) for state in taken]
                 served.append(request)
@@ -111,4 +116,8 @@ class Scheduler:
 
     def halve_budget(self, batch: ScheduledBatch) -> None:
         """Lower the row budget after a batch that ran out of memory."""
-        self.row_budget = max(1, min(self.row_budget, sum(len(state) for _, state in batch)) // 2)
+        self.row_budget = max(1, min(self.row_budget, rows_of(batch)) // 2)
+
+
+def rows_of(batch: ScheduledBatch) -> int:
+    return sum(state.network_rows for _, state in batch)

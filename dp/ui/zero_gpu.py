@@ -142,7 +142,7 @@ def run_all(engine: Engine, requests: Sequence[SampleRequest]) -> Iterator[tuple
 def seconds_needed(requests: Sequence[SampleRequest]) -> int:
     """Return the seconds that the runs may take, one after the other. They are requested from the visitor's quota."""
     calls = sum(request.settings.timesteps for request in requests)
-    rows = sum(request.settings.timesteps * request.settings.batch_size for request in requests)
+    rows = sum(request.settings.timesteps * request.settings.most_rows for request in requests)
     return START_S + calls // CALLS_PER_S + rows // ROWS_PER_S
 
 

@@ -1,11 +1,13 @@
 """dp.networks.rin: shapes, gradients, zeros for absent inputs, and independence of the rows of a batch."""
 
+import json
 import re
 
 import pytest
 import torch
 from torch import Tensor
 
+from dp import DiffusionPolicy
 from dp.networks.rin import NETWORKS, RIN, attend, embed_time
 
 B, M, L = 3, 5, 12  # rows, and the latents of `tiny_rin`
@@ -182,3 +184,80 @@ def test_the_latents_are_as_wide_as_the_tokens_by_default():
 def test_incompatible_sizes_are_rejected_with_their_values(tiny_rin, sizes, named):
     with pytest.raises(ValueError, match=re.escape(named)):
         tiny_rin(**sizes)
+
+
+# ----------------------------------------------------------------------------
+# Classes, and the fields that came later
+
+
+def test_each_class_has_its_own_prediction_and_none_is_zero(tiny_rin, conv_widths):
+    rin = tiny_rin(conv_widths=conv_widths, num_classes=3)
+    given = {key: value[:1].expand(4, *value.shape[1:]) for key, value in inputs(rin).items()}
+    rows = rin(**given, condition=torch.arange(4))
+    assert all(not torch.equal(rows[i], rows[j]) for i in range(4) for j in range(i))
+    for label in range(4):
+        alone = rin(**{key: value[:1] for key, value in given.items()}, condition=torch.tensor([label]))
+        torch.testing.assert_close(rows[label : label + 1], alone, **CLOSE)
+    assert torch.equal(rin(**given), rin(**given, condition=torch.zeros(4, dtype=torch.int64)))
+    with torch.no_grad():
+        rin.classes.weight.normal_()
+    torch.testing.assert_close(rin(**given)[0], rows[0], **CLOSE)  # no class reads none of the weights
+
+
+def test_gradients_reach_every_class(tiny_rin):
+    rin = tiny_rin(num_classes=3, qk_norm=True)
+    rin(**inputs(rin), condition=torch.tensor([1, 2, 3])).square().sum().backward()
+    assert all((parameter.grad != 0).all() for parameter in rin.parameters())
+    rin.zero_grad()
+    rin(**inputs(rin)).square().sum().backward()
+    assert rin.classes.weight.grad is not None and not rin.classes.weight.grad.any()  # in the graph, without effect
+
+
+def test_normalized_queries_and_keys_bound_the_attention(tiny_rin):
+    """Without the norm the weights saturate as the projections grow, and with it they do not change at all."""
+    plain, normed = tiny_rin(), tiny_rin(qk_norm=True)
+    for rin in (plain, normed):
+        given = inputs(rin)
+        *_, before = rin(**given, return_attention=True)
+        with torch.no_grad():
+            for block in rin.blocks:
+                block.read.to_q.weight *= 100
+        *_, after = rin(**given, return_attention=True)
+        if rin is normed:
+            torch.testing.assert_close(after[0], before[0], atol=1e-5, rtol=0)
+        else:
+            assert after[0].amax(-1).mean() > 0.95 > before[0].amax(-1).mean()
+
+
+def test_the_read_attention_is_the_one_that_is_used_with_the_norm(tiny_rin):
+    attention = tiny_rin(qk_norm=True).blocks[0].read
+    x, context = normal(2, 5, 12), normal(2, 4, 8, seed=1)
+    values = attention.to_kv(context).chunk(2, dim=-1)[1].unflatten(-1, (2, 3)).transpose(1, 2)
+    mixed = (attention.weights(x, context) @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attention(x, context), attention.to_out(mixed), **CLOSE)
+
+
+def test_the_initial_latents_have_the_chosen_deviation():
+    sizes = {"dim": 8, "image_size": 8, "patch_size": 4, "depth": 1, "num_latents": 500}
+    for options, expected in (({}, 0.02), ({"latent_std": 1.0}, 1)):
+        assert RIN(**sizes, **options).latents.std().item() == pytest.approx(expected, rel=0.1)
+
+
+def test_a_config_without_the_later_fields_is_the_network_of_before(tiny_rin, tmp_path):
+    DiffusionPolicy(tiny_rin(), timesteps=3).save_pretrained(tmp_path)
+    whole = json.loads((tmp_path / "config.json").read_text())
+    expected = DiffusionPolicy.from_pretrained(tmp_path).sample(2, seed=0)
+    for name in ("num_classes", "qk_norm", "latent_std"):
+        del whole["network"][name]
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    assert torch.equal(DiffusionPolicy.from_pretrained(tmp_path).sample(2, seed=0), expected)
+
+
+def test_a_network_with_classes_comes_back_whole(tiny_rin, tmp_path):
+    network = tiny_rin(num_classes=5, qk_norm=True, latent_std=1.0)
+    policy = DiffusionPolicy(network, timesteps=3, condition_drop_prob=0.2, uniform_loss_weight=True)
+    policy.save_pretrained(tmp_path)
+    loaded = DiffusionPolicy.from_pretrained(tmp_path)
+    assert loaded.num_classes == 5 and loaded.model.config == network.config and loaded.config == policy.config
+    run = {"label": (5, 2), "guidance": 2, "seed": 0}
+    assert torch.equal(loaded.sample(2, **run), policy.sample(2, **run))
