@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dp.data.classes import check_classes, find_classes
 from dp.data.codec import MODES, to_float
 from dp.data.decode import EXTENSIONS, InvalidImage, decode
 from dp.data.prepared import is_prepared, load_prepared
@@ -33,7 +34,9 @@ class ImageDataset(Dataset):
     exts: accepted file extensions, in any case. convert_image_to: 'L', 'RGB' (the default) or 'RGBA'; transparent
     images are composited on white if the mode has no alpha channel. EXIF orientation is applied, the short side is
     resized to `image_size` with antialiasing, and the center is cropped. `images` is the decoded array, uint8
-    [N,H,W,C]; `report` is a DatasetReport. Raises ValueError if there is no usable image (with the report), and if a
+    [N,H,W,C]; `report` is a DatasetReport. classes: the folders directly below are classes, see
+    `dp.data.classes.find_classes`; `classes` are then their names, and `labels` the label of each image. Raises
+    ValueError if there is no usable image (with the report), fewer than two classes if they are wanted, and if a
     prepared dataset has another size or mode.
     """
 
@@ -44,6 +47,7 @@ class ImageDataset(Dataset):
         exts: Sequence[str] = EXTENSIONS,
         augment_horizontal_flip: bool = False,
         convert_image_to: str | None = None,
+        classes: bool = False,
     ):
         mode = convert_image_to or "RGB"
         if mode not in MODES.values():
@@ -61,6 +65,8 @@ class ImageDataset(Dataset):
         else:
             self.images, self.report = decode_folder(folder, image_size, mode, exts)
         self._check_not_empty()
+        self.has_classes, self.classes, self.labels = classes, [], []
+        self._find_classes()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -82,6 +88,14 @@ class ImageDataset(Dataset):
             self.report.accepted = [name for name in self.report.accepted if name not in excluded]
             self.report.rejected += [(name, reason) for name in excluded]
             self._check_not_empty()
+            self._find_classes()
+
+    def _find_classes(self) -> None:
+        if not self.has_classes:
+            return
+        found = self.report.classes, self.report.labels
+        self.classes, self.labels = found if self.is_prepared else find_classes(self.report.accepted)
+        check_classes(self.classes, str(self.folder))
 
     def _check_not_empty(self) -> None:
         if not len(self.images):

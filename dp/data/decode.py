@@ -40,6 +40,7 @@ from dp.data.limits import MAX_PIXELS
 DRAFT_PIXELS = 10_000_000  # JPEGs with more pixels are decoded at reduced size, if that is large enough
 FILL_BYTES = 1 << 16  # appended to a truncated JPEG, to find the pixels that depend on the missing bytes
 MAX_MISSING = 0.01  # fraction of the pixels that may depend on them
+SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini")  # ignored, as are names that begin with a dot
 TRUNCATED = "damaged: the file ends before the image does"
 
 
@@ -65,6 +66,12 @@ def decode(path: Path, image_size: int, mode: str, exts: Sequence[str] = EXTENSI
     check_name(path.name, exts)
     with open_file(path) as file:
         return decode_image(file, image_size, mode).pixels
+
+
+def is_ignored(name: str) -> bool:
+    """Return whether a path is a hidden or system file, or is inside a hidden folder."""
+    parts = [part for part in name.lower().split("/") if part.strip(".")]
+    return any(part.startswith(".") or part in SYSTEM_FILES for part in parts)
 
 
 def check_name(name: str, exts: Sequence[str] = EXTENSIONS) -> None:

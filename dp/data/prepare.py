@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dp.data.archives import archive_kinds
+from dp.data.classes import find_classes
 from dp.data.codec import MODES
-from dp.data.decode import DecodedImage, InvalidImage, check_name, decode_image
+from dp.data.decode import DecodedImage, InvalidImage, check_name, decode_image, is_ignored
 from dp.data.limits import Limits
 from dp.data.prepared import IMAGES, is_prepared, npy_writer
 from dp.data.report import DatasetReport
-from dp.data.sources import SourceFile, is_ignored, iter_files
+from dp.data.sources import SourceFile, iter_files
 from dp.system.atomic_files import replacing
 from dp.system.text import shown
 from dp.system.validation import quote
@@ -79,7 +80,10 @@ def prepare(
         with replacing(output_dir) as partial_dir:
             partial_dir.mkdir()
             shape = (image_size, image_size, len(mode))
-            yield from _decode_files(files, partial_dir / IMAGES, shape, mode, limits, report)
+            accepted = yield from _decode_files(files, partial_dir / IMAGES, shape, mode, limits, report)
+            # Whole names: those of the report may be shortened. An archive is no class if it is the only source.
+            inner = [file.inner if len(paths) == 1 else file.name for file in accepted]
+            report.classes, report.labels = find_classes(inner, may_be_wrapped=True)
             report.save(partial_dir)
     yield Progress(len(files), len(files), "", report)
 
@@ -123,12 +127,13 @@ def _decode_files(
     mode: str,
     limits: Limits,
     report: DatasetReport,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, list[SourceFile]]:
     """Decode the files to the array at `path`, without duplicates, and add the result for each file to the report.
-    Raises ValueError if there is no usable image.
+    Yield the progress, and return the accepted files. Raises ValueError if there is no usable image.
     """
     name_by_hash: dict[bytes, str] = {}
     found: list[tuple[int, int, str]] = []  # original width, height and kind of each accepted image
+    accepted: list[SourceFile] = []
     last_progress = 0.0
     with npy_writer(path, shape) as append:
         for done, file in enumerate(files):
@@ -148,10 +153,12 @@ def _decode_files(
             name_by_hash[digest] = name
             append(image.pixels)
             report.accepted.append(name)
+            accepted.append(file)
             found.append((image.width, image.height, image.kind))
         if not found:
             raise ValueError(report.no_images_message())
     report.describe(found, shape[0])
+    return accepted
 
 
 def _decode(file: SourceFile, image_size: int, mode: str, limits: Limits) -> DecodedImage:

@@ -31,6 +31,8 @@ def load_prepared(folder: Path, image_size: int, mode: str) -> tuple[np.ndarray,
         report = DatasetReport.load(folder)
         if len(images) != len(report.accepted):
             raise ValueError(f"{IMAGES} has {len(images):,} images, {REPORT} {len(report.accepted):,} names")
+        if report.classes and len(report.labels) != len(images):
+            raise ValueError(f"{IMAGES} has {len(images):,} images, {REPORT} {len(report.labels):,} labels")
     except (OSError, ValueError) as error:
         raise ValueError(f"the dataset in {quote(str(folder))} is damaged ({error}); prepare it again") from None
     height, width, channels = images.shape[1:]

@@ -25,6 +25,8 @@ class DatasetReport:
     duplicates: the name of each image that was skipped, and that of the accepted image with the same pixels. ignored:
     number of hidden and system files. kinds: number of images by kind (color, grayscale, with transparency). sizes:
     smallest, median and largest size before resizing, [width, height]. smaller: number of images that were enlarged.
+    classes: the names of the classes, if the folders are classes (see `dp.data.classes`). labels: the label of each
+    accepted image, from 1, or 0 for no class.
 
     Names are relative to the folder, or as `dp.data.sources` composes them for a prepared dataset. Datasets that are
     decoded in memory have only `accepted` and `rejected`.
@@ -37,6 +39,8 @@ class DatasetReport:
     kinds: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, list[int]] = field(default_factory=dict)
     smaller: int = 0
+    classes: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"{len(self.accepted)} images accepted, {len(self.rejected)} files rejected"]
@@ -54,6 +58,8 @@ class DatasetReport:
             raise ValueError(f"the dataset's {REPORT} is damaged: {min(wrong)!r} is {quote(facts[min(wrong)])}")
         if unknown := facts.keys() - FIELDS.keys():
             raise ValueError(f"the dataset's {REPORT} is damaged: unknown field {quote(min(unknown))}")
+        if any(label > len(facts.get("classes", [])) for label in facts.get("labels", [])):
+            raise ValueError(f"the dataset's {REPORT} is damaged: a label beyond its classes")
         kinds = {OLD_KINDS.get(kind, kind): count for kind, count in facts.get("kinds", {}).items()}
         pairs = {key: list(map(tuple, facts.get(key, []))) for key in ("rejected", "duplicates")}
         return cls(**facts | pairs | {"kinds": kinds})
@@ -64,6 +70,11 @@ class DatasetReport:
         self.sizes = {"smallest": sizes[0], "median": sizes[len(sizes) // 2], "largest": sizes[-1]}
         self.smaller = sum(min(size) < image_size for size in sizes)
         self.kinds = dict(Counter(kind for *_, kind in images).most_common())
+
+    def class_counts(self) -> dict[str, int]:
+        """Return how many images each class has."""
+        counts = Counter(self.labels)
+        return {name: counts[label] for label, name in enumerate(self.classes, 1)}
 
     def summary_lines(self) -> list[str]:
         """Return the summary for the person who uploaded the images, without file names. The last line says what to
@@ -81,7 +92,18 @@ class DatasetReport:
             lines.append(f"{self.ignored:,} hidden or system files ignored.")
         if self.smaller:
             lines.append(f"{self.smaller:,} are smaller than the training size and will look blurred.")
-        return [*lines, next(advice for limit, advice in EXPECT if count < limit)]
+        return [*lines, *self._class_lines(), next(advice for limit, advice in EXPECT if count < limit)]
+
+    def _class_lines(self) -> list[str]:
+        """Return what the report says about the classes: how many, the smallest, and the images without one."""
+        if not self.classes:
+            return []
+        counts = self.class_counts()
+        few = min(counts.values())
+        smallest = [name for name, count in counts.items() if count == few]
+        named = f"{quote(smallest[0])} with {few:,}" if len(smallest) == 1 else f"{len(smallest)} with {few:,} each"
+        lines = [f"{len(self.classes):,} classes, from the folders; the smallest: {named}."]
+        return lines + ([f"{none:,} without a class, outside these folders."] if (none := self.labels.count(0)) else [])
 
     def no_images_message(self) -> str:
         """Return why there is no usable image, with the first reasons."""
@@ -120,6 +142,8 @@ FIELDS: dict[str, Callable[[Any], bool]] = {  # of report.json, each with its ch
     "kinds": _are_counts,
     "sizes": _are_sizes,
     "smaller": _is_whole,
+    "classes": _are_texts,
+    "labels": lambda value: isinstance(value, list) and all(map(_is_whole, value)),
 }
 # Names in reports of the first version.
 OLD_FIELDS = {"used": "accepted", "refused": "rejected", "left_aside": "ignored"}

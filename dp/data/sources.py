@@ -16,11 +16,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from dp.data.archives import archive_kinds, tar_files, zip_directory, zip_files
 from dp.data.archives.tar_blocks import SPOOL_BYTES
-from dp.data.decode import EXTENSIONS, InvalidImage, check_name, open_file
+from dp.data.decode import EXTENSIONS, InvalidImage, check_name, is_ignored, open_file
 from dp.data.limits import Limits
 from dp.data.report import DatasetReport
-
-SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini")  # ignored, as are names that begin with a dot
 
 
 class SourceFile(NamedTuple):
@@ -65,12 +63,6 @@ def iter_files(
         yield file
     if is_empty:
         raise InvalidImage("an archive without files")
-
-
-def is_ignored(name: str) -> bool:
-    """Return whether a path is a hidden or system file, or is inside a hidden folder."""
-    parts = [part for part in name.lower().split("/") if part.strip(".")]
-    return any(part.startswith(".") or part in SYSTEM_FILES for part in parts)
 
 
 def _suffix(name: str) -> str:

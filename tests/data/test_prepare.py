@@ -735,4 +735,14 @@ def test_a_report_with_the_field_names_of_the_first_version_loads(tmp_path):
     assert report == DatasetReport(accepted=["a.png"], rejected=[("b.png", "the file is empty")], ignored=2)
     report.save(tmp_path)
     written = json.loads((tmp_path / "report.json").read_text())
-    assert written.keys() == {"accepted", "rejected", "duplicates", "ignored", "kinds", "sizes", "smaller"}
+    assert written.keys() == {
+        "accepted",
+        "rejected",
+        "duplicates",
+        "ignored",
+        "kinds",
+        "sizes",
+        "smaller",
+        "classes",
+        "labels",
+    }
