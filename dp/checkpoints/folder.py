@@ -27,7 +27,7 @@ from dp.system.records import parse
 from dp.system.validation import quote
 
 MAX_PARAMETERS = 2_000_000_000
-MAX_CONFIG = 100_000  # size limit of config.json in bytes
+MAX_CONFIG = 1_000_000  # size limit of config.json in bytes
 FLOATS = ("F64", "F32", "F16", "BF16")  # dtypes accepted on disk, by their safetensors names
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from dp.diffusion.samplers import SAMPLERS
 from dp.diffusion.schedules import checked, make_schedule
-from dp.diffusion.settings import OBJECTIVES
+from dp.diffusion.settings import MAX_GUIDANCE, OBJECTIVES
 from dp.networks.rin import NETWORKS
 from dp.system.records import readable
 from dp.system.validation import quote
@@ -47,7 +48,21 @@ NETWORK_FIELDS: dict[str, dict[str, Any]] = {
 }
 # Later fields. Without them a network is the one that it was before them: these are its defaults.
 OPTIONAL = {"rin": {"num_classes", "qk_norm", "latent_std"}}
-CARD_FIELDS: dict[str, Any] = {"step": (int, 0, 2**53), "dataset": str, "license": str}
+CARD_FIELDS: dict[str, Any] = {
+    "step": (int, 0, 2**53),
+    "dataset": str,
+    "license": str,
+    "classes": [str, 1000],
+    "sampling": dict,
+}
+# The settings with which page, API and command line begin for this model.
+SAMPLING_FIELDS: dict[str, Any] = {
+    "timesteps": (int, 1, 100_000),
+    "sampler": str,
+    "guidance": (float, 0, MAX_GUIDANCE),
+    "guidance_interval": [(float, 0, 1), 2],
+}
+MAX_CLASS_NAME = 60
 
 
 class CheckpointError(ValueError):
@@ -73,6 +88,9 @@ def check_config(config: Any, where: str) -> None:
         _check_fields(config["network"], {"type": str, **fields}, "network", required)
         _check_fields(config["policy"], POLICY_FIELDS, "policy", required=())
         _check_policy(**config["policy"])
+        _check_classes(config)
+        _check_fields(config.get("sampling", {}), SAMPLING_FIELDS, "sampling", required=())
+        _check_sampling(**config.get("sampling", {}))
     except (ValueError, TypeError, OverflowError) as error:  # includes CheckpointError
         raise CheckpointError(f"{where}: {error}") from None
 
@@ -95,6 +113,33 @@ def _check_policy(
     if min_snr_gamma <= 0:
         raise CheckpointError(f"min_snr_gamma must be positive, got {quote(min_snr_gamma)}")
     checked(make_schedule(noise_schedule, schedule_kwargs), scale)
+
+
+def _check_classes(config: dict[str, Any]) -> None:
+    """Check that the names of the classes are unique, short and printable, and as many as the network has classes."""
+    names, count = config.get("classes", []), config["network"].get("num_classes", 0)
+    if "classes" in config and len(names) != count:
+        raise CheckpointError(f"classes has {len(names)} names, but the network has {count} classes")
+    for name in names:
+        if not name.strip() or not name.isprintable() or len(name) > MAX_CLASS_NAME:
+            rule = f"must be printable text of at most {MAX_CLASS_NAME} characters"
+            raise CheckpointError(f"the name of a class {rule}, got {quote(name)}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CheckpointError(f"two classes have the name {quote(twice)}")
+
+
+def _check_sampling(
+    sampler: str = "ddim",
+    guidance_interval: list[float] | None = None,
+    **_: Any,
+) -> None:
+    """Check the constraints on `sampling` that SAMPLING_FIELDS does not express."""
+    if sampler not in SAMPLERS:
+        raise CheckpointError(f"unknown sampler {quote(sampler)} in sampling; choose one of: {', '.join(SAMPLERS)}")
+    bounds = [0, 1] if guidance_interval is None else guidance_interval
+    if len(bounds) != 2 or bounds[0] > bounds[1]:
+        raise CheckpointError(f"guidance_interval in sampling must be [low, high], got {quote(bounds)}")
 
 
 def _check_fields(values: Any, fields: dict[str, Any], where: str, required: tuple[str, ...]) -> None:

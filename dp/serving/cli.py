@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dp.checkpoints.classes import classes_of, label_of
 from dp.checkpoints.folder import read_config
 from dp.diffusion.samplers import SAMPLERS
 from dp.diffusion.schedules import SCHEDULES
@@ -23,6 +24,7 @@ from dp.system.validation import check_number, message_of, quote
 from dp.training.run_folder import RunFolder
 
 BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints"
+GUIDANCE = ("guidance", "guidance_interval")
 KINDS_HELP = """\
 the kind of file; by default chosen by the suffix of --out, or png
   png     one PNG with all images
@@ -45,8 +47,13 @@ def options() -> argparse.ArgumentParser:
     help_text = "a name below checkpoints/, a checkpoint folder, a run folder, or user/name on the Hub"
     add("checkpoint", metavar="CHECKPOINT", help=help_text)
     add("--images", type=int, default=IMAGES, metavar="N", help="number of images; image i uses seed + i (%(default)s)")
-    add("--timesteps", type=int, default=TIMESTEPS, metavar="N", help="sampling steps (%(default)s)")
-    add("--sampler", choices=SAMPLERS, default=SAMPLER, help="%(choices)s (%(default)s)", metavar="NAME")
+    add("--timesteps", type=int, metavar="N", help=f"sampling steps (the model's own, or {TIMESTEPS})")
+    add("--sampler", choices=SAMPLERS, help=f"%(choices)s (the model's own, or {SAMPLER})", metavar="NAME")
+    add("--label", metavar="NAME", help="class of the images, by its name or number (none)")
+    help_text = "weight of the class, 0 to 20; 1 costs least, others twice as much (the model's own, or 1)"
+    add("--guidance", type=float, metavar="X", help=help_text)
+    help_text = "guide only between these two times, 0 to 1 (the model's own, or all)"
+    add("--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help=help_text)
     help_text = "noise schedule: %(choices)s (that of training)"
     add("--schedule", choices=SCHEDULES, metavar="NAME", help=help_text)
     help_text = "overshoot each step's target time by this many steps (0)"
@@ -66,7 +73,8 @@ def main() -> None:
     try:
         set_thread_count()
         file = args.out if args.out.suffix and not args.out.is_dir() else None
-        settings, kind, (folder, model) = read_options(args), kind_of(file, args.kind), locate(args.checkpoint)
+        kind, (folder, model) = kind_of(file, args.kind), locate(args.checkpoint)
+        settings = read_options(args, folder)
         handle = sample(folder, settings)
         name, content = export(handle.trajectory.frames, handle.provenance | {"checkpoint": model}, kind)
         path = file or args.out / name
@@ -79,9 +87,16 @@ def main() -> None:
     print(f"{path} (seed {handle.provenance['seed']})")
 
 
-def read_options(args: argparse.Namespace) -> SampleSettings:
-    given = {"sampler": args.sampler, "noise_schedule": args.schedule, "eta": args.eta, "seed": args.seed}
-    settings = SampleSettings(args.images, args.timesteps, **given, walk_to=args.walk_to)
+def read_options(args: argparse.Namespace, folder: Path) -> SampleSettings:
+    """Return the settings of the command for the model in `folder`, whose own come before the defaults."""
+    config = read_config(folder) if folder.is_dir() else {"network": {}}  # the engine says what is wrong with it
+    own = {"timesteps": TIMESTEPS, "sampler": SAMPLER} | config.get("sampling", {})
+    if args.label is None:
+        own = {key: value for key, value in own.items() if not key.startswith("guidance")}
+    chosen = {key: value for key in (*own, *GUIDANCE) if (value := getattr(args, key)) is not None}
+    label = None if args.label is None else label_of(args.label, classes_of(config))
+    given = {"noise_schedule": args.schedule, "eta": args.eta, "seed": args.seed, "label": label}
+    settings = SampleSettings(args.images, **own | chosen, **given, walk_to=args.walk_to)
     steps = check_number("--time-difference", args.time_difference, 0, settings.timesteps, whole=False)
     return replace(settings, time_difference=steps / settings.timesteps)
 

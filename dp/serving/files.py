@@ -40,12 +40,10 @@ def export(frames: Sequence[Frame], provenance: Mapping[str, Any], kind: Any) ->
     if kind == "png":
         return f"{name}.png", encode_png(make_grid(final), text)
     if kind == "images":
-        singles = {
-            f"{model}-{provenance['seed'] + i}.png": encode_png(
-                image, text | {KEY: json.dumps(provenance | {"seed": provenance["seed"] + i, "batch_size": 1})}
-            )
-            for i, image in enumerate(final)
-        }
+        singles = {}
+        for i, image in enumerate(final):
+            own = provenance | own_settings(provenance, i)
+            singles[f"{model}-{own['seed']}.png"] = encode_png(image, text | {KEY: json.dumps(own)})
         return f"{name}-images.zip", make_zip(singles)
     if kind == "strip":
         chosen = [frames[i - 1].x0[0] for i in evenly(len(frames), STRIP_STEPS)]
@@ -65,14 +63,30 @@ def export(frames: Sequence[Frame], provenance: Mapping[str, Any], kind: Any) ->
     return f"{name}.mp4", encode_mp4(film, FPS, text[KEY])
 
 
+def own_settings(provenance: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """Return the settings in which one image of a run differs from the whole run."""
+    own: dict[str, Any] = {"seed": provenance["seed"] + row, "batch_size": 1}
+    label = provenance.get("label")
+    if isinstance(label, (list, tuple)):
+        own["label"] = label[row]
+        own |= {} if label[row] else {"guidance": 1.0}  # without a class there is nothing to guide to
+    return own
+
+
 def readable(provenance: Mapping[str, Any]) -> str:
     """Return the settings in one readable line."""
     keywords = ", ".join(f"{key} {value:g}" for key, value in (provenance["schedule_kwargs"] or {}).items())
     schedule = f"{provenance['noise_schedule']} schedule" + (f" ({keywords})" if keywords else "")
+    classes = ""
+    if label := provenance.get("label"):
+        low, high = provenance["guidance_interval"]
+        span = "" if (low, high) == (0, 1) else f" from {low:g} to {high:g}"
+        classes = f"class {label}, guidance {provenance['guidance']:g}{span}, "
     return (
         f"{provenance['checkpoint']} ({provenance['sha256'][:12]}), {provenance['batch_size']} images from seed "
-        f"{provenance['seed']}, {provenance['sampler']}, {provenance['timesteps']} steps, {schedule}, time difference "
-        f"{provenance['time_difference']:g}, eta {provenance['eta']:g}, {provenance['device']}, {provenance['app']}"
+        f"{provenance['seed']}, {provenance['sampler']}, {provenance['timesteps']} steps, {classes}{schedule}, "
+        f"time difference {provenance['time_difference']:g}, eta {provenance['eta']:g}, {provenance['device']}, "
+        f"{provenance['app']}"
     )
 
 

@@ -182,7 +182,8 @@ def metrics_of(line: str | bytes) -> dict[str, Any] | None:
     if not isinstance(values, dict) or values.get("step") is None or not fits(values["step"], WHOLE):
         return None
     record = {key: value for key, value in values.items() if key in METRICS and fits(value, METRICS[key])}
-    buckets = values.get("buckets")
-    if isinstance(buckets, dict) and all(fits(loss, NUMBER) for loss in buckets.values()):
-        record["buckets"] = buckets
+    for key in ("buckets", "classes"):
+        groups = values.get(key)
+        if isinstance(groups, dict) and all(fits(loss, NUMBER) for loss in groups.values()):
+            record[key] = groups
     return record

@@ -22,7 +22,8 @@ class BatchRandomness(NamedTuple):
     """The random choices of one micro-batch, over all processes.
 
     indices: which images, [B]. t: uniform in [0, 1), float64 [B]. noise: standard normal, [B, C, H, W]. flips: bool
-    [B]. self_cond_u: one uniform number in [0, 1) for the whole batch.
+    [B]. self_cond_u: one uniform number in [0, 1) for the whole batch. drop_u: the same for the class of each image,
+    [B], drawn last, so that runs without classes keep their numbers.
     """
 
     indices: Tensor
@@ -30,6 +31,7 @@ class BatchRandomness(NamedTuple):
     noise: Tensor
     flips: Tensor
     self_cond_u: float
+    drop_u: Tensor
 
 
 def draw_batch(
@@ -43,6 +45,7 @@ def draw_batch(
         torch.randn(size, *shape, generator=random),
         torch.rand(size, generator=random) < 0.5,
         torch.rand((), generator=random).item(),
+        torch.rand(size, generator=random),
     )
 
 

@@ -115,11 +115,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name.replace('_', '-')}", help=f"{text} ({default})" if default else text, **form)
     text = "do not mirror images at random; use for letters and other images where left and right differ"
     group.add_argument("--no-flips", dest="flips", action="store_false", default=None, help=text)
+    text = "learn the folders directly below IMAGES as classes, which can then be sampled by name"
+    group.add_argument("--classes", action="store_true", default=None, help=text)
 
 
 def open_run(args: argparse.Namespace) -> RunFolder:
     """Return the run that the arguments name, after creating or extending it. Raises ValueError for bad arguments."""
-    given = {name: value for name in (*HELP, "flips") if (value := getattr(args, name)) is not None}
+    given = {name: value for name in (*HELP, "flips", "classes") if (value := getattr(args, name)) is not None}
     if args.preset:
         given = {key: value for key, value in vars(PRESETS[args.preset]).items() if key != "name"} | given
     if not args.out and len(args.source) > 1:
@@ -182,7 +184,8 @@ def prepare(run: RunFolder, settings: Settings, sources: list[str]) -> None:
             for progress in dp.prepare(sources, temporary / "dataset", settings.image_size):
                 bar.total = progress.total
                 bar.update(progress.done - bar.n)
-        config = settings.config(name[:MAX_NAME_LENGTH], len(progress.report.accepted), time.time())
+        report = progress.report
+        config = settings.config(name[:MAX_NAME_LENGTH], len(report.accepted), time.time(), report.classes)
         write_json(temporary / "config.json", config)
     rejected = [f"  {name}: {reason}" for name, reason in progress.report.rejected]
     more = [f"  and {len(rejected) - MAX_LISTED:,} more"] if len(rejected) > MAX_LISTED else []

@@ -6,7 +6,7 @@ that of the bundled models: a convolutional interface around RIN blocks on 8 x 8
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ class Settings:
     flips: bool = True
     save_every: int = 1000
     seed: int = 0
+    classes: bool = False
 
     def __post_init__(self):
         if not isinstance(self.name, str) or len(self.name) > MAX_NAME_LENGTH or not self.name.isprintable():
@@ -57,14 +58,21 @@ class Settings:
             ("seed", "Seed", 0, MAX_SEED - 1),
         ):
             object.__setattr__(self, name, check_number(label, getattr(self, name), low, high))
-        if not isinstance(self.flips, bool):
-            raise ValueError(f"Mirror at random must be true or false, got {quote(self.flips)}")
+        for label, value in (("Mirror at random", self.flips), ("Classes", self.classes)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{label} must be true or false, got {quote(value)}")
         object.__setattr__(self, "lr", check_number("Learning rate", self.lr, 1e-6, 1, whole=False))
         if self.width % 16:
             raise ValueError(f"Network width must be a multiple of 16, got {quote(self.width)}")
 
-    def config(self, dataset: str, count: int, created: float) -> dict[str, Any]:
-        """Return the config.json of a run on `count` images of the dataset named `dataset`. created: Unix seconds."""
+    def config(self, dataset: str, count: int, created: float, classes: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the config.json of a run on `count` images of the dataset named `dataset`, whose class folders are
+        `classes`. created: Unix seconds. Raises ValueError if the run is to learn classes and there are none.
+        """
+        if self.classes and not classes:
+            raise ValueError(
+                f"no classes in {quote(dataset)}: they need at least two folders of images directly below it"
+            )
         levels = max((self.image_size // 16).bit_length() - 1, 1)  # downsamplings from the patches to 8 x 8 tokens
         network = {
             "type": "rin",
@@ -80,7 +88,7 @@ class Settings:
             "dim_head": max(self.width // 4, 8),
             "conv_widths": [-(-self.width * (i + 1) // (levels + 1) // 8) * 8 for i in range(levels)],
             "conv_blocks": 2,
-        }
+        } | ({"num_classes": len(classes)} if self.classes else {})
         trainer = {
             "train_batch_size": self.batch,
             "train_lr": self.lr,
@@ -109,6 +117,7 @@ class Settings:
         """Return the settings in a run's config by name; unlike those of the form, they may be out of range."""
         trainer, network = config.get("trainer", {}), config.get("network", {})
         found = {"image_size": network.get("image_size"), "width": network.get("dim"), "depth": network.get("depth")}
+        found["classes"] = bool(network.get("num_classes"))
         keys = {"batch": "train_batch_size", "lr": "train_lr", "steps": "train_num_steps", "seed": "seed"}
         keys |= {"flips": "augment_horizontal_flip", "save_every": "save_and_sample_every"}
         found |= {name: trainer.get(key) for name, key in keys.items()}

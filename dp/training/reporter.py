@@ -1,8 +1,8 @@
 """Write the status and metrics of a training run into its run folder, and read the commands requested there.
 
 Only the main process reads and writes. Commands, a full disk and a missing run folder are broadcast, so that all
-processes leave at the same step. The loss is recorded as a mean over the steps since the last record, in total and by
-noise level.
+processes leave at the same step. The loss is recorded as a mean over the steps since the last record, in total, by
+noise level and by class.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,13 +27,15 @@ from dp.training.run_folder import COMMANDS, DISK_FULL, RunFolder, RunFolderMiss
 
 NOISE_LEVELS = ("0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1")  # intervals of t
 HEARTBEAT_S = 1.0
+MAX_RECORDED_CLASSES = 100  # of more classes the loss is not recorded class by class
 
 
 class RunReporter:
-    """Reports on a run of `total` steps, each over `images` images."""
+    """Reports on a run of `total` steps, each over `images` images with these classes."""
 
-    def __init__(self, run: RunFolder, accelerator: Accelerator, images: int, total: int):
+    def __init__(self, run: RunFolder, accelerator: Accelerator, images: int, total: int, classes: Sequence[str] = ()):
         self.run, self.accelerator, self.images, self.total = run, accelerator, images, total
+        self.classes = classes if len(classes) <= MAX_RECORDED_CLASSES else ()
         self.is_main = accelerator.is_main_process
         self.last_heartbeat = -math.inf
         self.start_record()
@@ -117,13 +119,19 @@ class RunReporter:
 
     def start_record(self) -> None:
         self.losses: list[Tensor] = []  # of this process, one per step
-        self.by_level = torch.zeros(2, len(NOISE_LEVELS), device=self.accelerator.device)  # sums and counts of images
+        # Sums and counts of images by noise level, then by class.
+        self.by_group = torch.zeros(2, len(NOISE_LEVELS) + len(self.classes), device=self.accelerator.device)
         self.record_start = time.monotonic()
 
-    def add(self, t: Tensor, losses: Tensor) -> None:
-        """Add the losses [B] of images at the times t [B]."""
+    def add(self, t: Tensor, condition: Tensor | None, losses: Tensor) -> None:
+        """Add the losses [B] of images at the times t [B], with the labels `condition` [B]."""
         level = (t * len(NOISE_LEVELS)).long().clamp(max=len(NOISE_LEVELS) - 1).to(losses.device)
-        self.by_level.index_add_(1, level, torch.stack([losses, torch.ones_like(losses)]))
+        both = torch.stack([losses, torch.ones_like(losses)])
+        self.by_group.index_add_(1, level, both)
+        if self.classes and condition is not None:
+            has_class = (condition > 0).to(losses.device)
+            group = len(NOISE_LEVELS) - 1 + condition.to(losses.device)
+            self.by_group.index_add_(1, group[has_class], both[:, has_class])
 
     def is_finite(self, weights: Iterable[Tensor]) -> bool:
         """Return whether the losses since the last record and the current weights are finite, in every process."""
@@ -136,12 +144,18 @@ class RunReporter:
     def record(self, step: int, lr: float) -> None:
         """Write one record to metrics.jsonl and to the trackers, and start a new one."""
         mean = torch.stack(self.losses).mean()[None] / self.accelerator.num_processes
-        loss, *levels = self.accelerator.reduce(torch.cat([mean, self.by_level.flatten()]), "sum").tolist()
-        sums, counts = levels[: len(NOISE_LEVELS)], levels[len(NOISE_LEVELS) :]
-        buckets = {name: total / count for name, total, count in zip(NOISE_LEVELS, sums, counts) if count}
+        loss, *groups = self.accelerator.reduce(torch.cat([mean, self.by_group.flatten()]), "sum").tolist()
+        sums, counts = groups[: len(groups) // 2], groups[len(groups) // 2 :]
+        means = [total / count if count else None for total, count in zip(sums, counts)]
+        levels, classes = means[: len(NOISE_LEVELS)], means[len(NOISE_LEVELS) :]
+        buckets = {name: mean for name, mean in zip(NOISE_LEVELS, levels) if mean is not None}
+        by_class = {name: mean for name, mean in zip(self.classes, classes) if mean is not None}
         fields = {"loss": loss, "lr": lr, "images_per_s": self.images_per_s()}
         with self.writing():
             if self.is_main:
-                self.run.append_metrics({"step": step, **fields, "buckets": buckets})
-            self.accelerator.log(fields | {f"loss/t {name}": value for name, value in buckets.items()}, step=step)
+                groups = {"buckets": buckets} | ({"classes": by_class} if by_class else {})
+                self.run.append_metrics({"step": step, **fields, **groups})
+            logged = {f"loss/t {name}": value for name, value in buckets.items()}
+            logged |= {f"loss/{name}": value for name, value in by_class.items()}
+            self.accelerator.log(fields | logged, step=step)
         self.start_record()

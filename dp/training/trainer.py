@@ -35,26 +35,33 @@ from dp.training.run_folder import RunFolder
 from dp.training.state import prune, read_state, restore, resumable_steps, state_tensors, translate_errors, write_state
 
 LOG_EVERY_STEPS, MAX_ROLLBACKS = 10, 3
+MAX_COLUMNS = 16  # of the sample grid: one class each
 
 
 class Batch(NamedTuple):
-    """One process's slice of a micro-batch: images [B,C,H,W] in [0, 1], and the randomness that its loss uses."""
+    """One process's slice of a micro-batch: images [B,C,H,W] in [0, 1], and the randomness that its loss uses. With
+    classes also the labels [B], `condition`, and which of them are dropped.
+    """
 
     images: Tensor
     t: Tensor
     noise: Tensor
     self_condition: bool
+    condition: Tensor | None = None
+    drop: Tensor | None = None
 
 
 class Trainer:
-    """Trains `diffusion_model` on the images below `folder`, from `step` to `train_num_steps`.
+    """Trains `diffusion_model` on the images below `folder`, from `step` to `train_num_steps`. A network with classes
+    learns those of the class folders, see `ImageDataset`.
 
     train_batch_size: images per micro-batch, over all processes if `split_batches`, else per process. An optimizer step
     takes `gradient_accumulate_every` micro-batches. lr_warmup_steps, lr_decay_steps: linear warm-up, then a cosine to 0
     at `lr_decay_steps`, and a tenth of `train_lr` beyond (None: no decay). weight_decay: applies to matrices and
     convolutions only. The EMA is updated every `ema_update_every` steps, and its decay warms up to `ema_decay` per
-    update. Every `save_and_sample_every` steps and at the end, the trainer saves a checkpoint and a square grid of
-    `num_samples` EMA images, sampled in `sample_steps` steps and always from the same seeds. amp,
+    update. Every `save_and_sample_every` steps and at the end, the trainer saves a checkpoint and a grid of
+    `num_samples` EMA images, square or with a column for each class, sampled in `sample_steps` steps and always from
+    the same seeds. amp,
     mixed_precision_type: 'bf16' or 'fp16' autocast; fp16 needs a GPU. log_with: one or several of accelerate's
     trackers. Raises ValueError for a setting out of range.
     """
@@ -133,9 +140,15 @@ class Trainer:
         if len(mode) != diffusion_model.channels:
             channels = f"the model has {diffusion_model.channels} channels"
             raise ValueError(f"{channels}, which does not match convert_image_to={quote(mode)}")
-        self.dataset = ImageDataset(folder, diffusion_model.image_size, convert_image_to=mode)
+        num_classes = diffusion_model.num_classes
+        options = {"convert_image_to": mode, "classes": bool(num_classes)}
+        self.dataset = ImageDataset(folder, diffusion_model.image_size, **options)
         self.dataset.exclude(self.run.samples, "a sample image of this run")
+        if num_classes and len(self.dataset.classes) != num_classes:
+            found = f"the images have {len(self.dataset.classes)} classes"
+            raise ValueError(f"{found}, but the network has {num_classes}: they must be as many")
         self.pixels = torch.from_numpy(self.dataset.images)  # uint8 [N,H,W,C]
+        self.labels = torch.tensor(self.dataset.labels) if num_classes else None
 
         self.policy = diffusion_model.to(device)
         matrices = {"params": [p for p in self.policy.parameters() if p.ndim >= 2], "weight_decay": weight_decay}
@@ -155,12 +168,13 @@ class Trainer:
         self.train_num_steps, self.save_and_sample_every = train_num_steps, save_and_sample_every
         self.num_samples, self.sample_steps = num_samples, sample_steps
         self.card: dict[str, Any] = {"dataset": readable(self.dataset.folder.resolve().name)}
+        self.card |= {"classes": self.dataset.classes} if num_classes else {}
         self.step, self.lr_factor = 0, 1.0
         self.rollbacks = 0  # since the last scheduled checkpoint; each halves lr_factor
         self.saved: int | None = None  # the last checkpoint saved or loaded, to roll back to
         self.resume_warning = ""  # about checkpoints that `resume` skipped
         images_per_step = self.batch_size * gradient_accumulate_every
-        self.reporter = RunReporter(self.run, self.accelerator, images_per_step, train_num_steps)
+        self.reporter = RunReporter(self.run, self.accelerator, images_per_step, train_num_steps, self.dataset.classes)
 
     @classmethod
     def from_run(cls, folder: str | Path) -> Trainer:
@@ -265,13 +279,13 @@ class Trainer:
         total = torch.zeros((), device=self.accelerator.device)
         for micro in range(self.gradient_accumulate_every):
             is_last = micro == self.gradient_accumulate_every - 1
-            images, t, noise, self_condition = self.batch(self.step, micro)
+            batch = self.batch(self.step, micro)
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                each, _ = self.model(images, t=t, noise=noise, self_condition=self_condition, per_image=True)
+                each, _ = self.model(**batch._asdict(), per_image=True)
                 loss = each.mean() / self.gradient_accumulate_every
                 self.accelerator.backward(loss)
             total += loss.detach()
-            self.reporter.add(t, each.detach())
+            self.reporter.add(batch.t, batch.condition, each.detach())
         self.accelerator.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -293,19 +307,32 @@ class Trainer:
         if self.augment_horizontal_flip:
             images = torch.where(drawn.flips[mine, None, None, None], images.flip(-1), images)
         self_condition = drawn.self_cond_u < self.policy.train_prob_self_cond
-        return Batch(images.to(device), drawn.t[mine], drawn.noise[mine].to(device), self_condition)
+        batch = Batch(images.to(device), drawn.t[mine], drawn.noise[mine].to(device), self_condition)
+        if self.labels is None:
+            return batch
+        drop = drawn.drop_u[mine] < self.policy.condition_drop_prob
+        return batch._replace(condition=self.labels[drawn.indices[mine]], drop=drop)
 
     # ------------------------------------------------------------------------
     # Checkpoints and samples, which are stored under the step they were made at
 
     def sample(self, step: int) -> None:
-        """Write samples/<step>.png: images of the EMA model, always from the same seeds."""
+        """Write samples/<step>.png: images of the EMA model, always from the same seeds. With classes, each column
+        shows one of up to 16, chosen evenly.
+        """
         if self.reporter.is_main:
-            for frame in self.ema.ema_model.stream(self.num_samples, timesteps=self.sample_steps, seed=self.seed):
+            columns, count, label = None, self.num_samples, None
+            if classes := self.policy.num_classes:
+                columns = min(classes, MAX_COLUMNS)
+                shown = [1 + i * (classes - 1) // max(columns - 1, 1) for i in range(columns)]
+                label = shown * max(1, self.num_samples // columns)
+                count = len(label)
+            settings = {"timesteps": self.sample_steps, "seed": self.seed, "label": label}
+            for frame in self.ema.ema_model.stream(count, **settings):
                 self.reporter.heartbeat(self.step)
                 images = (frame.x0 + 1) / 2
             with self.run.replacing(self.run.sample(step)) as path:
-                path.write_bytes(encode_png(make_grid(to_uint8(images))))
+                path.write_bytes(encode_png(make_grid(to_uint8(images), columns)))
 
     def save(self, milestone: int) -> None:
         """Write checkpoints/<step>/ for the step `milestone`: the EMA weights, and the training state for `load`.

@@ -130,7 +130,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
         config(lambda c: c["policy"].update(schedule_kwargs={"__class__": "x"})),
         "__class__",
     ),
-    "a config of terabytes": (sparse("config.json", 2**42), "larger than 100,000 bytes"),
+    "a config of terabytes": (sparse("config.json", 2**42), "larger than 1,000,000 bytes"),
     "a config without end": (linked("config.json", "/dev/zero"), "config.json is missing"),
     "a config that never comes": (pipe, "config.json is missing"),
     "a config from elsewhere": (linked("config.json", "/etc/passwd"), "not valid JSON"),
