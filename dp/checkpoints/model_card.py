@@ -32,6 +32,7 @@ def model_card(
         "sampling": _listed(policy, *(name for name in policy if name not in SAMPLING)),
         "training": _listed(policy, *SAMPLING),
         **({"dataset": config["dataset"]} if "dataset" in config else {}),
+        **({"classes": ", ".join(config["classes"])} if config.get("classes") else {}),
         "license": config.get("license", "unknown"),
     }
     objective, schedule = policy.get("objective", "v"), policy.get("noise_schedule", "sigmoid")

@@ -209,6 +209,10 @@ def _set(part: str, **values) -> Callable[[dict], object]:
     return lambda config: config[part].update(values)
 
 
+def _classes(names: list) -> Callable[[dict], object]:
+    return lambda config: (config["network"].update(num_classes=len(names)), config.update(classes=names))
+
+
 CONFIGS: dict[str, tuple[Callable[[dict], object], str]] = {
     "unknown field": (lambda c: c.update(pickle="x"), "unknown field 'pickle'"),
     "unknown network option": (_set("network", flavour=1), "unknown field 'flavour' in network"),
@@ -251,6 +255,20 @@ CONFIGS: dict[str, tuple[Callable[[dict], object], str]] = {
     "patches that do not fill the image": (_set("network", image_size=10), "multiple of patch_size.*10"),
     "patches that cannot be halved": (_set("network", conv_widths=[8, 8, 8]), "multiple of 8"),
     "another shape": (_set("network", dim=16), "do not match.*the file holds.*the config requires"),
+    "too many classes": (_set("network", num_classes=1001), "'num_classes'.*0 to 1000.*1001"),
+    "classes without a network for them": (lambda c: c.update(classes=["a"]), "classes has 1 names.*0 classes"),
+    "classes are no list": (lambda c: c.update(classes={"a": 1}), "'classes'.*list"),
+    "a class that is no text": (_classes(["a", 2]), "'classes'.*text.*2"),
+    "a class without a name": (_classes(["a", " "]), "name of a class.*printable.*' '"),
+    "a class with a control character": (_classes(["a", "b\u202e"]), "name of a class.*printable"),
+    "a class with a long name": (_classes(["a", "b" * 61]), "name of a class.*at most 60"),
+    "two classes of one name": (_classes(["a", "a"]), "two classes have the name 'a'"),
+    "sampling is no object": (lambda c: c.update(sampling=[1]), "'sampling'.*an object"),
+    "an unknown sampling default": (lambda c: c.update(sampling={"steps": 3}), "unknown field 'steps' in sampling"),
+    "an unknown sampler": (lambda c: c.update(sampling={"sampler": "euler"}), "unknown sampler 'euler'.*ddim"),
+    "a guidance out of bounds": (lambda c: c.update(sampling={"guidance": 21}), "'guidance'.*0 to 20.*21"),
+    "a reversed interval": (lambda c: c.update(sampling={"guidance_interval": [0.9, 0.1]}), "guidance_interval"),
+    "half an interval": (lambda c: c.update(sampling={"guidance_interval": [0.9]}), "guidance_interval"),
     "more blocks": (_set("network", depth=2), "do not match the config; first blocks.1.*the file holds none"),
 }
 
