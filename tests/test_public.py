@@ -29,6 +29,8 @@ SIGNATURES = {
         "min_snr_gamma": 5,
         "train_prob_self_cond": 0.9,
         "scale": 1.0,
+        "condition_drop_prob": 0.1,
+        "uniform_loss_weight": False,
     },
     "ImageDataset": {
         "folder": REQUIRED,
@@ -37,6 +39,7 @@ SIGNATURES = {
         + ("avif",) * features.check("avif"),
         "augment_horizontal_flip": False,
         "convert_image_to": None,
+        "classes": False,
     },
     "Trainer": {
         "diffusion_model": REQUIRED,

@@ -14,6 +14,7 @@ from dp.system.records import WHOLE, fits, read
 from dp.system.validation import quote
 
 REPORT = "report.json"
+MAX_LISTED_CLASSES = 12
 MAX_REPORT = 200_000_000  # size limit of report.json in bytes; it names every file
 
 
@@ -95,14 +96,20 @@ class DatasetReport:
         return [*lines, *self._class_lines(), next(advice for limit, advice in EXPECT if count < limit)]
 
     def _class_lines(self) -> list[str]:
-        """Return what the report says about the classes: how many, the smallest, and the images without one."""
+        """Return what the report says about the classes: their sizes, the smallest, and the images without one."""
         if not self.classes:
             return []
         counts = self.class_counts()
-        few = min(counts.values())
-        smallest = [name for name, count in counts.items() if count == few]
-        named = f"{quote(smallest[0])} with {few:,}" if len(smallest) == 1 else f"{len(smallest)} with {few:,} each"
-        lines = [f"{len(self.classes):,} classes, from the folders; the smallest: {named}."]
+        few, most = min(counts.values()), max(counts.values())
+        many = f"{len(counts):,} classes, from the folders"
+        if len(counts) <= MAX_LISTED_CLASSES:
+            fewest = {name: " (fewest)" for name, count in counts.items() if count == few < most}
+            sizes = ", ".join(f"{name} {count:,}{fewest.get(name, '')}" for name, count in counts.items())
+            lines = [f"{many}: {sizes}."]
+        else:
+            smallest = sorted(counts, key=lambda name: counts[name])[: MAX_LISTED_CLASSES // 2]
+            sizes = ", ".join(f"{name} {counts[name]:,}" for name in smallest)
+            lines = [f"{many}, of {few:,} to {most:,} images; the smallest: {sizes}."]
         return lines + ([f"{none:,} without a class, outside these folders."] if (none := self.labels.count(0)) else [])
 
     def no_images_message(self) -> str:

@@ -119,12 +119,14 @@ class Engine:
 
     def provenance(self, request: Request | SampleRequest) -> dict[str, Any]:
         """Return what makes the images of a request: the checkpoint, the SHA-256 of its weights, the device, every
-        setting, and the SHA-256 of the start and mask.
+        setting, the names of the classes in it, and the SHA-256 of the start and mask.
         """
         model = self._models.get(request.checkpoint)
         source = {"checkpoint": request.checkpoint, "sha256": model.digest, "device": self.device.type}
         given = {"start": digest(request.start), "mask": digest(request.mask)}
-        return source | asdict(request.settings) | given
+        used = sorted(set(request.settings.labels) - {0})
+        names = {"classes": {str(label): model.classes[label - 1] for label in used if label <= len(model.classes)}}
+        return source | asdict(request.settings) | given | (names if used else {})
 
     def attention(self, request_id: str, row: int, index: int) -> Tensor:
         """Return the read attention [depth,M,N] of image `row` at step `index` of a run that can still be found. The

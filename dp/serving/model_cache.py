@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from dp.checkpoints.catalog import CheckpointInfo, list_checkpoints
+from dp.checkpoints.classes import classes_of
 from dp.checkpoints.folder import load
 from dp.diffusion.policy import DiffusionPolicy
 from dp.hub import downloads
@@ -20,11 +21,12 @@ from dp.training.run_folder import list_runs
 
 
 class LoadedModel(NamedTuple):
-    """stamp: names, times and sizes of the files. digest: SHA-256 of the weights file."""
+    """stamp: names, times and sizes of the files. digest: SHA-256 of the weights file. classes: their names."""
 
     stamp: set[tuple[str, int, int]]
     digest: str
     policy: DiffusionPolicy
+    classes: list[str]
 
     @property
     def nbytes(self) -> int:
@@ -71,7 +73,7 @@ class ModelCache:
                 network, config = load(path)
                 policy = DiffusionPolicy(network, **config["policy"]).to(self.device).eval()
                 sha256 = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
-                known = LoadedModel(stamp, sha256, policy)
+                known = LoadedModel(stamp, sha256, policy, classes_of(config))
         with self._lock:
             self._models.pop(checkpoint, None)
             self._models[checkpoint] = known

@@ -20,7 +20,7 @@ from dp.serving.handle import SampleRequest
 from dp.ui.components.data_uri import png_uri
 from dp.ui.components.player.player import show
 from dp.ui.sampling import page_values
-from dp.ui.sampling.page_values import SAMPLER, TIMESTEPS, TRAINED
+from dp.ui.sampling.page_values import ANY, SAMPLER, TIMESTEPS, TRAINED
 from dp.ui.streaming import Sessions
 
 
@@ -39,17 +39,28 @@ def default_checkpoint(engine: Engine) -> str:
     return next(iter(page_values.usable_checkpoints(engine)), "")
 
 
+def own_sampling(engine: Engine) -> dict[str, Any]:
+    """Return the default timesteps and sampler: those of the default checkpoint, if its config has them."""
+    name = default_checkpoint(engine)
+    own = page_values.config_of(engine, name).get("sampling", {}) if name else {}
+    return {"timesteps": TIMESTEPS, "sampler": SAMPLER} | own
+
+
 def sample_endpoint(engine: Engine, sessions: Sessions) -> Callable[..., Any]:
+    own = own_sampling(engine)
+
     async def sample(
         request: gr.Request,
         checkpoint: str = default_checkpoint(engine),
         images: int = 1,
-        timesteps: int = TIMESTEPS,
-        sampler: str = SAMPLER,
+        timesteps: int = own["timesteps"],
+        sampler: str = own["sampler"],
         noise_schedule: str = TRAINED,
         time_difference: float = 0.0,
         seed: int | None = None,
-        eta: float = 0.0,  # last, for callers that pass arguments by position
+        eta: float = 0.0,  # new parameters go last, for callers that pass arguments by position
+        label: str = ANY,
+        guidance: float | None = None,
     ) -> tuple[dict, dict]:
         """Sample images from a diffusion model. Returns one PNG with all images, and its settings.
 
@@ -62,9 +73,12 @@ def sample_endpoint(engine: Engine, sessions: Sessions) -> Callable[..., Any]:
             time_difference: how far each step overshoots its target time, in steps, 0 to 3; 0 turns it off
             seed: a whole number of at least 0; if omitted, a new one is drawn
             eta: amount of new noise in each DDIM step, 0 to 1
+            label: the class, by its name or number, or 'one of each'; if empty, the model chooses
+            guidance: how strongly to follow the class, 0 to 10; 1 is the plain model, and the default the model's own
         """
         chosen = (checkpoint, images, timesteps, sampler, noise_schedule, time_difference, eta)
-        run = SampleRequest(*page_values.parse_settings(engine, *chosen, seed, random_seed=seed is None))
+        classes = {"label": label, "guidance": guidance}
+        run = SampleRequest(*page_values.parse_settings(engine, *chosen, seed, random_seed=seed is None, **classes))
         async with aclosing(sessions.run_for_api(request.session_hash, run)) as frames:
             async for frame, is_last in frames:
                 yield sample_value(frame, is_last, run)
@@ -73,16 +87,20 @@ def sample_endpoint(engine: Engine, sessions: Sessions) -> Callable[..., Any]:
 
 
 def stream_endpoint(engine: Engine, sessions: Sessions) -> Callable[..., Any]:
+    own = own_sampling(engine)
+
     async def stream(
         request: gr.Request,
         checkpoint: str = default_checkpoint(engine),
         images: int = 1,
-        timesteps: int = page_values.TIMESTEPS,
-        sampler: str = page_values.SAMPLER,
-        noise_schedule: str = page_values.TRAINED,
+        timesteps: int = own["timesteps"],
+        sampler: str = own["sampler"],
+        noise_schedule: str = TRAINED,
         time_difference: float = 0.0,
         seed: int | None = None,
-        eta: float = 0.0,  # last, for callers that pass arguments by position
+        eta: float = 0.0,  # new parameters go last, for callers that pass arguments by position
+        label: str = ANY,
+        guidance: float | None = None,
     ) -> dict:
         """Sample images from a diffusion model and stream the predictions step by step, the newest about fifteen times
         a second: state, index, timesteps, time, log_snr and, as data URIs, the images of x0 (`src`) and x_t (`noisy`).
@@ -97,9 +115,12 @@ def stream_endpoint(engine: Engine, sessions: Sessions) -> Callable[..., Any]:
             time_difference: how far each step overshoots its target time, in steps, 0 to 3; 0 turns it off
             seed: a whole number of at least 0; if omitted, a new one is drawn
             eta: amount of new noise in each DDIM step, 0 to 1
+            label: the class, by its name or number, or 'one of each'; if empty, the model chooses
+            guidance: how strongly to follow the class, 0 to 10; 1 is the plain model, and the default the model's own
         """
         chosen = (checkpoint, images, timesteps, sampler, noise_schedule, time_difference, eta)
-        run = SampleRequest(*page_values.parse_settings(engine, *chosen, seed, random_seed=seed is None))
+        classes = {"label": label, "guidance": guidance}
+        run = SampleRequest(*page_values.parse_settings(engine, *chosen, seed, random_seed=seed is None, **classes))
         async with aclosing(sessions.run_for_api(request.session_hash, run)) as frames:
             async for frame, is_last in frames:
                 yield stream_value(frame, is_last, run)

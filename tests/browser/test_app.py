@@ -233,6 +233,8 @@ def test_the_endpoints_and_their_parameters_are_documented_under_stable_names(cl
             "time_difference": 0.0,
             "seed": None,
             "eta": 0.0,
+            "label": "",
+            "guidance": None,
         }
 
 

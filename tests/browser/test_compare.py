@@ -26,6 +26,8 @@ VALUES = {
     "difference": ["0", "0.5", "2"],
     "eta": [0, "0.5", "1"],
     "checkpoint": ["one", "two"],
+    "class": ["1", "3", ""],
+    "guidance": ["1", "0", "2.5"],
     SHORT_RUNS: ["2", "9", "5"],
 }
 
@@ -33,12 +35,21 @@ VALUES = {
 @pytest.fixture
 def engine(tiny_rin, tmp_path):
     for name, conv_widths in (("one", ()), ("two", (8,))):
-        DiffusionPolicy(tiny_rin(conv_widths=conv_widths)).save_pretrained(tmp_path / name)
+        DiffusionPolicy(tiny_rin(conv_widths=conv_widths, num_classes=3)).save_pretrained(tmp_path / name)
+    DiffusionPolicy(tiny_rin()).save_pretrained(tmp_path / "without classes")
     return Engine(tmp_path, device="cpu")
 
 
-def page_values(timesteps=20, sampler="dpmpp_2m", eta=0, seed=7, random_seed=False):
-    values = {"checkpoint": "one", "images": 2, "timesteps": timesteps, "sampler": sampler, "noise_schedule": TRAINED}
+def page_values(timesteps=20, sampler="dpmpp_2m", eta=0, seed=7, random_seed=False, axis=None, checkpoint="one"):
+    """axis: what is to be compared; guidances can be compared only for a class."""
+    values = {"label": "2"} if axis == "guidance" else {}
+    values |= {
+        "checkpoint": checkpoint,
+        "images": 2,
+        "timesteps": timesteps,
+        "sampler": sampler,
+        "noise_schedule": TRAINED,
+    }
     return values | {"time_difference_steps": 0, "eta": eta, "seed": seed, "random_seed": random_seed}
 
 
@@ -60,7 +71,7 @@ def run(runner, variants):
 
 @pytest.mark.parametrize("axis", [value for _, value in AXES])
 def test_all_variants_start_from_the_same_noise_to_the_bit(engine, axis):
-    variants = make_variants(engine, axis, VALUES[axis], page_values(random_seed=True))
+    variants = make_variants(engine, axis, VALUES[axis], page_values(random_seed=True, axis=axis))
     assert len({variant.settings.seed for variant in variants}) == 1
     assert len({variant.label for variant in variants}) == len(variants)
     first = [engine.policy(variant.checkpoint).init_state(variant.settings).x_t for variant in variants]
@@ -79,8 +90,8 @@ def test_all_variants_start_from_the_same_noise_to_the_bit(engine, axis):
 @pytest.mark.parametrize("axis", [value for _, value in AXES if value != SHORT_RUNS])
 def test_variants_differ_only_in_the_chosen_setting(engine, axis):
     field = {"sampler": "sampler", "timesteps": "timesteps", "schedule": "noise_schedule", "eta": "eta"}
-    field |= {"difference": "time_difference", "checkpoint": "batch_size"}
-    variants = make_variants(engine, axis, VALUES[axis], page_values())
+    field |= {"difference": "time_difference", "checkpoint": "batch_size", "class": "label", "guidance": "guidance"}
+    variants = make_variants(engine, axis, VALUES[axis], page_values(axis=axis))
     rests = [vars(variant.settings) | {field[axis]: None} for variant in variants]
     assert all(rest == rests[0] for rest in rests)
     apart = {(variant.checkpoint, getattr(variant.settings, field[axis])) for variant in variants}
@@ -172,6 +183,10 @@ def test_an_invalid_comparison_is_a_clear_error(engine):
         ("eta", ["2"], "eta must be a number from 0 to 1"),
         ("sampler", ["euler"], "sampler"),
         ("checkpoint", ["three"], "there is no checkpoint 'three'"),
+        ("class", [str(n) for n in range(7)], "choose 1 to 6 values to compare, got 7"),
+        ("class", ["4"], "there is no class '4'; choose one of: 1, 2, 3"),
+        ("guidance", ["2"], "Guidance needs a class"),
+        ("guidance", ["11"], "Guidance"),
         ("weather", ["fine"], "cannot compare by 'weather': choose checkpoint, timesteps,"),
         (["sampler"], ["ddim"], "cannot compare by"),
         ("sampler", {"ddim": 1}, "choose 1 to 6 values"),
@@ -181,11 +196,15 @@ def test_an_invalid_comparison_is_a_clear_error(engine):
     ):
         with pytest.raises(gr.Error, match=words.replace("(", r"\(")):
             make_variants(engine, axis, chosen, page_values())
+    for axis in ("class", "guidance"):
+        with pytest.raises(gr.Error, match="without classes has no classes to compare: choose another checkpoint"):
+            make_variants(engine, axis, ["1"], page_values(checkpoint="without classes"))
 
 
 def test_the_default_values_can_be_compared(engine):
     for axis, (offered, first) in NUMBERS.items():
-        assert set(first) <= set(offered) and make_variants(engine, axis, first, page_values(timesteps=40))
+        assert set(first) <= set(offered)
+        assert make_variants(engine, axis, first, page_values(timesteps=40, axis=axis))
 
 
 # ----------------------------------------------------------------------------

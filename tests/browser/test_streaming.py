@@ -99,7 +99,8 @@ class Reader:
 
     def __init__(self, app, images=2, timesteps=1000):
         self.session = uuid.uuid4().hex
-        values = [MODEL, images, timesteps, "ddim", "trained", 0, 0, 1, False, None, None]  # no walk, no start image
+        values = [MODEL, "", 1, images, timesteps, "ddim", "trained", 0, 0, 1, False]
+        values += [None, None]  # no walk, no start image
         body = {"data": values, "fn_index": app.generate, "session_hash": self.session}
         request = urllib.request.Request(
             f"{app.url}gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"}

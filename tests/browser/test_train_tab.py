@@ -40,10 +40,9 @@ from dp.ui.auth import permission
 from dp.ui.auth.gateway import OWNER
 from dp.ui.components.run_board import run_board
 from dp.ui.components.upload import upload
-from dp.ui.tabs.train import name_dataset
 from dp.ui.training import uploads
 from dp.ui.training.time_estimate import MAX_IMAGES, approximate_duration, measure, parse_benchmark, write_resized
-from dp.ui.training.uploads import Upload
+from dp.ui.training.uploads import Upload, name_dataset
 
 HIDDEN = {name for name in BAD | JUNK if any(part.startswith((".", "__")) for part in name.split("/"))}
 BROKEN = {name: content for name, (content, *_) in BAD.items() if name not in HIDDEN}

@@ -76,11 +76,22 @@ def test_a_prepared_dataset_keeps_its_classes(pets, tmp_path):
     assert report.classes == ["cats", "dogs"] and report.class_counts() == {"cats": 4, "dogs": 2}
     assert report.labels.count(0) == 1  # 0.png; hidden and system files are ignored
     lines = "\n".join(report.summary_lines())
-    assert "2 classes, from the folders; the smallest: 'dogs' with 2." in lines
+    assert "2 classes, from the folders: cats 4, dogs 2 (fewest)." in lines
     assert "1 without a class, outside these folders." in lines
     dataset = ImageDataset(tmp_path / "dataset", 8, classes=True)
     assert (dataset.classes, dataset.labels) == (report.classes, report.labels)
     assert ImageDataset(tmp_path / "dataset", 8).labels == []
+
+
+def test_many_classes_are_summarized_by_the_smallest():
+    sizes = {f"class {i:02d}": 1 + (i * 7) % 20 for i in range(20)}
+    labels = [label for label, size in enumerate(sizes.values(), 1) for _ in range(size)]
+    names = [f"{i}.png" for i in range(len(labels))]
+    line = DatasetReport(accepted=names, classes=list(sizes), labels=labels)._class_lines()[0]
+    smallest = "class 00 1, class 03 2, class 06 3, class 09 4, class 12 5, class 15 6"
+    assert line == f"20 classes, from the folders, of 1 to 20 images; the smallest: {smallest}."
+    even = DatasetReport(accepted=names[:2], classes=["a", "b"], labels=[1, 2])
+    assert even._class_lines() == ["2 classes, from the folders: a 1, b 1."]
 
 
 @pytest.mark.parametrize("wrapper", ["", "pack/"])

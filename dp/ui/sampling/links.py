@@ -14,8 +14,10 @@ NAMES = {
     "eta": "eta",
     "seed": "seed",
     "walk": "walk_to",
+    "class": "label",
+    "guidance": "guidance",
 }
-NUMBERS = ("images", "timesteps", "difference", "eta", "seed", "walk")
+NUMBERS = ("images", "timesteps", "difference", "eta", "seed", "walk", "guidance")
 
 
 def parse_number(text: str) -> int | float | str:

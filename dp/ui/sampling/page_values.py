@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from dp.checkpoints.catalog import CheckpointInfo
+from dp.checkpoints.classes import classes_of, label_of
 from dp.diffusion.schedules import SCHEDULES
 from dp.diffusion.settings import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.serving.engine import Engine
@@ -27,6 +28,8 @@ SAMPLERS = [
     ("DDPM", "ddpm"),
     ("DPM-Solver++(2M) SDE", "dpmpp_2m_sde"),
 ]
+ANY, EACH = "", "one of each"  # choices of the class, beside the names of the classes
+MAX_GUIDANCE = 10  # on the page; the library's limit is higher
 
 
 def parse_settings(
@@ -42,11 +45,14 @@ def parse_settings(
     random_seed: bool,
     walk_to: str | int | None = None,
     strength: float = 1.0,
+    label: str = ANY,
+    guidance: float | None = None,
 ) -> tuple[str, SampleSettings]:
     """Return the checkpoint's name and the settings, with a seed drawn if `random_seed`.
 
     time_difference_steps: in steps, 0 to 3. walk_to: a seed, or None or "" for no interpolation. strength: 0 to 1.
-    Raises gr.Error, which names the control, for a bad value.
+    label: ANY, EACH, or the name or number of a class. guidance: None for the model's own. Raises gr.Error, which names
+    the control, for a bad value.
     """
     try:
         images = check_number("Images", images, 1, MAX_IMAGES)
@@ -59,7 +65,7 @@ def parse_settings(
         walk_to = None if walk_to in (None, "") else check_number("Walk to seed", walk_to, 0, MAX_SEED - 1)
         if walk_to is not None:
             images = check_number("Images of a walk", images, 2, MAX_IMAGES)
-        config_of(engine, checkpoint)
+        classes = parse_classes(config_of(engine, checkpoint), label, guidance, images)
         strength = check_number("Strength", strength, 0, 1, whole=False)
         settings = SampleSettings(
             batch_size=images,
@@ -71,10 +77,63 @@ def parse_settings(
             seed=seed,
             walk_to=walk_to,
             strength=strength,
+            **classes,
         )
     except ValueError as error:
         raise user_error(error) from None
     return checkpoint, settings
+
+
+def parse_classes(config: Mapping[str, Any], name: str, guidance: float | None, images: int) -> dict[str, Any]:
+    """Return the label, guidance and guidance interval of `SampleSettings`. Raises ValueError."""
+    if not isinstance(name, str) or name == ANY:
+        if guidance not in (None, 1):
+            raise ValueError("Guidance needs a class: choose one, or set Guidance to 1")
+        return {}
+    names = classes_of(config)
+    if name == EACH and names and EACH not in names:
+        label: Any = tuple(1 + i % len(names) for i in range(images))
+    else:
+        label = label_of(name, names) or None
+    guidance = own_guidance(config) if guidance is None else guidance
+    guidance = check_number("Guidance", guidance, 0, MAX_GUIDANCE, whole=False) if label else 1
+    return {"label": label, "guidance": guidance, "guidance_interval": own_interval(config)}
+
+
+def own_interval(config: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the times in which the page guides a model."""
+    low, high = config.get("sampling", {}).get("guidance_interval", (0.0, 1.0))
+    return low, high
+
+
+def class_choices(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (label, value) of the choices of the class; none for a model without classes."""
+    names = classes_of(config)
+    each = [] if EACH in names else [(EACH, EACH)]
+    return [("any", ANY), *((name, name) for name in names), *each] if names else []
+
+
+def saved_class(config: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
+    """Return the choice of the class for settings from a PNG or a link. Raises ValueError if the page has none, or if
+    the model's classes are not those of the settings.
+    """
+    label, names = saved.get("label"), classes_of(config)
+    if isinstance(label, str):  # from a link
+        return label if label in (ANY, EACH) else names[label_of(label, names) - 1]
+    labels = [label] if isinstance(label, int) else label or [0]
+    if not isinstance(labels, list) or not all(isinstance(one, int) and 0 <= one <= len(names) for one in labels):
+        there = f"this model has {len(names)} classes" if names else "this model has no classes"
+        raise ValueError(f"there is no class {quote(label)}: {there}")
+    then = saved.get("classes")
+    for one in set(labels) - {0}:
+        was = then.get(str(one), names[one - 1]) if isinstance(then, dict) else names[one - 1]
+        if was != names[one - 1]:
+            raise ValueError(f"class {one} was {quote(was)}, and is {quote(names[one - 1])} in this model")
+    if len(set(labels)) == 1:
+        return names[labels[0] - 1] if labels[0] else ANY
+    if labels == [1 + i % len(names) for i in range(len(labels))] and EACH not in names:
+        return EACH
+    raise ValueError(f"the page has no control for these classes of single images: {quote(labels)}")
 
 
 def to_page_values(engine: Engine, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +144,8 @@ def to_page_values(engine: Engine, saved: Mapping[str, Any]) -> dict[str, Any]:
     checkpoint = saved.get("checkpoint", next(iter(usable_checkpoints(engine)), None))
     images, timesteps = saved.get("batch_size", IMAGES), saved.get("timesteps", TIMESTEPS)
     try:
-        policy = config_of(engine, checkpoint)["policy"]
+        config = config_of(engine, checkpoint)
+        policy = config["policy"]
         difference = saved.get("time_difference", 0)
         strength = check_number("Strength", saved.get("strength", 1), 0.01, 1, whole=False)
         steps = check_number("time_difference", difference, 0, 1, whole=False) / strength
@@ -93,6 +153,10 @@ def to_page_values(engine: Engine, saved: Mapping[str, Any]) -> dict[str, Any]:
         name, kwargs = saved.get("noise_schedule"), saved.get("schedule_kwargs") or {}
         own = policy.get("noise_schedule", "sigmoid"), policy.get("schedule_kwargs", {})
         schedule = TRAINED if name is None or (name, kwargs) == own else name
+        label = saved_class(config, saved)
+        guidance = saved.get("guidance")
+        if guidance not in (None, 1) and tuple(saved.get("guidance_interval", (0, 1))) != own_interval(config):
+            raise ValueError("the page has no control for the interval of the guidance")
         if schedule != TRAINED and kwargs:
             raise ValueError(f"the page has no control for these schedule parameters: {quote(kwargs)}")
     except ValueError as error:
@@ -109,9 +173,16 @@ def to_page_values(engine: Engine, saved: Mapping[str, Any]) -> dict[str, Any]:
         "random_seed": saved.get("seed") is None,
         "walk_to": saved.get("walk_to"),
         "strength": strength,
+        "label": label,
+        "guidance": guidance if label and guidance is not None else own_guidance(config),
     }
-    parse_settings(engine, **values)
+    parse_settings(engine, **values | ({} if label else {"guidance": None}))
     return values
+
+
+def own_guidance(config: Mapping[str, Any]) -> float:
+    """Return the guidance with which the page begins for a model."""
+    return config.get("sampling", {}).get("guidance", 1)
 
 
 def parse_link(engine: Engine, query: Mapping[str, str]) -> tuple[dict[str, Any], str]:

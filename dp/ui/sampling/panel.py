@@ -23,6 +23,8 @@ class Controls(NamedTuple):
     """The controls, named like the parameters of `page_values.parse_settings`, in page order."""
 
     checkpoint: gr.Dropdown
+    label: gr.Dropdown
+    guidance: gr.Slider
     images: gr.Slider
     timesteps: gr.Slider
     sampler: gr.Radio
@@ -52,11 +54,14 @@ class Panel:
     @property
     def checkpoint_outputs(self) -> list[Component]:
         """Return the outputs of `select` and `list_checkpoints`."""
-        return [self.controls.checkpoint, self.about, self.controls.noise_schedule]
+        controls = self.controls
+        own = [controls.label, controls.guidance, controls.timesteps, controls.sampler, controls.eta]
+        return [controls.checkpoint, self.about, controls.noise_schedule, *own]
 
     def values(self, given: Given) -> dict[str, Any]:
         """Return the arguments of `page_values.parse_settings` from the inputs of a handler."""
-        return {name: given[control] for name, control in self.controls._asdict().items()}
+        values = {name: given[control] for name, control in self.controls._asdict().items()}
+        return values | ({} if values["label"] else {"guidance": None})
 
     def refresh(self, settings: Mapping[str, Any] | None = None) -> Updates:
         """List the checkpoints that exist now, and apply `settings`, if any (checked, and named as in
@@ -68,7 +73,8 @@ class Panel:
         if checkpoint.value in names:  # keep the value, which a quick visitor may have changed already
             return {checkpoint: gr.update(choices=names), self.about: self._describe(checkpoint.value)}
         name = names[0] if names else None
-        return {checkpoint: gr.update(choices=names, value=name)} | self.checkpoint_updates(name)
+        chosen = {checkpoint: gr.update(choices=names, value=name)} | self.checkpoint_updates(name)
+        return chosen | (self.own_settings(name) if name else {})
 
     def apply_settings(self, settings: Mapping[str, Any], **dropdown: Any) -> Updates:
         """Put settings from a PNG or a link into the controls; without a seed, the current seed stays. dropdown:
@@ -80,22 +86,43 @@ class Panel:
         updates[controls.eta] = update_eta(values["sampler"], values["eta"])
         if values["seed"] is None:
             del updates[controls.seed]
-        return updates | self.checkpoint_updates(values["checkpoint"], values["noise_schedule"])
+        updates |= self.checkpoint_updates(values["checkpoint"], values["noise_schedule"])
+        return updates | self.class_updates(values["checkpoint"], values["label"], values["guidance"])
 
     def select(self, name: str) -> Updates:
         """Select a checkpoint."""
         names = page_values.usable_checkpoints(self.engine)
-        return {self.controls.checkpoint: gr.update(choices=names, value=name)} | self.checkpoint_updates(name)
+        chosen = {self.controls.checkpoint: gr.update(choices=names, value=name)}
+        return chosen | self.checkpoint_updates(name) | self.own_settings(name)
 
     def list_checkpoints(self) -> Updates:
         """List the checkpoints that exist now, and keep the selection."""
         return {self.controls.checkpoint: gr.update(choices=page_values.usable_checkpoints(self.engine))}
 
     def checkpoint_updates(self, name: str | None, noise_schedule: str = page_values.TRAINED) -> Updates:
-        """Update what depends on the checkpoint: its description and the noise schedules."""
+        """Update what depends on the checkpoint: its description, the noise schedules and the classes."""
         choices = page_values.schedule_choices(self.engine, name) if name else []
         schedule = gr.update(choices=choices, value=noise_schedule)
-        return {self.about: self._describe(name), self.controls.noise_schedule: schedule}
+        updates = {self.about: self._describe(name), self.controls.noise_schedule: schedule}
+        return updates | self.class_updates(name)
+
+    def class_updates(self, name: str | None, label: str = page_values.ANY, guidance: float | None = None) -> Updates:
+        """Offer the checkpoint's classes. Without classes, both controls are hidden."""
+        config = page_values.config_of(self.engine, name) if name else {"network": {}}
+        choices = page_values.class_choices(config)
+        guidance = page_values.own_guidance(config) if guidance is None else guidance
+        return {
+            self.controls.label: gr.update(choices=choices, value=label if choices else None, visible=bool(choices)),
+            self.controls.guidance: gr.update(value=guidance, visible=bool(choices)),
+        }
+
+    def own_settings(self, name: str) -> Updates:
+        """Apply the model's own timesteps and sampler, where its config has them."""
+        own, controls = page_values.config_of(self.engine, name).get("sampling", {}), self.controls
+        updates: Updates = {controls.timesteps: own["timesteps"]} if "timesteps" in own else {}
+        if "sampler" in own:
+            updates |= {controls.sampler: own["sampler"], controls.eta: update_eta(own["sampler"])}
+        return updates
 
     def _describe(self, name: str | None) -> str:
         return page_values.describe(self.engine, name)
@@ -119,22 +146,52 @@ def build_panel(
     about = gr.Markdown(page_values.describe(engine, default), elem_classes="about")
     folded = fold()
     schedules = page_values.schedule_choices(engine, default) if default else []
+    config = page_values.config_of(engine, default) if default else {"network": {}}
     controls = Controls(
         checkpoint=checkpoint,
-        **size_controls(prefix, images),
-        **step_controls(prefix, schedules),
+        **class_controls(prefix, config),
+        **size_controls(prefix, images, config),
+        **step_controls(prefix, schedules, config),
         **seed_controls(prefix),
     )
     panel = Panel(engine, controls, about, folded)
     for control in controls:
         if control is not controls.random_seed:
             page_values.skip_gradio_check(control)
-    checkpoint.input(panel.checkpoint_updates, checkpoint, [about, controls.noise_schedule], **QUIET)
+
+    def choose(name: str) -> Updates:
+        return panel.checkpoint_updates(name) | panel.own_settings(name)
+
+    checkpoint.input(choose, checkpoint, panel.checkpoint_outputs[1:], **QUIET)
     controls.sampler.input(update_eta, controls.sampler, controls.eta, **QUIET)
     return panel
 
 
-def size_controls(prefix: str, images: int) -> dict[str, Component]:
+def class_controls(prefix: str, config: Mapping[str, Any]) -> dict[str, Component]:
+    choices = page_values.class_choices(config)
+    return {
+        "label": gr.Dropdown(
+            choices,
+            value=page_values.ANY if choices else None,
+            label="Class",
+            elem_id=prefix + "class",
+            info="What to draw. “Any” leaves it to the model.",
+            visible=bool(choices),
+        ),
+        "guidance": gr.Slider(
+            0,
+            page_values.MAX_GUIDANCE,
+            page_values.own_guidance(config),
+            step=0.5,
+            label="Guidance",
+            elem_id=prefix + "guidance",
+            info="How strongly to follow the class. 1 is the plain model; other values take twice the computation.",
+            visible=bool(choices),
+        ),
+    }
+
+
+def size_controls(prefix: str, images: int, config: Mapping[str, Any]) -> dict[str, Component]:
     return {
         "images": gr.Slider(
             1,
@@ -148,7 +205,7 @@ def size_controls(prefix: str, images: int) -> dict[str, Component]:
         "timesteps": gr.Slider(
             1,
             page_values.MAX_TIMESTEPS,
-            page_values.TIMESTEPS,
+            config.get("sampling", {}).get("timesteps", page_values.TIMESTEPS),
             step=1,
             label="Timesteps",
             elem_id=prefix + "timesteps",
@@ -157,11 +214,12 @@ def size_controls(prefix: str, images: int) -> dict[str, Component]:
     }
 
 
-def step_controls(prefix: str, schedules: list[tuple[str, str]]) -> dict[str, Component]:
+def step_controls(prefix: str, schedules: list[tuple[str, str]], config: Mapping[str, Any]) -> dict[str, Component]:
+    own_sampler = config.get("sampling", {}).get("sampler", page_values.SAMPLER)
     return {
         "sampler": gr.Radio(
             page_values.SAMPLERS,
-            value=page_values.SAMPLER,
+            value=own_sampler,
             label="Sampler",
             elem_id=prefix + "sampler",
             info="DDIM is deterministic; DDPM adds noise at each step. 2M and 2M SDE are their second-order versions.",
@@ -190,7 +248,7 @@ def step_controls(prefix: str, schedules: list[tuple[str, str]]) -> dict[str, Co
             label="eta",
             elem_id=prefix + "eta",
             info="Noise that DDIM adds at each step: 0 adds none, 1 as much as DDPM.",
-            visible=page_values.SAMPLER == "ddim",
+            visible=own_sampler == "ddim",
         ),
     }
 

@@ -20,6 +20,8 @@ PARAMETERS = {  # an axis -> its parameter of `page_values.parse_settings`
     "schedule": "noise_schedule",
     "difference": "time_difference_steps",
     "eta": "eta",
+    "class": "label",
+    "guidance": "guidance",
 }
 
 Run = tuple[str, SampleSettings]
@@ -52,7 +54,7 @@ def make_variants(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapp
         raise page_values.user_error(f"cannot compare by {quote(axis)}: choose {', '.join(PARAMETERS)} or {SHORT_RUNS}")
     chosen = chosen if isinstance(chosen, list) else []
     chosen = [value for i, value in enumerate(chosen) if value not in chosen[:i]]
-    if axis not in ("sampler", "schedule", "checkpoint"):
+    if axis not in ("sampler", "schedule", "checkpoint", "class"):
         chosen = [parse_number(value) if isinstance(value, str) else value for value in chosen]
     most = MAX_VARIANTS // 2 if axis == SHORT_RUNS else MAX_VARIANTS
     if not 1 <= len(chosen) <= most:
@@ -60,16 +62,30 @@ def make_variants(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapp
     values = dict(values)
     if axis == "eta":
         values["sampler"] = "ddim"  # the only sampler with an eta
-    _, first = page_values.parse_settings(engine, **values)
+    if axis in ("class", "guidance"):
+        check_has_classes(engine, values["checkpoint"])
+    shared = values | ({"label": page_values.ANY, "guidance": None} if axis == "class" else {})
+    _, first = page_values.parse_settings(engine, **shared)
     values |= {"seed": first.seed, "random_seed": False}  # variants share a random seed, too
     if axis == SHORT_RUNS:
         return make_pairs(engine, chosen, first.timesteps, values)
     variants = []
     for value in chosen:
         changed = values | {PARAMETERS[axis]: value}
+        if axis == "class" and value == page_values.ANY:
+            changed["guidance"] = None  # there is nothing to guide to
         run = page_values.parse_settings(engine, **changed)
         variants.append(Variant(label_of(engine, axis, changed), *run))
     return variants
+
+
+def check_has_classes(engine: Engine, checkpoint: str) -> None:
+    try:
+        config = page_values.config_of(engine, checkpoint)
+    except ValueError as error:
+        raise page_values.user_error(error) from None
+    if not page_values.class_choices(config):
+        raise page_values.user_error(f"{checkpoint} has no classes to compare: choose another checkpoint")
 
 
 def make_pairs(engine: Engine, steps: Sequence[Any], whole: int, values: dict[str, Any]) -> list[Variant]:
@@ -97,5 +113,7 @@ def label_of(engine: Engine, axis: str, values: Mapping[str, Any]) -> str:
         return next((label for label, choice in choices if choice == value), str(value))
     if axis == "checkpoint":
         return str(value)
-    words = {"timesteps": "{} steps", "difference": "difference {}", "eta": "eta {}"}[axis]
+    if axis == "class":
+        return str(value) or "any class"
+    words = {"timesteps": "{} steps", "difference": "difference {}", "eta": "eta {}", "guidance": "guidance {}"}[axis]
     return words.format(f"{value:g}" if isinstance(value, float) else value)

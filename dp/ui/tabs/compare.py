@@ -29,12 +29,15 @@ AXES = [
     ("Time difference", "difference"),
     ("eta", "eta"),
     ("Checkpoint", "checkpoint"),
+    ("Class: the same noise, every class", "class"),
+    ("Guidance", "guidance"),
     ("Step k of a long run, and a k-step run", SHORT_RUNS),
 ]
 NUMBERS = {  # an axis with numeric values -> the values on offer, and those selected at first
     "timesteps": (["2", "3", "5", "10", "20", "50", "100", "250"], ["3", "5", "10", "20", "50", "100"]),
     "difference": (["0", "0.5", "1", "1.5", "2", "3"], ["0", "1", "2"]),
     "eta": (["0", "0.25", "0.5", "0.75", "1"], ["0", "0.5", "1"]),
+    "guidance": (["0", "1", "1.5", "2", "3", "5", "10"], ["1", "2", "3", "5"]),
     SHORT_RUNS: (["2", "3", "5", "10", "20", "30"], ["5", "10", "20"]),
 }
 IMAGES = 4
@@ -69,6 +72,8 @@ class Tab:
     def variants(self, given: Given) -> list[Variant]:
         """Return the variants that the controls describe. Raises gr.Error."""
         values = self.panel.values(given)
+        if given[self.axis] == "class":  # whose control is hidden, so that it leaves the guidance as it is
+            values["guidance"] = given[self.panel.controls.guidance]
         return make_variants(self.panel.engine, given[self.axis], given[self.chosen], values)
 
     def show(self, values: Values, table: dict[str, Any]) -> Updates:
@@ -150,14 +155,17 @@ def wire_choices(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
         visible = {setting: setting != PARAMETERS.get(axis) for setting in controls._fields}
         visible["sampler"] = axis not in ("sampler", "eta")  # eta is a setting of DDIM only
         visible["eta"] = axis == "sampler" or (axis != "eta" and sampler == "ddim")
+        if not (name and page_values.class_choices(page_values.config_of(engine, name))):
+            visible["label"] = visible["guidance"] = False
         updates = {control: gr.update(visible=visible[setting]) for setting, control in controls._asdict().items()}
         if axis == SHORT_RUNS:
             updates[controls.timesteps] = gr.update(visible=True, value=LONG_RUN)
         return updates | {tab.chosen: update_values(engine, axis, name)}
 
-    def list_schedules(given: Given) -> Updates:
+    def list_values(given: Given) -> Updates:
+        """Offer the schedules and classes of the newly chosen checkpoint."""
         axis, name = given[tab.axis], given[controls.checkpoint]
-        return {tab.chosen: update_values(engine, axis, name) if axis == "schedule" else gr.skip()}
+        return {tab.chosen: update_values(engine, axis, name) if axis in ("schedule", "class") else gr.skip()}
 
     def list_checkpoints(axis: str) -> Updates:
         """Also offer the checkpoints that were added since the axis was chosen."""
@@ -170,7 +178,7 @@ def wire_choices(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
     axis_inputs = {tab.axis, controls.checkpoint, controls.sampler}
     tab.axis.input(choose_axis, axis_inputs, [tab.chosen, *controls], **QUIET)
     tab.chosen.focus(list_checkpoints, tab.axis, tab.chosen, **QUIET)
-    controls.checkpoint.input(list_schedules, {tab.axis, controls.checkpoint}, tab.chosen, **QUIET)
+    controls.checkpoint.input(list_values, {tab.axis, controls.checkpoint}, tab.chosen, **QUIET)
     page.load(refresh, None, [tab.start, *tab.panel.outputs], **QUIET)
 
 
@@ -183,6 +191,10 @@ def update_values(engine: Engine, axis: str, name: str | None) -> Any:
     elif axis == "schedule":
         choices = page_values.schedule_choices(engine, name) if name else []
         value = [choice for _, choice in choices]
+    elif axis == "class":
+        config = page_values.config_of(engine, name) if name else {"network": {}}
+        choices = [choice for choice in page_values.class_choices(config) if choice[1] != page_values.EACH]
+        value = [choice for _, choice in choices if choice != page_values.ANY][:MAX_VARIANTS]
     else:
         choices = page_values.usable_checkpoints(engine)
         value = choices[:MAX_VARIANTS]

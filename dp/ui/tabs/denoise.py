@@ -119,14 +119,18 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> 
             raise page_values.user_error(value["message"])
 
     async def reattach(request: gr.Request, run: str) -> AsyncIterator[Updates]:
-        """Show the run that this browser tab was showing before it was reloaded."""
+        """Show the run that this browser tab was showing before it was reloaded. The seed stays that of the link, if
+        the page was opened by one.
+        """
         values = sessions.reattach(request.session_hash, str(run))
         if values is None:
             yield gr.skip()
             return
+        has_seed = "seed" in request.query_params
         async with aclosing(values) as shown:
             async for value in shown:
-                yield tab.show(value)
+                updates = tab.show(value)
+                yield {tab.player: updates[tab.player]} if has_seed else updates
 
     async def reconnect(request: gr.Request, run: str) -> AsyncIterator[Updates]:
         """Reattach a page that lost its connection and still shows a run, which the server may have evicted."""

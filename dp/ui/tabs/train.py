@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -19,7 +19,6 @@ from gradio.components import Component
 from gradio.events import Dependency
 from gradio.utils import get_upload_folder
 
-from dp.data.archives import archive_kinds
 from dp.data.prepare import prepare
 from dp.serving.engine import Engine
 from dp.system.environment import runs_dir
@@ -34,9 +33,9 @@ from dp.ui.components.upload.upload import ImageUpload, images_of, value_of_repo
 from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates
 from dp.ui.training import publish, remote_training
-from dp.ui.training.form import Form, choices
+from dp.ui.training.form import Form, choices, suggests_classes
 from dp.ui.training.time_estimate import measure
-from dp.ui.training.uploads import LIMITS, Upload
+from dp.ui.training.uploads import LIMITS, Upload, name_dataset
 
 RUN_PREFIX = "run:"  # a reference to images is an upload's id, or this and the id of a run
 CUSTOM_SETTINGS = "Custom settings. To time them, press *How long will this take?* in the advanced settings."
@@ -66,7 +65,7 @@ class Tab:
     @property
     def images(self) -> list[Component]:
         """Return the outputs of `show_images`."""
-        return [self.intake, self.reference, self.start, self.rent]
+        return [self.intake, self.reference, self.start, self.rent, self.form.classes]
 
     @property
     def cleared(self) -> list[Component]:
@@ -78,10 +77,21 @@ class Tab:
         """Return the inputs of the buttons that create a run."""
         return {self.reference, self.times, *self.form.controls.values()}
 
-    def show_images(self, shown: dict[str, Any], reference: str, can_start: bool = False) -> Updates:
-        """Show a value of the upload component, and remember which images it is about."""
+    def show_images(
+        self, shown: dict[str, Any], reference: str, can_start: bool = False, classes: bool | None = None
+    ) -> Updates:
+        """Show a value of the upload component, and remember which images it is about. classes: whether to learn their
+        class folders, None if they have none.
+        """
         button = gr.update(interactive=can_start)
-        return {self.intake: shown, self.reference: reference, self.start: button, self.rent: button}
+        checkbox = gr.update(value=bool(classes), visible=classes is not None)
+        return {
+            self.intake: shown,
+            self.reference: reference,
+            self.start: button,
+            self.rent: button,
+            self.form.classes: checkbox,
+        }
 
     def clear(self, times: Mapping[str, str]) -> Updates:
         """Show the form without images. The presets keep their times."""
@@ -192,9 +202,11 @@ def check_images(tab: Tab, upload: Upload, image_size: Any) -> Iterator[Updates]
                 shown = {"state": "checking"} | progress._asdict() | {"report": None} | about
                 yield tab.show_images(shown, upload.id)
                 Upload(upload.id)  # raises if the page has removed the images, but could not cancel this check
-        shown = value_of_report(progress.report, upload.dataset) | about
-        upload.save_metadata(metadata | {"size": image_size, "count": len(progress.report.accepted)})
-        yield tab.show_images(shown, upload.id, can_start=True)
+        report = progress.report
+        shown = value_of_report(report, upload.dataset) | about
+        found = {"size": image_size, "count": len(report.accepted), "classes": report.classes}
+        upload.save_metadata(metadata | found)
+        yield tab.show_images(shown, upload.id, can_start=True, classes=suggests_classes(report))
     except (ValueError, OSError) as error:
         yield tab.show_images({"state": "empty", "message": message_of(error)} | about, "")
     finally:
@@ -289,7 +301,7 @@ def create_run(request: gr.Request, tab: Tab, given: Given) -> RunFolder:
         settings, images = tab.form.settings(given), find_images(reference)
         if (side := images["size"]) != settings.image_size:
             raise ValueError(f"these images were prepared at {side} × {side}: upload them again to use another size")
-        config = settings.config(images["dataset"], images["count"], time.time())
+        config = settings.config(images["dataset"], images["count"], time.time(), images.get("classes", ()))
         config["name"] = free_name(config["name"])
         if reference.startswith(RUN_PREFIX):
             return processes.duplicate(run_of(reference.removeprefix(RUN_PREFIX)), runs_dir(), **config)
@@ -311,7 +323,8 @@ def wire_board(tab: Tab) -> None:
         except (ValueError, OSError) as error:
             raise page_values.user_error(error) from None
         delete_upload(reference)
-        images = tab.show_images(shown, RUN_PREFIX + run.id, can_start=True)
+        classes = settings.classes if images_of(run)["classes"] else None
+        images = tab.show_images(shown, RUN_PREFIX + run.id, can_start=True, classes=classes)
         return images | tab.form.updates(settings) | {tab.form.name: free_name(run.name), tab.note: CUSTOM_SETTINGS}
 
     def download(request: gr.Request, event: gr.EventData) -> Updates:
@@ -384,10 +397,3 @@ def find_images(reference: str) -> dict[str, Any]:
     if "size" not in metadata:
         raise ValueError("these images are still being checked: try again when their report is shown")
     return metadata | {"path": upload.dataset}
-
-
-def name_dataset(names: list[str]) -> str:
-    """Return a name for a dataset, from the names of the uploaded files: the name of their archive or folder."""
-    first = PurePath(names[0].replace("\\", "/")) if names else PurePath("images")
-    text = first.parts[0] if len(first.parts) > 1 else archive_kinds.stem(first.name) or "images"
-    return "".join(c for c in text if c.isprintable())[:60] or "images"

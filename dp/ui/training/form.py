@@ -7,12 +7,15 @@ from collections.abc import Mapping
 import gradio as gr
 from gradio.components import Component
 
+from dp.data.report import DatasetReport
 from dp.training.presets import PRESETS, SIZES, Settings
 from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import Given, Updates
 
 LABELS = {"quick": "A quick look", "evening": "An evening", "overnight": "Overnight"}
 QUICK = PRESETS["quick"]
+CLASSES_HINT = "Then you can choose what to draw by the name of its folder."
+MAX_SUGGESTED_CLASSES, MIN_PER_CLASS = 100, 10  # other folders of images are rarely meant as classes
 FLIPS_HINT = "Turn off for images with text."
 
 
@@ -21,6 +24,7 @@ class Form:
 
     def __init__(self):
         first = next(iter(PRESETS))
+        self.classes = class_checkbox()
         self.preset = gr.Radio(
             choices({}), value=first, label="How long do you want to train?", elem_id="preset", elem_classes="presets"
         )
@@ -73,22 +77,36 @@ class Form:
             "flips": flips,
             "save_every": save_every,
             "seed": seed,
+            "classes": self.classes,
         }
         for control in (size, width, depth, batch, lr, steps, save_every, seed):
             page_values.skip_gradio_check(control)
 
     @property
     def preset_controls(self) -> list[Component]:
-        """Return the controls that a preset sets: all but the name."""
-        return [control for control in self.controls.values() if control is not self.name]
+        """Return the controls that a preset sets: all but the name and the classes, which belong to the images."""
+        return [control for control in self.controls.values() if control not in (self.name, self.classes)]
 
     def settings(self, given: Given) -> Settings:
         """Return the settings in the inputs of a handler. Raises ValueError for an invalid one."""
         return Settings(**{field: given[control] for field, control in self.controls.items()})
 
     def updates(self, settings: Settings) -> Updates:
-        """Return the updates that show `settings` in all controls but the name."""
-        return {control: getattr(settings, field) for field, control in self.controls.items() if field != "name"}
+        """Return the updates that show `settings` in the controls that a preset sets."""
+        of = {control: field for field, control in self.controls.items()}
+        return {control: getattr(settings, of[control]) for control in self.preset_controls}
+
+
+def class_checkbox() -> gr.Checkbox:
+    return gr.Checkbox(
+        False, label="Learn the folders as classes", elem_id="train-classes", info=CLASSES_HINT, visible=False
+    )
+
+
+def suggests_classes(report: DatasetReport) -> bool | None:
+    """Return whether to learn the class folders unless the visitor chooses otherwise; None if there are none."""
+    counts = report.class_counts().values()
+    return len(counts) <= MAX_SUGGESTED_CLASSES and min(counts) >= MIN_PER_CLASS if counts else None
 
 
 def number_field(label: str, key: str, info: str) -> gr.Number:

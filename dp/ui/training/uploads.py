@@ -4,7 +4,7 @@
     .drafts/<id>/upload/000000   an uploaded file, named by its number; its original name is only ever displayed
                  names.jsonl     the original names, one per line: {"file": number, "name": text}
                  dataset/        the accepted images, decoded at one size
-                 draft.json      the number of files; after a check also the dataset's name, image size and image count
+                 draft.json      the number of files; after a check also the dataset's name, classes, size and count
 
 The page uploads files in pieces and refers to them by the upload's random id, which only that page knows. Everything
 else is stored here and not in Gradio's session store, which evicts the least recent sessions and lets anybody invent
@@ -22,9 +22,10 @@ import secrets
 import shutil
 import time
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from dp.data.archives import archive_kinds
 from dp.data.archives.tar_blocks import RESERVED_BYTES
 from dp.data.limits import Limits
 from dp.system.environment import runs_dir
@@ -148,3 +149,10 @@ class Upload:
 
 def uploads_dir() -> Path:
     return runs_dir() / ".drafts"
+
+
+def name_dataset(names: list[str]) -> str:
+    """Return a name for a dataset, from the names of the uploaded files: the name of their archive or folder."""
+    first = PurePath(names[0].replace("\\", "/")) if names else PurePath("images")
+    text = first.parts[0] if len(first.parts) > 1 else archive_kinds.stem(first.name) or "images"
+    return "".join(c for c in text if c.isprintable())[:60] or "images"

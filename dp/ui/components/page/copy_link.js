@@ -1,6 +1,7 @@
-async (checkpoint, images, timesteps, sampler, schedule, difference, eta, seed, random, walk) => {
+async (checkpoint, className, guidance, images, timesteps, sampler, schedule, difference, eta, seed, random, walk) => {
   // Copy a link with the page's values, which come in the order of `page_values.read`.
   const values = { checkpoint, images, timesteps, sampler, difference };
+  if (className) Object.assign(values, { class: className, guidance });
   if (schedule !== "trained") values.schedule = schedule;
   if (eta) values.eta = eta;
   if (!random) values.seed = seed;

@@ -89,14 +89,14 @@ def receive(data: Any, request: gr.Request) -> dict[str, Any]:
 
 
 def images_of(run: RunFolder) -> dict[str, Any]:
-    """Return a run's checked images: the `path` of their dataset, its name (`dataset`), their `count` and `size`.
-    Raises ValueError or OSError.
+    """Return a run's checked images: the `path` of their dataset, its name (`dataset`), their `count`, `size` and
+    `classes`. Raises ValueError or OSError.
     """
-    config = run.config()
+    config, report = run.config(), DatasetReport.load(run.dataset)
     dataset = config.get("dataset", {})
-    count = dataset.get("count") or len(DatasetReport.load(run.dataset).accepted)
+    count = dataset.get("count") or len(report.accepted)
     known = {"path": run.dataset, "dataset": dataset.get("name") or run.name, "count": count}
-    return known | {"size": Settings.from_config(config).image_size}
+    return known | {"size": Settings.from_config(config).image_size, "classes": report.classes}
 
 
 def value_of_run(run: RunFolder) -> tuple[dict[str, Any], Settings]:

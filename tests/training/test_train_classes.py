@@ -196,7 +196,7 @@ def test_class_folders_become_a_run_whose_classes_are_sampled_by_name(folder, tm
     small = ["--image-size", "16", "--width", "16", "--depth", "1", "--batch", "4", "--steps", "2"]
     assert exit_code_of("-m", "dp", "train", str(folder), "--out", str(out), "--classes", "--prepare", *small) == 0
     said = capfd.readouterr().out
-    assert "3 classes, from the folders; the smallest: 'cats' with 2." in said and "1 without a class" in said
+    assert "3 classes, from the folders: birds 4, cats 2 (fewest), dogs 3." in said and "1 without a class" in said
     assert DatasetReport.load(out / "dataset").class_counts() == {"birds": 4, "cats": 2, "dogs": 3}
     Trainer.from_run(out).train()
     sample = [
