@@ -467,7 +467,7 @@ HOSTILE = {
     "wrong shapes": (_config(lambda c: c["network"].update(dim=16)), "do not match"),
     "a giant": (_config(lambda c: c["network"].update(dim=4096, depth=64)), "more than 2,000,000,000"),
     "weights that are a pickle": (lambda files: files.update({"model.safetensors": b"\x80\x04."}), "cannot be read"),
-    "a large config": (lambda files: files.update({"config.json": b" " * 200_000}), "the limit is 100,000"),
+    "a large config": (lambda files: files.update({"config.json": b" " * 1_000_001}), "the limit is 1,000,000"),
     "a large card": (lambda files: files.update({"README.md": b" " * 2_000_000}), "the limit is 1,000,000"),
     "weights that the config does not account for": (
         lambda files: files.update({"model.safetensors": files["model.safetensors"] + b"\0" * 2_000_000}),
