@@ -15,7 +15,7 @@ from dp.ui.sampling.comparison import ComparisonResult, side_by_side
 from dp.ui.sampling.page_values import TRAINED
 from dp.ui.sampling.variants import MAX_VARIANTS, SHORT_RUNS, make_variants
 from dp.ui.streaming import Sessions
-from dp.ui.tabs.compare import AXES, NUMBERS
+from dp.ui.tabs.compare import AXES, NUMBERS, axes
 from dp.ui.zero_gpu import GpuRunner
 
 SAMPLERS = ["dpmpp_2m", "ddim", "ddpm"]
@@ -198,7 +198,14 @@ def test_an_invalid_comparison_is_a_clear_error(engine):
             make_variants(engine, axis, chosen, page_values())
     for axis in ("class", "guidance"):
         with pytest.raises(gr.Error, match="without classes has no classes to compare: choose another checkpoint"):
-            make_variants(engine, axis, ["1"], page_values(checkpoint="without classes"))
+            make_variants(engine, axis, [], page_values(checkpoint="without classes"))
+
+
+def test_classes_are_compared_only_if_a_model_has_some(engine, tiny_rin, tmp_path):
+    assert axes(engine) == AXES
+    DiffusionPolicy(tiny_rin()).save_pretrained(tmp_path / "plain" / "one")
+    offered = [value for _, value in axes(Engine(tmp_path / "plain", device="cpu"))]
+    assert offered == [value for _, value in AXES if value not in ("class", "guidance")]
 
 
 def test_the_default_values_can_be_compared(engine):

@@ -13,6 +13,7 @@ from dp.ui.sampling.links import parse_number
 
 MAX_VARIANTS = 6
 SHORT_RUNS = "short runs"  # this axis shows x0 at step k of a long run next to the result of a k-step run
+CLASS_AXES = ("class", "guidance")  # for models with classes
 PARAMETERS = {  # an axis -> its parameter of `page_values.parse_settings`
     "checkpoint": "checkpoint",
     "timesteps": "timesteps",
@@ -52,6 +53,8 @@ def make_variants(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapp
     """
     if axis not in [*PARAMETERS, SHORT_RUNS]:
         raise page_values.user_error(f"cannot compare by {quote(axis)}: choose {', '.join(PARAMETERS)} or {SHORT_RUNS}")
+    if axis in CLASS_AXES:
+        check_has_classes(engine, values["checkpoint"])
     chosen = chosen if isinstance(chosen, list) else []
     chosen = [value for i, value in enumerate(chosen) if value not in chosen[:i]]
     if axis not in ("sampler", "schedule", "checkpoint", "class"):
@@ -62,8 +65,6 @@ def make_variants(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapp
     values = dict(values)
     if axis == "eta":
         values["sampler"] = "ddim"  # the only sampler with an eta
-    if axis in ("class", "guidance"):
-        check_has_classes(engine, values["checkpoint"])
     shared = values | ({"label": page_values.ANY, "guidance": None} if axis == "class" else {})
     _, first = page_values.parse_settings(engine, **shared)
     values |= {"seed": first.seed, "random_seed": False}  # variants share a random seed, too

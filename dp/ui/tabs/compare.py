@@ -19,7 +19,7 @@ from dp.ui.components.player.player import Player
 from dp.ui.sampling import page_values
 from dp.ui.sampling.comparison import ComparisonResult, Values, side_by_side
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
-from dp.ui.sampling.variants import MAX_VARIANTS, PARAMETERS, SHORT_RUNS, Variant, make_variants
+from dp.ui.sampling.variants import CLASS_AXES, MAX_VARIANTS, PARAMETERS, SHORT_RUNS, Variant, make_variants
 from dp.ui.streaming import Sessions
 
 AXES = [
@@ -104,7 +104,11 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
             start = gr.Button("Compare", variant="primary", size="lg", elem_id="compare", interactive=has_models)
             stop = gr.Button("Stop", variant="stop", size="lg", elem_id="compare-stop")
             axis = gr.Dropdown(
-                AXES, value="sampler", label="What differs", elem_id="axis", info="Everything else is held fixed."
+                axes(engine),
+                value="sampler",
+                label="What differs",
+                elem_id="axis",
+                info="Everything else is held fixed.",
             )
             chosen = gr.Dropdown(
                 page_values.SAMPLERS,
@@ -175,11 +179,19 @@ def wire_choices(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
     def refresh() -> Updates:
         return {tab.start: gr.update(interactive=bool(page_values.usable_checkpoints(engine)))} | tab.panel.refresh()
 
+    tab.axis.focus(lambda: {tab.axis: gr.update(choices=axes(engine))}, None, tab.axis, **QUIET)
     axis_inputs = {tab.axis, controls.checkpoint, controls.sampler}
     tab.axis.input(choose_axis, axis_inputs, [tab.chosen, *controls], **QUIET)
     tab.chosen.focus(list_checkpoints, tab.axis, tab.chosen, **QUIET)
     controls.checkpoint.input(list_values, {tab.axis, controls.checkpoint}, tab.chosen, **QUIET)
     page.load(refresh, None, [tab.start, *tab.panel.outputs], **QUIET)
+
+
+def axes(engine: Engine) -> list[tuple[str, str]]:
+    """Return the axes on offer: those of classes only while there is a model with classes."""
+    usable = [entry.config for entry in page_values.visible_checkpoints(engine) if not entry.problem]
+    has_classes = any(page_values.class_choices(config) for config in usable)
+    return AXES if has_classes else [axis for axis in AXES if axis[1] not in CLASS_AXES]
 
 
 def update_values(engine: Engine, axis: str, name: str | None) -> Any:
