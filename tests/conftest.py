@@ -33,13 +33,18 @@ def pytest_configure(config):
 
 
 # Files and folders, the slowest first.
-SLOW = ("test_train_tab", "test_remote", "test_zero_gpu", "test_streaming", "test_player", "test_processes")
-SLOW += ("browser", "training", "test_docs")
+SLOW = ("test_train_tab", "test_remote", "test_zero_gpu", "test_models", "test_processes", "test_streaming")
+SLOW += ("test_player", "test_damage", "browser", "training", "test_docs", "test_startup", "test_gateway")
+SLOW += ("test_engine", "test_policy")
 
 
 def pytest_collection_modifyitems(items):
     # Files are handed out in this order, so that the processes end at about the same time.
-    items.sort(key=lambda item: next((i for i, word in enumerate(SLOW) if word in item.nodeid), len(SLOW)))
+    def rank(item):
+        file = item.nodeid.split("::")[0]
+        return next((i for i, word in enumerate(SLOW) if word in file), len(SLOW))
+
+    items.sort(key=rank)
     # Their server may run in this process, where a warning made an error would be raised inside Gradio's threads.
     for item in items:
         if {"url", "app", "page", "browser", "playwright"} & set(item.fixturenames):
