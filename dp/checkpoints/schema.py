@@ -9,7 +9,7 @@ from dp.diffusion.schedules import checked, make_schedule
 from dp.diffusion.settings import MAX_GUIDANCE, OBJECTIVES
 from dp.networks.rin import NETWORKS
 from dp.system.records import readable
-from dp.system.validation import quote
+from dp.system.validation import MAX_CLASS_NAME, MAX_CLASSES, quote
 
 # The allowed type and bounds of each field: (type, low, high) for a number, [element, maximum length] for a list, or a
 # plain type.
@@ -41,7 +41,7 @@ NETWORK_FIELDS: dict[str, dict[str, Any]] = {
         "dim_head": (int, 1, 512),
         "conv_widths": [(int, 8, 4096), 6],
         "conv_blocks": (int, 1, 16),
-        "num_classes": (int, 0, 1000),
+        "num_classes": (int, 0, MAX_CLASSES),
         "qk_norm": bool,
         "latent_std": (float, 0, 10),
     }
@@ -52,7 +52,7 @@ CARD_FIELDS: dict[str, Any] = {
     "step": (int, 0, 2**53),
     "dataset": str,
     "license": str,
-    "classes": [str, 1000],
+    "classes": [str, MAX_CLASSES],
     "sampling": dict,
 }
 # The settings with which page, API and command line begin for this model.
@@ -62,7 +62,6 @@ SAMPLING_FIELDS: dict[str, Any] = {
     "guidance": (float, 0, MAX_GUIDANCE),
     "guidance_interval": [(float, 0, 1), 2],
 }
-MAX_CLASS_NAME = 60
 
 
 class CheckpointError(ValueError):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dp.data.decode import is_ignored
-from dp.system.validation import quote
-
-MAX_CLASSES, MAX_CLASS_NAME = 1000, 60
+from dp.system.validation import MAX_CLASS_NAME, MAX_CLASSES, quote
 
 
 def find_classes(names: Sequence[str], *, may_be_wrapped: bool = False) -> tuple[list[str], list[int]]:

@@ -19,7 +19,7 @@ class Plan:
     t, s: sampling levels, [K] each; s after the time difference. network_time: [K] float64, the time that the network
     receives. table: [K,4] float64, see `dp.diffusion.samplers`. draws: [K] bool, whether the step consumes fresh noise.
     It is kept apart from the table's last column, which may round to 0, so that a seed's later draws never shift.
-    guided: [K] bool, whether the network's time lies in the guidance interval.
+    guided: [K] bool, whether each step's network time is in the guidance interval.
     """
 
     t: Level

@@ -91,11 +91,11 @@ def read_options(args: argparse.Namespace, folder: Path) -> SampleSettings:
     """Return the settings of the command for the model in `folder`, whose own come before the defaults."""
     config = read_config(folder) if folder.is_dir() else {"network": {}}  # the engine says what is wrong with it
     own = {"timesteps": TIMESTEPS, "sampler": SAMPLER} | config.get("sampling", {})
-    if args.label is None:
+    label = label_of(args.label, classes_of(config)) if args.label is not None else 0
+    if not label:
         own = {key: value for key, value in own.items() if not key.startswith("guidance")}
     chosen = {key: value for key in (*own, *GUIDANCE) if (value := getattr(args, key)) is not None}
-    label = None if args.label is None else label_of(args.label, classes_of(config))
-    given = {"noise_schedule": args.schedule, "eta": args.eta, "seed": args.seed, "label": label}
+    given = {"noise_schedule": args.schedule, "eta": args.eta, "seed": args.seed, "label": label or None}
     settings = SampleSettings(args.images, **own | chosen, **given, walk_to=args.walk_to)
     steps = check_number("--time-difference", args.time_difference, 0, settings.timesteps, whole=False)
     return replace(settings, time_difference=steps / settings.timesteps)

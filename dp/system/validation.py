@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any
 
 MAX_TIMESTEPS = 100_000  # more than any use needs; prevents a mistyped number from filling the memory
+MAX_CLASSES, MAX_CLASS_NAME = 1000, 60  # of a model or a dataset; characters of a name
 MAX_SEED = 2**31
 MAX_QUOTED = 200  # length limit of input that is quoted in a message
 

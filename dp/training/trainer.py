@@ -61,9 +61,8 @@ class Trainer:
     convolutions only. The EMA is updated every `ema_update_every` steps, and its decay warms up to `ema_decay` per
     update. Every `save_and_sample_every` steps and at the end, the trainer saves a checkpoint and a grid of
     `num_samples` EMA images, square or with a column for each class, sampled in `sample_steps` steps and always from
-    the same seeds. amp,
-    mixed_precision_type: 'bf16' or 'fp16' autocast; fp16 needs a GPU. log_with: one or several of accelerate's
-    trackers. Raises ValueError for a setting out of range.
+    the same seeds. amp, mixed_precision_type: 'bf16' or 'fp16' autocast; fp16 needs a GPU. log_with: one or
+    several of accelerate's trackers. Raises ValueError for a setting out of range.
     """
 
     def __init__(

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dp.data.classes import MAX_CLASS_NAME, class_names, find_classes
+from dp.data.classes import class_names, find_classes
 from dp.data.dataset import ImageDataset
 from dp.data.prepare import prepare
 from dp.data.report import DatasetReport
+from dp.system.validation import MAX_CLASS_NAME
 
 LAYOUT = {  # of a folder: its images
     "": 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -104,6 +105,12 @@ def test_the_slices_of_several_processes_have_the_labels_of_one(folder, tmp_path
         assert torch.equal(torch.cat([getattr(part, field) for part in slices]), getattr(whole, field))
 
 
+def kill_process(run):
+    if run.is_alive():
+        os.kill(run.status().pid, signal.SIGKILL)
+        until(lambda: not run.is_alive())
+
+
 @pytest.mark.soak
 def test_a_run_with_labels_killed_25_times_equals_an_uninterrupted_one(folder, tmp_path):
     run = make_run(tmp_path, folder, train_num_steps=400, save_and_sample_every=5)
@@ -111,9 +118,7 @@ def test_a_run_with_labels_killed_25_times_equals_an_uninterrupted_one(folder, t
         for kill in range(25):
             processes.start(run)
             until(lambda kill=kill: len(run.checkpoint_steps()) > kill or not run.is_alive())
-            if run.is_alive():
-                processes.os.kill(run.status().pid, signal.SIGKILL)
-                until(lambda: not run.is_alive())
+            kill_process(run)
         processes.start(run)
         assert ended(run) == "finished"
     assert contents(run.checkpoint(400)) == contents(undisturbed(run, tmp_path / "other"))
@@ -124,9 +129,7 @@ def test_a_killed_run_with_labels_equals_an_uninterrupted_one(folder, tmp_path):
     with forking():
         processes.start(run)
         until(lambda: run.checkpoint_steps() or not run.is_alive())
-        if run.is_alive():
-            processes.os.kill(run.status().pid, signal.SIGKILL)
-            until(lambda: not run.is_alive())
+        kill_process(run)
         processes.start(run)
         assert ended(run) == "finished"
     assert contents(run.checkpoint(60)) == contents(undisturbed(run, tmp_path / "other"))

@@ -92,6 +92,8 @@ INTERVAL = {"guidance_interval": [0.2, 0.8]}
         ({"label": [1, 2, 3, 1], "guidance": 2} | INTERVAL, EACH, 2),
         ({"label": "dogs"}, "dogs", 3),
         ({"label": "1"}, "cats", 3),
+        ({"label": "0"}, ANY, 3),
+        ({"label": EACH}, EACH, 3),
     ],
 )
 def test_saved_settings_become_a_choice_and_back(engine, saved, label, guidance):

@@ -119,7 +119,8 @@ def saved_class(config: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
     """
     label, names = saved.get("label"), classes_of(config)
     if isinstance(label, str):  # from a link
-        return label if label in (ANY, EACH) else names[label_of(label, names) - 1]
+        number = 0 if label == ANY else label_of(label, names) if label != EACH or EACH in names else None
+        return EACH if number is None else names[number - 1] if number else ANY
     labels = [label] if isinstance(label, int) else label or [0]
     if not isinstance(labels, list) or not all(isinstance(one, int) and 0 <= one <= len(names) for one in labels):
         there = f"this model has {len(names)} classes" if names else "this model has no classes"
@@ -182,7 +183,7 @@ def to_page_values(engine: Engine, saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def own_guidance(config: Mapping[str, Any]) -> float:
     """Return the guidance with which the page begins for a model."""
-    return config.get("sampling", {}).get("guidance", 1)
+    return min(config.get("sampling", {}).get("guidance", 1), MAX_GUIDANCE)
 
 
 def parse_link(engine: Engine, query: Mapping[str, str]) -> tuple[dict[str, Any], str]:
