@@ -26,9 +26,10 @@ from torch import Tensor
 
 from dp.checkpoints.catalog import CheckpointInfo
 from dp.diffusion.policy import DiffusionPolicy
+from dp.diffusion.replay import predictions_by_branch, state_at_step
 from dp.diffusion.settings import SampleSettings
 from dp.diffusion.state import SampleState, Step
-from dp.networks.attention import attention_at_step
+from dp.networks.attention import read_attention
 from dp.serving.frames import Frame, HostCopy, rms_change
 from dp.serving.handle import RunHandle, SampleRequest, digest
 from dp.serving.model_cache import ModelCache
@@ -49,7 +50,7 @@ class Engine:
     ended run, is evicted first. ttl_s: seconds for which an ended or parked run can be found again.
     """
 
-    has_attention = True
+    can_replay = True
 
     def __init__(
         self,
@@ -132,6 +133,16 @@ class Engine:
         """Return the read attention [depth,M,N] of image `row` at step `index` of a run that can still be found. The
         image is made again up to there, in the caller's thread. Raises ValueError where that cannot be done.
         """
+        return read_attention(*self._replayed(request_id, row, index))[0]
+
+    def branches(self, request_id: str, row: int, index: int) -> tuple[Tensor, float]:
+        """Return x0 [3,C,H,W] in [-1, 1] as predicted for an image in a step of its run without the class, with it, and
+        guided; and the guidance of that step. Arguments and errors: as `attention`.
+        """
+        policy, state = self._replayed(request_id, row, index)
+        return predictions_by_branch(policy, state)[:, 0], state.step_guidance
+
+    def _replayed(self, request_id: str, row: int, index: int) -> tuple[DiffusionPolicy, SampleState]:
         with self._wake:
             request = self._requests.get(request_id)
         if request is None or "sha256" not in request.handle.provenance:
@@ -139,7 +150,7 @@ class Engine:
         model = self._models.get(request.checkpoint)
         if model.digest != request.handle.provenance["sha256"]:
             raise ValueError(f"the checkpoint {request.checkpoint} has been replaced since this run")
-        return attention_at_step(model.policy, request.settings, row, index, request.start, request.mask)
+        return model.policy, state_at_step(model.policy, request.settings, row, index, request.start, request.mask)
 
     def warm_up(self) -> None:
         """Load the first checkpoint and take one small step, so that the first visitor does not wait for either."""

@@ -127,10 +127,12 @@ class Subscription:
 class Runner(Protocol):
     """The interface through which the page samples: the engine, or a lent GPU (`dp.ui.zero_gpu.GpuRunner`)."""
 
-    has_attention: bool  # whether `attention` can be called
+    can_replay: bool  # whether `attention` and `branches` can be called
 
     def submit_all(self, requests: Sequence[SampleRequest]) -> list[RunHandle]: ...
 
     def find(self, request_id: str) -> RunHandle | None: ...
 
     def attention(self, request_id: str, row: int, index: int) -> Tensor: ...
+
+    def branches(self, request_id: str, row: int, index: int) -> tuple[Tensor, float]: ...

@@ -130,7 +130,7 @@ class Sessions:
                     state = {"state": "running"} if handle.frame else {"state": "waiting"} | note
                     yield state | {"heartbeat": time.monotonic()} | about
             if not subscription.is_closed and not handle.is_live:
-                yield show(handle.frame, handle.state, handle.error) | about | curve_of(trajectory)
+                yield show(handle.frame, handle.state, handle.error) | about | curve_of(trajectory) | classes_of(handle)
         finally:  # may run on the event loop, so it only sets a flag
             subscription.close()
             self._open[session].pop(subscription, None)
@@ -159,6 +159,12 @@ def curve_of(trajectory: Trajectory) -> dict[str, Any]:
     """Return log-SNR against the step, for the chart: up to CURVE points."""
     steps = evenly(len(trajectory.log_snr), CURVE)
     return {"curve": [(step, round(trajectory.log_snr[step - 1], 3)) for step in steps]}
+
+
+def classes_of(handle: RunHandle) -> dict[str, Any]:
+    """Return the class of each image of a run, None for none; nothing if no image has one."""
+    names = handle.provenance.get("classes", {})
+    return {"classes": [names.get(str(label)) for label in handle.trajectory.settings.labels]} if names else {}
 
 
 def evenly_chosen(frames: list[Frame]) -> list[Frame]:

@@ -44,7 +44,7 @@ class GpuRunner:
     A run on a lent GPU is never parked: it ends when its last reader leaves, so that the GPU goes back.
     """
 
-    has_attention = False
+    can_replay = False
 
     def __init__(self, engine: Engine):
         self._engine = engine
@@ -69,7 +69,9 @@ class GpuRunner:
 
     def attention(self, request_id: str, row: int, index: int) -> Tensor:
         """Raise ValueError: the model is on a GPU only during a run."""
-        raise ValueError("attention maps need the model, which is on a GPU only during a run")
+        raise ValueError("this needs the model, which is on a GPU only during a run")
+
+    branches = attention
 
     def _run(self, requests: Sequence[SampleRequest], handles: Sequence[RunHandle]) -> None:
         """Post the frames of a call to the handles, in a separate thread. Closing the call releases the GPU."""

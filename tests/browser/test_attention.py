@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from dp import DiffusionPolicy, SampleSettings
-from dp.networks.attention import attention_at_step, read_attention, replay
+from dp.diffusion.replay import replay, state_at_step
+from dp.networks.attention import read_attention
 from dp.serving.engine import Engine
 
 
@@ -31,6 +32,11 @@ def reading_one_patch(network: nn.Module, patch: int) -> nn.Module:
     return network
 
 
+def read_step(policy, settings, row, index, start=None):
+    """Return the read attention of one image in one step, [depth,M,N]."""
+    return read_attention(policy, state_at_step(policy, settings, row, index, start, None))[0]
+
+
 def test_a_row_of_attention_sums_to_1_for_every_latent_of_every_block(tiny_rin, conv_widths):
     policy = DiffusionPolicy(tiny_rin(conv_widths=conv_widths))
     weights = read_attention(policy, policy.init_state(SampleSettings(3, timesteps=4, seed=0)))
@@ -42,7 +48,7 @@ def test_a_row_of_attention_sums_to_1_for_every_latent_of_every_block(tiny_rin, 
 @pytest.mark.parametrize("patch", [0, 2, 3])
 def test_a_network_that_reads_one_patch_shows_that_patch(tiny_rin, patch):
     policy = DiffusionPolicy(reading_one_patch(tiny_rin(), patch))
-    weights = attention_at_step(policy, SampleSettings(2, timesteps=5, seed=1), row=1, index=3, start=None, mask=None)
+    weights = read_step(policy, SampleSettings(2, timesteps=5, seed=1), row=1, index=3)
     assert (weights.argmax(dim=-1) == patch).all() and weights[..., patch].min() > 0.99
 
 
@@ -56,11 +62,9 @@ def test_the_attention_is_that_of_the_call_that_made_the_step(tiny_rin):
     time = torch.full((4,), step.time)
     *_, blocks = policy.model(rows.x_t, time, rows.carry["x0"], rows.carry["latents"], return_attention=True)
     expected = torch.stack([weights.mean(dim=1) for weights in blocks], dim=1)[2]
-    found = attention_at_step(policy, settings, row=2, index=4, start=None, mask=None)
+    found = read_step(policy, settings, row=2, index=4)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    assert not torch.allclose(
-        found, attention_at_step(policy, settings, row=2, index=3, start=None, mask=None), atol=1e-4
-    )
+    assert not torch.allclose(found, read_step(policy, settings, row=2, index=3), atol=1e-4)
 
 
 @pytest.fixture
@@ -74,7 +78,7 @@ def test_the_engine_returns_the_attention_of_a_run(engine, tiny_rin):
     settings = SampleSettings(3, timesteps=5, sampler="ddim", seed=2, walk_to=8, strength=0.5)
     handle = engine.submit(settings, "tiny", start=start)
     list(handle)
-    expected = attention_at_step(DiffusionPolicy(tiny_rin()), settings, 1, 4, start, None)
+    expected = read_step(DiffusionPolicy(tiny_rin()), settings, 1, 4, start)
     torch.testing.assert_close(engine.attention(handle.request_id, 1, 4), expected, atol=1e-4, rtol=0)
     for row, index, message in ((3, 1, "in 0 to 2.*got 3"), (0, 0, "in 1 to 5.*got 0"), (0, 6, "in 1 to 5.*got 6")):
         with pytest.raises(ValueError, match=message):
@@ -106,4 +110,4 @@ def test_a_network_without_latents_is_a_clear_error():
             return (x, x.new_zeros(len(x), 0, 4)) if return_latents else x
 
     with pytest.raises(ValueError, match="it has no latents"):
-        attention_at_step(DiffusionPolicy(Plain()), SampleSettings(1, timesteps=2, seed=0), 0, 1, None, None)
+        read_step(DiffusionPolicy(Plain()), SampleSettings(1, timesteps=2, seed=0), 0, 1)

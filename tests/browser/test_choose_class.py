@@ -17,9 +17,10 @@ from test_player import upload
 from test_prepare import png
 from test_train_tab import home, in_state, open_train_tab, page_of  # noqa: F401
 
-from dp import DiffusionPolicy
+from dp import DiffusionPolicy, SampleSettings
 from dp.checkpoints import folder as checkpoint
 from dp.data.codec import make_grid, to_uint8
+from dp.diffusion.replay import predictions_by_branch, state_at_step
 from dp.networks.rin import RIN
 from dp.training.run_folder import list_runs
 
@@ -72,6 +73,24 @@ def test_a_class_is_chosen_by_name_and_a_link_and_a_png_restore_it(page, url, po
     until(page, "d.state === 'done' && step === 6")
     expected = grid_of(policy, 2, timesteps=6, seed=3, label=3, guidance=2.5)
     np.testing.assert_array_equal(canvas_pixels(page), expected)
+
+    page.focus(".player")
+    page.keyboard.press("Enter")  # the first image alone
+    page.click(".guidance-toggle")
+    until(page, "d.guidance === '6'")
+    page.keyboard.press("ArrowLeft")
+    until(page, "d.guidance === '5'")
+    assert page.inner_text(".predictions .class-name") == "dogs & co"
+    assert page.inner_text(".guidance-summary") == "guided = no class + 2.5 × (dogs & co − no class)"
+    settings = SampleSettings(
+        2, timesteps=6, seed=3, label=3, guidance=2.5, guidance_interval=(0.1, 0.9), sampler="ddim"
+    )
+    x0 = predictions_by_branch(policy, state_at_step(policy, settings, 0, 5, None, None))[:, 0]
+    for i, expected in enumerate(to_uint8((x0 + 1) / 2)):
+        np.testing.assert_array_equal(canvas_pixels(page, f".predictions div:nth-child({i + 1})"), expected)
+    page.keyboard.press("Escape")
+    page.keyboard.press("End")
+    assert not page.is_visible(".predictions") and not page.is_visible(".guidance-toggle")
 
     link = copied_link(page)
     assert "class=dogs+%26+co&guidance=2.5" in link

@@ -16,8 +16,9 @@ from pages import canvas_pixels, click, close_toasts, copied_link, hearing_late,
 from PIL import Image
 
 from dp.data.codec import encode_png, make_grid, read_png_text, to_uint8
+from dp.diffusion.replay import state_at_step
 from dp.diffusion.settings import SampleSettings
-from dp.networks.attention import attention_at_step
+from dp.networks.attention import read_attention
 from dp.ui.components.player.player import server_functions
 
 STEPS, SEED = 40, 3
@@ -213,7 +214,7 @@ def test_the_page_highlights_what_the_selected_latent_attends_to(kept):
     until(kept, f"d.attention === '{STEPS - 1}/2/7'")
     policy = model()
     settings = SampleSettings(4, timesteps=STEPS, sampler="dpmpp_2m", seed=SEED)
-    weights = attention_at_step(policy, settings, row=1, index=STEPS - 1, start=None, mask=None)[1, 6]
+    weights = read_attention(policy, state_at_step(policy, settings, 1, STEPS - 1, None, None))[0, 1, 6]
     dark = kept.evaluate(
         """Array.from(document.querySelector('.noisy .overlay').getContext('2d').getImageData(0, 0, 8, 8).data)
         .filter((_, i) => i % 4 === 3)"""
@@ -389,10 +390,11 @@ def test_the_recorded_frames_are_sent_in_chunks(ended):
 
 def test_arbitrary_requests_do_no_harm(ended):
     engine, handle = ended
-    frames, closeup, attention, save = server_functions(engine)
+    frames, closeup, attention, branches, save = server_functions(engine)
     run = handle.request_id
     for asked in (None, [], "x", {}, {"run": run}, {"run": "x", "start": 0, "row": 0}, {"run": [run], "start": 0}):
-        assert frames(asked) is None and closeup(asked) is None and attention(asked) is None
+        assert frames(asked) is None and closeup(asked) is None
+        assert attention(asked) is None and branches(asked) is None
         assert "problem" in save(asked)
     for wrong in (-1, 20, 1.5, "0", None, True, 10**30):
         assert frames({"run": run, "start": wrong}) is None

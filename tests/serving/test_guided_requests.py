@@ -121,3 +121,24 @@ def test_look_inside_shows_the_conditional_branch(policy, tmp_path):
     expected = torch.stack([weights.mean(dim=1) for weights in blocks], dim=1)
     torch.testing.assert_close(read_attention(policy, state), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(engine.attention(handle.request_id, row=1, index=3), expected[1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("index, guidance", [(1, 1.0), (3, 3.0)])  # outside the interval, and inside
+def test_the_branches_of_a_step_are_the_models_own_and_the_guided_one_is_the_runs(policy, tmp_path, index, guidance):
+    engine = Engine(tmp_path, device="cpu")
+    settings = SampleSettings(2, timesteps=4, seed=0, label=(2, 3), guidance=3, guidance_interval=(0.0, 0.7))
+    handle = engine.submit(settings, "classed")
+    list(handle)
+    (without, conditional, guided), used = engine.branches(handle.request_id, row=1, index=index)
+    *_, step = (step for step in policy.stream(**vars(settings)) if step.index <= index)
+    torch.testing.assert_close(guided, step.x0[1], atol=1e-4, rtol=0)
+    assert used == guidance
+    # The network predicts v; x0 = alpha x_t - sigma v, where nothing is clamped.
+    combined = without + guidance * (conditional - without)
+    inside = (without.abs() < 0.99) & (conditional.abs() < 0.99) & (combined.abs() < 0.99)
+    assert inside.float().mean() > 0.2 and not torch.allclose(without, conditional, atol=1e-3)
+    torch.testing.assert_close(guided[inside], combined[inside], atol=1e-4, rtol=0)
+    if index == 1:  # nothing is carried yet
+        plain = DiffusionPolicy(policy.model, **policy.config)
+        first = next(plain.stream(2, timesteps=4, seed=0))
+        torch.testing.assert_close(without, first.x0[1], atol=1e-4, rtol=0)

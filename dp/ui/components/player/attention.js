@@ -1,35 +1,16 @@
 // Look inside: the attention of the network's latents to the patches of the selected image, as an overlay that darkens
 // what is not attended to.
-function createAttention({ root, state, server, panes, isWalking }) {
-  const DELAY_MS = 150; // of a request, so that a quick succession of steps causes only one
+function createAttention({ root, state, server, panes, isWalking, isAvailable }) {
   const DARKEST = 0.85; // opacity of the overlay where nothing is attended to
   const $ = (selector) => root.querySelector(selector);
-  const [block, latent, sheet] = [$(".attention .block"), $(".attention .latent"), $(".attention canvas")];
-  const [button, summary] = [$(".attention-toggle"), $(".attention-summary")];
+  const [block, latent, sheet, summary] = [$(".attention .block"), $(".attention .latent"), $(".attention canvas"), $(".attention-summary")];
   const overlays = [0, 1].map(() => Object.assign(document.createElement("canvas"), { className: "overlay" }));
   let maps = null; // of a step: { index, row, run, image, depth, latents, side, peaks }
-  let pending = null; // { index, row, run } of the request under way
-  let isOpen = false;
 
-  function updateAttention() {
-    const { run, selected, position } = state;
-    const shown = run.frames[position];
-    if (!isOpen || !selected || isWalking() || !run.isRecalled || !run.id || !shown) return hideOverlay();
-    if (maps && maps.index === shown.index && maps.row === selected.row && maps.run === run) return showOverlay();
-    hideOverlay();
-    const asked = (pending = { index: shown.index, row: selected.row, run });
-    setTimeout(() => asked === pending && load(asked), DELAY_MS);
-  }
-
-  async function load(asked) {
-    const { index, row, run } = asked;
-    summary.textContent = "Computing the attention…";
-    const found = (await server.attention({ run: run.id, row, index })) || { problem: "The server no longer has this run." };
-    if (asked !== pending) return;
-    if (found.problem) return void (summary.textContent = found.problem);
-    maps = { ...found, ...asked, image: await decodeImage(found.sheet) };
+  function showMaps(found) {
+    maps = found;
     [latent.max, latent.disabled, block.max, block.disabled] = [maps.latents, false, maps.depth, maps.depth < 2];
-    if (asked === pending) showOverlay();
+    showOverlay();
   }
 
   // Latent 0 is the mean of all.
@@ -54,10 +35,8 @@ function createAttention({ root, state, server, panes, isWalking }) {
   }
 
   function hideOverlay() {
-    pending = null;
     sheet.classList.add("stale");
     for (const overlay of overlays) overlay.remove();
-    if (isOpen && state.selected) summary.textContent = state.run.isRecalled ? "" : "Available when the run has finished.";
     delete root.dataset.attention;
   }
 
@@ -87,12 +66,6 @@ function createAttention({ root, state, server, panes, isWalking }) {
     sheet.classList.remove("stale");
   }
 
-  button.addEventListener("click", () => {
-    isOpen = !isOpen;
-    button.setAttribute("aria-pressed", String(isOpen));
-    $(".attention").hidden = !isOpen;
-    updateAttention();
-  });
   for (const slider of [latent, block]) slider.addEventListener("input", () => maps && showOverlay());
   sheet.addEventListener("click", (event) => {
     const l = maps ? tileAt(event, sheet, columns(), rows()) : -1;
@@ -100,6 +73,7 @@ function createAttention({ root, state, server, panes, isWalking }) {
     latent.value = l;
     showOverlay();
   });
-  // Another frame or another image is shown.
-  new MutationObserver(updateAttention).observe(root, { attributeFilter: ["data-step", "data-image", "data-kept"] });
+
+  const [name, waiting, ask] = ["attention", "Computing the attention…", server.attention];
+  createInspector({ root, state, isWalking, isAvailable, name, ask, waiting, show: showMaps, hide: hideOverlay });
 }

@@ -46,7 +46,9 @@ const transport = createTransport({
   isIgnored: (key) => !state.selected && (key === "ArrowUp" || key === "ArrowDown"), // they scroll the page
 });
 const walk = createWalk({ root, state, selection, pause: transport.pause });
-createAttention({ root, state, server, panes, isWalking: walk.isPlaying });
+const inspected = { root, state, server, isWalking: walk.isPlaying };
+createAttention({ ...inspected, panes, isAvailable: () => props.can_replay });
+createGuidance({ ...inspected, isAvailable: (row) => props.can_replay && Boolean(state.run.classes[row]) });
 if (props.is_variant) createVariant({ root, state, props, watch, isLive, seek, selection });
 
 // ---- values from the server
@@ -64,6 +66,7 @@ function receive(next) {
     [run.timesteps, run.images] = [next.timesteps, next.count];
     run.first = run.first || { index: next.index, at: performance.now() };
     if (next.curve) run.curve = next.curve;
+    if (next.classes) run.classes = next.classes;
     insert({ ...next, x0: next.src, x_t: next.noisy });
   }
   if (state.isFollowing) seek(lastPosition());
@@ -202,8 +205,6 @@ function updateTransport(index) {
   $(".save").disabled = !run.id || !run.frames.length;
   root.dataset.follow = isFollowing;
 }
-
-$(".attention-toggle").hidden = !props.has_attention;
 
 // A live run sends a value every second. After a silence (the laptop slept, the network failed) the page asks for it.
 setInterval(() => {

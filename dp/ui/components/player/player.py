@@ -9,6 +9,7 @@ The server sends small JSON values with the newest frame, never markup. All keys
     seed      the seed of the first image, when a run begins
     run       the id of the run; the browser tab keeps it, so that a reloaded page finds the run again
     walk      whether the images are a walk between two seeds
+    classes   the class of each image, null for none, once a run of a model with classes has ended
     label     the name of a variant, and `until`, the last step of its run that it shows
     heartbeat a number, new each time, in a value that says only that the run continues
     message   one sentence for the status line, as plain text
@@ -26,8 +27,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from dp.data.codec import make_grid
+from dp.data.codec import make_grid, to_uint8
 from dp.serving.files import export
 from dp.serving.frames import Frame, Trajectory
 from dp.serving.handle import RunHandle, Runner
@@ -36,12 +38,24 @@ from dp.ui.components.component import Component
 from dp.ui.components.data_uri import data_uri, jpeg_uri, png_uri
 
 SCRIPTS = [f"shared/{name}.js" for name in ("canvas", "playback", "transport")]
-PARTS = ("run", "panes", "charts", "selection", "attention", "walk", "files", "variant", "player")
+PARTS = (
+    "run",
+    "panes",
+    "charts",
+    "selection",
+    "inspector",
+    "attention",
+    "guidance",
+    "walk",
+    "files",
+    "variant",
+    "player",
+)
 SCRIPTS += [f"player/{name}.js" for name in PARTS]
 CHUNK_FRAMES = 16  # in one answer to the player
-QUEUE_S = 10  # for which an attention map or a file waits for another one
+QUEUE_S = 10  # for which attention maps, predictions or a file wait for others
 SHEET_COLUMNS = 16  # of the sheet with all frames of one image
-BUSY = "the server is busy with an attention map or a file for another visitor: try again in a moment"
+BUSY = "the server is busy with a request of another visitor: try again in a moment"
 
 
 class Player(Component):
@@ -58,7 +72,7 @@ class Player(Component):
             server_functions=server_functions(runner),
             value={"state": "idle"},
             is_variant=is_variant,
-            has_attention=runner.has_attention,
+            can_replay=runner.can_replay,
             **kwargs,
         )
 
@@ -91,10 +105,13 @@ def server_functions(runner: Runner) -> list[Callable[[Any], dict[str, Any] | No
     def attention(data: Any) -> dict[str, Any] | None:
         return compute_attention(runner, data, one_at_a_time)
 
+    def branches(data: Any) -> dict[str, Any] | None:
+        return compute_branches(runner, data, one_at_a_time)
+
     def save(data: Any) -> dict[str, Any]:
         return make_file(runner, data, one_at_a_time)
 
-    return [frames, closeup, attention, save]
+    return [frames, closeup, attention, branches, save]
 
 
 def find_handle(runner: Runner, data: Any) -> RunHandle | None:
@@ -137,19 +154,10 @@ def compute_attention(runner: Runner, data: Any, one_at_a_time: threading.Semaph
     block, which has the mean over the latents and then each latent. Every map is scaled to its own peak; `peaks` are
     relative to uniform attention.
     """
-    trajectory = find_trajectory(runner, data)
-    if trajectory is None or (row := read_number(data, "row", trajectory.settings.batch_size)) is None:
-        return None
-    if (index := read_number(data, "index", len(trajectory.log_snr) + 1)) is None:
-        return None
-    if not one_at_a_time.acquire(timeout=QUEUE_S):
-        return {"problem": BUSY}
-    try:
-        weights = runner.attention(data["run"], row, index).numpy()  # [depth,M,N]
-    except ValueError as error:
-        return {"problem": message_of(error)}
-    finally:
-        one_at_a_time.release()
+    found = inspected(runner.attention, find_trajectory(runner, data), data, one_at_a_time)
+    if not isinstance(found, Tensor):
+        return found
+    weights = found.numpy()  # [depth,M,N]
     maps = np.concatenate([weights.mean(axis=1, keepdims=True), weights], axis=1)  # [depth,1+M,N]
     peaks = maps.max(axis=2)
     depth, columns, patches = maps.shape
@@ -157,6 +165,40 @@ def compute_attention(runner: Runner, data: Any, one_at_a_time: threading.Semaph
     tiles = (maps / peaks[..., None] * 255).round().astype(np.uint8).reshape(depth * columns, side, side, 1)
     sheet = {"sheet": png_uri(make_grid(tiles, columns)), "depth": depth, "latents": columns - 1, "side": side}
     return sheet | {"peaks": (peaks * patches).round(3).tolist()}
+
+
+def compute_branches(runner: Runner, data: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
+    """Return the predictions for image `row` at step `index` without its class, with it, and guided, on one sheet; and
+    the guidance of that step.
+    """
+    found = inspected(runner.branches, find_trajectory(runner, data), data, one_at_a_time)
+    if not isinstance(found, tuple):
+        return found
+    x0, guidance = found
+    return {"sheet": png_uri(make_grid(to_uint8((x0 + 1) / 2), 3)), "guidance": guidance}
+
+
+def inspected(
+    compute: Callable[[str, int, int], Any],
+    trajectory: Trajectory | None,
+    data: Any,
+    one_at_a_time: threading.Semaphore,
+) -> Any:
+    """Return what `compute` finds in image `row` at step `index` of a run, or the `problem`; None if there is no such
+    image or step.
+    """
+    if trajectory is None or (row := read_number(data, "row", trajectory.settings.batch_size)) is None:
+        return None
+    if (index := read_number(data, "index", len(trajectory.log_snr) + 1)) is None:
+        return None
+    if not one_at_a_time.acquire(timeout=QUEUE_S):
+        return {"problem": BUSY}
+    try:
+        return compute(data["run"], row, index)
+    except ValueError as error:
+        return {"problem": message_of(error)}
+    finally:
+        one_at_a_time.release()
 
 
 def make_file(runner: Runner, data: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:

@@ -36,7 +36,9 @@ function createSelection({ root, state, server, panes, refresh, goTo }) {
     state.selected = null;
     root.classList.remove("selected");
     delete root.dataset.image;
-    root.querySelector(".strip").hidden = true;
+    const bar = root.querySelector(".strip");
+    if (bar.contains(document.activeElement)) root.focus(); // else the keys would go to the page
+    bar.hidden = true;
     panes.invalidate();
     refresh();
   }
@@ -65,10 +67,7 @@ function createSelection({ root, state, server, panes, refresh, goTo }) {
       const row = tileAt(event, canvas, run.columns(), Math.ceil(run.images / run.columns()));
       if (row >= 0 && row < run.images) showImage(row);
     });
-  root.querySelector(".show-all").addEventListener("click", () => {
-    showAll();
-    root.focus();
-  });
+  root.querySelector(".show-all").addEventListener("click", showAll);
   strip.addEventListener("click", (event) => {
     const { indices } = state.selected.sheets;
     const chosen = stripFrames(indices.length);
