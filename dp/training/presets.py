@@ -88,6 +88,9 @@ class Settings:
             "dim_head": max(self.width // 4, 8),
             "conv_widths": [-(-self.width * (i + 1) // (levels + 1) // 8) * 8 for i in range(levels)],
             "conv_blocks": 2,
+            # With these two the latents stay distinct: see "The latents" in benchmarks/README.md.
+            "qk_norm": True,
+            "latent_std": 1.0,
         } | ({"num_classes": len(classes)} if self.classes else {})
         trainer = {
             "train_batch_size": self.batch,
