@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import zipfile
 from collections.abc import Iterable, Mapping
 
@@ -60,9 +61,11 @@ def encode_mp4(frames: Iterable[np.ndarray], fps: int, comment: str = "") -> byt
 
 
 def make_zip(files: Mapping[str, bytes]) -> bytes:
-    """Return a ZIP of the files, given by name. They are stored uncompressed, because image formats are compressed."""
+    """Return a ZIP of the files, given by name and dated now. They are stored uncompressed, because image formats are
+    compressed.
+    """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
+            archive.writestr(zipfile.ZipInfo(name, time.localtime()[:6]), content)
     return buffer.getvalue()

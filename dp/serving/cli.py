@@ -27,7 +27,7 @@ BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints"
 GUIDANCE = ("guidance", "guidance_interval")
 KINDS_HELP = """\
 the kind of file; by default chosen by the suffix of --out, or png
-  png     one PNG with all images
+  png     one PNG with all images; png4, png8: four and eight times as large
   images  a ZIP with one PNG per image
   strip   one PNG with ten steps of the first image side by side
   gif     an animation of the run, x_t and x0 side by side

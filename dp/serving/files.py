@@ -16,17 +16,20 @@ from dp.system.validation import quote
 VERSION = "0.1"  # of the stored settings
 SIDE = 512  # approximate size of strips and animations in pixels
 STRIP_STEPS = 10
-FPS = 20
-KINDS = {"png": ".png", "images": ".zip", "strip": ".png", "gif": ".gif", "mp4": ".mp4", "zip": ".zip"}
+RUN_S, MIN_FPS, MAX_FPS = 4, 5, 50  # of an animation: the page's pace, as far as a GIF can follow
+KINDS = {"png": ".png", "png4": ".png", "png8": ".png", "images": ".zip", "strip": ".png"}
+KINDS |= {"gif": ".gif", "mp4": ".mp4", "zip": ".zip"}
+ENLARGED = {"png": 1, "png4": 4, "png8": 8}
+MAX_PNG_SIDE = 4096  # pixels
 KEY = "dp"  # the PNG text chunk with the settings as JSON; the chunk "parameters" has them in a readable line
 
 
-def export(frames: Sequence[Frame], provenance: Mapping[str, Any], kind: Any) -> tuple[str, bytes]:
+def export(frames: Sequence[Frame], provenance: Mapping[str, Any], kind: Any, row: int = 0) -> tuple[str, bytes]:
     """Return the name and the content of a file of a run, given its kept frames and `RunHandle.provenance`.
 
-    kind: 'png', all final images in one PNG; 'images', a ZIP with one PNG each; 'strip', ten steps of the first image;
-    'gif' and 'mp4', x_t and x0 side by side; 'zip', every kept frame. Raises ValueError for an unknown kind, and if
-    there are no frames yet.
+    kind: 'png', all final images in one PNG, and 'png4' and 'png8', four and eight times as large; 'images', a ZIP with
+    one PNG each; 'strip', ten steps of image `row`; 'gif' and 'mp4', x_t and x0 side by side; 'zip', every kept frame.
+    Raises ValueError for an unknown kind, for a PNG that is too large, and if there are no frames yet.
     """
     if kind not in list(KINDS):
         raise ValueError(f"unknown kind of file {quote(kind)}; choose one of: {', '.join(KINDS)}")
@@ -37,8 +40,8 @@ def export(frames: Sequence[Frame], provenance: Mapping[str, Any], kind: Any) ->
     model = provenance["checkpoint"].replace("/", "-")  # checkpoints of runs and of the Hub have a slash
     name = f"{model}-{provenance['seed']}"
     final = frames[-1].x0
-    if kind == "png":
-        return f"{name}.png", encode_png(make_grid(final), text)
+    if kind in ENLARGED:
+        return f"{name}.png", encode_png(enlarged(make_grid(final), ENLARGED[kind]), text)
     if kind == "images":
         singles = {}
         for i, image in enumerate(final):
@@ -46,8 +49,10 @@ def export(frames: Sequence[Frame], provenance: Mapping[str, Any], kind: Any) ->
             singles[f"{model}-{own['seed']}.png"] = encode_png(image, text | {KEY: json.dumps(own)})
         return f"{name}-images.zip", make_zip(singles)
     if kind == "strip":
-        chosen = [frames[i - 1].x0[0] for i in evenly(len(frames), STRIP_STEPS)]
-        return f"{name}-strip.png", encode_png(film_strip(upscale_nearest(np.stack(chosen), SIDE // 4)), text)
+        chosen = [frames[i - 1].x0[row] for i in evenly(len(frames), STRIP_STEPS)]
+        own = provenance | own_settings(provenance, row)
+        strip = film_strip(upscale_nearest(np.stack(chosen), SIDE // 4))
+        return f"{model}-{own['seed']}-strip.png", encode_png(strip, text | {KEY: json.dumps(own)})
     if kind == "zip":
         files = {
             f"{key}/{frame.index:06d}.png": encode_png(make_grid(getattr(frame, key)))
@@ -58,9 +63,17 @@ def export(frames: Sequence[Frame], provenance: Mapping[str, Any], kind: Any) ->
     side = SIDE if kind == "gif" else 2 * SIDE
     pairs = (np.stack([make_grid(frame.x_t), make_grid(frame.x0)]) for frame in frames)
     film = (upscale_nearest(film_strip(pair, gap=4), side) for pair in pairs)  # a generator, as all of them are large
+    fps = min(max(round(len(frames) / RUN_S), MIN_FPS), MAX_FPS)
     if kind == "gif":
-        return f"{name}.gif", encode_gif(film, len(frames), 1 / FPS, text[KEY])
-    return f"{name}.mp4", encode_mp4(film, FPS, text[KEY])
+        return f"{name}.gif", encode_gif(film, len(frames), 1 / fps, text[KEY])
+    return f"{name}.mp4", encode_mp4(film, fps, text[KEY])
+
+
+def enlarged(image: np.ndarray, times: int) -> np.ndarray:
+    if max(image.shape[:2]) * times > MAX_PNG_SIDE and times > 1:
+        height, width = image.shape[:2]
+        raise ValueError(f"{width}×{height} pixels {times} times as large are more than {MAX_PNG_SIDE} on a side")
+    return image.repeat(times, 0).repeat(times, 1)
 
 
 def own_settings(provenance: Mapping[str, Any], row: int) -> dict[str, Any]:

@@ -123,6 +123,50 @@ def test_arrow_keys_step_through_every_step_of_the_run_and_both_panes_move_toget
     np.testing.assert_array_equal(canvas_pixels(kept), make_grid(to_uint8((steps[-1].x0 + 1) / 2)))
 
 
+@pytest.mark.browser
+def test_the_keys_act_on_the_player_from_anywhere_but_a_control_that_uses_them(kept):
+    run = kept.get_attribute(".player", "data-run")
+    kept.evaluate("document.activeElement.blur()")
+    kept.keyboard.press("Home")
+    until(kept, "step === 1")
+    for control in ("#generate", "#link", ".play"):
+        step = int(kept.get_attribute(".player", "data-step"))
+        kept.focus(control)
+        kept.keyboard.press("ArrowRight")
+        until(kept, f"step === {step + 1}")
+    kept.focus("#generate")
+    kept.keyboard.press("Space")
+    until(kept, "p.classList.contains('playing')")
+    kept.keyboard.press("Space")
+    until(kept, "!p.classList.contains('playing')")
+    step = kept.get_attribute(".player", "data-step")
+    for control, key in (("#seed input[type=number]", "Home"), ("#sampler input:checked", "Space")):
+        kept.focus(control)
+        kept.keyboard.press(key)
+    assert kept.get_attribute(".player", "data-step") == step and "playing" not in kept.get_attribute(".player", "class")
+    assert kept.get_attribute(".player", "data-run") == run  # Generate was not pressed
+    kept.evaluate("document.activeElement.blur()")
+    kept.keyboard.press("?")
+    assert "Space\nplay, pause" in kept.inner_text(".player .key-list")
+    kept.mouse.click(5, 5)
+    kept.wait_for_selector(".player .key-list", state="hidden")
+
+
+@pytest.mark.browser
+def test_a_run_of_one_image_can_be_looked_at(page):
+    start(page, timesteps=6, images=1)
+    until(page, "d.state === 'done' && +d.kept === 6")
+    click(page, ".prediction canvas", 0.5, 0.5)
+    page.wait_for_selector(".strip:not([hidden])")
+    assert page.is_visible(".attention-toggle")
+    page.keyboard.press("Escape")
+    until(page, "d.image === undefined")
+    assert page.evaluate("document.activeElement.classList.contains('player')")  # Generate gave it the focus
+    page.get_by_label("Random seed").check()
+    assert f"seed={SEED}" in copied_link(page)  # that of the run which is shown
+    page.get_by_label("Random seed").uncheck()
+
+
 @pytest.mark.soak
 @pytest.mark.browser
 def test_a_run_whose_first_messages_arrive_together_is_a_new_run(page, steps):
@@ -262,6 +306,16 @@ def test_every_export_holds_the_frames_of_the_run(kept, steps):
         np.testing.assert_array_equal(every[f"x0/{step.index:06d}.png"], make_grid(images))
         np.testing.assert_array_equal(every[f"x_t/{step.index:06d}.png"], make_grid(to_uint8((step.x_t + 1) / 2)))
 
+    large = np.asarray(Image.open(io.BytesIO(saved(kept, "png4"))))
+    np.testing.assert_array_equal(large, make_grid(x0[-1]).repeat(4, 0).repeat(4, 1))
+
+    click(kept, ".prediction canvas", 0.75, 0.25)  # the strip is that of the image that is looked at
+    until(kept, "d.image === '1'")
+    data = saved(kept, "strip")
+    assert json.loads(read_png_text(data)["dp"])["seed"] == SEED + 1
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data)))[::4, -128::4], x0[-1][1])
+    kept.keyboard.press("Escape")
+    until(kept, "d.image === undefined")
     strip = np.asarray(Image.open(io.BytesIO(saved(kept, "strip"))))
     assert strip.shape[0] == 128 and strip.shape[1] == 10 * 130 - 2
     np.testing.assert_array_equal(strip[::4, -128::4], x0[-1][0])

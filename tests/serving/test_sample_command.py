@@ -54,7 +54,7 @@ def test_a_png_holds_the_librarys_pictures_and_their_settings(command, tmp_path)
     assert read_png_text(data)["parameters"] == readable(made_with)
 
 
-@pytest.mark.parametrize("kind", ["png", "images", "strip", "gif", "mp4", "zip"])
+@pytest.mark.parametrize("kind", ["png", "png8", "images", "strip", "gif", "mp4", "zip"])
 def test_every_kind_is_byte_for_byte_what_the_app_saves(command, tmp_path, kind):
     assert command("faces-32", *FEW, "--kind", kind, "--out", "new/folder")[0] == 0
     handle = Engine(ROOT / "checkpoints", device="cpu").submit(

@@ -31,6 +31,12 @@ const transport = createTransport({
     seek();
   },
   keys: { Escape: () => send("clock-select", null) },
+  shortcuts: [
+    ["← →", "one step back, forward"],
+    ["Home, End", "first step, last step"],
+    ["Space", "play, pause"],
+    ["Esc", "all images"],
+  ],
   isIgnored: () => !playable?.steps,
 });
 scrub.step = "any";

@@ -21,7 +21,7 @@ class Clock(Component):
         super().__init__(
             html="clock/clock.html",
             css=["shared/transport.css", "clock/clock.css"],
-            js=["shared/playback.js", "shared/transport.js", "clock/clock.js"],
+            js=["shared/playback.js", "shared/menu.js", "shared/transport.js", "clock/clock.js"],
             description="one row per variant: name, steps, seconds, distance",
             value={},
             **kwargs,

@@ -1,10 +1,9 @@
-async (checkpoint, className, guidance, images, timesteps, sampler, schedule, difference, eta, seed, random, walk) => {
+async (checkpoint, className, guidance, images, timesteps, sampler, schedule, difference, eta, seed, _random, walk) => {
   // Copy a link with the page's values, which come in the order of `page_values.read`.
-  const values = { checkpoint, images, timesteps, sampler, difference };
+  const values = { checkpoint, images, timesteps, sampler, difference, seed };
   if (className) Object.assign(values, { class: className, guidance });
   if (schedule !== "trained") values.schedule = schedule;
   if (eta) values.eta = eta;
-  if (!random) values.seed = seed;
   if (walk?.trim()) values.walk = walk.trim();
   const link = `${location.origin}${location.pathname}?${new URLSearchParams(values)}`;
   const button = document.querySelector("#link");

@@ -9,7 +9,7 @@
     true, // before Gradio's own listener
   );
 
-  // Move the keyboard focus along, which would otherwise return to the page's top.
+  // Move the keyboard focus along, which would otherwise return to the page's top: from Generate to what plays the run.
   let focused = null;
   document.addEventListener("focusin", ({ target }) => {
     focused = target.matches(buttons) ? target : null;
@@ -20,6 +20,7 @@
   new MutationObserver(() => {
     if (!focused || focused.checkVisibility()) return;
     const other = [...focused.parentElement.querySelectorAll(buttons)].find((button) => button.checkVisibility());
-    other?.focus({ preventScroll: true });
+    const player = [...document.querySelectorAll(".player:not(.variant), .clock")].find((each) => each.checkVisibility());
+    (focused.matches("#generate, #compare") ? player : other)?.focus({ preventScroll: true });
   }).observe(document.body, { subtree: true, attributeFilter: ["aria-busy"] });
 }

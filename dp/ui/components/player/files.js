@@ -1,17 +1,13 @@
 // The Save button and its menu of files, which the server makes.
 function createFiles({ root, state, server, announce }) {
-  const [button, menu] = [root.querySelector(".save"), root.querySelector(".save-menu")];
+  const [button, list] = [root.querySelector(".save"), root.querySelector(".save-menu")];
+  const menu = createMenu(button, list);
   let isSaving = false;
-
-  function close() {
-    menu.hidden = true;
-    button.focus();
-  }
 
   async function save(kind) {
     isSaving = true;
     announce("saving…");
-    const file = (await server.save({ run: state.run.id, kind })) || { problem: "the server did not respond" };
+    const file = (await server.save({ run: state.run.id, kind, row: state.selected?.row ?? 0 })) || { problem: "the server did not respond" };
     isSaving = false;
     if (file.problem) return announce(`not saved: ${file.problem}`);
     const href = URL.createObjectURL(await (await fetch(file.content)).blob());
@@ -20,16 +16,11 @@ function createFiles({ root, state, server, announce }) {
     announce(`saved ${file.name}`);
   }
 
-  button.addEventListener("click", () => {
-    menu.hidden = !menu.hidden;
-    if (!menu.hidden) menu.querySelector("button").focus();
-  });
-  menu.addEventListener("click", (event) => {
+  button.addEventListener("click", () => menu.isOpen() && list.querySelector("button").focus());
+  list.addEventListener("click", (event) => {
     const { kind } = event.target.dataset;
     if (!kind || isSaving) return;
-    close();
+    menu.close();
     save(kind);
   });
-
-  return { isOpen: () => !menu.hidden, close };
 }

@@ -23,7 +23,7 @@ const refresh = () => seek(state.position);
 const panes = createPanes({ root, state });
 const charts = createCharts({ root, state, goTo });
 const selection = createSelection({ root, state, server, panes, refresh, goTo });
-const files = createFiles({ root, state, server, announce });
+createFiles({ root, state, server, announce });
 const transport = createTransport({
   root,
   rate: () => Math.max(state.run.frames.length / REPLAY_S, 5),
@@ -38,11 +38,19 @@ const transport = createTransport({
   step: (by) => goTo(state.position + by),
   goLive: () => goTo(lastPosition()),
   keys: {
-    Enter: () => state.run.images > 1 && selection.showImage(0),
+    Enter: () => state.run.frames.length && !state.selected && selection.showImage(0),
     ArrowUp: () => selection.showImage(Math.max(state.selected.row - 1, 0)),
     ArrowDown: () => selection.showImage(Math.min(state.selected.row + 1, state.run.images - 1)),
-    Escape: () => (files.isOpen() ? files.close() : selection.showAll()),
+    Escape: selection.showAll,
   },
+  shortcuts: [
+    ["← →", "one step back, forward"],
+    ["Home, End", "first step, last step"],
+    ["Space", "play, pause"],
+    ["Enter", "look at one image"],
+    ["↑ ↓", "the image before, after"],
+    ["Esc", "all images"],
+  ],
   isIgnored: (key) => !state.selected && (key === "ArrowUp" || key === "ArrowDown"), // they scroll the page
 });
 const walk = createWalk({ root, state, selection, pause: transport.pause });

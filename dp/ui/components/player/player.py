@@ -37,7 +37,7 @@ from dp.system.validation import message_of
 from dp.ui.components.component import Component
 from dp.ui.components.data_uri import data_uri, jpeg_uri, png_uri
 
-SCRIPTS = [f"shared/{name}.js" for name in ("canvas", "playback", "transport")]
+SCRIPTS = [f"shared/{name}.js" for name in ("canvas", "playback", "menu", "transport")]
 PARTS = (
     "run",
     "panes",
@@ -202,14 +202,15 @@ def inspected(
 
 
 def make_file(runner: Runner, data: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
-    """Return a file of the run, or the `problem`. `kind` is one of those that `export` takes."""
+    """Return a file of the run, or the `problem`. `kind` and `row` are those that `export` takes."""
     handle = find_handle(runner, data)
     if handle is None:
         return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
     if not one_at_a_time.acquire(timeout=QUEUE_S):
         return {"problem": BUSY}
     try:
-        name, content = export(list(handle.trajectory.frames), handle.provenance, data.get("kind"))
+        row = read_number(data, "row", handle.trajectory.settings.batch_size) or 0
+        name, content = export(list(handle.trajectory.frames), handle.provenance, data.get("kind"), row)
     except ValueError as error:
         return {"problem": message_of(error)}
     finally:

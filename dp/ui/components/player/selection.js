@@ -63,7 +63,7 @@ function createSelection({ root, state, server, panes, refresh, goTo }) {
     canvas.addEventListener("click", (event) => {
       const { run } = state;
       if (state.selected) return showAll();
-      if (!run.frames.length || run.images < 2) return;
+      if (!run.frames.length) return;
       const row = tileAt(event, canvas, run.columns(), Math.ceil(run.images / run.columns()));
       if (row >= 0 && row < run.images) showImage(row);
     });

@@ -3,8 +3,14 @@
 // rate, end, show, onEnd   as in `createPlayback`; at the normal speed
 // playFrom()   the position at which Play starts, or null if there is nothing to play
 // goTo(position), step(±1), goLive()   the actions of the controls
-// keys   actions of further keys; isIgnored(key)   whether a key is left to the browser
-function createTransport({ root, rate, end, show, onEnd, playFrom, goTo, step, goLive, keys, isIgnored }) {
+// keys   actions of further keys while the focus is in `root`; isIgnored(key)   whether a key is left to the browser
+// shortcuts   [keys, words] for the list that the "?" button and key show
+//
+// Arrows, Home, End and the space bar act on the page that is shown wherever the focus is, except in a control that
+// uses them itself.
+function createTransport({ root, rate, end, show, onEnd, playFrom, goTo, step, goLive, keys, isIgnored, shortcuts }) {
+  const USES_KEYS = "input, select, textarea, [contenteditable], [role=radio], [role=slider], [role=tab], [role=listbox]";
+  const RUN_BUTTONS = "#generate, #stop, #compare, #compare-stop"; // Enter presses them
   const [back, play, forward, scrub, speed, live] = ["back", "play", "forward", "scrub", "speed", "live"].map((name) =>
     root.querySelector(`.transport .${name}`),
   );
@@ -22,15 +28,29 @@ function createTransport({ root, rate, end, show, onEnd, playFrom, goTo, step, g
     Home: () => goTo(0),
     End: () => goTo(end()),
     " ": togglePlay,
-    ...keys,
+    "?": () => help.toggle(),
   };
-  root.addEventListener("keydown", (event) => {
+
+  function onKey(event) {
     const { key, target } = event;
-    const isForControl = target.matches("select") || (target.closest("button") && (key === " " || key === "Enter"));
-    if (!actions[key] || isForControl || isIgnored(key) || event.ctrlKey || event.metaKey || event.altKey) return;
+    const isInside = root.contains(target);
+    const action = actions[key] || (isInside && keys[key]);
+    if (!action || event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || isIgnored(key)) return;
+    const isPress = target.closest("button, a, summary") && !target.closest(RUN_BUTTONS) && (key === " " || key === "Enter");
+    if (isPress || (isInside ? target.matches("select") : target.closest(USES_KEYS) || (key !== "?" && play.disabled))) return;
     event.preventDefault();
-    actions[key]();
-  });
+    // A button is pressed when the space bar is released.
+    if (key === " ") target.addEventListener("keyup", (release) => release.preventDefault(), { once: true });
+    action();
+  }
+
+  const list = root.querySelector(".key-list");
+  for (const [names, words] of shortcuts)
+    for (const [tag, textContent] of [["dt", names], ["dd", words]])
+      list.append(Object.assign(document.createElement(tag), { textContent }));
+  const help = createMenu(root.querySelector(".show-keys"), list);
+  // Gradio may create this component again, with its tab.
+  document.addEventListener("keydown", (event) => root.isConnected && scrub.checkVisibility() && onKey(event));
   scrub.addEventListener("input", () => goTo(Number(scrub.value)));
   back.addEventListener("click", () => step(-1));
   forward.addEventListener("click", () => step(1));
