@@ -113,24 +113,29 @@ class Sessions:
         subscription = handle.subscribe()
         self._open[session][subscription] = tab
         settings, trajectory = handle.trajectory.settings, handle.trajectory
-        about = {"run": handle.request_id, "walk": settings.walk_to is not None}
+
+        def about() -> dict[str, Any]:
+            made_with = {"settings": page_values.describe_run(handle.provenance)} if handle.provenance else {}
+            return {"run": handle.request_id, "walk": settings.walk_to is not None} | made_with
+
         note = {"message": handle.note} if handle.note else {}
         try:
-            yield {"state": "waiting", "seed": settings.seed} | note | about
+            yield {"state": "waiting", "seed": settings.seed} | note | about()
             if replay:
                 for frame in evenly_chosen(trajectory.frames):
-                    yield show(frame, "running") | about | curve_of(trajectory)
+                    yield show(frame, "running") | {"replay": True} | about() | curve_of(trajectory)
                     await asyncio.sleep(1 / FRAMES_PER_S)
             has_curve = replay
             async for frame in follow(handle, subscription, is_behind=lambda: self._is_behind(session)):
                 if frame is not None:
-                    yield show(frame, "running") | about | ({} if has_curve else curve_of(trajectory))
+                    yield show(frame, "running") | about() | ({} if has_curve else curve_of(trajectory))
                     has_curve = True
                 else:
                     state = {"state": "running"} if handle.frame else {"state": "waiting"} | note
-                    yield state | {"heartbeat": time.monotonic()} | about
+                    yield state | {"heartbeat": time.monotonic()} | about()
             if not subscription.is_closed and not handle.is_live:
-                yield show(handle.frame, handle.state, handle.error) | about | curve_of(trajectory) | classes_of(handle)
+                last = show(handle.frame, handle.state, handle.error) | about()
+                yield last | curve_of(trajectory) | classes_of(handle)
         finally:  # may run on the event loop, so it only sets a flag
             subscription.close()
             self._open[session].pop(subscription, None)

@@ -143,7 +143,9 @@ def test_the_keys_act_on_the_player_from_anywhere_but_a_control_that_uses_them(k
     for control, key in (("#seed input[type=number]", "Home"), ("#sampler input:checked", "Space")):
         kept.focus(control)
         kept.keyboard.press(key)
-    assert kept.get_attribute(".player", "data-step") == step and "playing" not in kept.get_attribute(".player", "class")
+    assert kept.get_attribute(".player", "data-step") == step and "playing" not in kept.get_attribute(
+        ".player", "class"
+    )
     assert kept.get_attribute(".player", "data-run") == run  # Generate was not pressed
     kept.evaluate("document.activeElement.blur()")
     kept.keyboard.press("?")

@@ -148,6 +148,11 @@ def test_a_reloaded_page_replays_its_run_which_ends_with_the_same_images(app, sh
     assert seen[0] < 30 and seen == sorted(seen) and seen[-1] == 200
     np.testing.assert_array_equal(canvas_pixels(page), alone(2, 200, 5))
     assert page.is_visible("#generate") and not page.is_visible("#stop")
+    # The controls are those of the run, and its settings are below its images.
+    for control, value in (("timesteps", "200"), ("images", "2"), ("seed", "5")):
+        assert page.input_value(f"#{control} input[type=number]") == value
+    shown = page.inner_text(".run-settings")
+    assert shown == f"{MODEL} · 200 steps of DPM-Solver++(2M) · sigmoid schedule · seeds 5 to 6"
 
 
 @pytest.mark.browser

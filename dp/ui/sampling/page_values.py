@@ -28,6 +28,7 @@ SAMPLERS = [
     ("DDPM", "ddpm"),
     ("DPM-Solver++(2M) SDE", "dpmpp_2m_sde"),
 ]
+CLASSES_SHOWN = 3  # by name, of a run
 ANY, EACH = "", "one of each"  # choices of the class, beside the names of the classes
 MAX_GUIDANCE = 10  # on the page; the library's limit is higher
 
@@ -245,6 +246,23 @@ def describe(engine: Engine, checkpoint: str | None) -> str:
     facts += [f"{config['step']:,} training steps"] if "step" in config else []
     facts += [f"trained on {config['dataset']}"] if "dataset" in config else []
     return escape(" · ".join(facts)) + describe_problems(engine)
+
+
+def describe_run(made_with: Mapping[str, Any]) -> str:
+    """Return the settings of a run in one line, from `RunHandle.provenance`."""
+    names = list(made_with.get("classes", {}).values())
+    classes = [", ".join(names) if len(names) <= CLASSES_SHOWN else f"{len(names)} classes"] if names else []
+    if classes and made_with["guidance"] != 1:
+        classes += [f"guidance {made_with['guidance']:g}"]
+    timesteps, titles = made_with["timesteps"], {value: title for title, value in SAMPLERS}
+    parts = [made_with["checkpoint"], *classes, f"{timesteps} steps of {titles[made_with['sampler']]}"]
+    parts += [f"{made_with['noise_schedule']} schedule"]
+    difference = made_with["time_difference"] * timesteps / made_with["strength"]
+    parts += [f"time difference {difference:g}"] if difference else []
+    parts += [f"eta {made_with['eta']:g}"] if made_with["eta"] else []
+    seed, count, walk_to = made_with["seed"], made_with["batch_size"], made_with["walk_to"]
+    seeds = f"seed {seed}" if count == 1 else f"seeds {seed} to {seed + count - 1}"
+    return " · ".join([*parts, seeds if walk_to is None else f"from seed {seed} to {walk_to}"])
 
 
 def describe_problems(engine: Engine) -> str:

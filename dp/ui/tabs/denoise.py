@@ -56,8 +56,9 @@ class Tab:
 def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
     """Add the tab to the page being built, and return its controls."""
     tab = components(engine, sessions)
-    wire_runs(page, tab, engine, sessions)
-    wire_settings(page, tab, engine)
+    remembered = gr.Textbox(visible=False)  # the id of the run that this browser tab was showing
+    wire_runs(page, tab, engine, sessions, remembered)
+    wire_settings(page, tab, engine, sessions, remembered)
     wire_start_image(page, tab, engine)
     for script in (scripts.RUN_BUTTONS, scripts.TRUNCATE_PNG):
         page.load(js=script, api_visibility="private")
@@ -104,7 +105,7 @@ def sample_request(engine: Engine, tab: Tab, given: Given) -> SampleRequest:
     return SampleRequest(name, settings, start, mask)
 
 
-def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> None:
+def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, remembered: gr.Textbox) -> None:
     """Wire Generate and Stop, and reattach to the run after a reload or a lost connection."""
 
     async def generate(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
@@ -152,21 +153,33 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions) -> 
     tab.generate.click(generate, tab.inputs, trigger_mode="multiple", **run_event)
     tab.stop.click(stop, queue=False, api_visibility="private")
     page.unload(disconnect)
-    remembered = gr.Textbox(visible=False)
     page.load(reattach, remembered, js=scripts.REMEMBERED_RUN, **run_event)
     tab.player.reconnect(reconnect, remembered, js=scripts.REMEMBERED_RUN, **run_event)
 
 
-def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
-    """Apply the settings of the page's link or of a saved PNG, and copy a link to the current settings."""
+def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, remembered: gr.Textbox) -> None:
+    """Apply the settings of the page's link, of the run that is shown again, or of a saved PNG; and copy a link to the
+    current settings.
+    """
 
-    def refresh(request: gr.Request) -> Updates:
+    def refresh(request: gr.Request, run: str) -> Updates:
         names = page_values.usable_checkpoints(engine)
-        linked, ignored = page_values.parse_link(engine, request.query_params) if names else ({}, "")
+        settings, ignored = page_values.parse_link(engine, request.query_params) if names else ({}, "")
         if ignored:
             gr.Warning(ignored)
-        walk_to = {tab.walk_to: linked["walk_to"]} if "walk_to" in linked else {}
-        return {tab.generate: gr.update(interactive=bool(names))} | walk_to | tab.panel.refresh(linked)
+        handle = sessions.runner.find(str(run))
+        if is_shown_again := bool(names and handle and not settings and not ignored):
+            settings = handle.provenance
+        walk_to = {tab.walk_to: settings["walk_to"]} if "walk_to" in settings else {}
+        try:
+            updates = walk_to | tab.panel.refresh(settings)
+        except gr.Error:
+            if not is_shown_again:
+                raise
+            updates = tab.panel.refresh()  # such as the classes of single images, for which the page has no control
+        if is_shown_again:
+            updates.pop(tab.panel.controls.random_seed, None)
+        return {tab.generate: gr.update(interactive=bool(names))} | updates
 
     def load(given: Given) -> Updates:
         try:
@@ -181,7 +194,8 @@ def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
             gr.Info("This run started from an image that is not in the PNG. Choose it under Start from an image.")
         return {tab.start_image: start, tab.walk_to: saved.get("walk_to")} | updates
 
-    page.load(refresh, None, [tab.generate, tab.walk_to, *tab.panel.outputs], **QUIET)
+    outputs = [tab.generate, tab.walk_to, *tab.panel.outputs]
+    page.load(refresh, remembered, outputs, js=scripts.REMEMBERED_RUN, **QUIET)
     outputs = [tab.start_image, tab.walk_to, *tab.panel.outputs]
     tab.load.upload(load, {tab.load, tab.start_image}, outputs, **QUIET)
     linked = [*tab.panel.controls, tab.walk_to]  # in the order of the script's parameters

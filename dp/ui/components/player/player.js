@@ -69,17 +69,18 @@ function receive(next) {
   isStopped = next.state === "stopped";
   state.value = next;
   lastValueAt = isLive() ? performance.now() : null;
+  if (next.settings) state.run.settings = next.settings;
   if (next.src) {
     const { run } = state;
     [run.timesteps, run.images] = [next.timesteps, next.count];
-    run.first = run.first || { index: next.index, at: performance.now() };
+    if (!next.replay) run.first ||= { index: next.index, at: performance.now() };
     if (next.curve) run.curve = next.curve;
     if (next.classes) run.classes = next.classes;
     insert({ ...next, x0: next.src, x_t: next.noisy });
   }
   if (state.isFollowing) seek(lastPosition());
   else caption();
-  if (next.state === "running") state.run.measureSpeed(next.index);
+  if (next.state === "running" && next.src && !next.replay) state.run.measureSpeed(next.index);
   const { run } = state;
   if (!isLive() && run.id && run.frames.length && !run.isRecalled) recall(run);
 }
@@ -171,6 +172,7 @@ function caption() {
   const { index, time, log_snr } = shown || { index: 0 };
   const speed = isLive() && run.stepsPerSecond ? ` · ${run.stepsPerSecond.toFixed(1)} steps/s` : "";
   $(".step").textContent = value.message || describe(value.state, shown);
+  $(".run-settings").textContent = run.settings;
   $(".prediction-title").textContent = index === run.timesteps ? "The result" : "What it predicts";
   $(".noise-level").textContent = shown ? `t ${time.toFixed(3)} · log-SNR ${log_snr.toFixed(2)}${speed}` : "";
   $(".bar").setAttribute("aria-valuenow", (index / run.timesteps).toFixed(3));

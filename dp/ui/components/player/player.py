@@ -8,9 +8,11 @@ The server sends small JSON values with the newest frame, never markup. All keys
     curve     [step, log-SNR] at some steps of the run, with the run's first frame and its last
     seed      the seed of the first image, when a run begins
     run       the id of the run; the browser tab keeps it, so that a reloaded page finds the run again
+    settings  the settings of the run in one line, once it has been prepared
     walk      whether the images are a walk between two seeds
     classes   the class of each image, null for none, once a run of a model with classes has ended
     label     the name of a variant, and `until`, the last step of its run that it shows
+    replay    whether the frame is one of the past: of a run that was going on before the page was loaded
     heartbeat a number, new each time, in a value that says only that the run continues
     message   one sentence for the status line, as plain text
 

@@ -8,6 +8,7 @@ function createRun(id) {
     images: 1,
     until: Infinity, // the last step that is shown
     isWalk: false,
+    settings: "", // in one line
     classes: [], // the name of each image's class, null for none
     first: null, // { index, at } of the first frame that arrived
     stepsPerSecond: null,
