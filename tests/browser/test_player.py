@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import time
 import zipfile
 from pathlib import Path
@@ -51,7 +52,7 @@ def page(shared_page):
 @pytest.fixture
 def kept(page):
     """Return the page at the end of a finished run, which the tests that only read it share."""
-    if getattr(page, "finished_run", None) != page.get_attribute(".player", "data-run"):
+    if getattr(page, "finished_run", "") != page.get_attribute(".player", "data-run"):
         finished(page)
     page.focus(".player")
     if page.evaluate("document.querySelector('.player').classList.contains('playing')"):
@@ -238,8 +239,10 @@ def test_a_tile_becomes_a_large_lossless_view_with_its_own_strip(kept, steps):
 @pytest.mark.browser
 def test_a_click_on_a_chart_goes_to_that_step(kept):
     for chart in (".snr", ".change"):
-        click(kept, f".chart{chart} canvas", 0.5, 0.5)
+        click(kept, f".chart{chart} canvas", 0.57, 0.5)  # the middle of the axis, right of its labels
         until(kept, f"Math.abs(step - {STEPS / 2}) < 2")
+        reading = kept.inner_text(f".chart{chart} .reading")
+        assert re.fullmatch(r"step (19|20|21): (log-SNR [−\d.]+|[\d.]+ RMS)", reading), reading
         kept.focus(".player")
         kept.keyboard.press("End")
         until(kept, f"step === {STEPS}")

@@ -1,46 +1,99 @@
-// Two charts against the step, with a cursor at the frame shown: log-SNR, and how much the prediction changes.
+// Two charts against the step, with a cursor at the frame shown: log-SNR, and how much the prediction changes. A click
+// goes to a step, and the pointer reads the values there.
 function createCharts({ root, state, goTo }) {
-  const MARGIN = 6; // pixels on each side
   const CHANGE_COLOR = "#d97706";
-  const canvases = { snr: root.querySelector(".snr canvas"), change: root.querySelector(".change canvas") };
+  const [LOWEST_SNR, LOWEST_CHANGE] = [-10, 1e-3]; // what is below is drawn at the edge
+  const $ = (selector) => root.querySelector(selector);
+  const charts = {
+    snr: { canvas: $(".snr canvas"), reading: $(".snr .reading"), scales: null, hovered: null },
+    change: { canvas: $(".change canvas"), reading: $(".change .reading"), scales: null, hovered: null },
+  };
+
+  const accent = () => getComputedStyle(root).getPropertyValue("--color-accent");
+  const formatSnr = (value) => value.toFixed(1).replace("-", "−");
+  const formatChange = (value) => (value < 0.01 ? value.toFixed(4) : value.toFixed(3));
 
   function draw() {
     const { run, selected } = state;
-    const changes = run.frames.slice(1).map((frame) => {
-      const values = frame.moved || [];
-      const mean = values.reduce((sum, x) => sum + x, 0) / (values.length || 1);
-      return [frame.index, selected ? (values[selected.row] ?? mean) : mean];
-    });
-    const snr = run.curve.length ? run.curve : run.frames.map((frame) => [frame.index, frame.log_snr]);
-    root.querySelector(".chart-image").textContent = selected ? ` (image ${selected.row + 1})` : "";
-    drawChart(canvases.snr, snr, getComputedStyle(root).getPropertyValue("--color-accent"), true);
-    drawChart(canvases.change, changes, CHANGE_COLOR, false);
+    $(".chart-image").textContent = selected ? ` (image ${selected.row + 1})` : "";
+    drawSnr(charts.snr, run.curve.length ? run.curve : run.frames.map((frame) => [frame.index, frame.log_snr]));
+    drawChange(charts.change, run.frames.slice(1).map((frame) => [frame.index, changeOf(frame)]));
   }
 
-  function drawChart(canvas, points, color, hasZeroLine) {
-    const fitted = fitCanvas(canvas);
+  // Of the selected image, or the mean of all.
+  function changeOf({ moved = [] }) {
+    const mean = moved.reduce((sum, x) => sum + x, 0) / (moved.length || 1);
+    return state.selected ? (moved[state.selected.row] ?? mean) : mean;
+  }
+
+  function drawSnr(chart, points) {
+    const values = points.map(([step, value]) => [step, Math.max(value, LOWEST_SNR)]);
+    const ys = values.map(([, value]) => value);
+    const range = [Math.min(-2, ...ys), Math.max(2, ...ys)];
+    const ticks = roundTicks(...range, 4);
+    const fitted = drawFrame(chart, { y: range }, ticks, (value) => String(value).replace("-", "−"), points.length);
     if (!fitted) return;
-    const { pen, width, height } = fitted;
-    const [style, ys] = [getComputedStyle(root), points.map(([, y]) => y)];
-    const [low, high] = [Math.min(0, ...ys), Math.max(1e-6, ...ys)];
-    const x = (step) => MARGIN + ((width - 2 * MARGIN) * (step - 1)) / Math.max(state.run.timesteps - 1, 1);
-    const y = (value) => height - MARGIN - ((height - 2 * MARGIN) * (value - low)) / (high - low);
-    pen.strokeStyle = style.getPropertyValue("--border-color-primary");
-    if (hasZeroLine) drawLine(pen, [[MARGIN, y(0)], [width - MARGIN, y(0)]]);
-    const shown = state.run.frames[state.position];
-    pen.strokeStyle = style.getPropertyValue("--body-text-color-subdued");
-    if (shown) drawLine(pen, [[x(shown.index), 0], [x(shown.index), height]]);
-    [pen.strokeStyle, pen.lineWidth, pen.lineJoin] = [color, 2, "round"];
-    drawLine(pen, points.map(([step, value]) => [x(step), y(value)]));
+    const { pen, width } = fitted;
+    pen.fillStyle = getComputedStyle(root).getPropertyValue("--body-text-color-subdued");
+    [pen.textAlign, pen.textBaseline] = ["left", "bottom"];
+    if (width > 240) pen.fillText("half signal, half noise", CHART.left + 4, chart.scales.y(0) - 1);
+    drawValues(chart, fitted, values, accent(), (step) => `log-SNR ${formatSnr(valueAt(points, step))}`);
   }
 
-  for (const canvas of Object.values(canvases))
-    canvas.addEventListener("click", (event) => {
-      const { frames, timesteps } = state.run;
-      const fraction = (event.offsetX - MARGIN) / Math.max(canvas.clientWidth - 2 * MARGIN, 1);
-      const distance = (frame) => Math.abs(frame.index - 1 - fraction * (timesteps - 1));
-      goTo(frames.reduce((best, frame, i) => (distance(frame) < distance(frames[best]) ? i : best), 0));
+  function drawChange(chart, points) {
+    const high = Math.max(0.1, ...points.map(([, value]) => value));
+    const range = [LOWEST_CHANGE, high];
+    const fitted = drawFrame(chart, { y: range, isLog: true }, roundLogTicks(...range, 4), String, points.length);
+    if (!fitted) return;
+    drawValues(chart, fitted, points, CHANGE_COLOR, (step) => `${formatChange(valueAt(points, step))} RMS`);
+  }
+
+  function drawFrame(chart, ranges, yTicks, format, count) {
+    const fitted = fitCanvas(chart.canvas);
+    if (!fitted) return null;
+    const { timesteps } = state.run;
+    chart.scales = createScales(fitted, { x: [1, Math.max(timesteps, 2)], ...ranges });
+    const xTicks = roundTicks(1, timesteps, 5).filter(Number.isInteger);
+    if (count) drawAxes(fitted, root, chart.scales, { xTicks, yTicks, xName: "step", format });
+    return count ? fitted : null;
+  }
+
+  function drawValues(chart, { pen, height }, points, color, read) {
+    const { x, y } = chart.scales;
+    const shown = state.run.frames[state.position];
+    pen.strokeStyle = getComputedStyle(root).getPropertyValue("--body-text-color-subdued");
+    if (shown) drawLine(pen, [[x(shown.index), CHART.top], [x(shown.index), height - CHART.bottom]]);
+    [pen.strokeStyle, pen.fillStyle, pen.lineWidth, pen.lineJoin] = [color, color, 2, "round"];
+    drawLine(pen, points.map(([step, value]) => [x(step), y(value)]));
+    if (points.length === 1) pen.fillRect(x(points[0][0]) - 2, y(points[0][1]) - 2, 4, 4); // a line needs two
+    const step = chart.hovered ?? shown?.index;
+    chart.reading.textContent = step && points.some(([at]) => at === step) ? `step ${step}: ${read(step)}` : "";
+  }
+
+  const valueAt = (points, step) => points.find(([at]) => at === step)?.[1] ?? NaN;
+
+  // The kept frame nearest to the pointer.
+  function frameAt(chart, event) {
+    const { frames } = state.run;
+    if (!chart.scales || !frames.length) return -1;
+    const distance = (frame) => Math.abs(frame.index - chart.scales.value(event.offsetX));
+    return frames.reduce((best, frame, i) => (distance(frame) < distance(frames[best]) ? i : best), 0);
+  }
+
+  for (const chart of Object.values(charts)) {
+    chart.canvas.addEventListener("click", (event) => {
+      const at = frameAt(chart, event);
+      if (at >= 0) goTo(at);
     });
+    chart.canvas.addEventListener("pointermove", (event) => {
+      chart.hovered = state.run.frames[frameAt(chart, event)]?.index ?? null;
+      draw();
+    });
+    chart.canvas.addEventListener("pointerleave", () => {
+      chart.hovered = null;
+      draw();
+    });
+  }
   new ResizeObserver(draw).observe(root);
 
   return { draw };

@@ -3,7 +3,6 @@
 function createLossChart({ root, board }) {
   const COLORS = ["#2563eb", "#0891b2", "#16a34a", "#ca8a04", "#ea580c", "#dc2626", "#9333ea", "#db2777"];
   const ENDED_WITHOUT_LOSS = ["failed", "interrupted", "stopped"];
-  const [LEFT, RIGHT, TOP, BOTTOM] = [54, 8, 10, 18]; // margins in pixels
   const $ = (selector) => root.querySelector(selector);
   const canvas = $(".chart");
   let records = []; // by rising step
@@ -65,9 +64,8 @@ function createLossChart({ root, board }) {
     drawLegend(levels);
     if (points.length < 2) return drawHint(fitted, points.length ? "one measurement so far" : "The loss appears here.");
     const lines = levels.map((level) => smooth(pointsOf(level)));
-    const axes = scaleAxes(fitted, points, [points, mean, ...lines]);
-    drawAxes(fitted, axes);
-    drawLines(fitted, axes, points, mean, lines);
+    const scales = drawScales(fitted, points, [points, mean, ...lines]);
+    drawLines(fitted, scales, points, mean, lines);
   }
 
   function drawLegend(levels) {
@@ -82,45 +80,24 @@ function createLossChart({ root, board }) {
     $(".legend").replaceChildren(...scale, ...entries);
   }
 
-  function styleText(pen) {
-    pen.font = "11px system-ui";
-    pen.fillStyle = getComputedStyle(root).getPropertyValue("--body-text-color-subdued");
-  }
-
   function drawHint({ pen, width, height }, text) {
-    styleText(pen);
+    pen.font = CHART.font;
+    pen.fillStyle = getComputedStyle(root).getPropertyValue("--body-text-color-subdued");
     pen.textAlign = "center";
     pen.fillText(text, width / 2, height / 2);
   }
 
-  function scaleAxes({ width, height }, points, lines) {
-    const scale = (loss) => (isLogarithmic ? Math.log10(Math.max(loss, 1e-9)) : loss);
+  function drawScales(fitted, points, lines) {
     // The first losses of a long run are so high that they would flatten all the others.
     const skipped = points.length < 50 ? 0 : 5;
-    const values = lines.flatMap((line) => line.slice(skipped)).map(([, loss]) => scale(loss));
-    let [low, high] = values.reduce(([a, b], y) => [Math.min(a, y), Math.max(b, y)], [Infinity, -Infinity]);
-    if (!isLogarithmic) low = 0;
-    if (high - low < 1e-9) high = low + 1e-9;
+    const values = lines.flatMap((line) => line.slice(skipped)).map(([, loss]) => Math.max(loss, 1e-9));
+    const [lowest, high] = values.reduce(([a, b], y) => [Math.min(a, y), Math.max(b, y)], [Infinity, -Infinity]);
+    const low = isLogarithmic ? Math.min(lowest, high * 0.999) : 0;
     const last = Math.max(records.at(-1).step, 1);
-    const x = (step) => LEFT + ((width - LEFT - RIGHT) * step) / last;
-    const y = (loss) => Math.max(4, height - BOTTOM - ((height - BOTTOM - TOP) * (scale(loss) - low)) / (high - low));
-    return { x, y, low, high, last };
-  }
-
-  function drawAxes({ pen, width, height }, { x, y, low, high, last }) {
-    styleText(pen);
-    pen.strokeStyle = getComputedStyle(root).getPropertyValue("--border-color-primary");
-    pen.textAlign = "right";
-    for (let i = 0; i <= 3; i++) {
-      const value = low + ((high - low) * i) / 3;
-      const loss = isLogarithmic ? 10 ** value : value;
-      pen.fillText(loss.toPrecision(3), LEFT - 6, y(loss) + 4);
-      drawLine(pen, [[LEFT, y(loss)], [width - RIGHT, y(loss)]]);
-    }
-    for (const [fraction, align] of [[0, "left"], [0.5, "center"], [1, "right"]]) {
-      pen.textAlign = align;
-      pen.fillText(formatNumber(Math.round(last * fraction)), x(last * fraction), height - 4);
-    }
+    const scales = createScales(fitted, { x: [0, last], y: [low, high], isLog: isLogarithmic });
+    const yTicks = isLogarithmic ? roundLogTicks(low, high, 5) : roundTicks(low, high, 5);
+    drawAxes(fitted, root, scales, { xTicks: roundTicks(0, last, 5), yTicks, xName: "step" });
+    return scales;
   }
 
   function drawLines({ pen, width, height }, { x, y }, points, mean, lines) {
@@ -129,7 +106,7 @@ function createLossChart({ root, board }) {
       drawLine(pen, decimate(values, width).map(([step, loss]) => [x(step), y(loss)]));
     };
     pen.beginPath();
-    pen.rect(LEFT, 0, width - LEFT - 6, height - BOTTOM + 2);
+    pen.rect(CHART.left, 0, width - CHART.left - CHART.right, height - CHART.bottom);
     pen.clip();
     const accent = getComputedStyle(root).getPropertyValue("--color-accent");
     line(points, accent, 1, 0.3);

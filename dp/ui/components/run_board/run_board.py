@@ -30,7 +30,7 @@ from dp.ui.auth import permission
 from dp.ui.components.component import Component
 from dp.ui.components.data_uri import data_uri
 
-SCRIPTS = [f"shared/{name}.js" for name in ("format", "elements", "server", "canvas", "playback")]
+SCRIPTS = [f"shared/{name}.js" for name in ("format", "elements", "server", "canvas", "chart", "playback")]
 SCRIPTS += [f"run_board/{name}.js" for name in ("chart", "samples", "form", "extend", "publish", "rent", "job")]
 SCRIPTS += ["run_board/run_board.js"]
 MAX_SAMPLES = 12  # in one answer
