@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import zipfile
 
 import numpy as np
@@ -171,8 +172,15 @@ def test_a_zip_of_class_folders_becomes_a_model_whose_classes_are_chosen(browser
     with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
         for number in range(24):
             archive.writestr(f"pets/{('cats', 'dogs')[number % 2]}/{number}.png", png(number, 16, 16))
-    with launched(home) as url, page_of(browser, url) as page:
+    DiffusionPolicy(randomize(RIN(**SIZES))).save_pretrained(tmp_path / "models" / "pets")
+    shutil.copy(tmp_path / "pets.zip", tmp_path / "models" / "pets" / "images.zip")
+    with launched(home, models=tmp_path / "models") as url, page_of(browser, url) as page:
         assert not page.is_visible("#train-classes")
+        page.click("#intake .sample")  # the images that come with the model
+        page.wait_for_selector("#intake .upload[data-state=checked]")
+        assert "2 classes, from the folders: cats 12, dogs 12." in page.inner_text("#intake .summary")
+        page.click("#intake .other")
+        page.wait_for_selector("#intake .upload[data-state=empty]")
         unfold(page.get_by_role("button", name="Advanced settings"))
         choose(page, "train-size", "16 × 16")
         page.locator("#intake .files").set_input_files([tmp_path / "pets.zip"])

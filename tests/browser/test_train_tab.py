@@ -548,6 +548,8 @@ def test_files_arrive_in_pieces_and_become_a_dataset(home, tmp_path):
     assert "100,000" in upload.begin({"files": 10**6, "bytes": 1}, asking())["problem"]
     assert "bytes in total" in upload.begin({"files": 1, "bytes": 10**15}, asking())["problem"]
     assert "malformed request" in upload.begin([], asking())["problem"]
+    for wrong in ([], {}, {"name": 1}, {"name": "../secrets"}):
+        assert "malformed request" in upload.borrow_sample({"faces": __file__}, wrong, asking())["problem"]
     assert sorted(path.name for path in uploaded.files_dir.iterdir()) == ["000000", "000001", "000002"]
 
 

@@ -103,7 +103,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     """Add the tab to the page being built. panels: the sampling controls of the tabs that can open a checkpoint, by the
     tabs' ids.
     """
-    tab = components(list(panels))
+    tab = components(list(panels), sample_archives(engine))
     wire_access(page, tab)
     checks = wire_checks(tab)
     benchmarks = wire_estimates(tab, checks)
@@ -114,14 +114,20 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     wire_opening(tab, engine, tabs, panels)
 
 
-def components(tabs: list[str]) -> Tab:
+def sample_archives(engine: Engine) -> dict[str, Path]:
+    """Return the images that come with the bundled models, by the model's name."""
+    bundled = [entry for entry in engine.checkpoints() if not entry.run and not entry.hub]
+    return {entry.name: entry.path / "images.zip" for entry in bundled if (entry.path / "images.zip").is_file()}
+
+
+def components(tabs: list[str], samples: Mapping[str, Path]) -> Tab:
     reason = permission.denial_reason()
     denied = gr.Markdown(reason or "", visible=reason is not None, elem_id="refused")
     if permission.needs_sign_in():
         gr.LoginButton(size="sm", min_width=120)
     with gr.Row(visible=reason is None, elem_classes="train", elem_id="train") as content:
         with gr.Column(scale=2, min_width=300):
-            intake = ImageUpload(elem_id="intake")
+            intake = ImageUpload(samples, elem_id="intake")
             form = Form()
             with gr.Row():
                 start = gr.Button(

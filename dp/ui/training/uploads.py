@@ -88,15 +88,24 @@ class Upload:
                     file.seek(offset)
                     file.write(data)
                 if "name" in piece:
-                    name = str(piece["name"])[-MAX_NAME:]
-                    check_encodable("a file's name", name)
-                    line = json.dumps({"file": piece["file"], "name": name})
-                    with (self.path / NAMES).open("a", encoding="utf-8") as file:
-                        file.write(line + "\n")
+                    self._add_name(piece["file"], str(piece["name"])[-MAX_NAME:])
         except (KeyError, TypeError, binascii.Error):
             raise ValueError("malformed request") from None
         except OSError as error:
             raise ValueError(f"the server could not store the images ({error.strerror})") from None
+
+    def copy_file(self, path: Path) -> None:
+        """Make a copy of a file of this machine the only one of the upload. Raises ValueError."""
+        try:
+            shutil.copyfile(path, self.file(0))
+            self._add_name(0, f"{path.parent.name}{path.suffix}")
+        except OSError as error:
+            raise ValueError(f"the server could not store the images ({error.strerror})") from None
+
+    def _add_name(self, number: int, name: str) -> None:
+        check_encodable("a file's name", name)
+        with (self.path / NAMES).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"file": number, "name": name}) + "\n")
 
     def file_names(self, count: Any) -> list[str]:
         """Return the original names of the first `count` files. Raises ValueError for an invalid count."""

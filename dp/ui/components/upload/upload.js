@@ -19,30 +19,47 @@ function showProblem(text) {
   $(".problem").textContent = text;
 }
 
-async function uploadFiles(files) {
-  const mine = ++transferNumber;
-  const isCurrent = () => mine === transferNumber;
-  $(".problem").textContent = "";
+function uploadFiles(files) {
   if (!files.length) return showProblem("There are no files in it. Choose a zip or tar archive, a folder or images.");
   const total = files.reduce((sum, { file }) => sum + file.size, 0);
   const onProgress = (sent) =>
     showProgress(`Uploading: ${formatMegabytes(sent)} of ${formatMegabytes(total)}`, total ? sent / total : 1);
+  return upload(
+    files.length,
+    () => server.begin({ files: files.length, bytes: total }),
+    (isCurrent) => transfer.send(files, uploadId, { isCurrent, onProgress }),
+  );
+}
+
+// Let the server begin an upload of so many files, fill it, and have it checked.
+async function upload(count, begin, fill) {
+  const mine = ++transferNumber;
+  const isCurrent = () => mine === transferNumber;
+  $(".problem").textContent = "";
   root.dataset.state = "sending";
   uploadId = null;
   showProgress("…", 0);
   try {
-    const begun = await transfer.call(() => server.begin({ files: files.length, bytes: total }));
+    const begun = await transfer.call(begin);
     if (!isCurrent()) return;
     if (begun.problem) return showProblem(begun.problem);
     uploadId = begun.upload;
-    await transfer.send(files, uploadId, { isCurrent, onProgress });
+    await fill(isCurrent);
     if (!isCurrent()) return;
     root.dataset.state = "checking";
     showProgress("Checking…", 0);
-    trigger("uploaded", { upload: uploadId, files: files.length });
+    trigger("uploaded", { upload: uploadId, files: count });
   } catch (error) {
     if (isCurrent()) showProblem(`The upload failed: ${error.message || error}`);
   }
+}
+
+$(".samples").hidden = !props.samples.length;
+for (const name of props.samples) {
+  const button = createElement("button", "sample", name);
+  button.type = "button";
+  button.addEventListener("click", () => upload(1, () => server.borrow({ name }), () => {}));
+  $(".samples").append(button);
 }
 
 function discard(event) {

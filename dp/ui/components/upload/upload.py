@@ -17,6 +17,7 @@ It triggers `uploaded` with the id of an `upload` and the number of its `files`,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,12 @@ SHEET_IMAGES = 36
 
 
 class ImageUpload(Component):
-    def __init__(self, **kwargs: Any):
+    """samples: archives of images on this machine that a visitor without images may try, by name."""
+
+    def __init__(self, samples: Mapping[str, Path], **kwargs: Any):
+        def borrow(data: Any, request: gr.Request) -> dict[str, Any]:
+            return borrow_sample(samples, data, request)
+
         super().__init__(
             html="upload/upload.html",
             css=["upload/upload.css"],
@@ -50,8 +56,9 @@ class ImageUpload(Component):
                 "upload/upload.js",
             ],
             description="the report on the uploaded images",
-            server_functions=[begin, receive],
+            server_functions=[begin, receive, borrow],
             value={"state": "empty"},
+            samples=list(samples),
             **kwargs,
         )
 
@@ -86,6 +93,21 @@ def receive(data: Any, request: gr.Request) -> dict[str, Any]:
     except ValueError as error:
         return {"problem": message_of(error)}
     return {}
+
+
+def borrow_sample(samples: Mapping[str, Path], data: Any, request: gr.Request) -> dict[str, Any]:
+    """Create an upload of the sample with the `name`. Anyone can call this with anything."""
+    if reason := permission.denial_reason(request):
+        return {"problem": reason}
+    name = data.get("name") if isinstance(data, dict) else None
+    if not isinstance(name, str) or name not in samples:
+        return {"problem": "malformed request"}
+    try:
+        upload = Upload.create()
+        upload.copy_file(samples[name])
+    except (ValueError, OSError) as error:
+        return {"problem": message_of(error)}
+    return {"upload": upload.id}
 
 
 def images_of(run: RunFolder) -> dict[str, Any]:
