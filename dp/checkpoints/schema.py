@@ -44,10 +44,11 @@ NETWORK_FIELDS: dict[str, dict[str, Any]] = {
         "num_classes": (int, 0, MAX_CLASSES),
         "qk_norm": bool,
         "latent_std": (float, 0, 10),
+        "query_std": (float, 0, 10),
     }
 }
 # Later fields. Without them a network is the one that it was before them: these are its defaults.
-OPTIONAL = {"rin": {"num_classes", "qk_norm", "latent_std"}}
+OPTIONAL = {"rin": {"num_classes", "qk_norm", "latent_std", "query_std"}}
 CARD_FIELDS: dict[str, Any] = {
     "step": (int, 0, 2**53),
     "dataset": str,

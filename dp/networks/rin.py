@@ -110,10 +110,19 @@ class RINBlock(nn.Module):
     """Read, process, write. Jabri et al. 2022, sec. 2.2 and figure 3."""
 
     def __init__(
-        self, dim: int, dim_latent: int, dim_time: int, self_attn_depth: int, heads: int, dim_head: int, qk_norm: bool
+        self,
+        dim: int,
+        dim_latent: int,
+        dim_time: int,
+        self_attn_depth: int,
+        heads: int,
+        dim_head: int,
+        qk_norm: bool,
+        queries: Tensor | None,
     ):
         super().__init__()
         d, m, per_head = dim, dim_latent, (heads, dim_head, qk_norm)
+        self.queries = None if queries is None else nn.Parameter(queries)  # [M,L]
         self.norms = AdaptiveNorms([m, d, m] + [m, m] * self_attn_depth + [d, m, d], dim_time)
         self.read = Attention(m, d, *per_head)
         self.read_mlp = feed_forward(m)
@@ -132,6 +141,8 @@ class RINBlock(nn.Module):
         norm = self.norms.for_time(time)
 
         query, context = next(norm)(latents), next(norm)(tokens)
+        if self.queries is not None:
+            query = query + self.queries
         if attention is not None:
             attention.append(self.read.weights(query, context))
         latents = latents + self.read(query, context)
@@ -267,7 +278,8 @@ class RIN(nn.Module):
     level halves the resolution, so patch_size must be a multiple of 2**len(conv_widths); the remaining factor is folded
     into channels. num_classes: number of classes, which count from 1; 0 for an unconditional network. qk_norm: see
     `Attention`. latent_std: standard deviation of the initial latents. With little of it they drown in the carried
-    ones, and all latents come to read the same patches.
+    ones, and all latents come to read the same patches. query_std: that of a learned embedding which is added to the
+    query of each latent in every read, 0 for none; a large one keeps the latents distinct whatever they hold.
     """
 
     def __init__(
@@ -287,6 +299,7 @@ class RIN(nn.Module):
         num_classes: int = 0,
         qk_norm: bool = False,
         latent_std: float = 0.02,
+        query_std: float = 0.0,
     ):
         super().__init__()
         dim_latent = dim if dim_latent is None else dim_latent
@@ -316,6 +329,7 @@ class RIN(nn.Module):
             "num_classes": num_classes,
             "qk_norm": qk_norm,
             "latent_std": latent_std,
+            "query_std": query_std,
         }
         self.channels, self.image_size, self.dim_time = channels, image_size, 2 * dim
         self.num_classes = num_classes
@@ -337,10 +351,11 @@ class RIN(nn.Module):
         # The path of the carried latents has no bias, so that zeros give exactly the learned initial latents.
         self.carried = nn.Linear(dim_latent, dim_latent, bias=False)
         nn.init.zeros_(self.carried.weight)
-        self.blocks = nn.ModuleList(
-            RINBlock(dim, dim_latent, self.dim_time, latent_self_attn_depth, heads, dim_head, qk_norm)
-            for _ in range(depth)
-        )
+        widths = (dim, dim_latent, self.dim_time)
+        self.blocks = nn.ModuleList()
+        for _ in range(depth):
+            queries = normal_noise(num_latents, dim_latent, std=query_std) if query_std else None
+            self.blocks.append(RINBlock(*widths, latent_self_attn_depth, heads, dim_head, qk_norm, queries))
 
     def forward(
         self,

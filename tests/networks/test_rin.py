@@ -237,6 +237,17 @@ def test_the_read_attention_is_the_one_that_is_used_with_the_norm(tiny_rin):
     torch.testing.assert_close(attention(x, context), attention.to_out(mixed), **CLOSE)
 
 
+def test_query_embeddings_keep_equal_latents_apart(tiny_rin):
+    for query_std in (0.0, 3.0):
+        rin = tiny_rin(qk_norm=True, query_std=query_std)
+        with torch.no_grad():
+            rin.latents[:] = rin.latents[0]
+        *_, blocks = rin(**inputs(rin) | {"latents": None}, return_attention=True)
+        for weights in blocks:
+            difference = (weights - weights[:, :, :1]).abs().amax()
+            assert difference > 1e-3 if query_std else difference < 1e-6
+
+
 def test_the_initial_latents_have_the_chosen_deviation():
     sizes = {"dim": 8, "image_size": 8, "patch_size": 4, "depth": 1, "num_latents": 500}
     for options, expected in (({}, 0.02), ({"latent_std": 1.0}, 1)):
@@ -247,14 +258,14 @@ def test_a_config_without_the_later_fields_is_the_network_of_before(tiny_rin, tm
     DiffusionPolicy(tiny_rin(), timesteps=3).save_pretrained(tmp_path)
     whole = json.loads((tmp_path / "config.json").read_text())
     expected = DiffusionPolicy.from_pretrained(tmp_path).sample(2, seed=0)
-    for name in ("num_classes", "qk_norm", "latent_std"):
+    for name in ("num_classes", "qk_norm", "latent_std", "query_std"):
         del whole["network"][name]
     (tmp_path / "config.json").write_text(json.dumps(whole))
     assert torch.equal(DiffusionPolicy.from_pretrained(tmp_path).sample(2, seed=0), expected)
 
 
 def test_a_network_with_classes_comes_back_whole(tiny_rin, tmp_path):
-    network = tiny_rin(num_classes=5, qk_norm=True, latent_std=1.0)
+    network = tiny_rin(num_classes=5, qk_norm=True, latent_std=1.0, query_std=3.0)
     policy = DiffusionPolicy(network, timesteps=3, condition_drop_prob=0.2, uniform_loss_weight=True)
     policy.save_pretrained(tmp_path)
     loaded = DiffusionPolicy.from_pretrained(tmp_path)
