@@ -200,7 +200,7 @@ def size_controls(prefix: str, images: int, config: Mapping[str, Any]) -> dict[s
             step=1,
             label="Images",
             elem_id=prefix + "images",
-            info="More images take longer; each has its own seed.",
+            info="Image i uses the seed plus i.",
         ),
         "timesteps": gr.Slider(
             1,
@@ -209,7 +209,7 @@ def size_controls(prefix: str, images: int, config: Mapping[str, Any]) -> dict[s
             step=1,
             label="Timesteps",
             elem_id=prefix + "timesteps",
-            info="Fewer is faster but coarser. In our benchmarks, DPM-Solver++(2M) gained nothing beyond 20.",
+            info="Fewer is faster but coarser. 20 is usually enough with DPM-Solver++(2M).",
         ),
     }
 
@@ -222,14 +222,14 @@ def step_controls(prefix: str, schedules: list[tuple[str, str]], config: Mapping
             value=own_sampler,
             label="Sampler",
             elem_id=prefix + "sampler",
-            info="DDIM is deterministic; DDPM adds noise at each step. 2M and 2M SDE are their second-order versions.",
+            info="DPM-Solver++ uses two predictions and needs the fewest steps. DDIM adds no noise; DDPM and SDE do.",
         ),
         "noise_schedule": gr.Radio(
             schedules,
             value=page_values.TRAINED,
             label="Noise schedule",
             elem_id=prefix + "schedule",
-            info="How the steps are spread over the noise levels.",
+            info="Which noise levels get more steps, and which get fewer.",
         ),
         "time_difference_steps": gr.Slider(
             0,
@@ -238,7 +238,7 @@ def step_controls(prefix: str, schedules: list[tuple[str, str]], config: Mapping
             step=0.5,
             label="Time difference, in steps",
             elem_id=prefix + "difference",
-            info="Makes each step overshoot its target time by this many steps; 0 turns this off.",
+            info="Removes a little more noise in each step than planned. 0 turns this off.",
         ),
         "eta": gr.Slider(
             0,
@@ -266,7 +266,7 @@ def seed_controls(prefix: str) -> dict[str, Component]:
             min_width=120,
         )
         random_seed = gr.Checkbox(
-            True, label="Random seed", elem_id=prefix + "random", info="A new seed for each run.", min_width=120
+            True, label="Random seed", elem_id=prefix + "random", info="New for each run.", min_width=120
         )
     return {"seed": seed, "random_seed": random_seed}
 
