@@ -107,22 +107,14 @@ class AdaptiveNorms(nn.Module):
 
 
 class RINBlock(nn.Module):
-    """Read, process, write. Jabri et al. 2022, sec. 2.2 and figure 3."""
+    """Read, process, write. Jabri et al. 2022, sec. 2.2 and figure 3. d, m: widths of the tokens and the latents.
+    per_head: the last arguments of `Attention`. queries: number and standard deviation of the queries' embeddings.
+    """
 
-    def __init__(
-        self,
-        dim: int,
-        dim_latent: int,
-        dim_time: int,
-        self_attn_depth: int,
-        heads: int,
-        dim_head: int,
-        qk_norm: bool,
-        queries: Tensor | None,
-    ):
+    def __init__(self, d: int, m: int, dim_time: int, self_attn_depth: int, per_head: tuple, queries: tuple):
         super().__init__()
-        d, m, per_head = dim, dim_latent, (heads, dim_head, qk_norm)
-        self.queries = None if queries is None else nn.Parameter(queries)  # [M,L]
+        count, std = queries
+        self.queries = nn.Parameter(normal_noise(count, m, std=std)) if std else None  # [M,L]
         self.norms = AdaptiveNorms([m, d, m] + [m, m] * self_attn_depth + [d, m, d], dim_time)
         self.read = Attention(m, d, *per_head)
         self.read_mlp = feed_forward(m)
@@ -141,8 +133,7 @@ class RINBlock(nn.Module):
         norm = self.norms.for_time(time)
 
         query, context = next(norm)(latents), next(norm)(tokens)
-        if self.queries is not None:
-            query = query + self.queries
+        query = query if self.queries is None else query + self.queries
         if attention is not None:
             attention.append(self.read.weights(query, context))
         latents = latents + self.read(query, context)
@@ -327,10 +318,7 @@ class RIN(nn.Module):
             "conv_widths": list(conv_widths),
             "conv_blocks": conv_blocks,
             "num_classes": num_classes,
-            "qk_norm": qk_norm,
-            "latent_std": latent_std,
-            "query_std": query_std,
-        }
+        } | {"qk_norm": qk_norm, "latent_std": latent_std, "query_std": query_std}
         self.channels, self.image_size, self.dim_time = channels, image_size, 2 * dim
         self.num_classes = num_classes
         self.time = nn.Sequential(
@@ -351,11 +339,8 @@ class RIN(nn.Module):
         # The path of the carried latents has no bias, so that zeros give exactly the learned initial latents.
         self.carried = nn.Linear(dim_latent, dim_latent, bias=False)
         nn.init.zeros_(self.carried.weight)
-        widths = (dim, dim_latent, self.dim_time)
-        self.blocks = nn.ModuleList()
-        for _ in range(depth):
-            queries = normal_noise(num_latents, dim_latent, std=query_std) if query_std else None
-            self.blocks.append(RINBlock(*widths, latent_self_attn_depth, heads, dim_head, qk_norm, queries))
+        sizes = (dim, dim_latent, self.dim_time, latent_self_attn_depth, (heads, dim_head, qk_norm))
+        self.blocks = nn.ModuleList(RINBlock(*sizes, (num_latents, query_std)) for _ in range(depth))
 
     def forward(
         self,

@@ -35,7 +35,7 @@ from dp.ui.sampling.panel import QUIET, Given, Panel, Updates
 from dp.ui.training import publish, remote_training
 from dp.ui.training.form import Form, choices, suggests_classes
 from dp.ui.training.time_estimate import measure
-from dp.ui.training.uploads import LIMITS, Upload, name_dataset
+from dp.ui.training.uploads import LIMITS, Upload, name_dataset, sample_archives
 
 RUN_PREFIX = "run:"  # a reference to images is an upload's id, or this and the id of a run
 CUSTOM_SETTINGS = "Custom settings. To time them, press *How long will this take?* in the advanced settings."
@@ -103,7 +103,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     """Add the tab to the page being built. panels: the sampling controls of the tabs that can open a checkpoint, by the
     tabs' ids.
     """
-    tab = components(list(panels), sample_archives(engine))
+    tab = components(list(panels), sample_archives(engine.checkpoints()))
     wire_access(page, tab)
     checks = wire_checks(tab)
     benchmarks = wire_estimates(tab, checks)
@@ -112,12 +112,6 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     wire_start(tab, benchmarks)
     wire_board(tab)
     wire_opening(tab, engine, tabs, panels)
-
-
-def sample_archives(engine: Engine) -> dict[str, Path]:
-    """Return the images that come with the bundled models, by the model's name."""
-    bundled = [entry for entry in engine.checkpoints() if not entry.run and not entry.hub]
-    return {entry.name: entry.path / "images.zip" for entry in bundled if (entry.path / "images.zip").is_file()}
 
 
 def components(tabs: list[str], samples: Mapping[str, Path]) -> Tab:

@@ -21,10 +21,12 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
+from dp.checkpoints.catalog import CheckpointInfo
 from dp.data.archives import archive_kinds
 from dp.data.archives.tar_blocks import RESERVED_BYTES
 from dp.data.limits import Limits
@@ -158,6 +160,12 @@ class Upload:
 
 def uploads_dir() -> Path:
     return runs_dir() / ".drafts"
+
+
+def sample_archives(checkpoints: Iterable[CheckpointInfo]) -> dict[str, Path]:
+    """Return the images that come with the bundled models among the checkpoints, by the model's name."""
+    bundled = [entry for entry in checkpoints if not entry.run and not entry.hub]
+    return {entry.name: entry.path / "images.zip" for entry in bundled if (entry.path / "images.zip").is_file()}
 
 
 def name_dataset(names: list[str]) -> str:
