@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from measure import print_table
-from scores import HeldOut
+from scores import HeldOut, flips_and_shifts
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,7 +104,7 @@ def main() -> None:
 
     dataset = ImageDataset(args.folder, args.image_size)
     originals = torch.stack([dataset[i] for i in range(len(dataset))])
-    held_out, mirrored = HeldOut(originals), torch.cat([originals, originals.flip(-1)])
+    held_out, mirrored = HeldOut(flips_and_shifts(originals)), torch.cat([originals, originals.flip(-1)])
     print_grid_scores(mirrored, held_out, args.steps, args.samples)
     if args.checkpoint:
         print_level_errors(mirrored, DiffusionPolicy.from_pretrained(ROOT / "checkpoints" / args.checkpoint).eval())

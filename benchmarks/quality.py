@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 from measure import print_table
-from scores import HeldOut
+from scores import HeldOut, flips_and_shifts
 from trainers import TRAINERS, DpAdapter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "checkpoints"))
@@ -35,7 +35,7 @@ from dp import ImageDataset
 from dp.data.codec import encode_png, make_grid, to_uint8
 
 BUNDLED = MODELS["faces-32"]
-IMAGE_SIZE = BUNDLED["network"]["image_size"]
+IMAGE_SIZE = BUNDLED.network["image_size"]
 STEPS_PER_CHECK = 10  # training steps between checks of the time budget
 SHEET_SIZE = 64  # samples on a sheet
 
@@ -43,11 +43,9 @@ SHEET_SIZE = 64  # samples on a sheet
 # the bundled model (checkpoints/make.py) with smaller batches; rin-pytorch has the same width, depth and latents.
 SETTINGS = {
     "dp": {
-        "network": BUNDLED["network"],
-        "policy": BUNDLED["policy"],
-        "training": {
-            key: BUNDLED["training"][key] for key in ("train_lr", "lr_warmup_steps", "ema_decay", "weight_decay")
-        }
+        "network": BUNDLED.network,
+        "policy": BUNDLED.policy,
+        "training": {key: BUNDLED.training[key] for key in ("train_lr", "lr_warmup_steps", "ema_decay", "weight_decay")}
         | {"train_batch_size": 16},
     },
     "rin-pytorch": {
@@ -117,7 +115,7 @@ def main() -> None:
 
     dataset = ImageDataset(args.folder, IMAGE_SIZE)
     originals = torch.stack([dataset[i] for i in range(len(dataset))])
-    held_out = HeldOut(originals)
+    held_out = HeldOut(flips_and_shifts(originals))
     cores = sorted(os.sched_getaffinity(0))
     cores_per_run = len(cores) // args.at_once
     slots: queue.Queue = queue.Queue()

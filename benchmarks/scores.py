@@ -29,19 +29,22 @@ class Scores(NamedTuple):
     frechet: float
 
 
-class HeldOut:
-    """The reference set for a model trained on `originals` [N,C,H,W] in [0, 1] and their mirror images. `images`
-    [16 N,C,H,W] holds these, shifted by one pixel in each of the eight directions.
+def flips_and_shifts(originals: Tensor) -> Tensor:
+    """Return a reference set for a model trained on all images that there are, `originals` [N,C,H,W], and their mirror
+    images: these, shifted by one pixel in each of the eight directions, [16 N,C,H,W].
     """
+    mirrored = torch.cat([originals, originals.flip(-1)])
+    padded = F.pad(mirrored, (1, 1, 1, 1), mode="replicate")
+    h, w = mirrored.shape[-2:]
+    shifts = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
+    return torch.cat([padded[..., y : y + h, x : x + w] for y, x in shifts])
 
-    def __init__(self, originals: Tensor):
-        mirrored = torch.cat([originals, originals.flip(-1)])
-        padded = F.pad(mirrored, (1, 1, 1, 1), mode="replicate")
-        h, w = mirrored.shape[-2:]
-        shifts = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
-        self.images = torch.cat([padded[..., y : y + h, x : x + w] for y, x in shifts])
-        self._projections = projections(self.images)
-        self._features = features(self.images)
+
+class HeldOut:
+    """The reference set: `images` [N,C,H,W] in [0, 1] that the model was not trained on."""
+
+    def __init__(self, images: Tensor):
+        self._projections, self._features = projections(images), features(images)
 
     def score(self, images: Tensor) -> Scores:
         """Return the distances of images [B,C,H,W] in [0, 1] from the reference set: 1000 times the sliced Wasserstein

@@ -4,11 +4,14 @@ defaults are based on the results.
     pip install -r benchmarks/requirements.txt
     python checkpoints/make.py draw faces-32 images/faces
     python benchmarks/steps.py faces-32 images/faces
+    python checkpoints/make.py draw creatures-32 images/creatures
+    python benchmarks/steps.py creatures-32 images/creatures-test
 
 Measuring everything takes hours on a CPU. Each result is appended to benchmarks/steps/<checkpoint>.jsonl at once, one
 per line, and settings that are in the file are skipped. The script can therefore be interrupted and restarted, and
---steps, --samplers etc. can select a part. The samples are compared with held-out flips and shifts of the images;
-scores.py describes the scores and their limits.
+--steps, --samplers etc. can select a part. The samples of a model with classes, equally many of each and without
+guidance, are compared with images that it has not seen; those of a model without classes with flips and shifts of its
+training images. scores.py describes the scores and their limits.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from pathlib import Path
 
 import torch
 from measure import print_table
-from scores import HeldOut
+from scores import HeldOut, flips_and_shifts
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that it runs from a clone without installing
@@ -54,7 +57,11 @@ def sample(policy: DiffusionPolicy, setting: dict, count: int) -> torch.Tensor:
     keywords = {"timesteps": steps, "sampler": setting["sampler"]}
     keywords["noise_schedule"] = None if setting["schedule"] == "trained" else setting["schedule"]
     keywords["time_difference"] = min(setting["difference"] / steps, 1.0)
-    return torch.cat([policy.sample(min(BATCH, count - i), seed=i, **keywords) for i in range(0, count, BATCH)]).cpu()
+    labels = [i % policy.num_classes + 1 if policy.num_classes else 0 for i in range(count)]
+    batches = [labels[i : i + BATCH] for i in range(0, count, BATCH)]
+    return torch.cat(
+        [policy.sample(len(b), seed=i * BATCH, label=tuple(b), **keywords) for i, b in enumerate(batches)]
+    ).cpu()
 
 
 def read_results(path: Path) -> list[dict]:
@@ -107,7 +114,7 @@ def plot(results: list[dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="name of a bundled model")
-    parser.add_argument("folder", type=Path, help="images that the model was trained on")
+    parser.add_argument("folder", type=Path, help="its training images, or for a model with classes its test images")
     parser.add_argument(
         "--steps", type=int, nargs="*", default=STEPS, help="without values: only print and plot results"
     )
@@ -122,8 +129,9 @@ def main() -> None:
     path = HERE / "steps" / f"{args.checkpoint}.jsonl"
     path.parent.mkdir(exist_ok=True)
     policy = DiffusionPolicy.from_pretrained(HERE.parent / "checkpoints" / args.checkpoint).to(best_device()).eval()
-    dataset = ImageDataset(args.folder, policy.image_size)
-    held_out = HeldOut(torch.stack([dataset[i] for i in range(len(dataset))]))
+    dataset = ImageDataset(args.folder, policy.image_size, convert_image_to="L" if policy.channels == 1 else "RGB")
+    images = torch.stack([dataset[i] for i in range(len(dataset))])
+    held_out = HeldOut(images if policy.num_classes else flips_and_shifts(images))
     measured = [{key: result[key] for key in SETTING} for result in read_results(path)]
     for setting in settings(args):
         if setting not in measured:

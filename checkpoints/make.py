@@ -1,200 +1,290 @@
-"""Make the bundled models from a font: draw the images, train, and write the checkpoint folder with its card.
+"""Make the bundled models: draw the images, train, and write the checkpoint folder with its card.
 
-    python checkpoints/make.py draw faces-32 images/faces
-    python checkpoints/make.py train faces-32 images/faces runs/faces-32
-    python checkpoints/make.py bundle faces-32 images/faces runs/faces-32 --device "two cores of a CPU"
+    python checkpoints/make.py draw creatures-32 images/creatures
+    python checkpoints/make.py train creatures-32 images/creatures runs/creatures-32
+    python checkpoints/make.py bundle creatures-32 images/creatures runs/creatures-32 --device "two cores of a CPU"
 
-The images are glyphs of Noto Color Emoji (SIL Open Font License 1.1), by default from Debian's package
-fonts-noto-color-emoji. `draw` needs fontTools (in tests/requirements.txt) to read the font's character map.
+`draw` also writes the images that training never sees, next to the others: images/creatures-test. drawing.py says what
+the images are and what drawing them needs, which is in checkpoints/requirements.txt.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
+import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import drawing
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from judging import accuracy, nearest_images, train_classifier
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that it runs from a clone without installing
 
 from dp import RIN, DiffusionPolicy, ImageDataset, Trainer
 from dp.checkpoints import folder as checkpoint
-from dp.data.codec import encode_png, make_grid, to_uint8
+from dp.data.codec import encode_png, make_grid, to_pillow, to_uint8
 from dp.system.atomic_files import replacing
 from dp.training.run_folder import RunFolder
 
-FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
-FONT_SIZE = 109  # the one bitmap size that the font holds
-GLYPH = (136, 128)
-SAMPLES, PAIRS = 64, 12  # on the card
+COLUMNS, PAIRS = 12, 12  # samples of each class on the card; pairs of a sample and its nearest training image
+UNCONDITIONAL = 64  # samples on the card of a model without classes
+MEASURED = 520  # samples that the numbers on the card of a model with classes come from
+BATCH = 65
+GUIDED = 2.0  # guidance of the other half of them
+BUNDLED = 512  # images that a folder holds, at most
+RECORDED, QUALITY = 16, 30  # images of the recorded run, and the quality of its picture
 
-# Unicode ranges, both ends included.
-FACES = [(0x2639, 0x263A), (0x1F600, 0x1F644), (0x1F910, 0x1F917), (0x1F920, 0x1F925), (0x1F927, 0x1F92F)]
-FACES += [(0x1F970, 0x1F976), (0x1F978, 0x1F97A), (0x1F9D0, 0x1F9D0), (0x1FAE0, 0x1FAE5), (0x1FAE8, 0x1FAE8)]
+# The latents stay distinct with these two: see "The latents" in benchmarks/README.md.
+DISTINCT_LATENTS = dict(qk_norm=True, latent_std=1.0)
+NETWORK = dict(dim=128, image_size=32, patch_size=4, depth=2, num_latents=32, heads=4, dim_head=32)
+NETWORK |= dict(conv_widths=(64,), conv_blocks=2) | DISTINCT_LATENTS
+TRAINING = dict(train_batch_size=32, train_lr=1.5e-3, lr_warmup_steps=200, weight_decay=0.01, ema_decay=0.99)
+TRAINING |= dict(save_and_sample_every=1000, num_samples=64, sample_steps=20, amp=True, mixed_precision_type="bf16")
+POLICY = dict(timesteps=50, noise_schedule="sigmoid", train_prob_self_cond=0.5)
 
-# One entry per bundled model: its glyphs, network and training.
+
+class Model(NamedTuple):
+    """One bundled model. steps: of training. sampling: what the page begins with. The rest is for its config and card:
+    what its images are and where they are from.
+    """
+
+    draw: Callable[..., tuple[drawing.Drawn, drawing.Drawn]]
+    network: dict[str, Any]
+    policy: dict[str, Any]
+    training: dict[str, Any]
+    steps: int
+    sampling: dict[str, Any]
+    license: str
+    dataset: str
+    images: str
+    origin: str
+    read_gain: float = 1.0  # with which training begins: a larger one makes each latent read fewer patches
+
+
 MODELS = {
-    "faces-32": {
-        "glyphs": FACES,
-        "network": dict(
-            dim=128,
-            image_size=32,
-            patch_size=4,
-            depth=2,
-            num_latents=32,
-            heads=4,
-            dim_head=32,
-            conv_widths=(64,),
-            conv_blocks=2,
-        ),
-        # For these images, the content is decided where there is little more than noise (gamma from 0.001 to 0.07). So
-        # the schedule reaches further there, and min-SNR is off, as it gives these levels almost no weight: see "Which
-        # levels to train on" in benchmarks/README.md.
-        "policy": dict(
-            timesteps=50,
-            noise_schedule="sigmoid",
-            schedule_kwargs=dict(start=-3.0, end=7.0),
-            min_snr_loss_weight=False,
-            train_prob_self_cond=0.5,
-        ),
-        "training": dict(
-            train_batch_size=32,
-            train_lr=1.5e-3,
-            train_num_steps=8000,
-            lr_warmup_steps=200,
-            lr_decay_steps=8000,
-            ema_decay=0.99,
-            weight_decay=0.01,
-            save_and_sample_every=1000,
-            num_samples=64,
-            sample_steps=25,
-            amp=True,
-            mixed_precision_type="bf16",
-        ),
-    },
+    "creatures-32": Model(
+        drawing.draw_creatures,
+        NETWORK | dict(num_classes=len(drawing.STYLES)),
+        POLICY | dict(schedule_kwargs=dict(start=-3.0, end=5.0)),
+        TRAINING | dict(augment_horizontal_flip=False),
+        16_000,
+        dict(timesteps=20, sampler="dpmpp_2m", guidance=1.0),
+        "cc0-1.0",
+        "40,000 avatars in ten styles",
+        "avatars of ten styles of DiceBear, 4,000 of each, drawn at 64×64 and averaged to 32×32",
+        "DiceBear (https://www.dicebear.com) made all ten styles and gave them to the public domain, CC0 1.0.",
+    ),
+    "letters-32": Model(
+        drawing.draw_letters,
+        NETWORK | dict(channels=1, num_classes=26),
+        POLICY | dict(schedule_kwargs=dict(start=-3.0, end=5.0)),
+        TRAINING | dict(augment_horizontal_flip=False),
+        6_500,
+        dict(timesteps=20, sampler="dpmpp_2m", guidance=2.0),
+        "ofl-1.1",
+        "the capitals of free fonts",
+        "capitals of fonts in Debian's packages, drawn at 128×128 and averaged to 32×32",
+        "The fonts and this model: SIL Open Font License 1.1. [fonts.txt](fonts.txt) lists the families.",
+    ),
+    "faces-32": Model(
+        drawing.draw_faces,
+        NETWORK | dict(query_std=3.0),
+        # For so few images, the content is decided where there is little more than noise (gamma from 0.001 to 0.07), so
+        # the schedule reaches further there: see "Which levels to train on" in benchmarks/README.md.
+        POLICY | dict(schedule_kwargs=dict(start=-3.0, end=7.0)),
+        TRAINING,
+        5_500,
+        dict(timesteps=20, sampler="dpmpp_2m"),
+        "ofl-1.1",
+        "112 emoji faces, so few that it copies many of them",
+        "faces of the Noto Color Emoji font, drawn at 136×136 on white, resized to 32×32, mirrored at random",
+        "The font and this model: SIL Open Font License 1.1.",
+        read_gain=2.0,
+    ),
 }
-
-
-def draw(ranges: list[tuple[int, int]], folder: Path, font_path: str = FONT) -> int:
-    """Draw each glyph of `ranges` that the font has, on white, as folder/<code point>.png. Return their number."""
-    from fontTools.ttLib import TTFont
-
-    folder.mkdir(parents=True, exist_ok=True)
-    font = ImageFont.truetype(font_path, FONT_SIZE)
-    points = [
-        point for point in sorted(TTFont(font_path).getBestCmap()) if any(low <= point <= high for low, high in ranges)
-    ]
-    side = max(GLYPH)
-    for point in points:
-        glyph = Image.new("RGBA", (side, side), "white")
-        ImageDraw.Draw(glyph).text((0, (side - GLYPH[1]) // 2), chr(point), font=font, embedded_color=True)
-        glyph.convert("RGB").save(folder / f"{point:05x}.png")
-    return len(points)
 
 
 def train(name: str, images: Path, run: Path) -> None:
     """Train the model `name`, resuming from the last checkpoint of the run, if there is one."""
     model = MODELS[name]
-    trainer = Trainer(
-        DiffusionPolicy(RIN(**model["network"]), **model["policy"]), images, results_folder=run, **model["training"]
-    )
+    torch.manual_seed(0)
+    network = RIN(**model.network)
+    for block in network.blocks:
+        torch.nn.init.constant_(block.read.qk_gain, model.read_gain)
+    policy = DiffusionPolicy(network, **model.policy)
+    length = dict(train_num_steps=model.steps, lr_decay_steps=model.steps)
+    trainer = Trainer(policy, images, results_folder=run, **model.training, **length)
     print(trainer.dataset.report)
     trainer.resume()
     trainer.train()
 
 
 def bundle(name: str, images: Path, run: Path, device: str) -> None:
-    """Write checkpoints/<name>/ from the run's last checkpoint: weights in half precision, samples, and the card. The
-    previous folder is replaced when everything is done.
+    """Write checkpoints/<name>/ from the run's last checkpoint: weights in half precision, a sample of the images, the
+    card and its pictures. The previous folder is replaced when everything is done.
     """
-    steps = RunFolder(run).checkpoint_steps()
+    model, steps = MODELS[name], RunFolder(run).checkpoint_steps()
     if not steps:
         raise SystemExit(f"there is no checkpoint in {run}: train first")
     newest = RunFolder(run).checkpoint(steps[-1])
-    config = checkpoint.read_config(newest)
-    dataset = ImageDataset(images, config["network"]["image_size"])
-    title = {"step": config["step"], "dataset": f"{images.name} of Noto Color Emoji", "license": "ofl-1.1"}
+    network, config = checkpoint.load(newest)
+    title = {"dataset": model.dataset, "license": model.license, "sampling": model.sampling}
+    mode = {"convert_image_to": "L" if config["network"]["channels"] == 1 else "RGB"}
+    dataset = ImageDataset(images, drawing.SIDE, **mode, classes="classes" in config)
     with replacing(HERE / name) as folder:
-        network, config = checkpoint.load(newest)
         checkpoint.save(folder, network, config | title, dtype=torch.float16)
-        policy = DiffusionPolicy.from_pretrained(folder)
-        samples = to_uint8(policy.sample(SAMPLES, timesteps=25, sampler="ddim", seed=0))
-        save_upscaled(samples, folder / "samples.png", columns=8)
-        nearest, distances = nearest_images(samples, dataset.images)
-        pairs = np.concatenate([samples[:PAIRS], nearest[:PAIRS]])
-        save_upscaled(pairs, folder / "nearest.png", columns=PAIRS)
-        text = card(
-            name,
-            config,
-            run,
-            parameters=sum(p.numel() for p in policy.parameters()) / 1e6,
-            weights_mb=(folder / "model.safetensors").stat().st_size / 1e6,
-            images=len(dataset),
-            distances=distances,
-            between=nearest_images(dataset.images, dataset.images, skip_self=True)[1],
-            device=device,
-        )
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        policy = DiffusionPolicy.from_pretrained(folder).eval()
+        save_images(dataset, folder / "images.zip")
+        save_recording(policy, model.sampling, folder / "recording.webp")
+        facts = facts_about(name, config, run, dataset, device)
+        facts["parameters"] = sum(p.numel() for p in policy.parameters()) / 1e6
+        facts["weights_mb"] = (folder / "model.safetensors").stat().st_size / 1e6
+        if "classes" in config:
+            test = ImageDataset(test_folder(images), drawing.SIDE, **mode, classes=True)
+            facts |= with_classes(policy, model.sampling, dataset, test, folder)
+            if name == "letters-32":
+                families = sorted({path.stem.rsplit(" ", 1)[0] for path in images.rglob("*.png")})
+                (folder / "fonts.txt").write_text("\n".join(families) + "\n", encoding="utf-8")
+        else:
+            facts |= without_classes(policy, model.sampling, dataset, folder)
+        kind = "classes" if "classes" in config else "copies"
+        text = "".join((HERE / f"card{part}.md").read_text(encoding="utf-8") for part in ("", f"-{kind}"))
+        (folder / "README.md").write_text(text.format(**facts), encoding="utf-8")
 
 
-def nearest_images(samples: np.ndarray, images: np.ndarray, skip_self: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nearest of `images`, mirrored or not, for each of `samples` [B,H,W,C], and its distance: the root mean
-    square over the pixels, on a scale where black to white is 1.
+def with_classes(
+    policy: DiffusionPolicy, sampling: dict, dataset: ImageDataset, test: ImageDataset, folder: Path
+) -> dict:
+    """Save sheets with a row for each class, with guidance and without, and the nearest training images.
+    Return the facts for the card.
     """
-    both = np.concatenate([images, images[:, :, ::-1]])
-    a, b = (x.reshape(len(x), -1).astype(np.float32) / 255 for x in (samples, both))
-    distances = np.sqrt(((a[:, None] - b[None]) ** 2).mean(-1))
-    if skip_self:
-        n = np.arange(len(images))
-        distances[n, n] = distances[n, n + len(images)] = np.inf
-    index = distances.argmin(1)
-    return both[index], distances.min(1)
+    classes = dataset.classes
+    for name, weight in (("guided.webp", GUIDED), ("plain.webp", 1.0)):
+        rows = [
+            draw_samples(policy, COLUMNS, [label], sampling | {"guidance": weight})
+            for label in range(1, len(classes) + 1)
+        ]
+        save_sheet(np.concatenate(rows), folder / name, COLUMNS)
+    labels = np.resize(np.arange(1, len(classes) + 1), MEASURED)
+    guided, plain = (
+        draw_samples(policy, MEASURED, list(labels), sampling | {"guidance": weight}) for weight in (GUIDED, 1.0)
+    )
+    nearest, distances = nearest_images(guided, dataset.images, mirrored=False)
+    save_sheet(np.concatenate([guided[:PAIRS], nearest[:PAIRS]]), folder / "nearest.webp", PAIRS)
+    classifier = train_classifier(dataset.images, np.asarray(dataset.labels))
+    unseen = nearest_images(test.images, dataset.images, mirrored=False)[1]
+    return {
+        "classes": ", ".join(classes),
+        "guidance": GUIDED,
+        "default_guidance": sampling["guidance"],
+        "measured": MEASURED,
+        "median": np.median(distances),
+        "unseen": np.median(unseen),
+        "plain_median": np.median(nearest_images(plain, dataset.images, mirrored=False)[1]),
+        "ratio": np.median(distances) / np.median(unseen),
+        "test_images": len(test),
+        "test_accuracy": accuracy(classifier, test.images, np.asarray(test.labels)),
+        "guided_accuracy": accuracy(classifier, guided, labels),
+        "plain_accuracy": accuracy(classifier, plain, labels),
+    }
 
 
-def save_upscaled(array: np.ndarray, path: Path, columns: int, times: int = 3) -> None:
-    path.write_bytes(encode_png(make_grid(array.repeat(times, 1).repeat(times, 2), columns)))
+def without_classes(policy: DiffusionPolicy, sampling: dict, dataset: ImageDataset, folder: Path) -> dict:
+    """Save a sheet of samples, and the nearest training images. Return the facts for the card."""
+    samples = draw_samples(policy, UNCONDITIONAL, [0], sampling)
+    nearest, distances = nearest_images(samples, dataset.images, mirrored=True)
+    save_sheet(samples, folder / "samples.webp", columns=8)
+    save_sheet(np.concatenate([samples[:PAIRS], nearest[:PAIRS]]), folder / "nearest.webp", PAIRS)
+    others = [np.delete(dataset.images, i, axis=0) for i in range(len(dataset))]
+    between = [
+        nearest_images(image[None], rest, mirrored=True)[1] for image, rest in zip(dataset.images, others, strict=True)
+    ]
+    return {
+        "measured": UNCONDITIONAL,
+        "median": np.median(distances),
+        "low": distances.min(),
+        "high": distances.max(),
+        "between": np.median(between),
+        "close": int((distances < np.median(between) / 2).sum()),
+    }
 
 
-def card(name: str, config: dict, run: Path, **measured) -> str:
-    """Fill in card.md from the run's records and the measurements."""
+def save_recording(policy: DiffusionPolicy, sampling: dict, path: Path) -> None:
+    """Save a run of 16 images as a WebP for the page's first view: a column for each step, with x_t above x0."""
+    labels = {"label": tuple(1 + i % policy.num_classes for i in range(RECORDED))} if policy.num_classes else {}
+    columns = [
+        np.concatenate([make_grid(to_uint8((image + 1) / 2)) for image in (step.x_t, step.x0)])
+        for step in policy.stream(RECORDED, seed=0, **sampling, **labels)
+    ]
+    to_pillow(np.concatenate(columns, axis=1)).save(path, quality=QUALITY, method=6)
+
+
+def draw_samples(policy: DiffusionPolicy, count: int, labels: list[int], sampling: dict) -> np.ndarray:
+    """Return `count` samples of seeds 0, 1, ..., uint8 [count,H,W,C]; `labels` are theirs, or one for all."""
+    samples = []
+    for i in range(0, count, BATCH):
+        size = min(BATCH, count - i)
+        chosen = {"label": tuple(int(label) for label in (labels * count)[i : i + size])} if any(labels) else {}
+        samples.append(to_uint8(policy.sample(size, seed=i, **sampling, **chosen)))
+    return np.concatenate(samples)
+
+
+def save_images(dataset: ImageDataset, path: Path) -> None:
+    """Write a ZIP of BUNDLED images, evenly chosen, or of all if they are fewer, in class folders."""
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, BUNDLED).round().astype(int))
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in chosen:
+            label = f"{dataset.classes[dataset.labels[i] - 1]}/" if dataset.classes else ""
+            content = io.BytesIO(encode_png(dataset.images[i])).getvalue()
+            # Without the time of day, so that the same images are the same file.
+            archive.writestr(zipfile.ZipInfo(f"{label}{i:05d}.png"), content)
+
+
+def save_sheet(images: np.ndarray, path: Path, columns: int) -> None:
+    """Save images [N,H,W,C] twice as large in a grid, as a WebP: several times smaller than a PNG."""
+    to_pillow(make_grid(images.repeat(2, 1).repeat(2, 2), columns)).save(path, quality=90, method=6)
+
+
+def test_folder(images: Path) -> Path:
+    return images.with_name(f"{images.name}-test")
+
+
+def facts_about(name: str, config: dict, run: Path, dataset: ImageDataset, device: str) -> dict:
+    """Return what the card says about the network and its training, from the run's records."""
     by_step = {}  # a resumed run logs again
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         with suppress(json.JSONDecodeError):  # a line torn by a crash
             record = json.loads(line)
             by_step[record["step"]] = record
     records = [record for step, record in sorted(by_step.items()) if step <= config["step"]]
-    batch = MODELS[name]["training"]["train_batch_size"]
-    between, distances = np.median(measured["between"]), measured["distances"]
+    model, batch = MODELS[name], MODELS[name].training["train_batch_size"]
+    keywords = ", ".join(f"{key} {value:g}" for key, value in config["policy"]["schedule_kwargs"].items())
     facts = {key: config["network"][key] for key in ("depth", "num_latents", "dim_latent", "dim")}
-    facts |= {key: config["policy"][key] for key in ("objective", "noise_schedule")}
-    keywords = [f"{key} {value:g}" for key, value in config["policy"]["schedule_kwargs"].items()]
-    facts |= {
+    facts |= {key: getattr(model, key) for key in ("license", "dataset", "images", "origin")}
+    return facts | {
         "name": name,
-        "keywords": f" ({', '.join(keywords)})" if keywords else "",
-        "weighting": "min-SNR weighting" if config["policy"]["min_snr_loss_weight"] else "every level with weight 1",
-        "side": config["network"]["image_size"],
-        "samples": SAMPLES,
-        "pairs": PAIRS,
+        "folder": f"images/{name.split('-')[0]}",
+        "side": drawing.SIDE,
+        "count": len(dataset),
+        "schedule": f"{config['policy']['noise_schedule']} ({keywords})",
+        "sampler": f"{model.sampling['timesteps']} steps of DPM-Solver++(2M)",
         "self_cond": config["policy"]["train_prob_self_cond"],
         "step": config["step"],
-        "batch": batch,
         "seen": config["step"] * batch,
-        "passes": config["step"] * batch / measured["images"],
+        "batch": batch,
+        "passes": config["step"] * batch / len(dataset),
         "minutes": sum((records[1]["step"] - records[0]["step"]) * batch / r["images_per_s"] for r in records) / 60,
+        "device": device,
         "loss": np.mean([r["loss"] for r in records if r["step"] > config["step"] - 100]),
-        "median": np.median(distances),
-        "low": distances.min(),
-        "high": distances.max(),
-        "close": int((distances < between / 2).sum()),
     }
-    template = (HERE / "card.md").read_text(encoding="utf-8")
-    return template.format(**(measured | facts | {"between": between}))
 
 
 def main() -> None:
@@ -206,7 +296,8 @@ def main() -> None:
     parser.add_argument("--device", default="a device that was not named", help="what it was trained on (bundle)")
     args = parser.parse_args()
     if args.action == "draw":
-        print(f"{draw(MODELS[args.model]['glyphs'], args.images)} images in {args.images}")
+        for drawn, folder in zip(MODELS[args.model].draw(), (args.images, test_folder(args.images)), strict=True):
+            print(f"{drawing.save(drawn, folder)} images in {folder}")
     elif args.run is None:
         parser.error(f"{args.action} needs the run folder")
     elif args.action == "train":

@@ -1,6 +1,5 @@
-"""The README's promises, the Space's front matter, and the script that draws the faces."""
+"""The README's promises, and the Space's front matter."""
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -131,27 +130,3 @@ def test_the_limits_in_the_readme_are_right():
     waiting = build_app(Engine(ROOT / "checkpoints", device="cpu"))._queue.max_size
     assert f"{limits}, {waiting} waiting" in README
     assert f"uploads of {DEFAULTS['max_file_size'].upper().replace('MB', ' MB')}" in README
-
-
-@pytest.fixture(scope="module")
-def make():
-    spec = importlib.util.spec_from_file_location("make", ROOT / "checkpoints" / "make.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_make_draws_the_faces(make, tmp_path):
-    if not Path(make.FONT).exists():
-        pytest.skip("the font is not installed: Debian's package is fonts-noto-color-emoji")
-    assert make.draw(make.MODELS["faces-32"]["glyphs"], tmp_path) == len(list(tmp_path.glob("*.png"))) > 100
-    grinning = np.asarray(Image.open(tmp_path / "1f600.png"))
-    assert grinning.shape == (136, 136, 3)
-    assert (grinning[0, 0] == 255).all() and grinning[68, 20, 2] < 100  # white corner, yellow cheek
-
-
-@pytest.mark.parametrize("folder", sorted(p.parent.name for p in (ROOT / "checkpoints").glob("*/config.json")))
-def test_bundled_folders_are_small_and_complete(folder):
-    files = [path for path in (ROOT / "checkpoints" / folder).rglob("*") if path.is_file()]
-    assert {"config.json", "model.safetensors", "README.md"} <= {path.name for path in files}
-    assert sum(path.stat().st_size for path in files) < 10_000_000

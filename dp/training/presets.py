@@ -21,7 +21,6 @@ POLICY = {  # as for the bundled models; see benchmarks/README.md
     "timesteps": 50,
     "noise_schedule": "sigmoid",
     "schedule_kwargs": {"start": -3.0, "end": 7.0},
-    "min_snr_loss_weight": False,
     "train_prob_self_cond": 0.5,
 }
 

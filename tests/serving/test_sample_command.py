@@ -65,8 +65,15 @@ def test_every_kind_is_byte_for_byte_what_the_app_saves(command, tmp_path, kind)
     written = (tmp_path / "new" / "folder" / name).read_bytes()
     if kind == "mp4":  # the muxer writes the time of day
         assert frames_of(written) == frames_of(content)
+    elif name.endswith(".zip"):  # so does this
+        assert members_of(written) == members_of(content)
     else:
         assert written == content
+
+
+def members_of(archive: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        return {name: file.read(name) for name in file.namelist()}
 
 
 def frames_of(film: bytes) -> list[bytes]:
@@ -104,8 +111,8 @@ def test_a_path_and_a_training_run_are_as_good_as_a_name(command, tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["nope"], "there is no checkpoint 'nope'; there are: faces-32"),
-        (["../../etc"], "there is no checkpoint 'etc'; there are: faces-32"),
+        (["nope"], "there is no checkpoint 'nope'; there are: creatures-32, faces-32"),
+        (["../../etc"], "there is no checkpoint 'etc'; there are: creatures-32, faces-32"),
         (["."], "config.json is missing"),
         (["faces-32", "--images", "0"], "at least 1, got 0"),
         (["faces-32", "--timesteps", "0"], "from 1 to 100000, got 0"),
