@@ -242,7 +242,7 @@ def describe(engine: Engine, checkpoint: str | None) -> str:
         return hint + describe_problems(engine)
     config = config_of(engine, checkpoint)
     network, policy = config["network"], config["policy"]
-    facts = [f"trained on {config['dataset']}"] if "dataset" in config else []
+    facts = [f"Trained on {config['dataset']}"] if "dataset" in config else []
     facts += [f"{config['step']:,} training steps"] if "step" in config else []
     facts += [f"{network['image_size']} × {network['image_size']} pixels", f"predicts {policy.get('objective', 'v')}"]
     return escape(" · ".join(facts)) + describe_problems(engine)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -22,6 +23,8 @@ from dp.ui.hub_models import HubLoader
 from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
 from dp.ui.streaming import Sessions
+
+RECORDING = "recording.webp"  # in the folder of a bundled model
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
     has_models = bool(page_values.usable_checkpoints(engine))
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320):
-            player = Player(sessions.runner, elem_id="player")
+            player = Player(sessions.runner, recording=find_recording(engine), elem_id="player")
         with gr.Column(scale=2, min_width=300):
             generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=has_models)
             stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop")
@@ -90,6 +93,13 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
             gr.HTML(scripts.LINK_FIELD, elem_id="link-field", padding=False)
     words.explain(words.DENOISE, words.EQUATIONS)  # last, so that on a phone the button is near the images
     return Tab(player, generate, stop, panel, start_image, walk_to, link, load)
+
+
+def find_recording(engine: Engine) -> Path | None:
+    """Return the recorded run of the model with which the page begins, if it comes with one."""
+    usable = [entry for entry in engine.checkpoints() if not entry.problem]
+    path = usable[0].path / RECORDING if usable and not usable[0].run and not usable[0].hub else None
+    return path if path and path.is_file() else None
 
 
 def sample_request(engine: Engine, tab: Tab, given: Given) -> SampleRequest:

@@ -50,6 +50,7 @@ function createPanes({ root, state }) {
 
   return {
     canvases,
+    paint,
     isDrawn: (frame) => frame === drawn,
     invalidate: () => (drawn = null),
     draw: () => (drawing ||= drawLoop()),

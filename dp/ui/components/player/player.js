@@ -57,6 +57,7 @@ const walk = createWalk({ root, state, selection, pause: transport.pause });
 const inspected = { root, state, server, isWalking: walk.isPlaying };
 createAttention({ ...inspected, panes, isAvailable: () => props.can_replay });
 createGuidance({ ...inspected, isAvailable: (row) => props.can_replay && Boolean(state.run.classes[row]) });
+const recording = props.has_recording ? createRecording({ root, panes, server, isIdle: () => state.value.state === "idle" }) : null;
 if (props.is_variant) createVariant({ root, state, props, watch, isLive, seek, selection });
 
 // ---- values from the server
@@ -64,6 +65,7 @@ if (props.is_variant) createVariant({ root, state, props, watch, isLive, seek, s
 function receive(next) {
   const begins = (next.state === "waiting" && next.heartbeat === undefined) || (next.run && next.run !== state.run.id);
   if (next.state === "stopped" && !isLive() && !begins) return; // the run ended before it could be stopped
+  if (next.state !== "idle") recording?.end();
   if (begins) begin(next);
   else if (isStopped) return;
   isStopped = next.state === "stopped";

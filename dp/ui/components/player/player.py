@@ -26,6 +26,8 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,7 @@ PARTS = (
     "guidance",
     "walk",
     "files",
+    "recording",
     "variant",
     "player",
 )
@@ -62,19 +65,27 @@ BUSY = "the server is busy with a request of another visitor: try again in a mom
 
 class Player(Component):
     """A player of the runs that `runner` samples. is_variant: one of several that a `Clock` plays, hidden until a run
-    begins.
+    begins. recording: a WebP with a recorded run, which is played before the first one: a column for each step, with
+    x_t above x0.
     """
 
-    def __init__(self, runner: Runner, is_variant: bool = False, **kwargs: Any):
+    def __init__(self, runner: Runner, is_variant: bool = False, recording: Path | None = None, **kwargs: Any):
+        def read_recording(data: Any) -> dict[str, str] | None:
+            with suppress(OSError):  # a model may be removed while the app runs
+                return {"sheet": data_uri("image/webp", recording.read_bytes())} if recording else None
+            return None
+
+        read_recording.__name__ = "recording"  # as which the page calls it
         super().__init__(
             html="player/player.html",
             css=["shared/transport.css", "player/player.css"],
             js=SCRIPTS,
             description="the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
-            server_functions=server_functions(runner),
+            server_functions=[*server_functions(runner), read_recording],
             value={"state": "idle"},
             is_variant=is_variant,
             can_replay=runner.can_replay,
+            has_recording=recording is not None,
             **kwargs,
         )
 

@@ -64,5 +64,6 @@ function createTransport({ root, rate, end, show, onEnd, playFrom, goTo, step, g
     live.setAttribute("aria-pressed", String(isFollowing && isLive));
   }
 
+  update({ isEnabled: false, isLive: false, isFollowing: true });
   return { update, pause: playback.pause, isPlaying: playback.isPlaying };
 }
