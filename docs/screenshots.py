@@ -22,6 +22,8 @@ WINDOW = {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"}
 
 
 def denoise(page) -> None:
+    page.locator("#class input").click()
+    page.get_by_role("option", name="one of each", exact=True).click()
     set_run(page, timesteps=20, seed=7, images=16)
     page.click("#generate")
     until(page, "d.state === 'done' && +d.kept === 20")
