@@ -40,7 +40,9 @@ def draw_faces() -> tuple[Drawn, Drawn]:
     from fontTools.ttLib import TTFont
 
     font, side, drawn = ImageFont.truetype(EMOJI_FONT, EMOJI_SIZE), max(GLYPH), {}
-    for point in sorted(TTFont(EMOJI_FONT).getBestCmap()):
+    with TTFont(EMOJI_FONT) as table:
+        points = sorted(table.getBestCmap())
+    for point in points:
         if any(low <= point <= high for low, high in FACES):
             glyph = Image.new("RGBA", (side, side), "white")
             ImageDraw.Draw(glyph).text((0, (side - GLYPH[1]) // 2), chr(point), font=font, embedded_color=True)
@@ -131,12 +133,13 @@ def ofl_families(fonts: Path) -> dict[str, list[Path]]:
     families: dict[str, list[Path]] = {}
     for path in sorted(path for path in fonts.rglob("*") if path.suffix.lower() in (".ttf", ".otf")):
         try:
-            font = TTFont(path, lazy=True)
-            names, characters = font["name"], font.getBestCmap() or {}
+            with TTFont(path, lazy=True) as font:
+                characters = font.getBestCmap() or {}
+                fields = {field: font["name"].getDebugName(field) or "" for field in (0, 1, 13, 14, 16)}
         except (TTLibError, KeyError):  # damaged, or without a name
             continue
-        license = " ".join(names.getDebugName(field) or "" for field in (0, 13, 14))
-        family = (names.getDebugName(16) or names.getDebugName(1) or "").replace("/", " ")
+        license = " ".join(fields[field] for field in (0, 13, 14))
+        family = (fields[16] or fields[1]).replace("/", " ")
         is_free = "Open Font License" in license or "OFL" in license
         if is_free and all(map(characters.get, range(ord("A"), ord("Z") + 1))) and not family.startswith(NO_LETTERS):
             families.setdefault(family, []).append(path)

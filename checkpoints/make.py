@@ -11,7 +11,6 @@ the images are and what drawing them needs, which is in checkpoints/requirements
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import zipfile
@@ -38,7 +37,7 @@ COLUMNS, PAIRS = 12, 12  # samples of each class on the card; pairs of a sample 
 UNCONDITIONAL = 64  # samples on the card of a model without classes
 MEASURED = 520  # samples that the numbers on the card of a model with classes come from
 BATCH = 65
-GUIDED = 2.0  # guidance of the other half of them
+GUIDED = 2.0  # guidance of one of two sheets, and of half of the measured samples
 BUNDLED = 512  # images that a folder holds, at most
 RECORDED, QUALITY = 16, 30  # images of the recorded run, and the quality of its picture
 
@@ -243,9 +242,8 @@ def save_images(dataset: ImageDataset, path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for i in chosen:
             label = f"{dataset.classes[dataset.labels[i] - 1]}/" if dataset.classes else ""
-            content = io.BytesIO(encode_png(dataset.images[i])).getvalue()
             # Without the time of day, so that the same images are the same file.
-            archive.writestr(zipfile.ZipInfo(f"{label}{i:05d}.png"), content)
+            archive.writestr(zipfile.ZipInfo(f"{label}{i:05d}.png"), encode_png(dataset.images[i]))
 
 
 def save_sheet(images: np.ndarray, path: Path, columns: int) -> None:
@@ -274,6 +272,7 @@ def facts_about(name: str, config: dict, run: Path, dataset: ImageDataset, devic
         "folder": f"images/{name.split('-')[0]}",
         "side": drawing.SIDE,
         "count": len(dataset),
+        "queries": "; each latent adds a learned embedding to its queries" * bool(config["network"].get("query_std")),
         "schedule": f"{config['policy']['noise_schedule']} ({keywords})",
         "sampler": f"{model.sampling['timesteps']} steps of DPM-Solver++(2M)",
         "self_cond": config["policy"]["train_prob_self_cond"],

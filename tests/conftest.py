@@ -34,7 +34,16 @@ def pytest_configure(config):
 
 # Files and folders, the slowest first.
 SLOW = ("test_train_tab", "test_remote", "test_zero_gpu", "test_models", "test_processes", "test_streaming")
-SLOW += ("test_player", "test_damage", "browser", "training", "test_docs", "test_startup", "test_gateway")
+SLOW += (
+    "test_player",
+    "test_damage",
+    "test_bundled",
+    "browser",
+    "training",
+    "test_docs",
+    "test_startup",
+    "test_gateway",
+)
 SLOW += ("test_engine", "test_policy")
 
 

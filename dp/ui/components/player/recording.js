@@ -6,14 +6,14 @@ function createRecording({ root, panes, server, isIdle }) {
 
   async function begin() {
     const recording = await server.recording({}).catch(() => null);
-    if (!recording || !isIdle()) return;
-    const image = await decodeImage(recording.sheet); // a column for each step: x_t above x0
+    const image = recording && (await decodeImage(recording.sheet)); // a column for each step: x_t above x0
+    if (!image || !isIdle()) return;
     const side = image.height / 2;
     const steps = image.width / side;
     const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
     let at = isStill ? steps - 1 : 0;
     const draw = () => {
-      if (document.hidden) return;
+      if (document.hidden && root.dataset.recorded) return;
       const column = Math.min(at, steps - 1);
       panes.paint(panes.canvases.x_t, image, column * side, 0, side, side);
       panes.paint(panes.canvases.x0, image, column * side, side, side, side);
