@@ -103,8 +103,9 @@ class DatasetReport:
         few, most = min(counts.values()), max(counts.values())
         many = f"{len(counts):,} classes, from the folders"
         if len(counts) <= MAX_LISTED_CLASSES:
-            fewest = {name: " (fewest)" for name, count in counts.items() if count == few < most}
-            sizes = ", ".join(f"{name} {count:,}{fewest.get(name, '')}" for name, count in counts.items())
+            is_one = list(counts.values()).count(few) == 1  # more than one need no mark: their sizes say it
+            marks = {name: " (fewest)" for name, count in counts.items() if count == few and is_one}
+            sizes = ", ".join(f"{name} {count:,}{marks.get(name, '')}" for name, count in counts.items())
             lines = [f"{many}: {sizes}."]
         else:
             smallest = sorted(counts, key=lambda name: counts[name])[: MAX_LISTED_CLASSES // 2]

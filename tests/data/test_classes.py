@@ -93,6 +93,8 @@ def test_many_classes_are_summarized_by_the_smallest():
     assert line == f"20 classes, from the folders, of 1 to 20 images; the smallest: {smallest}."
     even = DatasetReport(accepted=names[:2], classes=["a", "b"], labels=[1, 2])
     assert even._class_lines() == ["2 classes, from the folders: a 1, b 1."]
+    nearly = DatasetReport(accepted=names[:4], classes=["a", "b", "c"], labels=[1, 1, 2, 3])
+    assert nearly._class_lines() == ["3 classes, from the folders: a 2, b 1, c 1."]
 
 
 @pytest.mark.parametrize("wrapper", ["", "pack/"])
