@@ -1,6 +1,4 @@
-"""What the cards and the benchmarks say about samples: their class, according to a small classifier, and their nearest
-training images.
-"""
+"""Measure samples for the model cards and the benchmarks: classify them, and find their nearest training images."""
 
 from __future__ import annotations
 

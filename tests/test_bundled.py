@@ -48,7 +48,7 @@ def check_latents(folder, timesteps):
 
 
 # The convolutions of letters-32 have learned to do without its latents, which read alike.
-without_letters = pytest.mark.parametrize(
+each_model_letters_failing = pytest.mark.parametrize(
     "folder",
     [
         pytest.param(folder, marks=[pytest.mark.xfail(strict=True)] if folder.name == "letters-32" else [])
@@ -58,13 +58,13 @@ without_letters = pytest.mark.parametrize(
 )
 
 
-@without_letters
+@each_model_letters_failing
 def test_the_latents_read_different_things_and_matter(folder):
     check_latents(folder, timesteps=5)
 
 
 @pytest.mark.soak
-@without_letters
+@each_model_letters_failing
 def test_the_latents_read_different_things_at_every_step(folder):
     check_latents(folder, timesteps=20)
 

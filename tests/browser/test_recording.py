@@ -45,7 +45,7 @@ def test_a_recorded_run_plays_until_a_run_begins(page):
 
 
 @pytest.mark.browser
-def test_whoever_asked_for_less_motion_sees_its_result(page):
+def test_with_reduced_motion_only_the_result_is_shown(page):
     page.emulate_media(reduced_motion="reduce")
     page.reload()
     page.wait_for_selector(f".player[data-recorded='{STEPS}/{STEPS}']")

@@ -1,4 +1,4 @@
-// Before the first run of a page: a recorded run of its model, over and over, so that there is something to see at once.
+// Before the first run of a page: a recorded run of its model, over and over, so that the page is not empty.
 function createRecording({ root, panes, server, isIdle }) {
   const FRAME_MS = 250;
   const PAUSE_FRAMES = 8; // on the result
