@@ -8,6 +8,10 @@ REMEMBERED_RUN = read_file("page/remembered_run.js")
 RUN_BUTTONS = read_file("page/run_buttons.js")
 TRUNCATE_PNG = read_file("page/truncate_png.js")
 COPY_LINK = read_file("page/copy_link.js")
+RESET_SETTING = read_file("page/reset_setting.js")
+DESCRIBE_CHANGES, BEGIN_RUN = (
+    f"(...values) => ({read_file('page/describe_changes.js')})({is_drawn}, ...values)" for is_drawn in ("false", "true")
+)
 
 # Shown by COPY_LINK if the browser does not allow the page to copy. In a cross-site frame it blocks `prompt`, too.
 LINK_FIELD = (

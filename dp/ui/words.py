@@ -27,9 +27,9 @@ TRAIN = help_text("train")
 EQUATIONS = help_text("equations")
 
 
-def explain(text: str, equations: str | None = None) -> None:
-    """Add the help sections at the end of a tab to the page being built."""
-    with gr.Accordion("What am I looking at?", open=False, elem_classes="explain"):
+def explain(text: str, equations: str | None = None, is_open: bool = True) -> None:
+    """Add the help sections of a tab to the page being built."""
+    with gr.Accordion("What am I looking at?", open=is_open, elem_classes="explain"):
         gr.Markdown(text)
     if equations:
         with gr.Accordion("The equations", open=False, elem_classes="explain"):

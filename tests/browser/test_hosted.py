@@ -20,6 +20,7 @@ from pages import (
     context_for,
     expect_no_trouble,
     open_browser,
+    show_more,
     unfold,
     watched,
 )
@@ -201,7 +202,7 @@ def test_messages_stay_below_the_1_mb_limit_of_proxies_and_a_rejected_one_is_rep
     chooser.value.set_files({"name": "large.png", "mimeType": "image/png", "buffer": large})
     page.wait_for_function("document.querySelector('#timesteps input[type=number]').value === '7'")
 
-    unfold(page.get_by_text("Start from an image", exact=True))
+    show_more(page)
     page.set_input_files(".choose input", {"name": "large.png", "mimeType": "image/png", "buffer": large})
     click(page, ".mask", 0.4, 0.6)
     generate(page.main_frame, 2)

@@ -3,7 +3,7 @@
 import pytest
 from conftest import LEFT_EARLY, WINDOWS
 from launching import launched
-from pages import click, set_run, settle, unfold, until, window
+from pages import click, set_run, settle, show_more, unfold, until, window
 from test_compare import PLAYERS, compare, until_done
 
 pytestmark = pytest.mark.browser
@@ -74,6 +74,32 @@ def test_the_denoise_tab_fits_into_both_windows(page):
             page.focus("#player .player")
             page.keyboard.press("End")
             until(page, "step === 5")
+
+
+def in_view(page, selector):
+    box = page.locator(selector).bounding_box()
+    return box["y"] > -1 and box["y"] + box["height"] < page.viewport_size["height"] + 1
+
+
+def test_images_and_generate_stay_in_view_while_the_settings_are_used(page):
+    set_run(page, timesteps=2, seed=3)
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 2 && step === 2")
+    show_more(page)
+    for name in resized(page):
+        page.evaluate("scrollTo(0, 0)")
+        page.locator("#difference").evaluate("(control) => control.scrollIntoView({block: 'nearest'})")
+        assert in_view(page, "#difference") and in_view(page, "#generate"), name
+        if name == "desktop":
+            assert in_view(page, "#player .prediction canvas")
+            continue
+        shown, small = (
+            page.evaluate(f"document.querySelector('#player {where} canvas').toDataURL()")
+            for where in (".prediction", ".mini")
+        )
+        assert in_view(page, "#player .mini") and small == shown
+        page.click("#player .mini")
+        assert in_view(page, "#player .prediction canvas")
 
 
 def tops_and_lefts(page):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from models import MODEL, PacedEngine, model, models_dir
-from pages import canvas_pixels, click, close_toasts, copied_link, hearing_late, set_run, until
+from pages import canvas_pixels, click, close_toasts, copied_link, hearing_late, set_run, show_more, until
 from PIL import Image
 
 from dp.data.codec import encode_png, make_grid, read_png_text, to_uint8
@@ -351,6 +351,7 @@ def upload(page, path):
 
 def controls_of(page):
     """Return the values of the page's controls."""
+    show_more(page)
     values = {key: page.input_value(f"#{key} input[type=number]") for key in ("images", "timesteps", "seed")}
     if page.is_visible("#eta"):
         values["eta"] = page.input_value("#eta input[type=number]")
@@ -363,6 +364,7 @@ def controls_of(page):
 def choose_others(page):
     set_run(page, timesteps=12, seed=SEED, images=2)
     page.get_by_label("DDIM").check()
+    show_more(page)
     page.get_by_label("cosine", exact=True).check()
     for control, value in (("difference", "1.5"), ("eta", "0.4")):
         box = page.locator(f"#{control} input[type=number]")

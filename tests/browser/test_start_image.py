@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from models import model
-from pages import canvas_pixels, copied_link, set_run, unfold, until
+from pages import canvas_pixels, copied_link, set_run, show_more, until
 from PIL import Image
 
 from dp import DiffusionPolicy, SampleSettings
@@ -152,7 +152,7 @@ def choose(page, tmp_path):
     """Choose a face of 48 x 64 pixels on the page, and return the square that the page keeps of it."""
     face = torch.linspace(0, 1, 64)[:, None, None] * torch.tensor([1.0, 0.6, 0.2]) * torch.ones(48, 1)
     Image.fromarray((face.numpy() * 255).astype("uint8")).save(tmp_path / "mine.png")
-    unfold(page.get_by_text("Start from an image", exact=True))
+    show_more(page)
     page.locator("#start input[type=file]").set_input_files(tmp_path / "mine.png")
     page.wait_for_selector("#start .start[data-state=chosen]")
 
@@ -216,7 +216,7 @@ def test_a_walk_is_shown_as_a_strip_that_plays_and_its_link_restores_it(shared_p
     page = shared_page
     policy = model()
     set_run(page, timesteps=8, seed=2, images=5)
-    unfold(page.get_by_text("Walk between two seeds", exact=True))
+    show_more(page)
     assert page.input_value("#walk input") == ""  # opening the accordion starts no walk
     page.click("#generate")
     finished(page, 8)
@@ -237,7 +237,7 @@ def test_a_walk_is_shown_as_a_strip_that_plays_and_its_link_restores_it(shared_p
     link = copied_link(page)
     assert "walk=9" in link and "seed=2" in link
     page.goto(link)
-    unfold(page.get_by_text("Walk between two seeds", exact=True))
+    show_more(page)
     page.wait_for_function("document.querySelector('#walk input')?.value === '9'")
 
 

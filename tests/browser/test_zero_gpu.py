@@ -14,7 +14,7 @@ import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from models import MODEL, PacedEngine, model, models_dir
-from pages import canvas_pixels, close_toasts, copied_link, decode, serve, set_run, type_numbers, unfold, until
+from pages import canvas_pixels, close_toasts, copied_link, decode, serve, set_run, show_more, type_numbers, until
 from PIL import Image
 from test_compare import PLAYERS, compare, shown, until_players
 from test_player import upload
@@ -298,7 +298,7 @@ def test_features_that_need_a_finished_run_are_hidden_and_the_rest_works(page, p
 
     choose(page, tmp_path)
     page.locator("#start .strength").fill("0.5")
-    unfold(page.get_by_text("Walk between two seeds", exact=True))
+    show_more(page)
     page.locator("#walk input").fill("9")
     page.locator("#walk input").press("Tab")
     page.evaluate("document.querySelector('#player .step').textContent = ''")

@@ -230,6 +230,12 @@ def unfold(control):
     settle(control.page)
 
 
+def show_more(page):
+    """Open the section with more settings, if it is closed."""
+    if not page.is_visible("#schedule"):
+        unfold(page.locator("#more .label-wrap"))
+
+
 def click(page, selector, across, down):
     """At a place inside, as shares of its width and height."""
     target = page.locator(selector)

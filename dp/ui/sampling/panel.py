@@ -15,6 +15,8 @@ from dp.ui.sampling import page_values
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # options of most events
 
+MORE = "More settings"
+
 Given = Mapping[Component, Any]  # the argument of a handler whose inputs are a set
 Updates = dict[Component, Any]  # the result of a handler; outputs that it lacks stay as they are
 
@@ -28,22 +30,23 @@ class Controls(NamedTuple):
     images: gr.Slider
     timesteps: gr.Slider
     sampler: gr.Radio
+    seed: gr.Number
+    random_seed: gr.Checkbox
     noise_schedule: gr.Radio
     time_difference_steps: gr.Slider
     eta: gr.Slider
-    seed: gr.Number
-    random_seed: gr.Checkbox
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The controls of one tab. about: describes the checkpoint. folded: the components added by `fold` of
-    `build_panel`.
+    """The controls of one tab. about: describes the checkpoint. more: the section with the settings that a newcomer
+    does not need. folded: the components added by `fold` of `build_panel`.
     """
 
     engine: Engine
     controls: Controls
     about: gr.Markdown
+    more: gr.Accordion
     folded: Any = None
 
     @property
@@ -147,14 +150,12 @@ def build_panel(
     folded = fold()
     schedules = page_values.schedule_choices(engine, default) if default else []
     config = page_values.config_of(engine, default) if default else {"network": {}}
-    controls = Controls(
-        checkpoint=checkpoint,
-        **class_controls(prefix, config),
-        **size_controls(prefix, images, config),
-        **step_controls(prefix, schedules, config),
-        **seed_controls(prefix),
-    )
-    panel = Panel(engine, controls, about, folded)
+    sampler = config.get("sampling", {}).get("sampler", page_values.SAMPLER)
+    basic = class_controls(prefix, config) | size_controls(prefix, images, config) | sampler_control(prefix, sampler)
+    basic |= seed_controls(prefix)
+    with gr.Accordion(MORE, open=False, elem_id=prefix + "more", elem_classes="more") as more:
+        controls = Controls(checkpoint=checkpoint, **basic, **step_controls(prefix, schedules, sampler))
+    panel = Panel(engine, controls, about, more, folded)
     for control in controls:
         if control is not controls.random_seed:
             page_values.skip_gradio_check(control)
@@ -214,16 +215,20 @@ def size_controls(prefix: str, images: int, config: Mapping[str, Any]) -> dict[s
     }
 
 
-def step_controls(prefix: str, schedules: list[tuple[str, str]], config: Mapping[str, Any]) -> dict[str, Component]:
-    own_sampler = config.get("sampling", {}).get("sampler", page_values.SAMPLER)
+def sampler_control(prefix: str, sampler: str) -> dict[str, Component]:
     return {
         "sampler": gr.Radio(
             page_values.SAMPLERS,
-            value=own_sampler,
+            value=sampler,
             label="Sampler",
             elem_id=prefix + "sampler",
             info="DPM-Solver++ uses two predictions and needs the fewest steps. DDIM adds no noise; DDPM and SDE do.",
-        ),
+        )
+    }
+
+
+def step_controls(prefix: str, schedules: list[tuple[str, str]], sampler: str) -> dict[str, Component]:
+    return {
         "noise_schedule": gr.Radio(
             schedules,
             value=page_values.TRAINED,
@@ -248,7 +253,7 @@ def step_controls(prefix: str, schedules: list[tuple[str, str]], config: Mapping
             label="eta",
             elem_id=prefix + "eta",
             info="Noise that DDIM adds at each step: 0 adds none, 1 as much as DDPM.",
-            visible=own_sampler == "ddim",
+            visible=sampler == "ddim",
         ),
     }
 

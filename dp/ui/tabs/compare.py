@@ -94,15 +94,17 @@ def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
 def components(engine: Engine, sessions: Sessions) -> Tab:
     has_models = bool(page_values.usable_checkpoints(engine))
     with gr.Row(elem_classes="denoise"):
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(scale=3, min_width=320, elem_classes="shown"):
             gr.Markdown(words.COMPARE_HINT, elem_id="compare-hint", elem_classes="about")
             with gr.Row(elem_classes="variants"):
                 options = {"is_variant": True, "min_width": 80, "padding": False}
                 players = [Player(sessions.runner, **options) for _ in range(MAX_VARIANTS)]
             clock = Clock(elem_id="clock")
-        with gr.Column(scale=2, min_width=300):
-            start = gr.Button("Compare", variant="primary", size="lg", elem_id="compare", interactive=has_models)
-            stop = gr.Button("Stop", variant="stop", size="lg", elem_id="compare-stop")
+            words.explain(words.COMPARE)
+        with gr.Column(scale=2, min_width=300, elem_classes="settings"):
+            with gr.Row(elem_classes="run-buttons"):
+                start = gr.Button("Compare", variant="primary", size="lg", elem_id="compare", interactive=has_models)
+                stop = gr.Button("Stop", variant="stop", size="lg", elem_id="compare-stop")
             axis = gr.Dropdown(
                 axes(engine),
                 value="sampler",
@@ -121,7 +123,6 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
             )
             panel = build_panel(engine, prefix="compare-", images=IMAGES)
     panel.controls.sampler.visible, panel.controls.eta.visible = False, True  # as `choose_axis` would set them
-    words.explain(words.COMPARE)
     for control in (axis, chosen):
         page_values.skip_gradio_check(control)
     return Tab(players, clock, start, stop, axis, chosen, panel)

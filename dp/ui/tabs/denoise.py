@@ -17,6 +17,7 @@ from dp.serving.engine import Engine
 from dp.serving.files import read_settings
 from dp.serving.handle import SampleRequest
 from dp.ui import scripts, words
+from dp.ui.components.changes.changes import Changes
 from dp.ui.components.player.player import Player
 from dp.ui.components.start_image.start_image import StartImage, read_start_image, start_image_props
 from dp.ui.hub_models import HubLoader
@@ -34,6 +35,7 @@ class Tab:
     player: Player
     generate: gr.Button
     stop: gr.Button
+    changes: Changes
     panel: Panel
     start_image: StartImage
     walk_to: gr.Textbox
@@ -44,6 +46,11 @@ class Tab:
     def inputs(self) -> set[Component]:
         """Return the inputs of a run."""
         return {*self.panel.controls, self.walk_to, self.start_image}
+
+    @property
+    def linked(self) -> list[Component]:
+        """Return the controls in the order of the scripts' parameters."""
+        return [*self.panel.controls, self.walk_to]
 
     @property
     def outputs(self) -> list[Component]:
@@ -61,8 +68,9 @@ def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
     tab = components(engine, sessions)
     remembered = gr.Textbox(visible=False)  # the id of the run that this browser tab was showing
     wire_runs(page, tab, engine, sessions, remembered)
-    wire_settings(page, tab, engine, sessions, remembered)
+    refreshed = wire_settings(page, tab, engine, sessions, remembered)
     wire_start_image(page, tab, engine)
+    wire_changes(tab, refreshed)
     for script in (scripts.RUN_BUTTONS, scripts.TRUNCATE_PNG):
         page.load(js=script, api_visibility="private")
     return tab.panel
@@ -71,16 +79,20 @@ def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
 def components(engine: Engine, sessions: Sessions) -> Tab:
     has_models = bool(page_values.usable_checkpoints(engine))
     with gr.Row(elem_classes="denoise"):
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(scale=3, min_width=320, elem_classes="shown"):
             player = Player(sessions.runner, recording=find_recording(engine), elem_id="player")
-        with gr.Column(scale=2, min_width=300):
-            generate = gr.Button("Generate", variant="primary", size="lg", elem_id="generate", interactive=has_models)
-            stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop")
+            words.explain(words.DENOISE, words.EQUATIONS)
+        with gr.Column(scale=2, min_width=300, elem_classes="settings"):
+            with gr.Row(elem_classes="run-buttons"):
+                generate = gr.Button(
+                    "Generate", variant="primary", size="lg", elem_id="generate", interactive=has_models
+                )
+                stop = gr.Button("Stop", variant="stop", size="lg", elem_id="stop")
+            changes = Changes(fold="more", elem_id="changes", padding=False)
             panel = build_panel(engine, fold=HubLoader)
-            with gr.Accordion("Start from an image", open=False, elem_id="start-fold"):
+            with panel.more:
                 gr.Markdown(words.START, elem_classes="about")
                 start_image = StartImage(elem_id="start")
-            with gr.Accordion("Walk between two seeds", open=False, elem_id="walk-fold"):
                 gr.Markdown(words.WALK, elem_classes="about")
                 # Not a gr.Number: when the accordion opens, an empty one becomes 0, which is a valid seed.
                 walk_to = gr.Textbox(max_lines=1, placeholder="no walk", label="Walk to seed", elem_id="walk")
@@ -91,8 +103,7 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
                     "Load settings", size="sm", elem_id="load", file_types=[".png"], type="binary", min_width=120
                 )
             gr.HTML(scripts.LINK_FIELD, elem_id="link-field", padding=False)
-    words.explain(words.DENOISE, words.EQUATIONS)  # last, so that on a phone the button is near the images
-    return Tab(player, generate, stop, panel, start_image, walk_to, link, load)
+    return Tab(player, generate, stop, changes, panel, start_image, walk_to, link, load)
 
 
 def find_recording(engine: Engine) -> Path | None:
@@ -167,9 +178,11 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, rem
     tab.player.reconnect(reconnect, remembered, js=scripts.REMEMBERED_RUN, **run_event)
 
 
-def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, remembered: gr.Textbox) -> None:
+def wire_settings(
+    page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, remembered: gr.Textbox
+) -> gr.events.Dependency:
     """Apply the settings of the page's link, of the run that is shown again, or of a saved PNG; and copy a link to the
-    current settings.
+    current settings. Return the event that puts the first ones into the controls.
     """
 
     def refresh(request: gr.Request, run: str) -> Updates:
@@ -205,11 +218,11 @@ def wire_settings(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions,
         return {tab.start_image: start, tab.walk_to: saved.get("walk_to")} | updates
 
     outputs = [tab.generate, tab.walk_to, *tab.panel.outputs]
-    page.load(refresh, remembered, outputs, js=scripts.REMEMBERED_RUN, **QUIET)
+    refreshed = page.load(refresh, remembered, outputs, js=scripts.REMEMBERED_RUN, **QUIET)
     outputs = [tab.start_image, tab.walk_to, *tab.panel.outputs]
     tab.load.upload(load, {tab.load, tab.start_image}, outputs, **QUIET)
-    linked = [*tab.panel.controls, tab.walk_to]  # in the order of the script's parameters
-    tab.link.click(None, linked, js=scripts.COPY_LINK, api_visibility="private")
+    tab.link.click(None, tab.linked, js=scripts.COPY_LINK, api_visibility="private")
+    return refreshed
 
 
 def wire_start_image(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
@@ -224,3 +237,15 @@ def wire_start_image(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
 
     for event in (page.load, controls.checkpoint.change, controls.noise_schedule.change):
         event(update, {controls.checkpoint, controls.noise_schedule}, tab.start_image, **QUIET)
+
+
+def wire_changes(tab: Tab, refreshed: gr.events.Dependency) -> None:
+    """Keep the list of what differs from the defaults and from the run that is shown, in the browser."""
+    controls = tab.panel.controls
+    described = [*tab.linked, tab.start_image]
+    listed = {"inputs": [*described, tab.changes], "outputs": tab.changes} | QUIET
+    gr.on([control.change for control in described], None, js=scripts.DESCRIBE_CHANGES, **listed)
+    for begin in (tab.generate.click, refreshed.then):  # a page that is loaded again shows the settings of its run
+        begin(None, js=scripts.BEGIN_RUN, **listed)
+    reset = [controls.noise_schedule, controls.time_difference_steps, controls.eta, tab.walk_to, tab.start_image]
+    tab.changes.remove(None, [tab.changes, *reset], reset, js=scripts.RESET_SETTING, **QUIET)

@@ -139,7 +139,7 @@ def components(tabs: list[str], samples: Mapping[str, Path]) -> Tab:
             ]
             server_functions += [remote_training.exchange, remote_training.end, remote_training.forget]
             board = RunBoard(tabs, server_functions, remote_training.EXCHANGE_S, elem_id="board")
-    words.explain(words.TRAIN)
+    words.explain(words.TRAIN, is_open=False)
     reference = gr.Textbox("", visible=False, elem_id="image-reference")
     return Tab(denied, content, intake, form, start, rent, note, board, reference, gr.State({}))
 

@@ -1,4 +1,4 @@
-async (checkpoint, className, guidance, images, timesteps, sampler, schedule, difference, eta, seed, _random, walk) => {
+async (checkpoint, className, guidance, images, timesteps, sampler, seed, _random, schedule, difference, eta, walk) => {
   // Copy a link with the page's values, which come in the order of `page_values.read`.
   const values = { checkpoint, images, timesteps, sampler, difference, seed };
   if (className) Object.assign(values, { class: className, guidance });

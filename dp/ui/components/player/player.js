@@ -24,6 +24,7 @@ const panes = createPanes({ root, state });
 const charts = createCharts({ root, state, goTo });
 const selection = createSelection({ root, state, server, panes, refresh, goTo });
 createFiles({ root, state, server, announce });
+createMini({ root, panes });
 const transport = createTransport({
   root,
   rate: () => Math.max(state.run.frames.length / REPLAY_S, 5),

@@ -45,6 +45,7 @@ SCRIPTS = [f"shared/{name}.js" for name in ("canvas", "format", "chart", "playba
 PARTS = (
     "run",
     "panes",
+    "mini",
     "charts",
     "selection",
     "inspector",

@@ -1,0 +1,30 @@
+"""What is unlike the defaults in the section with more settings, and what changed after the run that is shown.
+
+Its value, which the browser alone makes, from the controls (`page/describe_changes.js`):
+
+    chips     [name, words] of each setting that differs from its default
+    changed   the labels of the controls that changed after the run that is shown
+    drawn     the values of the controls with which that run was started
+    removed   the name of a setting to reset, when the component triggers `remove`
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dp.ui.components.component import Component
+
+
+class Changes(Component):
+    """fold: the element id of the section whose title says how many settings differ."""
+
+    def __init__(self, fold: str, **kwargs: Any):
+        super().__init__(
+            html="changes/changes.html",
+            css=["changes/changes.css"],
+            js=["changes/changes.js"],
+            description="the settings that differ from the defaults",
+            value={},
+            fold=fold,
+            **kwargs,
+        )
