@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dp.ui.components.component import read_file
+import json
 
-REMEMBERED_RUN = read_file("page/remembered_run.js")
+from dp.ui.components.component import read_file
+from dp.ui.sampling.links import NAMES
+
+REMEMBERED_RUN = read_file("page/remembered_run.js").replace("LINK_NAMES", json.dumps(list(NAMES)))
+OPEN_LINK = read_file("page/open_link.js")
 RUN_BUTTONS = read_file("page/run_buttons.js")
 TRUNCATE_PNG = read_file("page/truncate_png.js")
 COPY_LINK = read_file("page/copy_link.js")

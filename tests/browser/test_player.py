@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from models import MODEL, PacedEngine, model, models_dir
-from pages import canvas_pixels, click, close_toasts, copied_link, hearing_late, set_run, show_more, until
+from pages import canvas_pixels, click, close_toasts, copied_link, hearing_late, set_run, show_more, type_numbers, until
 from PIL import Image
 
 from dp.data.codec import encode_png, make_grid, read_png_text, to_uint8
@@ -406,7 +406,7 @@ def test_a_png_and_a_link_restore_the_controls_and_the_pixels_and_invalid_ones_c
     page.get_by_text("Ignored from the link: timesteps (Timesteps must be").wait_for()
     assert page.get_by_text("difference (Time difference must be").count() == 1
     page.wait_for_function("document.querySelector('#seed input').value === '5'")
-    until(page, "d.state === 'done'")  # the page shows its run again
+    page.wait_for_selector("#generate.suggested")  # and no run begins by itself
     before = controls_of(page)
     assert before["timesteps"] == "20" and before != chosen
     (tmp_path / "other.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
@@ -420,11 +420,25 @@ def test_a_png_and_a_link_restore_the_controls_and_the_pixels_and_invalid_ones_c
     set_to(page, chosen)
     np.testing.assert_array_equal(generate_again(page), picture)
 
-    page.goto(copied_link(page))
-    page.wait_for_selector("#generate")
+    # A link draws its run when it is opened; a page that is loaded again shows its last run, and not the link's.
+    link = copied_link(page)
+    page.locator("#random input").check()
+    page.goto(link)
+    page.wait_for_selector(".player")
+    until(page, "d.state === 'done' && step === 12 && +d.kept === 12")
+    np.testing.assert_array_equal(canvas_pixels(page), picture)
     set_to(page, chosen)
-    until(page, "d.state === 'done'")
-    np.testing.assert_array_equal(generate_again(page), picture)
+    type_numbers(page, timesteps=3)
+    page.click("#generate")
+    until(page, "d.state === 'done' && step === 3 && +d.kept === 3")
+    page.reload()
+    page.wait_for_selector(".player")
+    until(page, "d.state === 'done' && step === 3 && +d.kept === 3")
+    set_to(page, chosen | {"timesteps": "3", "random": True})  # which is not of the run
+
+    page.goto(f"{url}/?images=9&timesteps=90&seed=5")  # a longer run takes a click
+    page.wait_for_selector("#generate.suggested")
+    assert page.get_attribute(".player", "data-state") == "idle"
 
 
 # ----------------------------------------------------------------------------

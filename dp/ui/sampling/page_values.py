@@ -182,6 +182,13 @@ def to_page_values(engine: Engine, saved: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def count_rows(engine: Engine, saved: Mapping[str, Any]) -> int:
+    """Return the network rows of a run with settings from a link, with the page's defaults for those that it lacks."""
+    values = to_page_values(engine, saved)
+    _, settings = parse_settings(engine, **values | ({} if values["label"] else {"guidance": None}))
+    return settings.most_rows * settings.timesteps
+
+
 def own_guidance(config: Mapping[str, Any]) -> float:
     """Return the guidance with which the page begins for a model."""
     return min(config.get("sampling", {}).get("guidance", 1), MAX_GUIDANCE)

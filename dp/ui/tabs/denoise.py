@@ -4,7 +4,7 @@ per concern that wires them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from dp.serving.engine import Engine
 from dp.serving.files import read_settings
 from dp.serving.handle import SampleRequest
 from dp.ui import scripts, words
+from dp.ui.auth import permission
 from dp.ui.components.changes.changes import Changes
 from dp.ui.components.player.player import Player
 from dp.ui.components.start_image.start_image import StartImage, read_start_image, start_image_props
@@ -26,6 +27,7 @@ from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
 from dp.ui.streaming import Sessions
 
 RECORDING = "recording.webp"  # in the folder of a bundled model
+MAX_ROWS = 800  # network rows of a run that the page starts by itself when it is opened by a link
 
 
 @dataclass(frozen=True)
@@ -141,18 +143,14 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, rem
             raise page_values.user_error(value["message"])
 
     async def reattach(request: gr.Request, run: str) -> AsyncIterator[Updates]:
-        """Show the run that this browser tab was showing before it was reloaded. The seed stays that of the link, if
-        the page was opened by one.
-        """
+        """Show the run that this browser tab was showing before it was reloaded."""
         values = sessions.reattach(request.session_hash, str(run))
         if values is None:
             yield gr.skip()
             return
-        has_seed = "seed" in request.query_params
         async with aclosing(values) as shown:
             async for value in shown:
-                updates = tab.show(value)
-                yield {tab.player: updates[tab.player]} if has_seed else updates
+                yield tab.show(value)
 
     async def reconnect(request: gr.Request, run: str) -> AsyncIterator[Updates]:
         """Reattach a page that lost its connection and still shows a run, which the server may have evicted."""
@@ -185,24 +183,33 @@ def wire_settings(
     current settings. Return the event that puts the first ones into the controls.
     """
 
+    opened = gr.Textbox(visible=False)  # what to do about the link that opened the page, for the script
+
     def refresh(request: gr.Request, run: str) -> Updates:
         names = page_values.usable_checkpoints(engine)
+        ready = {tab.generate: gr.update(interactive=bool(names))}
+        if names and (handle := sessions.runner.find(str(run))):
+            return ready | settings_of(handle.provenance)
         settings, ignored = page_values.parse_link(engine, request.query_params) if names else ({}, "")
         if ignored:
             gr.Warning(ignored)
-        handle = sessions.runner.find(str(run))
-        if is_shown_again := bool(names and handle and not settings and not ignored):
-            settings = handle.provenance
         walk_to = {tab.walk_to: settings["walk_to"]} if "walk_to" in settings else {}
+        return ready | {opened: action(settings, ignored)} | walk_to | tab.panel.refresh(settings)
+
+    def action(settings: Mapping[str, Any], ignored: str) -> str:
+        if not settings:
+            return ""
+        is_free = not ignored and not permission.on_zero_gpu()
+        return "draw" if is_free and page_values.count_rows(engine, settings) <= MAX_ROWS else "suggest"
+
+    def settings_of(made_with: Mapping[str, Any]) -> Updates:
+        """Put the settings of the run that is shown again into the controls."""
         try:
-            updates = walk_to | tab.panel.refresh(settings)
+            updates = {tab.walk_to: made_with.get("walk_to")} | tab.panel.refresh(made_with)
         except gr.Error:
-            if not is_shown_again:
-                raise
             updates = tab.panel.refresh()  # such as the classes of single images, for which the page has no control
-        if is_shown_again:
-            updates.pop(tab.panel.controls.random_seed, None)
-        return {tab.generate: gr.update(interactive=bool(names))} | updates
+        updates.pop(tab.panel.controls.random_seed, None)
+        return updates
 
     def load(given: Given) -> Updates:
         try:
@@ -217,11 +224,12 @@ def wire_settings(
             gr.Info("This run started from an image that is not in the PNG. Choose it under Start from an image.")
         return {tab.start_image: start, tab.walk_to: saved.get("walk_to")} | updates
 
-    outputs = [tab.generate, tab.walk_to, *tab.panel.outputs]
+    outputs = [tab.generate, opened, tab.walk_to, *tab.panel.outputs]
     refreshed = page.load(refresh, remembered, outputs, js=scripts.REMEMBERED_RUN, **QUIET)
+    refreshed.success(None, opened, js=scripts.OPEN_LINK, **QUIET)
     outputs = [tab.start_image, tab.walk_to, *tab.panel.outputs]
     tab.load.upload(load, {tab.load, tab.start_image}, outputs, **QUIET)
-    tab.link.click(None, tab.linked, js=scripts.COPY_LINK, api_visibility="private")
+    tab.link.click(None, [*tab.linked, tab.start_image], js=scripts.COPY_LINK, api_visibility="private")
     return refreshed
 
 

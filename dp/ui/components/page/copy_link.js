@@ -1,4 +1,4 @@
-async (checkpoint, className, guidance, images, timesteps, sampler, seed, _random, schedule, difference, eta, walk) => {
+async (checkpoint, className, guidance, images, timesteps, sampler, seed, _random, schedule, difference, eta, walk, start) => {
   // Copy a link with the page's values, which come in the order of `page_values.read`.
   const values = { checkpoint, images, timesteps, sampler, difference, seed };
   if (className) Object.assign(values, { class: className, guidance });
@@ -14,7 +14,7 @@ async (checkpoint, className, guidance, images, timesteps, sampler, seed, _rando
     if (!isAllowed) throw new Error("the frame has no permission");
     await navigator.clipboard.writeText(link);
     label.hidden = true;
-    button.textContent = "Copied";
+    button.textContent = start ? "Copied, without the start image" : "Copied";
     setTimeout(() => (button.textContent = "Copy link"), 2000);
   } catch {
     // There is no clipboard, or this page may not use it: show the link for copying by hand.
