@@ -9,6 +9,7 @@ from dp.ui.sampling.links import NAMES
 
 REMEMBERED_RUN = read_file("page/remembered_run.js").replace("LINK_NAMES", json.dumps(list(NAMES)))
 OPEN_LINK = read_file("page/open_link.js")
+NAME_CONTROLS = read_file("page/name_controls.js")
 RUN_BUTTONS = read_file("page/run_buttons.js")
 TRUNCATE_PNG = read_file("page/truncate_png.js")
 COPY_LINK = read_file("page/copy_link.js")

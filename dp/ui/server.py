@@ -33,7 +33,9 @@ THEME = gr.themes.Default(
     secondary_hue="indigo",
     font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
     font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
-).set(  # the theme's own secondary text is too pale
+).set(  # the theme's own secondary text, links and buttons have too little contrast
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
     body_text_color_subdued="*neutral_500",
     body_text_color_subdued_dark="*neutral_400",
     block_info_text_color="*neutral_500",
