@@ -4,6 +4,7 @@ else that prepares a dataset.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,13 +61,17 @@ def prepared_images(folder: Path) -> np.ndarray:
 
 
 def contact_sheet(folder: str | Path, count: int = 24) -> np.ndarray:
-    """Return up to `count` evenly spaced images of a prepared dataset as one grid, uint8 [H,W,C]. Raises ValueError if
-    it is damaged.
+    """Return up to `count` evenly spaced images of a prepared dataset as one grid of full rows, uint8 [H,W,C]. Raises
+    ValueError if it is damaged.
     """
     images = prepared_images(Path(folder))
     if images.shape[-1] not in MODES or not images.size:
         raise ValueError(f"{IMAGES} does not hold images")
-    return make_grid(images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)])
+    shown = min(count, len(images))
+    widest = min(shown, math.ceil(math.sqrt(count)))
+    columns = min(range(widest, widest // 2, -1), key=lambda columns: shown % columns)
+    shown -= shown % columns  # a missing image would be a black tile
+    return make_grid(images[np.linspace(0, len(images) - 1, shown).round().astype(int)], columns)
 
 
 @contextmanager

@@ -115,13 +115,18 @@ def test_each_variant_ends_with_the_images_of_the_library(engine):
         assert abs(float(row[3]) - far) < 2e-3 and float(row[2]) > 0
 
 
+def test_one_checkpoint_is_not_compared_with_itself(engine):
+    with pytest.raises(gr.Error, match="choose two checkpoints or more"):
+        make_variants(engine, "checkpoint", ["one"], page_values())
+
+
 def test_step_k_of_a_long_run_is_paired_with_a_k_step_run(engine):
     variants = make_variants(engine, SHORT_RUNS, ["9", "2"], page_values(timesteps=60))
     assert [variant.label for variant in variants] == [
         "step 2 of 60",
-        "end of a 2-step run",
+        "whole 2-step run",
         "step 9 of 60",
-        "end of a 9-step run",
+        "whole 9-step run",
     ]
     told, result = run(engine, variants)
     policy = engine.policy("one")
@@ -282,9 +287,10 @@ def test_six_variants_on_one_clock_show_the_images_of_the_library(shared_page):
     until_players(page, f"String(players.map(p => +p.dataset.step)) === '{','.join(map(str, half))}'")
     page.select_option("#clock .align-by", "log_snr")
     page.locator("#clock .scrub").fill("60")
-    lows, highs = [made[0].log_snr for made in runs], [made[-1].log_snr for made in runs]
-    level = min(lows) + 0.6 * (max(highs) - min(lows))
+    levels = sorted({step.log_snr for made in runs for step in made})
+    level = np.interp(0.6 * (len(levels) - 1), range(len(levels)), levels)
     there = [max([step.index for step in made if step.log_snr <= level], default=1) for made in runs]
+    assert min(there) > 1  # all runs have moved on
     until_players(page, f"String(players.map(p => +p.dataset.step)) === '{','.join(map(str, there))}'")
     assert [url for url in asked if "heartbeat" not in url] == []
 

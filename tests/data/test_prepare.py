@@ -254,7 +254,8 @@ def test_the_contact_sheet_shows_evenly_spaced_images(pictures, tmp_path):
     sheet = contact_sheet(tmp_path / "dataset", 4)
     tiles = sheet.reshape(2, SIZE, 2, SIZE, 3).swapaxes(1, 2).reshape(4, SIZE, SIZE, 3)
     np.testing.assert_array_equal(tiles, images[[0, 3, 6, 9]])
-    assert contact_sheet(tmp_path / "dataset").shape == (3 * SIZE, 4 * SIZE, 3)  # all ten of them
+    assert contact_sheet(tmp_path / "dataset").shape == (2 * SIZE, 5 * SIZE, 3)  # all ten of them
+    assert contact_sheet(tmp_path / "dataset", 7).shape == (2 * SIZE, 3 * SIZE, 3)  # no empty tile
 
 
 # ----------------------------------------------------------------------------

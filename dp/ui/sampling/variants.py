@@ -77,6 +77,8 @@ def make_variants(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapp
             changed["guidance"] = None  # there is nothing to guide to
         run = page_values.parse_settings(engine, **changed)
         variants.append(Variant(label_of(engine, axis, changed), *run))
+    if axis == "checkpoint" and len(set(chosen)) == 1:
+        raise page_values.user_error("choose two checkpoints or more; if there is only one, load or train a second model")
     return variants
 
 
@@ -99,7 +101,7 @@ def make_pairs(engine: Engine, steps: Sequence[Any], whole: int, values: dict[st
     for k in steps:
         variants.append(Variant(f"step {k} of {whole}", *page_values.parse_settings(engine, **values), until=k))
         variants.append(
-            Variant(f"end of a {k}-step run", *page_values.parse_settings(engine, **values | {"timesteps": k}))
+            Variant(f"whole {k}-step run", *page_values.parse_settings(engine, **values | {"timesteps": k}))
         )
     return variants
 

@@ -6,7 +6,7 @@ const MIN_POSITIONS = 100; // of the slider, if the runs have fewer steps
 const $ = (selector) => element.querySelector(selector);
 const root = $(".clock");
 const [scrub, alignBy, pane] = [$(".scrub"), $(".align-by"), $(".pane")];
-let playable = null; // what the variants have to play: { isLive, steps, fraction, low, high }
+let playable = null; // what the variants have to play: { isLive, steps, fraction, levels }
 let isFollowing = true; // show the newest frames as they arrive
 let isCollecting = false; // in the next animation frame
 let comparison = null; // the `began` of the one that is shown
@@ -45,8 +45,9 @@ scrub.setAttribute("aria-label", "Progress");
 // ---- the variants
 
 function collect() {
-  playable = { isLive: false, steps: 0, fraction: 0, low: Infinity, high: -Infinity };
+  playable = { isLive: false, steps: 0, fraction: 0, levels: [] };
   send("clock-collect", playable);
+  playable.levels = [...new Set(playable.levels)].sort((a, b) => a - b);
   updateTransport();
   scrub.max = Math.max(playable.steps, MIN_POSITIONS);
   if (isFollowing) scrub.value = isAtSteps() ? playable.fraction * end() : end();
@@ -75,9 +76,15 @@ for (const [type, listener] of Object.entries(listeners))
 
 // ---- the position, in the quantity by which the runs are aligned
 
+// Noise levels are not evenly spaced: the first two of a run may be as far apart as all others. So the slider goes
+// evenly through those that occur, and at every place something moves.
 function position() {
   const fraction = Number(scrub.value) / end();
-  return isAtSteps() || !playable?.steps ? fraction : playable.low + fraction * (playable.high - playable.low);
+  if (isAtSteps() || !playable?.steps) return fraction;
+  const { levels } = playable;
+  const place = fraction * (levels.length - 1);
+  const [below, above] = [levels[Math.floor(place)], levels[Math.ceil(place)]];
+  return below + (place % 1) * (above - below);
 }
 
 function seek() {

@@ -2,6 +2,7 @@
 // of a run stay in the page, so playing and scrubbing send no requests.
 const SILENCE_MS = 8000; // without a value of a live run, after which the page asks for the run again
 const REPLAY_S = 4; // duration of a replay of the whole run at 1x
+const LONG_RUN_S = 5; // of which the page says how long it still takes
 const MAX_FRAMES = 256; // kept of a live run; at its end, those that the server has kept replace them
 
 const $ = (selector) => element.querySelector(selector);
@@ -173,7 +174,7 @@ function caption() {
   const { run, value, position } = state;
   const shown = run.frames[position];
   const { index, time, log_snr } = shown || { index: 0 };
-  const speed = isLive() && run.stepsPerSecond ? ` · ${run.stepsPerSecond.toFixed(1)} steps/s` : "";
+  const speed = isLive() && run.stepsPerSecond ? ` · ${run.stepsPerSecond.toFixed(1)} steps/s${timeLeft()}` : "";
   $(".step").textContent = value.message || describe(value.state, shown);
   $(".run-settings").textContent = run.settings;
   $(".prediction-title").textContent = index === run.timesteps ? "The result" : "What it predicts";
@@ -186,6 +187,13 @@ function caption() {
   if (!shown || panes.isDrawn(shown)) [root.dataset.step, root.dataset.state] = [index, value.state];
   updateTransport(index);
   charts.draw();
+}
+
+// Of a run that takes longer than it is worth waiting for without knowing.
+function timeLeft() {
+  const { timesteps, stepsPerSecond, frames } = state.run;
+  if (timesteps / stepsPerSecond < LONG_RUN_S) return "";
+  return ` · ${formatDuration((timesteps - frames.at(-1).index) / stepsPerSecond)} left`;
 }
 
 function describe(name, shown) {

@@ -16,13 +16,12 @@ function createVariant({ root, state, props, watch, isLive, seek, selection }) {
   // Add what this variant has to play to what others have.
   root.addEventListener("clock-collect", ({ detail }) => {
     const { run } = state;
-    const [first, last] = [run.frames[0], run.frames.at(-1)];
+    const last = run.frames.at(-1);
     if (root.hidden || !last) return;
     detail.isLive ||= isLive();
     detail.steps = Math.max(detail.steps, run.timesteps);
     detail.fraction = Math.max(detail.fraction, last.index / run.timesteps);
-    detail.low = Math.min(detail.low, first.log_snr);
-    detail.high = Math.max(detail.high, last.log_snr);
+    detail.levels.push(...run.frames.map((frame) => frame.log_snr));
   });
 
   // Show the last frame that is not beyond the clock, or the first if all are.
