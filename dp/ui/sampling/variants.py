@@ -78,7 +78,7 @@ def make_variants(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapp
         run = page_values.parse_settings(engine, **changed)
         variants.append(Variant(label_of(engine, axis, changed), *run))
     if axis == "checkpoint" and len(set(chosen)) == 1:
-        raise page_values.user_error("choose two checkpoints or more; if there is only one, load or train a second model")
+        raise page_values.user_error("choose two checkpoints or more; if there is only one, load or train another")
     return variants
 
 
