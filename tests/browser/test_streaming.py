@@ -99,7 +99,7 @@ class Reader:
 
     def __init__(self, app, images=2, timesteps=1000):
         self.session = uuid.uuid4().hex
-        values = [MODEL, "", 1, images, timesteps, "ddim", "trained", 0, 0, 1, False]
+        values = [MODEL, "", 1, images, timesteps, "ddim", 1, False, "trained", 0, 0]
         values += [None, None]  # no walk, no start image
         body = {"data": values, "fn_index": app.generate, "session_hash": self.session}
         request = urllib.request.Request(
@@ -214,9 +214,11 @@ def test_a_page_that_lost_its_connection_reattaches_to_its_run(app, proxy, share
     proxy.cut()
     app.wait_until_idle()
     assert handle.state == "parked"
-    proxy.limit = 1_000_000
+    page.evaluate("let ahead = 0; performance.now = () => (ahead += 10_000)")  # every pause seems long
+    page.wait_for_function("document.querySelector('.player .step').innerText.startsWith('No answer from the server')")
+    assert "steps/s" not in page.inner_text(".player .noise-level")
     with page.expect_request(lambda request: handle.request_id in (request.post_data or ""), timeout=150_000):
-        page.evaluate("let ahead = 0; performance.now = () => (ahead += 10_000)")  # every pause seems long
+        proxy.limit = 1_000_000
     page.evaluate("delete performance.now")
     page.wait_for_function("document.querySelector('.player').dataset.state === 'done'", timeout=150_000)
     assert handle.state == "done"

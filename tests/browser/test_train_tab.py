@@ -164,6 +164,8 @@ def test_a_run_outlives_the_page_and_the_app_and_resumes_after_pause_and_stop(br
         page.locator(f"#board li[data-step='{newest}']").get_by_label("Open in Denoise").click()
         page.wait_for_selector("#generate", state="visible")
         page.wait_for_function(f"document.querySelector('#checkpoint input').value === 'holiday/{newest:06d}'")
+        until(page, "d.state === 'done' && +d.kept > 1")  # it draws at once, at the top of the page
+        assert page.evaluate("scrollY") == 0
         set_run(page, timesteps=5, seed=3)
         page.click("#generate")
         until(page, "d.state === 'done' && +d.kept === 5 && step === 5")

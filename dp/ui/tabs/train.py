@@ -26,7 +26,7 @@ from dp.system.validation import message_of, quote
 from dp.training import processes
 from dp.training.presets import PRESETS, SIZES
 from dp.training.run_folder import RunFolder
-from dp.ui import words
+from dp.ui import scripts, words
 from dp.ui.auth import permission
 from dp.ui.components.run_board.run_board import RunBoard, free_name, run_of
 from dp.ui.components.upload.upload import ImageUpload, images_of, value_of_report, value_of_run
@@ -369,7 +369,7 @@ def wire_opening(tab: Tab, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
         return {tabs: gr.Tabs(selected=event.tab)} | updates
 
     outputs = [tabs, *(one for panel in panels.values() for one in panel.checkpoint_outputs)]
-    tab.board.opened(open_in, None, outputs, **EVENT)
+    tab.board.opened(open_in, None, outputs, **EVENT).success(None, js=scripts.SHOW_OPENED, api_visibility="private")
 
 
 def check_permission(request: gr.Request) -> None:

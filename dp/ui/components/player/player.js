@@ -231,6 +231,9 @@ function updateTransport(index) {
 setInterval(() => {
   if (lastValueAt === null || performance.now() - lastValueAt < SILENCE_MS) return;
   lastValueAt = performance.now();
+  state.run.stepsPerSecond = null;
+  caption();
+  announce("No answer from the server. Trying again…");
   trigger("reconnect");
 }, 1000);
 
