@@ -41,6 +41,7 @@ def compare(page) -> None:
     page.click("#compare")
     variants = "[...document.querySelectorAll('.player.variant')]"
     page.wait_for_function(f"{variants}.every(p => p.dataset.kept && p.dataset.state === 'done')")
+    page.wait_for_selector("#compare", state="visible")  # the long run has ended, too
 
 
 def train(page) -> None:

@@ -14,8 +14,7 @@ function createCharts({ root, state, goTo }) {
   const formatChange = (value) => (value < 0.01 ? value.toFixed(4) : value.toFixed(3));
 
   function draw() {
-    const { run, selected } = state;
-    $(".chart-image").textContent = selected ? ` (image ${selected.row + 1})` : "";
+    const { run } = state;
     drawSnr(charts.snr, run.curve.length ? run.curve : run.frames.map((frame) => [frame.index, frame.log_snr]));
     drawChange(charts.change, run.frames.slice(1).map((frame) => [frame.index, changeOf(frame)]));
   }
@@ -45,7 +44,8 @@ function createCharts({ root, state, goTo }) {
     const range = [LOWEST_CHANGE, high];
     const fitted = drawFrame(chart, { y: range, isLog: true }, roundLogTicks(...range, 4), String, points.length);
     if (!fitted) return;
-    drawValues(chart, fitted, points, CHANGE_COLOR, (step) => `${formatChange(valueAt(points, step))} RMS`);
+    const which = state.selected ? ` (image ${state.selected.row + 1})` : "";
+    drawValues(chart, fitted, points, CHANGE_COLOR, (step) => `${formatChange(valueAt(points, step))} RMS${which}`);
   }
 
   function drawFrame(chart, ranges, yTicks, format, count) {
