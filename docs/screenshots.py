@@ -67,6 +67,9 @@ def main() -> None:
                 page.wait_for_timeout(1500)
                 show(page)
                 page.mouse.move(0, 0)
+                page.evaluate(
+                    "for (const part of [window, ...document.querySelectorAll('.settings')]) part.scrollTo(0, 0)"
+                )
                 page.wait_for_timeout(1000)
                 page.screenshot(path=HERE / f"{name}.png")
 

@@ -197,10 +197,11 @@ def wire_settings(
         return ready | {opened: action(settings, ignored)} | walk_to | tab.panel.refresh(settings)
 
     def action(settings: Mapping[str, Any], ignored: str) -> str:
+        """Return what the page does about a link: "draw" its run, "suggest" to press Generate, or "" without a link."""
         if not settings:
             return ""
-        is_free = not ignored and not permission.on_zero_gpu()
-        return "draw" if is_free and page_values.count_rows(engine, settings) <= MAX_ROWS else "suggest"
+        may_draw = not ignored and not permission.on_zero_gpu()
+        return "draw" if may_draw and page_values.count_rows(engine, settings) <= MAX_ROWS else "suggest"
 
     def settings_of(made_with: Mapping[str, Any]) -> Updates:
         """Put the settings of the run that is shown again into the controls."""

@@ -1,5 +1,5 @@
-// The settings that are unlike the defaults, as chips that reset them, and those that changed after the run that is
-// shown. `describe_changes.js` makes the value.
+// The settings that differ from the defaults, each as a chip that resets it, and those that changed after the run that
+// is shown.
 const undrawn = element.querySelector(".undrawn");
 const list = element.querySelector(".chips");
 

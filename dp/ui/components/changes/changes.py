@@ -1,6 +1,6 @@
 """What is unlike the defaults in the section with more settings, and what changed after the run that is shown.
 
-Its value, which the browser alone makes, from the controls (`page/describe_changes.js`):
+The browser makes its value from the controls (`page/describe_changes.js`), and the server never does:
 
     chips     [name, words] of each setting that differs from its default
     changed   the labels of the controls that changed after the run that is shown
