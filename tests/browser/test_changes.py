@@ -1,7 +1,8 @@
-"""What the page says about settings that differ from the defaults, and from those of the run that is shown."""
+"""The page marks settings that differ from their defaults, and those that changed since the run it shows."""
 
 import pytest
 from pages import set_run, show_more, type_numbers, until
+from PIL import Image
 
 pytestmark = pytest.mark.browser
 
@@ -55,8 +56,6 @@ def test_settings_are_compared_with_the_defaults_and_with_the_run(page):
 
 
 def test_a_start_image_is_a_chip(page, tmp_path):
-    from PIL import Image
-
     Image.new("RGB", (40, 30), "teal").save(tmp_path / "mine.png")
     show_more(page)
     page.locator("#start input[type=file]").set_input_files(tmp_path / "mine.png")

@@ -178,14 +178,18 @@ def to_page_values(engine: Engine, saved: Mapping[str, Any]) -> dict[str, Any]:
         "label": label,
         "guidance": guidance if label and guidance is not None else own_guidance(config),
     }
-    parse_settings(engine, **values | ({} if label else {"guidance": None}))
+    parse_settings(engine, **arguments_of(values))
     return values
+
+
+def arguments_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `parse_settings` from the controls' values: without a class, guidance does not count."""
+    return dict(values) | ({} if values["label"] else {"guidance": None})
 
 
 def count_rows(engine: Engine, saved: Mapping[str, Any]) -> int:
     """Return the network rows of a run with settings from a link, with the page's defaults for those that it lacks."""
-    values = to_page_values(engine, saved)
-    _, settings = parse_settings(engine, **values | ({} if values["label"] else {"guidance": None}))
+    _, settings = parse_settings(engine, **arguments_of(to_page_values(engine, saved)))
     return settings.most_rows * settings.timesteps
 
 

@@ -15,8 +15,6 @@ from dp.ui.sampling import page_values
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}  # options of most events
 
-MORE = "More settings"
-
 Given = Mapping[Component, Any]  # the argument of a handler whose inputs are a set
 Updates = dict[Component, Any]  # the result of a handler; outputs that it lacks stay as they are
 
@@ -63,8 +61,7 @@ class Panel:
 
     def values(self, given: Given) -> dict[str, Any]:
         """Return the arguments of `page_values.parse_settings` from the inputs of a handler."""
-        values = {name: given[control] for name, control in self.controls._asdict().items()}
-        return values | ({} if values["label"] else {"guidance": None})
+        return page_values.arguments_of({name: given[control] for name, control in self.controls._asdict().items()})
 
     def refresh(self, settings: Mapping[str, Any] | None = None) -> Updates:
         """List the checkpoints that exist now, and apply `settings`, if any (checked, and named as in
@@ -153,7 +150,7 @@ def build_panel(
     sampler = config.get("sampling", {}).get("sampler", page_values.SAMPLER)
     basic = class_controls(prefix, config) | size_controls(prefix, images, config) | sampler_control(prefix, sampler)
     basic |= seed_controls(prefix)
-    with gr.Accordion(MORE, open=False, elem_id=prefix + "more", elem_classes="more") as more:
+    with gr.Accordion("More settings", open=False, elem_id=prefix + "more", elem_classes="more") as more:
         controls = Controls(checkpoint=checkpoint, **basic, **step_controls(prefix, schedules, sampler))
     panel = Panel(engine, controls, about, more, folded)
     for control in controls:

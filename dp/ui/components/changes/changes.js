@@ -1,5 +1,5 @@
-// The settings that differ from the defaults, each as a chip that resets it, and those that changed after the run that
-// is shown.
+// The settings that differ from their defaults, each as a chip that resets it, and those that changed since the run on
+// the page.
 const undrawn = element.querySelector(".undrawn");
 const list = element.querySelector(".chips");
 

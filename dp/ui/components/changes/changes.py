@@ -1,10 +1,10 @@
-"""What is unlike the defaults in the section with more settings, and what changed after the run that is shown.
+"""The settings that differ from their defaults, and those that changed since the run on the page.
 
 The browser makes its value from the controls (`page/describe_changes.js`), and the server never does:
 
     chips     [name, words] of each setting that differs from its default
-    changed   the labels of the controls that changed after the run that is shown
-    drawn     the values of the controls with which that run was started
+    changed   the labels of the controls that changed since that run
+    drawn     the values of the controls when that run was started
     removed   the name of a setting to reset, when the component triggers `remove`
 """
 

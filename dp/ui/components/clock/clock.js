@@ -76,8 +76,8 @@ for (const [type, listener] of Object.entries(listeners))
 
 // ---- the position, in the quantity by which the runs are aligned
 
-// Noise levels are not evenly spaced: the first two of a run may be as far apart as all others. So the slider goes
-// evenly through those that occur, and at every place something moves.
+// The first two noise levels of a run may be as far apart as all the others. So the slider spaces the levels that occur
+// evenly, and every part of it changes something.
 function position() {
   const fraction = Number(scrub.value) / end();
   if (isAtSteps() || !playable?.steps) return fraction;

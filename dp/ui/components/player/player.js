@@ -2,7 +2,7 @@
 // of a run stay in the page, so playing and scrubbing send no requests.
 const SILENCE_MS = 8000; // without a value of a live run, after which the page asks for the run again
 const REPLAY_S = 4; // duration of a replay of the whole run at 1x
-const LONG_RUN_S = 5; // of which the page says how long it still takes
+const LONG_RUN_S = 5; // a longer run shows the time that is left
 const MAX_FRAMES = 256; // kept of a live run; at its end, those that the server has kept replace them
 
 const $ = (selector) => element.querySelector(selector);
@@ -189,7 +189,6 @@ function caption() {
   charts.draw();
 }
 
-// Of a run that takes longer than it is worth waiting for without knowing.
 function timeLeft() {
   const { timesteps, stepsPerSecond, frames } = state.run;
   if (timesteps / stepsPerSecond < LONG_RUN_S) return "";
