@@ -53,6 +53,7 @@ DEFAULTS = {
     "max_file_size": "16mb",  # more than a PNG to load settings from; everybody can reach Gradio's upload route
     "ssr_mode": False,  # Gradio's Node server and its static workers would answer requests without the gateway
     "num_workers": 0,
+    "_frontend": False,  # without the second check of its own address, which fails if one answer takes over 3 seconds
 }
 
 
