@@ -32,8 +32,10 @@ from dp.ui.streaming import FRAMES_PER_S
 # Seconds to request. A call of the bundled network is some 500 kernels: 5 to 10 ms on a GPU for any number of images.
 START_S, CALLS_PER_S, ROWS_PER_S = 10, 50, 4000
 ANONYMOUS_S = 80  # the most that the platform lends at once to a visitor who has not signed in
+GRACE_S = 30  # after the requested seconds, after which a call that has not ended is given up
+ABORTED = "the GPU was released before the run finished: try again, or use fewer images or timesteps"
 CLEARER = {  # for messages of the platform that do not say what to do
-    "GPU task aborted": "the GPU was released before the run finished: try again, or use fewer images or timesteps",
+    "GPU task aborted": ABORTED,
     "Expired ZeroGPU proxy token": "this page has been open too long to request a GPU: reload it",
 }
 
@@ -75,21 +77,30 @@ class GpuRunner:
 
     def _run(self, requests: Sequence[SampleRequest], handles: Sequence[RunHandle]) -> None:
         """Post the frames of a call to the handles, in a separate thread. Closing the call releases the GPU."""
+        # A worker killed in the middle of a message leaves `spaces` 0.51 waiting forever for the rest of it.
+        deadline = threading.Timer(seconds_needed(requests) + GRACE_S, self._fail, (handles, ABORTED))
+        deadline.daemon = True
         try:
             prepared = [self._prepared(*pair) for pair in zip(requests, handles, strict=True)]
             if not any(handle.is_live for handle in handles):  # stopped before a GPU was requested
                 return
             with closing(self._call(prepared)) as frames:
                 for which, frame, is_last in frames:
+                    if deadline.ident is None:  # the wait for the GPU does not count
+                        deadline.start()
                     self._post(handles[which], "done" if is_last else "running", frame=frame)
                     if not any(handle.is_live for handle in handles):
                         return
         except Exception as error:
-            reason = sentence(error)
-            for handle in handles:
-                if handle.is_live:
-                    self._post(handle, "failed", error=reason)
-                    reason = "did not finish"  # the others in the same call
+            self._fail(handles, sentence(error))
+        finally:
+            deadline.cancel()
+
+    def _fail(self, handles: Sequence[RunHandle], reason: str) -> None:
+        for handle in handles:
+            if handle.is_live:
+                self._post(handle, "failed", error=reason)
+                reason = "did not finish"  # the others in the same call
 
     def _prepared(self, request: SampleRequest, handle: RunHandle) -> SampleRequest:
         """Choose the frames to keep in the trajectory, and return a request that keeps them."""

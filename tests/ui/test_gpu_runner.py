@@ -2,6 +2,7 @@
 runs in a thread of this process; the forked workers are in tests/browser/test_zero_gpu.py.
 """
 
+import itertools
 import threading
 import time
 
@@ -12,7 +13,7 @@ from dp import DiffusionPolicy, SampleSettings
 from dp.data.codec import to_uint8
 from dp.serving.engine import Engine
 from dp.serving.handle import SampleRequest
-from dp.ui.zero_gpu import GpuRunner
+from dp.ui.zero_gpu import ABORTED, GpuRunner
 
 SETTINGS = SampleSettings(2, timesteps=6, seed=3)
 LONG = SampleSettings(2, timesteps=1000, seed=3)
@@ -104,6 +105,23 @@ def test_an_error_ends_the_run_it_hit_and_those_that_never_began(runner):
     assert [ended(handle) for handle in (first, second, third)] == ["failed"] * 3
     assert "there is no checkpoint 'two'" in first.error
     assert second.error == third.error == "did not finish"
+
+
+def test_a_call_that_falls_silent_ends_after_the_requested_time(runner, monkeypatch):
+    monkeypatch.setattr("dp.ui.zero_gpu.seconds_needed", lambda requests: 0)
+    monkeypatch.setattr("dp.ui.zero_gpu.GRACE_S", 0.2)
+    silence, call = threading.Event(), runner._call
+
+    def fall_silent(requests):
+        yield from itertools.islice(call(requests), 2)
+        silence.wait(60)
+
+    monkeypatch.setattr(runner, "_call", fall_silent)
+    handles = runner.submit_all([SampleRequest("one", LONG), SampleRequest("one", SETTINGS)])
+    assert [ended(handle) for handle in handles] == ["failed", "failed"]
+    assert [handle.error for handle in handles] == [ABORTED, "did not finish"]
+    assert handles[0].frame.index >= 1
+    silence.set()
 
 
 def test_ended_runs_are_evicted_when_memory_is_short(engine, runner):
