@@ -8,6 +8,8 @@ from dp.ui.components.component import read_file
 from dp.ui.sampling.links import NAMES
 
 REMEMBERED_RUN = read_file("page/remembered_run.js").replace("LINK_NAMES", json.dumps(list(NAMES)))
+REMEMBERED_SETTINGS = read_file("page/remembered_settings.js").replace("REMEMBERED_RUN", f"({REMEMBERED_RUN})")
+REMEMBERED_COMPARISON = read_file("page/remembered_comparison.js")
 SHOW_OPENED = read_file("page/show_opened.js")
 OPEN_LINK = read_file("page/open_link.js")
 NAME_CONTROLS = read_file("page/name_controls.js")

@@ -11,7 +11,7 @@ from dp import DiffusionPolicy
 from dp.data.codec import make_grid, to_uint8
 from dp.serving.engine import Engine
 from dp.serving.handle import SampleRequest
-from dp.ui.sampling.comparison import ComparisonResult, side_by_side
+from dp.ui.sampling.comparison import Comparisons, side_by_side
 from dp.ui.sampling.page_values import TRAINED
 from dp.ui.sampling.variants import MAX_VARIANTS, SHORT_RUNS, make_variants
 from dp.ui.streaming import Sessions
@@ -57,16 +57,16 @@ def run(runner, variants):
     """Return all values of each variant, and the result. runner: the engine or a lent GPU."""
     with gr.Blocks() as page:
         sessions = Sessions(runner, page)
-    result, told = ComparisonResult(variants), [[] for _ in variants]
+    page.queue()
+    comparison, told = Comparisons(sessions).start("a session", variants, {}), [[] for _ in variants]
 
     async def watch():
-        async for news in side_by_side(sessions, "a session", variants, result):
+        async for news in side_by_side(sessions, "a session", comparison):
             for i, value in news.items():
                 told[i].append(value)
 
-    page.queue()
     awaited(watch())
-    return told, result
+    return told, comparison.result
 
 
 @pytest.mark.parametrize("axis", [value for _, value in AXES])
@@ -163,7 +163,8 @@ def test_stop_ends_the_comparison_and_leaves_the_other_tab_alone(engine):
         mine = sessions.start("a session", SampleRequest(*other.run))
         await anext(mine)
         last = {}
-        async for news in side_by_side(sessions, "a session", variants, ComparisonResult(variants)):
+        comparison = Comparisons(sessions).start("a session", variants, {})
+        async for news in side_by_side(sessions, "a session", comparison):
             last |= news
             if all(value.get("index", 0) > 2 for value in last.values()) and len(last) == len(variants):
                 sessions.stop("a session", tab="compare")
@@ -360,3 +361,28 @@ def test_pairs_show_their_steps_and_the_other_tab_keeps_its_run(shared_page):
     assert page.evaluate("sessionStorage.getItem('dp-run')") == mine
     page.get_by_role("tab", name="Denoise").click()
     assert page.get_attribute("#player .player", "data-state") == "done"
+
+
+@pytest.mark.browser
+def test_a_reloaded_page_shows_its_comparison_and_its_controls(shared_page):
+    page = shared_page
+    compare(page, "Timesteps", values=("4", "900"), images=2)
+    until_players(page, "players.length === 2 && players[0].dataset.state === 'done' && +players[1].dataset.step > 2")
+    for state in ("running", "stopped"):
+        page.reload()
+        page.wait_for_selector("#generate")
+        unfold(page.get_by_role("tab", name="Compare"))
+        until_players(page, f"players.length === 2 && players[1].dataset.state === '{state}'")
+        assert page.input_value("#axis input") == "Timesteps"
+        assert [token.strip() for token in page.locator("#values .token").all_inner_texts()] == ["4", "900"]
+        for control, value in (("images", "2"), ("seed", "5")):
+            assert page.input_value(f"#compare-{control} input[type=number]") == value
+        assert not page.locator("#compare-random input").is_checked() and not page.is_visible("#compare-timesteps")
+        assert page.locator("#clock tbody th").all_inner_texts() == ["4 steps", "900 steps"]
+        if state == "running":
+            page.click("#compare-stop")
+            until_players(page, "players[1].dataset.state === 'stopped'")
+    until_players(page, "players[0].dataset.kept === '4'")
+    _, [picture, _] = shown(page)
+    images = model().sample(2, timesteps=4, sampler="dpmpp_2m", seed=5)
+    np.testing.assert_allclose(picture, make_grid(to_uint8(images)), atol=1)

@@ -1,11 +1,12 @@
-"""A comparison under way: the new frames of each variant, and the results of those that have ended."""
+"""A comparison: its runs, the new frames of each variant, and the results of those that have ended."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,8 @@ from dp.serving.handle import RunHandle, SampleRequest
 from dp.ui.components.player.player import show
 from dp.ui.sampling.variants import Run, Variant
 from dp.ui.streaming import FRAMES_PER_S, Sessions
+
+KEPT = 64  # comparisons
 
 
 @dataclass
@@ -43,24 +46,62 @@ class ComparisonResult:
             rows.append([variant.label, str(variant.calls), *shown])
         name = f"the {longest.settings.timesteps}-step run" if longest.until else longest.label
         is_pairs = any(variant.until for variant in self.variants)
-        return {"rows": rows, "longest": name, "began": self.began, "pairs": is_pairs, "is_over": is_over}
+        return {"rows": rows, "longest": name, "pairs": is_pairs, "is_over": is_over}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison that has been started. given: the values of the controls that it was started with. runs: the ids of
+    its runs. The page keeps `id` and finds the comparison by it when it is loaded again.
+    """
+
+    result: ComparisonResult
+    given: Mapping[Any, Any]
+    runs: Mapping[Run, str]
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+
+
+class Comparisons:
+    """The comparisons that pages may return to: the newest KEPT of all visitors."""
+
+    def __init__(self, sessions: Sessions):
+        self._sessions = sessions
+        self._kept: dict[str, Comparison] = {}  # by id, oldest first
+
+    def start(self, session: str, variants: Sequence[Variant], given: Mapping[Any, Any]) -> Comparison:
+        """Submit the runs that the variants show, each once. The engine advances them together; a lent GPU runs one
+        after the other. Raises gr.Error where too many runs are under way.
+        """
+        self._sessions.check_capacity(session)
+        requests = requests_of(variants)
+        handles = self._sessions.runner.submit_all(list(requests.values()))
+        runs = {run: handle.request_id for run, handle in zip(requests, handles, strict=True)}
+        comparison = Comparison(ComparisonResult(variants), given, runs)
+        self._kept[comparison.id] = comparison
+        for id in list(self._kept)[:-KEPT]:
+            self._kept.pop(id, None)  # another thread may have been faster
+        return comparison
+
+    def find(self, id: str) -> Comparison | None:
+        """Return the comparison with this id, if all of its runs are still in memory."""
+        comparison = self._kept.get(id)
+        is_complete = comparison and all(map(self._sessions.runner.find, comparison.runs.values()))
+        return comparison if is_complete else None
 
 
 Values = dict[int, dict[str, Any]]  # the players' values, by variant
 
 
 async def side_by_side(
-    sessions: Sessions, session: str, variants: Sequence[Variant], result: ComparisonResult
+    sessions: Sessions, session: str, comparison: Comparison, replay: bool = False
 ) -> AsyncIterator[Values]:
-    """Run all variants, and yield their new values about fifteen times a second. The engine advances them together; a
-    lent GPU runs one after the other.
-    """
-    sessions.check_capacity(session)
-    requests = requests_of(variants)
-    handles = dict(zip(requests, sessions.runner.submit_all(list(requests.values())), strict=True))
+    """Yield the new values of all variants, about fifteen times a second. replay: from the first frame of each run."""
+    result, handles = comparison.result, {}
+    for run, id in comparison.runs.items():
+        handles[run] = sessions.runner.find(id)
     streams = [
-        variant_values(sessions, session, variant, i, handles[variant.run], result)
-        for i, variant in enumerate(variants)
+        variant_values(sessions, session, variant, i, handles[variant.run], result, replay)
+        for i, variant in enumerate(result.variants)
     ]
     waiting = {asyncio.ensure_future(anext(stream)): i for i, stream in enumerate(streams)}
     try:
@@ -86,18 +127,26 @@ async def side_by_side(
 
 
 async def variant_values(
-    sessions: Sessions, session: str, variant: Variant, i: int, handle: RunHandle, result: ComparisonResult
+    sessions: Sessions,
+    session: str,
+    variant: Variant,
+    i: int,
+    handle: RunHandle,
+    result: ComparisonResult,
+    replay: bool = False,
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield the values of one variant. One that shows a part of its run ends with that part, but stays subscribed."""
     about = {"label": variant.label} | ({"until": variant.until} if variant.until else {})
-    async for value in sessions.values(session, handle, tab="compare"):
-        if i in result.ended:
+    is_over = False
+    async for value in sessions.values(session, handle, tab="compare", replay=replay):
+        if is_over:
             continue
         frame = handle.frame
         if variant.until and frame is not None and frame.index >= variant.until:
             frame = next(kept for kept in handle.trajectory.frames if kept.index == variant.until)
             value = show(frame, "done") | {"run": handle.request_id}
-        if value["state"] not in ("waiting", "running"):
+        is_over = value["state"] not in ("waiting", "running")
+        if is_over:
             result.end(i, frame)
         yield value | about
     if handle.state == "done":

@@ -13,11 +13,11 @@ import gradio as gr
 from gradio.components import Component
 
 from dp.serving.engine import Engine
-from dp.ui import words
+from dp.ui import scripts, words
 from dp.ui.components.clock.clock import Clock
 from dp.ui.components.player.player import Player
 from dp.ui.sampling import page_values
-from dp.ui.sampling.comparison import ComparisonResult, Values, side_by_side
+from dp.ui.sampling.comparison import Comparison, ComparisonResult, Comparisons, Values, side_by_side
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
 from dp.ui.sampling.variants import CLASS_AXES, MAX_VARIANTS, PARAMETERS, SHORT_RUNS, Variant, make_variants
 from dp.ui.streaming import Sessions
@@ -76,6 +76,33 @@ class Tab:
             values["guidance"] = given[self.panel.controls.guidance]
         return make_variants(self.panel.engine, given[self.axis], given[self.chosen], values)
 
+    def axis_updates(self, given: Given) -> Updates:
+        """Offer the values of an axis, and hide the control of the setting that varies."""
+        controls, engine = self.panel.controls, self.panel.engine
+        axis, name, sampler = given[self.axis], given[controls.checkpoint], given[controls.sampler]
+        visible = {setting: setting != PARAMETERS.get(axis) for setting in controls._fields}
+        visible["sampler"] = axis not in ("sampler", "eta")  # eta is a setting of DDIM only
+        visible["eta"] = axis == "sampler" or (axis != "eta" and sampler == "ddim")
+        if not (name and page_values.class_choices(page_values.config_of(engine, name))):
+            visible["label"] = visible["guidance"] = False
+        updates = {control: gr.update(visible=visible[setting]) for setting, control in controls._asdict().items()}
+        return updates | {self.chosen: update_values(engine, axis, name)}
+
+    def restore(self, given: Given) -> Updates:
+        """Put the values of a comparison into the controls. A checkpoint that the visitor may not see any more leaves
+        them as they are.
+        """
+        controls, engine = self.panel.controls, self.panel.engine
+        name = given[controls.checkpoint]
+        names = page_values.usable_checkpoints(engine)
+        if name not in names:
+            return self.panel.refresh()
+        updates = self.panel.checkpoint_updates(name, given[controls.noise_schedule])
+        for control, update in self.axis_updates(given).items():
+            updates[control] = updates.get(control, {}) | update | {"value": given[control]}
+        updates[controls.checkpoint] |= {"choices": names}
+        return updates | {self.axis: gr.update(choices=axes(engine), value=given[self.axis])}
+
     def show(self, values: Values, table: dict[str, Any]) -> Updates:
         """Show the variants' values and the table. `values` always contains every variant: Gradio's client merges an
         update into one that is still waiting to be drawn, and a missing value would replace the previous one.
@@ -86,8 +113,10 @@ class Tab:
 def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
     """Add the tab to the page being built, and return its controls."""
     tab = components(engine, sessions)
-    wire_runs(tab, sessions)
-    wire_choices(page, tab, engine)
+    comparisons = Comparisons(sessions)
+    remembered = gr.Textbox(visible=False)  # the id of the comparison that this browser tab was showing
+    wire_runs(page, tab, sessions, comparisons, remembered)
+    wire_choices(page, tab, comparisons, remembered)
     return tab.panel
 
 
@@ -128,44 +157,65 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
     return Tab(players, clock, start, stop, axis, chosen, panel)
 
 
-def wire_runs(tab: Tab, sessions: Sessions) -> None:
-    """Wire Compare and Stop."""
+def wire_runs(page: gr.Blocks, tab: Tab, sessions: Sessions, comparisons: Comparisons, remembered: gr.Textbox) -> None:
+    """Wire Compare and Stop, and show the comparison again after a reload."""
 
     async def run(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
+        if sessions.is_watching(request.session_hash, tab="compare"):  # the second of two quick presses
+            yield gr.skip()
+            return
         variants = tab.variants(given)
-        result = ComparisonResult(variants)
+        given = dict(given) | {tab.panel.controls.seed: variants[0].settings.seed}
+        comparison = comparisons.start(request.session_hash, variants, given)
+        yield {tab.panel.controls.seed: variants[0].settings.seed}  # once: the visitor may type the next one
+        async with aclosing(play(request.session_hash, comparison)) as updates:
+            async for update in updates:
+                yield update
+
+    async def reattach(request: gr.Request, id: str) -> AsyncIterator[Updates]:
+        comparison = comparisons.find(str(id))
+        if comparison is None:
+            yield gr.skip()
+            return
+        sessions.check_capacity(request.session_hash)
+        async with aclosing(play(request.session_hash, comparison, replay=True)) as updates:
+            async for update in updates:
+                yield update
+
+    async def play(session: str, comparison: Comparison, replay: bool = False) -> AsyncIterator[Updates]:
+        result = comparison.result
+        remember = {"comparison": comparison.id}
         shown, table = first_values(result), result.table()
-        yield tab.show(shown, table) | {tab.panel.controls.seed: variants[0].settings.seed}
-        async with aclosing(side_by_side(sessions, request.session_hash, variants, result)) as updates:
+        yield tab.show(shown, table | remember)
+        async with aclosing(side_by_side(sessions, session, comparison, replay)) as updates:
             async for news in updates:
                 shown |= news
                 table = update_table(news, result, table)
-                yield tab.show(shown, table)
-        yield tab.show(shown, result.table(is_over=True))
+                yield tab.show(shown, table | remember)
+        yield tab.show(shown, result.table(is_over=True) | remember)
 
     async def stop(request: gr.Request) -> None:
         sessions.stop(request.session_hash, tab="compare")
 
-    comparison = tab.start.click(run, tab.inputs, tab.outputs, concurrency_limit=None, **QUIET)
+    options = {"concurrency_limit": None} | QUIET
+    # By default, Gradio drops a click until the previous event has ended, which is a moment after the button is back.
+    comparison = tab.start.click(run, tab.inputs, tab.outputs, trigger_mode="multiple", **options)
     tab.stop.click(stop, queue=False, api_visibility="private")
     comparison.failure(lambda: {tab.clock: OVER}, None, tab.clock, **QUIET)
+    page.load(reattach, remembered, tab.outputs, js=scripts.REMEMBERED_COMPARISON, **options)
 
 
-def wire_choices(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
-    """Offer the values of the chosen axis and checkpoint, and hide the control of the setting that varies."""
-    controls = tab.panel.controls
+def wire_choices(page: gr.Blocks, tab: Tab, comparisons: Comparisons, remembered: gr.Textbox) -> None:
+    """Offer the values of the chosen axis and checkpoint, hide the control of the setting that varies, and restore the
+    controls of the comparison that is shown again.
+    """
+    controls, engine = tab.panel.controls, tab.panel.engine
 
     def choose_axis(given: Given) -> Updates:
-        axis, name, sampler = given[tab.axis], given[controls.checkpoint], given[controls.sampler]
-        visible = {setting: setting != PARAMETERS.get(axis) for setting in controls._fields}
-        visible["sampler"] = axis not in ("sampler", "eta")  # eta is a setting of DDIM only
-        visible["eta"] = axis == "sampler" or (axis != "eta" and sampler == "ddim")
-        if not (name and page_values.class_choices(page_values.config_of(engine, name))):
-            visible["label"] = visible["guidance"] = False
-        updates = {control: gr.update(visible=visible[setting]) for setting, control in controls._asdict().items()}
-        if axis == SHORT_RUNS:
+        updates = tab.axis_updates(given)
+        if given[tab.axis] == SHORT_RUNS:
             updates[controls.timesteps] = gr.update(visible=True, value=LONG_RUN)
-        return updates | {tab.chosen: update_values(engine, axis, name)}
+        return updates
 
     def list_values(given: Given) -> Updates:
         """Offer the schedules and classes of the newly chosen checkpoint."""
@@ -177,15 +227,18 @@ def wire_choices(page: gr.Blocks, tab: Tab, engine: Engine) -> None:
         names = page_values.usable_checkpoints(engine)
         return {tab.chosen: gr.update(choices=names) if axis == "checkpoint" else gr.skip()}
 
-    def refresh() -> Updates:
-        return {tab.start: gr.update(interactive=bool(page_values.usable_checkpoints(engine)))} | tab.panel.refresh()
+    def refresh(id: str) -> Updates:
+        ready = {tab.start: gr.update(interactive=bool(page_values.usable_checkpoints(engine)))}
+        comparison = comparisons.find(str(id))
+        return ready | (tab.restore(comparison.given) if comparison else tab.panel.refresh())
 
     tab.axis.focus(lambda: {tab.axis: gr.update(choices=axes(engine))}, None, tab.axis, **QUIET)
     axis_inputs = {tab.axis, controls.checkpoint, controls.sampler}
     tab.axis.input(choose_axis, axis_inputs, [tab.chosen, *controls], **QUIET)
     tab.chosen.focus(list_checkpoints, tab.axis, tab.chosen, **QUIET)
     controls.checkpoint.input(list_values, {tab.axis, controls.checkpoint}, tab.chosen, **QUIET)
-    page.load(refresh, None, [tab.start, *tab.panel.outputs], **QUIET)
+    outputs = [tab.start, tab.axis, tab.chosen, *tab.panel.outputs]
+    page.load(refresh, remembered, outputs, js=scripts.REMEMBERED_COMPARISON, **QUIET)
 
 
 def axes(engine: Engine) -> list[tuple[str, str]]:

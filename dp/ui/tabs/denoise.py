@@ -185,11 +185,11 @@ def wire_settings(
 
     opened = gr.Textbox(visible=False)  # what to do about the link that opened the page, for the script
 
-    def refresh(request: gr.Request, run: str) -> Updates:
+    def refresh(request: gr.Request, run: str, random_seed: bool) -> Updates:
         names = page_values.usable_checkpoints(engine)
         ready = {tab.generate: gr.update(interactive=bool(names))}
         if names and (handle := sessions.runner.find(str(run))):
-            return ready | settings_of(handle.provenance)
+            return ready | settings_of(handle.provenance) | {tab.panel.controls.random_seed: bool(random_seed)}
         settings, ignored = page_values.parse_link(engine, request.query_params) if names else ({}, "")
         if ignored:
             gr.Warning(ignored)
@@ -209,7 +209,6 @@ def wire_settings(
             updates = {tab.walk_to: made_with.get("walk_to")} | tab.panel.refresh(made_with)
         except gr.Error:
             updates = tab.panel.refresh()  # such as the classes of single images, for which the page has no control
-        updates.pop(tab.panel.controls.random_seed, None)
         return updates
 
     def load(given: Given) -> Updates:
@@ -226,7 +225,8 @@ def wire_settings(
         return {tab.start_image: start, tab.walk_to: saved.get("walk_to")} | updates
 
     outputs = [tab.generate, opened, tab.walk_to, *tab.panel.outputs]
-    refreshed = page.load(refresh, remembered, outputs, js=scripts.REMEMBERED_RUN, **QUIET)
+    inputs = [remembered, tab.panel.controls.random_seed]
+    refreshed = page.load(refresh, inputs, outputs, js=scripts.REMEMBERED_SETTINGS, **QUIET)
     refreshed.success(None, opened, js=scripts.OPEN_LINK, **QUIET)
     outputs = [tab.start_image, tab.walk_to, *tab.panel.outputs]
     tab.load.upload(load, {tab.load, tab.start_image}, outputs, **QUIET)

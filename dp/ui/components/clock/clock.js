@@ -9,7 +9,7 @@ const [scrub, alignBy, pane] = [$(".scrub"), $(".align-by"), $(".pane")];
 let playable = null; // what the variants have to play: { isLive, steps, fraction, levels }
 let isFollowing = true; // show the newest frames as they arrive
 let isCollecting = false; // in the next animation frame
-let comparison = null; // the `began` of the one that is shown
+let shown = null; // the id of the comparison that is shown
 
 const variants = () => document.querySelectorAll(".player.variant");
 const send = (type, detail) => variants().forEach((player) => player.dispatchEvent(new CustomEvent(type, { detail })));
@@ -138,11 +138,12 @@ pane.addEventListener("change", () => {
 // ---- the table; names are inserted as text
 
 function showTable() {
-  const { rows, longest, began, pairs, is_over } = props.value || {};
+  const { comparison, rows, longest, pairs, is_over } = props.value || {};
   root.setAttribute("aria-busy", String(!is_over && Boolean(rows)));
   if (!rows) return;
-  if (began !== comparison) {
-    comparison = began;
+  if (comparison !== shown) {
+    shown = comparison;
+    remember("dp-comparison", comparison);
     transport.pause();
     isFollowing = true;
     document.querySelector(".variants").classList.toggle("pairs", pairs);

@@ -2,11 +2,11 @@
 
 Its value, everything optional:
 
-    rows      a list of texts for each variant, as in the table's columns
-    longest   the name of the run to which distances are measured
-    began     a number that identifies the comparison
-    pairs     whether the variants are pairs, one above the other
-    is_over   whether the comparison has ended
+    comparison  its id; the browser tab keeps it, so that a reloaded page finds the comparison again
+    rows        a list of texts for each variant, as in the table's columns
+    longest     the name of the run to which distances are measured
+    pairs       whether the variants are pairs, one above the other
+    is_over     whether the comparison has ended
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Clock(Component):
         super().__init__(
             html="clock/clock.html",
             css=["shared/transport.css", "clock/clock.css"],
-            js=["shared/playback.js", "shared/menu.js", "shared/transport.js", "clock/clock.js"],
+            js=["shared/playback.js", "shared/menu.js", "shared/transport.js", "shared/storage.js", "clock/clock.js"],
             description="one row per variant: name, steps, seconds, distance",
             value={},
             **kwargs,

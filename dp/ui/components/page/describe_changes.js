@@ -21,6 +21,9 @@
     "Walk to seed": walk?.trim() || "",
     "Start image": start ? JSON.stringify(start) : null,
   };
+  try {
+    if (isDrawn) sessionStorage.setItem("dp-random-seed", random); // for remembered_settings.js
+  } catch {} // the browser blocks storage
   const drawn = isDrawn ? { ...values } : shown?.drawn;
   // A run with a random seed has put that into the control.
   if (drawn && drawn.Seed === null && !random) drawn.Seed = seed;

@@ -91,7 +91,10 @@ function receive(next) {
 
 // Begin another run. Its predecessor's images stay on the canvases until its first frame arrives.
 function begin({ run: id, walk: isWalk, until }) {
-  if (id && !props.is_variant) remember(id);
+  if (id && !props.is_variant) {
+    root.dataset.run = id;
+    $(".storage-warning").hidden = remember("dp-run", id);
+  }
   state.run = Object.assign(createRun(id || null), { isWalk: Boolean(isWalk), until: until || Infinity });
   [state.isFollowing, state.position] = [true, -1];
   panes.invalidate();
@@ -136,17 +139,6 @@ async function recall(run) {
   if (state.selected) selection.showImage(state.selected.row);
   await panes.whenDrawn();
   if (run === state.run) root.dataset.kept = run.frames.length;
-}
-
-// Lets a page that is reloaded or loses its connection find its run again. Storage may be blocked in a cross-site frame,
-// and a Space is one.
-function remember(id) {
-  root.dataset.run = id;
-  try {
-    sessionStorage.setItem("dp-run", id);
-  } catch {
-    $(".storage-warning").hidden = false;
-  }
 }
 
 // ---- the frame that is shown

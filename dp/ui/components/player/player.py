@@ -41,7 +41,7 @@ from dp.system.validation import message_of
 from dp.ui.components.component import Component
 from dp.ui.components.data_uri import data_uri, jpeg_uri, png_uri
 
-SCRIPTS = [f"shared/{name}.js" for name in ("canvas", "format", "chart", "playback", "menu", "transport")]
+SCRIPTS = [f"shared/{name}.js" for name in ("canvas", "format", "chart", "playback", "menu", "transport", "storage")]
 PARTS = (
     "run",
     "panes",
