@@ -61,7 +61,7 @@ def test_the_denoise_tab_fits_into_both_windows(page):
         check_reachable(page, DENOISE)
         click(page, ".prediction canvas", 0.75, 0.25)
         until(page, "d.image === '1'")
-        check_reachable(page, "#player .strip canvas, #player .attention-toggle")
+        check_reachable(page, "#player .strip-steps [aria-current], #player .attention-toggle")
         page.click("#player .attention-toggle")
         page.wait_for_selector("#player .inspector.attention", state="visible")
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name

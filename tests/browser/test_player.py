@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 import torch
 from models import MODEL, PacedEngine, model, models_dir
-from pages import canvas_pixels, click, close_toasts, copied_link, hearing_late, set_run, show_more, type_numbers, until
+from pages import (
+    canvas_pixels,
+    click,
+    close_toasts,
+    copied_link,
+    decode,
+    hearing_late,
+    set_run,
+    show_more,
+    type_numbers,
+    until,
+)
 from PIL import Image
 
 from dp.data.codec import encode_png, make_grid, read_png_text, to_uint8
@@ -23,6 +34,7 @@ from dp.networks.attention import read_attention
 from dp.ui.components.player.player import server_functions
 
 STEPS, SEED = 40, 3
+OVERLAY = "document.querySelector('.prediction .overlay').toDataURL('image/png')"
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +172,7 @@ def test_a_run_of_one_image_can_be_looked_at(page):
     start(page, timesteps=6, images=1)
     until(page, "d.state === 'done' && +d.kept === 6")
     click(page, ".prediction canvas", 0.5, 0.5)
-    page.wait_for_selector(".strip:not([hidden])")
+    page.wait_for_selector(".strip-steps li")
     assert page.is_visible(".attention-toggle")
     page.keyboard.press("Escape")
     until(page, "d.image === undefined")
@@ -168,6 +180,30 @@ def test_a_run_of_one_image_can_be_looked_at(page):
     page.get_by_label("Random seed").check()
     assert f"seed={SEED}" in copied_link(page)  # that of the run which is shown
     page.get_by_label("Random seed").uncheck()
+
+
+@pytest.mark.browser
+def test_again_keeps_the_noise_and_shows_the_result_before(page):
+    start(page, timesteps=3, images=1)
+    until(page, "d.state === 'done' && +d.kept === 3")
+    before = canvas_pixels(page)
+    type_numbers(page, seed=9)  # not drawn yet
+    page.get_by_label("Random seed").check()
+    page.locator("#sampler").get_by_label("DDIM", exact=True).check()
+    page.get_by_role("button", name="Again, same noise").click()
+    page.wait_for_function("document.querySelector('.difference').textContent")
+    after = to_uint8(model().sample(1, timesteps=3, sampler="ddim", seed=SEED))[0]
+    np.testing.assert_allclose(canvas_pixels(page), after, atol=1)
+    far = float(re.match(r"differs by ([\d.]+)", page.inner_text(".difference"))[1])
+    assert far > 0 and abs(far - np.sqrt(np.mean(((before - after.astype(float)) / 255) ** 2))) < 2e-3
+    assert page.input_value("#seed input") == str(SEED) and page.get_by_label("Random seed").is_checked()
+    page.click(".before")
+    np.testing.assert_array_equal(decode(page.evaluate(OVERLAY)), before)
+    assert page.inner_text(".prediction-title") == "The result before"
+    page.get_by_role("button", name="New noise").click()
+    until(page, "d.state === 'done' && +d.kept === 3 && p.querySelector('.before').hidden")
+    assert page.input_value("#seed input") != str(SEED)
+    page.locator("#sampler").get_by_label("DPM-Solver++(2M)", exact=True).check()  # the page is shared
 
 
 @pytest.mark.soak
@@ -221,7 +257,7 @@ def test_play_runs_from_the_beginning_to_the_end_and_space_pauses_it(kept):
 def test_a_tile_becomes_a_large_lossless_view_with_its_own_strip(kept, steps):
     click(kept, ".prediction canvas", 0.75, 0.25)  # the second of four
     until(kept, "d.image === '1'")
-    kept.wait_for_selector(".strip:not([hidden])")
+    kept.wait_for_selector(".strip-steps li")
     kept.focus(".player")
     kept.keyboard.press("ArrowLeft")
     until(kept, f"step === {STEPS - 1}")
@@ -229,8 +265,9 @@ def test_a_tile_becomes_a_large_lossless_view_with_its_own_strip(kept, steps):
     np.testing.assert_array_equal(canvas_pixels(kept, ".prediction"), to_uint8((step.x0 + 1) / 2)[1])
     np.testing.assert_array_equal(canvas_pixels(kept, ".noisy"), to_uint8((step.x_t + 1) / 2)[1])
     assert "(image 2)" in kept.inner_text(".charts")
-    click(kept, ".strip canvas", 0.01, 0.5)
-    until(kept, "step === 1")
+    assert kept.get_attribute(".strip-steps [aria-current]", "data-step") == "36"
+    kept.get_by_label("Step 1", exact=True).press("Enter")
+    until(kept, "step === 1 && p.querySelector('.strip-steps [aria-current]').dataset.step === '1'")
     kept.keyboard.press("Escape")
     until(kept, "d.image === undefined && p.querySelector('.prediction canvas').width === 64")
     assert not kept.is_visible(".strip")
@@ -252,7 +289,7 @@ def test_a_click_on_a_chart_goes_to_that_step(kept):
 def test_the_page_highlights_what_the_selected_latent_attends_to(kept):
     """As in the library, for an image of a finished run: the patch with the highest attention is not darkened."""
     click(kept, ".prediction canvas", 0.75, 0.25)  # the second
-    kept.wait_for_selector(".strip:not([hidden])")
+    kept.wait_for_selector(".strip-steps li")
     kept.click(".attention-toggle")
     until(kept, f"d.attention === '{STEPS}/1/0'")
     kept.focus(".player")

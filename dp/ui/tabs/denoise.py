@@ -129,7 +129,8 @@ def sample_request(engine: Engine, tab: Tab, given: Given) -> SampleRequest:
 
 
 def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, remembered: gr.Textbox) -> None:
-    """Wire Generate and Stop, and reattach to the run after a reload or a lost connection."""
+    """Wire the buttons that start and stop runs, and reattach to the run after a reload or a lost connection."""
+    controls = tab.panel.controls
 
     async def generate(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
         if sessions.is_watching(request.session_hash):  # the second of two quick presses
@@ -141,6 +142,19 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, rem
                 yield tab.show(value)
         if value["state"] == "failed":
             raise page_values.user_error(value["message"])
+
+    async def again(request: gr.Request, event: gr.EventData, given: Given) -> AsyncIterator[Updates]:
+        """Start a run from the noise of the one that is shown."""
+        given = dict(given) | {controls.random_seed: False, controls.seed: event.seed}
+        async with aclosing(generate(request, given)) as updates:
+            async for update in updates:
+                yield update
+
+    async def renew(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
+        """Start a run from new noise."""
+        async with aclosing(generate(request, dict(given) | {controls.random_seed: True})) as updates:
+            async for update in updates:
+                yield update
 
     async def reattach(request: gr.Request, run: str) -> AsyncIterator[Updates]:
         """Show the run that this browser tab was showing before it was reloaded."""
@@ -169,7 +183,8 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, rem
 
     run_event = {"outputs": tab.outputs, "concurrency_limit": None} | QUIET
     # By default, Gradio drops a click until the previous event has ended, which is a moment after the button is back.
-    tab.generate.click(generate, tab.inputs, trigger_mode="multiple", **run_event)
+    for button, start in ((tab.generate.click, generate), (tab.player.again, again), (tab.player.renew, renew)):
+        button(start, tab.inputs, trigger_mode="multiple", **run_event)
     tab.stop.click(stop, queue=False, api_visibility="private")
     page.unload(disconnect)
     page.load(reattach, remembered, js=scripts.REMEMBERED_RUN, **run_event)
@@ -254,7 +269,12 @@ def wire_changes(tab: Tab, refreshed: gr.events.Dependency) -> None:
     described = [*tab.linked, tab.start_image]
     listed = {"inputs": [*described, tab.changes], "outputs": tab.changes} | QUIET
     gr.on([control.change for control in described], None, js=scripts.DESCRIBE_CHANGES, **listed)
-    for begin in (tab.generate.click, refreshed.then):  # a page that is loaded again shows the settings of its run
+    for begin in (
+        tab.generate.click,
+        tab.player.again,
+        tab.player.renew,
+        refreshed.then,
+    ):  # a page that is loaded again shows the settings of its run
         begin(None, js=scripts.BEGIN_RUN, **listed)
     reset = [controls.noise_schedule, controls.time_difference_steps, controls.eta, tab.walk_to, tab.start_image]
     tab.changes.remove(None, [tab.changes, *reset], reset, js=scripts.RESET_SETTING, **QUIET)

@@ -36,6 +36,7 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
 
   function hideOverlay() {
     sheet.classList.add("stale");
+    latent.disabled = block.disabled = true;
     for (const overlay of overlays) overlay.remove();
     delete root.dataset.attention;
   }

@@ -51,6 +51,7 @@ function createPanes({ root, state }) {
   return {
     canvases,
     paint,
+    paintTile,
     isDrawn: (frame) => frame === drawn,
     invalidate: () => (drawn = null),
     draw: () => (drawing ||= drawLoop()),

@@ -26,6 +26,7 @@ const charts = createCharts({ root, state, goTo });
 const selection = createSelection({ root, state, server, panes, refresh, goTo });
 createFiles({ root, state, server, announce });
 createMini({ root, panes });
+const rerun = createRerun({ root, state, panes, trigger, refresh });
 const transport = createTransport({
   root,
   rate: () => Math.max(state.run.frames.length / REPLAY_S, 5),
@@ -74,6 +75,7 @@ function receive(next) {
   state.value = next;
   lastValueAt = isLive() ? performance.now() : null;
   if (next.settings) state.run.settings = next.settings;
+  if (next.seed !== undefined) state.run.seed = next.seed;
   if (next.src) {
     const { run } = state;
     [run.timesteps, run.images] = [next.timesteps, next.count];
@@ -99,6 +101,7 @@ function begin({ run: id, walk: isWalk, until }) {
   [state.isFollowing, state.position] = [true, -1];
   panes.invalidate();
   selection.showAll();
+  rerun.begin();
 }
 
 function insert(frame) {
@@ -169,7 +172,8 @@ function caption() {
   const speed = isLive() && run.stepsPerSecond ? ` · ${run.stepsPerSecond.toFixed(1)} steps/s${timeLeft()}` : "";
   $(".step").textContent = value.message || describe(value.state, shown);
   $(".run-settings").textContent = run.settings;
-  $(".prediction-title").textContent = index === run.timesteps ? "The result" : "What it predicts";
+  const title = index === run.timesteps ? "The result" : "What it predicts";
+  $(".prediction-title").textContent = rerun.isShown() ? "The result before" : title;
   $(".noise-level").textContent = shown ? `t ${time.toFixed(3)} · log-SNR ${log_snr.toFixed(2)}${speed}` : "";
   $(".bar").setAttribute("aria-valuenow", (index / run.timesteps).toFixed(3));
   $(".bar").firstElementChild.style.transform = `scaleX(${index / run.timesteps})`;
@@ -215,6 +219,7 @@ function updateTransport(index) {
   scrub.value = Math.max(position, 0);
   scrub.setAttribute("aria-valuetext", `step ${index} of ${run.timesteps}`);
   $(".save").disabled = !run.id || !run.frames.length;
+  rerun.update({ isLive: isLive() });
   root.dataset.follow = isFollowing;
 }
 

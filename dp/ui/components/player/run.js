@@ -9,6 +9,7 @@ function createRun(id) {
     until: Infinity, // the last step that is shown
     isWalk: false,
     settings: "", // in one line
+    seed: null, // of the first image
     classes: [], // the name of each image's class, null for none
     first: null, // { index, at } of the first frame that arrived
     stepsPerSecond: null,

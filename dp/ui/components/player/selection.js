@@ -1,13 +1,16 @@
 // One image shown alone, in large, with a strip of its prediction across the run.
 function createSelection({ root, state, server, panes, refresh, goTo }) {
   const STRIP_IMAGES = 10;
-  const strip = root.querySelector(".strip canvas");
+  const strip = root.querySelector(".strip");
+  const list = root.querySelector(".strip-steps");
 
   // Select an image, as far as the frames in the page show it.
   function select(row) {
     state.selected = { row, sheets: null };
     root.classList.add("selected");
     root.dataset.image = row;
+    strip.hidden = false;
+    list.replaceChildren();
     panes.invalidate();
     refresh();
   }
@@ -36,9 +39,8 @@ function createSelection({ root, state, server, panes, refresh, goTo }) {
     state.selected = null;
     root.classList.remove("selected");
     delete root.dataset.image;
-    const bar = root.querySelector(".strip");
-    if (bar.contains(document.activeElement)) root.focus(); // else the keys would go to the page
-    bar.hidden = true;
+    if (strip.contains(document.activeElement)) root.focus(); // else the keys would go to the page
+    strip.hidden = true;
     panes.invalidate();
     refresh();
   }
@@ -50,13 +52,29 @@ function createSelection({ root, state, server, panes, refresh, goTo }) {
   }
 
   function drawStrip({ x0, columns, indices }) {
-    const [side, chosen] = [x0.width / columns, stripFrames(indices.length)];
-    root.querySelector(".strip").hidden = false;
-    [strip.width, strip.height] = [chosen.length * (side + 1) - 1, side];
-    const pen = strip.getContext("2d");
-    chosen.forEach((at, i) => {
-      pen.drawImage(x0, ...tilePosition(at, columns, side), side, side, i * (side + 1), 0, side, side);
+    const side = x0.width / columns;
+    const buttons = stripFrames(indices.length).map((at) => {
+      const button = Object.assign(document.createElement("button"), { type: "button", title: `Go to step ${indices[at]}` });
+      const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
+      canvas.getContext("2d").drawImage(x0, ...tilePosition(at, columns, side), side, side, 0, 0, side, side);
+      button.append(canvas, indices[at]);
+      button.setAttribute("aria-label", `Step ${(button.dataset.step = indices[at])}`);
+      button.addEventListener("click", () => goTo(state.run.frames.findIndex((frame) => frame.index === indices[at])));
+      return button;
     });
+    list.replaceChildren(...buttons.map((button) => {
+      const item = document.createElement("li");
+      item.append(button);
+      return item;
+    }));
+    markStrip();
+  }
+
+  // Mark the last step of the strip that is not after the one shown.
+  function markStrip() {
+    const buttons = [...list.querySelectorAll("button")];
+    const current = buttons.findLast((button) => Number(button.dataset.step) <= Number(root.dataset.step));
+    for (const button of buttons) button.ariaCurrent = button === current ? "step" : null;
   }
 
   for (const canvas of Object.values(panes.canvases))
@@ -68,12 +86,7 @@ function createSelection({ root, state, server, panes, refresh, goTo }) {
       if (row >= 0 && row < run.images) showImage(row);
     });
   root.querySelector(".show-all").addEventListener("click", showAll);
-  strip.addEventListener("click", (event) => {
-    const { indices } = state.selected.sheets;
-    const chosen = stripFrames(indices.length);
-    const index = indices[chosen[Math.floor((event.offsetX / strip.clientWidth) * chosen.length)]];
-    goTo(state.run.frames.findIndex((frame) => frame.index === index));
-  });
+  new MutationObserver(markStrip).observe(root, { attributeFilter: ["data-step"] });
 
   return { select, showImage, showAll };
 }
