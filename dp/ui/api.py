@@ -4,6 +4,7 @@ language models. Settings, checks and limits are those of the page.
 
 # No `from __future__ import annotations`: Gradio reads the return annotations of the endpoints as types, not as text.
 
+import inspect
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import asdict
@@ -14,13 +15,25 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from dp.data.codec import encode_png, make_grid
+from dp.diffusion.schedules import SCHEDULES
 from dp.serving.engine import Engine
 from dp.serving.frames import Frame
 from dp.serving.handle import SampleRequest
+from dp.system.validation import MAX_SEED
 from dp.ui.components.data_uri import png_uri
 from dp.ui.components.player.player import show
 from dp.ui.sampling import page_values
-from dp.ui.sampling.page_values import ANY, SAMPLER, TIMESTEPS, TRAINED
+from dp.ui.sampling.page_values import (
+    ANY,
+    EACH,
+    MAX_GUIDANCE,
+    MAX_IMAGES,
+    MAX_TIME_DIFFERENCE_STEPS,
+    MAX_TIMESTEPS,
+    SAMPLER,
+    TIMESTEPS,
+    TRAINED,
+)
 from dp.ui.streaming import Sessions
 
 
@@ -31,8 +44,55 @@ def build(engine: Engine, sessions: Sessions) -> None:
     publishes their signatures, in which the return type is that of each value, and their docstrings, which language
     models read.
     """
+    parameters = describe_parameters(default_checkpoint(engine))
     for endpoint in (sample_endpoint(engine, sessions), stream_endpoint(engine, sessions)):
-        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
+        lines = [f"    {name}: {description}" for name, (_, description) in parameters.items()]
+        endpoint.__doc__ = "\n".join([inspect.getdoc(endpoint), "", "Args:", *lines])
+        added = gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
+        describe_inputs(added, parameters)
+
+
+def describe_parameters(checkpoint: str) -> dict[str, tuple[str, str]]:
+    """Return the parameters of both endpoints: for each, the label of its control on the page, and a description with
+    its range or choices. checkpoint: the name of one, as an example, or "".
+    """
+    example = f", such as {checkpoint!r}" if checkpoint else ""
+    samplers = ", ".join(repr(value) for _, value in page_values.SAMPLERS)
+    schedules = ", ".join(map(repr, SCHEDULES))
+    return {
+        "checkpoint": ("Checkpoint", f"name of the model{example}; the choices are those of the page"),
+        "images": ("Images", f"number of images, 1 to {MAX_IMAGES}; image i uses seed + i"),
+        "timesteps": ("Timesteps", f"steps from noise to image, 1 to {MAX_TIMESTEPS}; fewer are faster but coarser"),
+        "sampler": ("Sampler", f"how a step uses the prediction, one of: {samplers}"),
+        "noise_schedule": (
+            "Noise schedule",
+            f"which noise levels get more steps, one of: {TRAINED!r} (as in the model's training), {schedules}",
+        ),
+        "time_difference": (
+            "Time difference",
+            f"how far each step overshoots its target time, in steps, 0 to {MAX_TIME_DIFFERENCE_STEPS}; 0 turns it off",
+        ),
+        "seed": (
+            "Seed",
+            f"whole number, 0 to {MAX_SEED - 1}; same seed, same images; if omitted, a new one is drawn",
+        ),
+        "eta": ("eta", "noise that 'ddim' adds at each step, 0 to 1: 0 adds none, 1 as much as 'ddpm'"),
+        "label": ("Class", f"what to draw: the name or number of a class, {EACH!r}, or '' to leave it to the model"),
+        "guidance": (
+            "Guidance",
+            f"how strongly to follow the class, 0 to {MAX_GUIDANCE}; 1 is the plain model; if omitted, the model's own",
+        ),
+    }
+
+
+def describe_inputs(endpoint: gr.events.Dependency, parameters: dict[str, tuple[str, str]]) -> None:
+    """Put labels and descriptions into the API page and the schemas. `gr.api` labels parameters "1st", "2nd" and so on,
+    and has no option for them. Checked on Gradio 6.31.
+    """
+    inputs = gr.context.Context.root_block.fns[endpoint["id"]].inputs
+    for component, (label, description) in zip(inputs, parameters.values(), strict=True):
+        component.label = label
+        component._api_info |= {"description": description, "additional_description": f"{description}."}
 
 
 def default_checkpoint(engine: Engine) -> str:
@@ -62,20 +122,7 @@ def sample_endpoint(engine: Engine, sessions: Sessions) -> Callable[..., Any]:
         label: str = ANY,
         guidance: float | None = None,
     ) -> tuple[dict, dict]:
-        """Sample images from a diffusion model. Returns one PNG with all images, and its settings.
-
-        Args:
-            checkpoint: name of the model
-            images: number of images, 1 to 64; image i uses seed + i
-            timesteps: number of sampling steps, 1 to 1000; fewer are faster and less accurate
-            sampler: 'ddim', 'ddpm', 'dpmpp_2m' or 'dpmpp_2m_sde'
-            noise_schedule: 'trained' (the schedule that the model was trained with), 'linear', 'cosine' or 'sigmoid'
-            time_difference: how far each step overshoots its target time, in steps, 0 to 3; 0 turns it off
-            seed: a whole number of at least 0; if omitted, a new one is drawn
-            eta: amount of new noise in each DDIM step, 0 to 1
-            label: the class, by its name or number, or 'one of each'; if empty, the model chooses
-            guidance: how strongly to follow the class, 0 to 10; 1 is the plain model, and the default the model's own
-        """
+        """Sample images from a diffusion model. Returns one PNG with all images, and its settings."""
         chosen = (checkpoint, images, timesteps, sampler, noise_schedule, time_difference, eta)
         classes = {"label": label, "guidance": guidance}
         run = SampleRequest(*page_values.parse_settings(engine, *chosen, seed, random_seed=seed is None, **classes))
@@ -105,18 +152,6 @@ def stream_endpoint(engine: Engine, sessions: Sessions) -> Callable[..., Any]:
         """Sample images from a diffusion model and stream the predictions step by step, the newest about fifteen times
         a second: state, index, timesteps, time, log_snr and, as data URIs, the images of x0 (`src`) and x_t (`noisy`).
         Those of the last step are lossless, and its `images` holds each image alone.
-
-        Args:
-            checkpoint: name of the model
-            images: number of images, 1 to 64; image i uses seed + i
-            timesteps: number of sampling steps, 1 to 1000; fewer are faster and less accurate
-            sampler: 'ddim', 'ddpm', 'dpmpp_2m' or 'dpmpp_2m_sde'
-            noise_schedule: 'trained' (the schedule that the model was trained with), 'linear', 'cosine' or 'sigmoid'
-            time_difference: how far each step overshoots its target time, in steps, 0 to 3; 0 turns it off
-            seed: a whole number of at least 0; if omitted, a new one is drawn
-            eta: amount of new noise in each DDIM step, 0 to 1
-            label: the class, by its name or number, or 'one of each'; if empty, the model chooses
-            guidance: how strongly to follow the class, 0 to 10; 1 is the plain model, and the default the model's own
         """
         chosen = (checkpoint, images, timesteps, sampler, noise_schedule, time_difference, eta)
         classes = {"label": label, "guidance": guidance}

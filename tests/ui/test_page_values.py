@@ -154,3 +154,27 @@ def test_a_walk_to_an_invalid_seed_is_an_error(engine, typed):
 def test_an_empty_seed_without_random_seed_is_an_error(engine):
     with pytest.raises(gr.Error, match="Seed is empty: enter a whole number or select Random seed"):
         page_values.parse_settings(engine, "tiny", 2, 40, "ddim", "linear", 0, 0, None, False)
+
+
+def test_the_api_describes_every_parameter_with_its_range_or_choices(engine):
+    page = build_app(engine)
+    bounds = {
+        "images": f"1 to {page_values.MAX_IMAGES}",
+        "timesteps": f"1 to {page_values.MAX_TIMESTEPS}",
+        "time_difference": f"0 to {page_values.MAX_TIME_DIFFERENCE_STEPS}",
+        "seed": "0 to 2147483647",
+        "eta": "0 to 1",
+        "guidance": f"0 to {page_values.MAX_GUIDANCE}",
+        "checkpoint": "'tiny'",
+        "sampler": "'dpmpp_2m', 'ddim', 'ddpm', 'dpmpp_2m_sde'",
+        "noise_schedule": "'trained'",
+        "label": "'one of each'",
+    }
+    for name, endpoint in page.get_api_info()["named_endpoints"].items():
+        described = {one["parameter_name"]: one["python_type"]["description"] for one in endpoint["parameters"]}
+        assert described.keys() == bounds.keys()
+        assert [name for name, words in bounds.items() if words not in described[name]] == []
+        assert "1st" not in str(endpoint["parameters"])
+        [function] = [one.fn for one in page.fns.values() if one.api_name == name[1:]]
+        _, tool, _ = gr.utils.get_function_description(function)  # which language models read
+        assert {name: f"{words}." for name, words in tool.items() if name != "request"} == described
