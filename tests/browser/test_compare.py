@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from models import model
-from pages import awaited, decode, hearing_late, settle, type_numbers, unfold
+from pages import awaited, close_toasts, decode, hearing_late, settle, type_numbers, unfold
 
 from dp import DiffusionPolicy
 from dp.data.codec import make_grid, to_uint8
@@ -179,23 +179,23 @@ def test_stop_ends_the_comparison_and_leaves_the_other_tab_alone(engine):
 
 def test_an_invalid_comparison_is_a_clear_error(engine):
     for axis, chosen, words in (
-        ("timesteps", [], "choose 1 to 6 values to compare, got 0"),
-        ("timesteps", None, "choose 1 to 6 values"),
-        ("timesteps", [str(n) for n in range(1, 8)], "choose 1 to 6 values to compare, got 7"),
-        (SHORT_RUNS, ["1", "2", "3", "4"], "choose 1 to 3 values"),
+        ("timesteps", [], "Values: choose 1 to 6 to compare, got 0"),
+        ("timesteps", None, "Values: choose 1 to 6"),
+        ("timesteps", [str(n) for n in range(1, 8)], "Values: choose 1 to 6 to compare, got 7"),
+        (SHORT_RUNS, ["1", "2", "3", "4"], "Values: choose 1 to 3"),
         (SHORT_RUNS, ["20"], "Step k must be a whole number from 1 to 19"),
         ("timesteps", ["many"], "Timesteps must be a whole number from 1 to 1000, got 'many'"),
         ("timesteps", ["2.5"], "Timesteps must be a whole number"),
         ("eta", ["2"], "eta must be a number from 0 to 1"),
         ("sampler", ["euler"], "sampler"),
         ("checkpoint", ["three"], "there is no checkpoint 'three'"),
-        ("class", [str(n) for n in range(7)], "choose 1 to 6 values to compare, got 7"),
+        ("class", [str(n) for n in range(7)], "Values: choose 1 to 6 to compare, got 7"),
         ("class", ["4"], "there is no class '4'; choose one of: 1, 2, 3"),
         ("guidance", ["2"], "Guidance needs a class"),
         ("guidance", ["11"], "Guidance"),
         ("weather", ["fine"], "cannot compare by 'weather': choose checkpoint, timesteps,"),
         (["sampler"], ["ddim"], "cannot compare by"),
-        ("sampler", {"ddim": 1}, "choose 1 to 6 values"),
+        ("sampler", {"ddim": 1}, "Values: choose 1 to 6"),
         ("sampler", [["ddim"]], "sampler"),
         ("timesteps", [[5]], "Timesteps must be a whole number"),
         (SHORT_RUNS, [{}], "Step k must be a whole number"),
@@ -359,6 +359,11 @@ def test_pairs_show_their_steps_and_the_other_tab_keeps_its_run(shared_page):
     tops = page.evaluate(f"{PLAYERS}.map(p => p.getBoundingClientRect().top)")
     assert tops[0] == tops[2] == tops[4] < tops[1] == tops[3] == tops[5]
     assert page.evaluate("sessionStorage.getItem('dp-run')") == mine
+
+    compare(page, values=("2", "3", "4", "5"))
+    page.wait_for_selector(".toast-body")
+    assert "Values: choose 1 to 3 to compare, got 4" in page.inner_text(".toast-body")
+    close_toasts(page)
     page.get_by_role("tab", name="Denoise").click()
     assert page.get_attribute("#player .player", "data-state") == "done"
 

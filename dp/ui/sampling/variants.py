@@ -61,7 +61,7 @@ def make_variants(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapp
         chosen = [parse_number(value) if isinstance(value, str) else value for value in chosen]
     most = MAX_VARIANTS // 2 if axis == SHORT_RUNS else MAX_VARIANTS
     if not 1 <= len(chosen) <= most:
-        raise page_values.user_error(f"choose 1 to {most} values to compare, got {len(chosen)}")
+        raise page_values.user_error(f"Values: choose 1 to {most} to compare, got {len(chosen)}")
     values = dict(values)
     if axis == "eta":
         values["sampler"] = "ddim"  # the only sampler with an eta

@@ -145,7 +145,6 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
                 page_values.SAMPLERS,
                 value=SAMPLERS,
                 multiselect=True,
-                max_choices=MAX_VARIANTS,
                 label="Values",
                 elem_id="values",
                 info=VALUES_INFO.format(MAX_VARIANTS),
@@ -268,7 +267,6 @@ def update_values(engine: Engine, axis: str, name: str | None) -> Any:
     return gr.update(
         choices=choices,
         value=value,
-        max_choices=most,
         allow_custom_value=axis in NUMBERS,
         info=VALUES_INFO.format(most) + (" You can type others." if axis in NUMBERS else ""),
     )
