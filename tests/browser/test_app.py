@@ -10,7 +10,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from models import MODEL, model
-from pages import ROOT, canvas_pixels, decode, set_run, unfold
+from pages import ROOT, canvas_pixels, close_toasts, decode, set_run, unfold
 from PIL import Image
 
 from dp.data.codec import make_grid, to_uint8
@@ -144,6 +144,23 @@ def test_the_keyboard_starts_and_stops_a_run_without_losing_the_focus(page):
     wait_for(page, "p.dataset.state === 'stopped'")
     page.wait_for_function("document.activeElement.id === 'generate'")
     assert page.inner_text(".player .announcement") == page.inner_text(".player .step")
+
+
+@pytest.mark.browser
+def test_a_typed_number_is_never_replaced_silently(page):
+    set_run(page, timesteps=5000, seed=1.5)
+    assert page.input_value("#timesteps input[type=number]") == "1000"
+    assert page.inner_text("#timesteps .limit-note") == "Timesteps must be from 1 to 1000: 5000 became 1000."
+    page.click("#generate")
+    page.wait_for_selector(".toast-body")
+    assert "Seed must be a whole number from 0 to 2147483647, got 1.5" in page.inner_text(".toast-body")
+    close_toasts(page)
+    set_run(page, timesteps=2.5, seed=1)
+    assert page.locator(".limit-note").count() == 0
+    page.click("#generate")
+    page.wait_for_selector(".toast-body")
+    assert "Timesteps must be a whole number from 1 to 1000, got 2.5" in page.inner_text(".toast-body")
+    assert page.evaluate("window.seen") == []  # and nothing runs
 
 
 GOOD = [MODEL, 2, 3, "ddim", "trained", 0, 5, 0.0]

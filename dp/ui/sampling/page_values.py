@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import secrets
+from abc import ABCMeta
 from collections.abc import Mapping
 from typing import Any
 
@@ -220,9 +221,14 @@ def parse_link(engine: Engine, query: Mapping[str, str]) -> tuple[dict[str, Any]
 
 def skip_gradio_check(control: gr.components.Component) -> None:
     """Pass the control's value to the handlers unchecked: `parse_settings` checks it, with a message that names the
-    setting. Gradio checks a dropdown's value again on pages where its choices were updated. Checked on Gradio 6.31.
+    setting. Gradio would round it, or reject it without a name.
+
+    An update of the control makes Gradio create another instance of its class for the page, so the class is replaced.
+    It is created past Gradio's metaclass, which would look for its source. Checked on Gradio 6.31.
     """
-    control.preprocess = lambda payload: payload
+    kind = type(control)
+    own = {"__module__": kind.__module__, "preprocess": lambda self, payload: payload}
+    control.__class__ = ABCMeta.__new__(type(kind), kind.__name__, (kind,), own)
 
 
 def visible_checkpoints(engine: Engine) -> list[CheckpointInfo]:

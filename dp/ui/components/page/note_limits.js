@@ -1,0 +1,20 @@
+() => {
+  // Where a typed number lies beyond a slider's range, Gradio replaces it with the limit when it loses the focus. Say so.
+  const noteOf = (block) => block.querySelector(":scope > .limit-note");
+
+  function note({ target }) {
+    if (!target.matches?.(".block:has(input[type=range]) input[type=number]")) return;
+    const { value, min, max } = target;
+    const limit = Number(value) < Number(min) ? min : Number(value) > Number(max) ? max : null;
+    if (value === "" || limit === null) return;
+    const block = target.closest(".block");
+    const name = block.querySelector("[data-testid=block-info]").textContent.trim();
+    const textContent = `${name} must be from ${min} to ${max}: ${value} became ${limit}.`;
+    noteOf(block)?.remove();
+    block.append(Object.assign(document.createElement("p"), { className: "limit-note", role: "alert", textContent }));
+  }
+
+  document.addEventListener("blur", note, true); // before Gradio's own listener
+  for (const type of ["input", "click"])
+    document.addEventListener(type, ({ target }) => noteOf(target.closest(".block") || target)?.remove());
+}
