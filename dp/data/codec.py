@@ -75,8 +75,8 @@ def read_png_text(data: bytes) -> dict[str, str]:
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:  # does not decode the pixels
             return {key: value for key, value in image.info.items() if isinstance(value, str)}
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"this is not a readable PNG ({error})") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise ValueError("this is not a readable PNG: choose one that this app has saved") from None
 
 
 def over_white(image: Image.Image) -> Image.Image:

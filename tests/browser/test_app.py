@@ -147,7 +147,7 @@ def test_the_keyboard_starts_and_stops_a_run_without_losing_the_focus(page):
 
 
 @pytest.mark.browser
-def test_a_typed_number_is_never_replaced_silently(page):
+def test_a_typed_number_is_never_replaced_silently(page, capsys):
     set_run(page, timesteps=5000, seed=1.5)
     assert page.input_value("#timesteps input[type=number]") == "1000"
     assert page.inner_text("#timesteps .limit-note") == "Timesteps must be from 1 to 1000: 5000 became 1000."
@@ -160,7 +160,12 @@ def test_a_typed_number_is_never_replaced_silently(page):
     page.click("#generate")
     page.wait_for_selector(".toast-body")
     assert "Timesteps must be a whole number from 1 to 1000, got 2.5" in page.inner_text(".toast-body")
+    close_toasts(page)
+    page.set_input_files("input[type=file][accept='.png']", {"name": "a.png", "mimeType": "", "buffer": b"no image"})
+    page.wait_for_selector(".toast-body")
+    assert "this is not a readable PNG: choose one" in page.inner_text(".toast-body")
     assert page.evaluate("window.seen") == []  # and nothing runs
+    assert capsys.readouterr().err == ""  # no traceback in the server's log
 
 
 GOOD = [MODEL, 2, 3, "ddim", "trained", 0, 5, 0.0]
@@ -185,12 +190,13 @@ GOOD = [MODEL, 2, 3, "ddim", "trained", 0, 5, 0.0]
     ],
 )
 @pytest.mark.parametrize("endpoint", ["/sample", "/stream"])
-def test_an_invalid_setting_is_a_clear_error(client, endpoint, position, value, words):
+def test_an_invalid_setting_is_a_clear_error(client, endpoint, position, value, words, capsys):
     values = list(GOOD)
     values[position] = value
     with pytest.raises(AppError) as error:
         client.predict(*values, api_name=endpoint)
     assert words in str(error.value) and "Traceback" not in str(error.value)
+    assert capsys.readouterr().err == ""  # the log of the server, which runs in this process
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
