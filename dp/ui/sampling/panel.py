@@ -198,7 +198,7 @@ def size_controls(prefix: str, images: int, config: Mapping[str, Any]) -> dict[s
             step=1,
             label="Images",
             elem_id=prefix + "images",
-            info="Image i uses the seed plus i.",
+            info="Image i uses seed + i.",
         ),
         "timesteps": gr.Slider(
             1,
@@ -219,7 +219,8 @@ def sampler_control(prefix: str, sampler: str) -> dict[str, Component]:
             value=sampler,
             label="Sampler",
             elem_id=prefix + "sampler",
-            info="DPM-Solver++ uses two predictions and needs the fewest steps. DDIM adds no noise; DDPM and SDE do.",
+            info="DPM-Solver++ uses the last two predictions and needs the fewest steps. DDIM adds no noise. "
+            "DDPM and SDE add new noise at every step.",
         )
     }
 
@@ -268,7 +269,7 @@ def seed_controls(prefix: str) -> dict[str, Component]:
             min_width=120,
         )
         random_seed = gr.Checkbox(
-            True, label="Random seed", elem_id=prefix + "random", info="New for each run.", min_width=120
+            True, label="Random seed", elem_id=prefix + "random", info="New seed on each run.", min_width=120
         )
     return {"seed": seed, "random_seed": random_seed}
 

@@ -31,7 +31,7 @@ AXES = [
     ("Checkpoint", "checkpoint"),
     ("Class: the same noise, every class", "class"),
     ("Guidance", "guidance"),
-    ("Step k of a long run, and a k-step run", SHORT_RUNS),
+    ("Step k of a long run vs. a whole run of k steps", SHORT_RUNS),
 ]
 NUMBERS = {  # an axis with numeric values -> the values on offer, and those selected at first
     "timesteps": (["2", "3", "5", "10", "20", "50", "100", "250"], ["3", "5", "10", "20", "50", "100"]),
@@ -43,7 +43,7 @@ NUMBERS = {  # an axis with numeric values -> the values on offer, and those sel
 IMAGES = 4
 SAMPLERS = [value for _, value in page_values.SAMPLERS[:3]]  # selected at first: one row of players
 LONG_RUN = 40  # timesteps selected at first for SHORT_RUNS
-VALUES_INFO = "The values to compare: up to {}."
+VALUES_INFO = "Choose up to {} to compare."
 OVER = {"is_over": True}  # a value of the clock that keeps its table
 
 
@@ -139,7 +139,7 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
                 value="sampler",
                 label="What differs",
                 elem_id="axis",
-                info="Everything else is held fixed.",
+                info="Everything else stays the same.",
             )
             chosen = gr.Dropdown(
                 page_values.SAMPLERS,

@@ -196,7 +196,7 @@ function describe(name, shown) {
   const [newest, place] = [run.frames.at(-1), shown ? `step ${shown.index}/${run.timesteps}` : "Waiting for the first step…"];
   const isBehind = shown && shown !== newest;
   const texts = {
-    idle: "No run yet",
+    idle: "Nothing drawn yet",
     waiting: place,
     running: isBehind ? `${place} · live at ${newest.index}` : place,
     done: isBehind || run.until < run.timesteps ? place : `${place} · done`,
