@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from dp.ui import words
 from dp.ui.components.component import read_file
 from dp.ui.sampling.links import NAMES
 
@@ -13,9 +14,11 @@ REMEMBERED_COMPARISON = read_file("page/remembered_comparison.js")
 SHOW_OPENED = read_file("page/show_opened.js")
 OPEN_LINK = read_file("page/open_link.js")
 NAME_CONTROLS = read_file("page/name_controls.js")
+DEFINE_TERMS = read_file("page/define_terms.js").replace("DEFINITIONS", json.dumps(words.TERMS))
 NOTE_LIMITS = read_file("page/note_limits.js")
 RUN_BUTTONS = read_file("page/run_buttons.js")
 TRUNCATE_PNG = read_file("page/truncate_png.js")
+ON_LOAD = (NAME_CONTROLS, DEFINE_TERMS, NOTE_LIMITS, RUN_BUTTONS, TRUNCATE_PNG)
 COPY_LINK = read_file("page/copy_link.js")
 RESET_SETTING = read_file("page/reset_setting.js")
 DESCRIBE_CHANGES, BEGIN_RUN = (

@@ -25,6 +25,19 @@ COMPARE_HINT = help_text("compare_hint")
 COMPARE = help_text("compare")
 TRAIN = help_text("train")
 EQUATIONS = help_text("equations")
+TERMS = {  # the definitions that the page shows where the pointer rests on a word
+    "seed": "Seed: the number that the noise is made from. The same seed and settings give the same images.",
+    "x0": "x₀: the finished image. During a run, the model's prediction of it.",
+    "log-snr": "Log-SNR: signal versus noise. At 0, both are equally strong; below 0, the noise is stronger.",
+    "eta": "eta: how much of the noise DDIM replaces with new noise at each step. 0: none. 1: as much as DDPM.",
+    "ema": "EMA: an average of the network's weights over its latest training steps. It draws better images.",
+    "latent": "Latent: one of the few dozen vectors through which the network reads and changes the image.",
+}
+PREDICTIONS = {  # by objective
+    "v": "Trained to predict v, a mixture of noise and image, from which the finished image (x₀) follows.",
+    "x0": "Trained to predict the finished image (x₀).",
+    "eps": "Trained to predict the noise (ε), from which the finished image (x₀) follows.",
+}
 
 
 def explain(text: str, equations: str | None = None, is_open: bool = True) -> None:

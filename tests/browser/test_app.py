@@ -10,7 +10,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from models import MODEL, model
-from pages import ROOT, canvas_pixels, close_toasts, decode, set_run, unfold
+from pages import ROOT, canvas_pixels, decode, set_run, unfold
 from PIL import Image
 
 from dp.data.codec import make_grid, to_uint8
@@ -147,23 +147,25 @@ def test_the_keyboard_starts_and_stops_a_run_without_losing_the_focus(page):
 
 
 @pytest.mark.browser
+def test_technical_words_have_a_definition_where_the_pointer_rests(page):
+    page.wait_for_function("document.querySelectorAll('abbr').length && !document.querySelector('abbr:not([title])')")
+    words = page.evaluate("[...document.querySelectorAll('abbr, [data-testid=block-info][title]')].map((e) => e.title)")
+    assert {title.partition(":")[0] for title in words} >= {"Seed", "x₀", "Log-SNR", "Latent"}
+
+
+@pytest.mark.browser
 def test_a_typed_number_is_never_replaced_silently(page, capsys):
     set_run(page, timesteps=5000, seed=1.5)
     assert page.input_value("#timesteps input[type=number]") == "1000"
     assert page.inner_text("#timesteps .limit-note") == "Timesteps must be from 1 to 1000: 5000 became 1000."
     page.click("#generate")
-    page.wait_for_selector(".toast-body")
-    assert "Seed must be a whole number from 0 to 2147483647, got 1.5" in page.inner_text(".toast-body")
-    close_toasts(page)
+    page.locator(".toast-body", has_text="Seed must be a whole number from 0 to 2147483647, got 1.5").wait_for()
     set_run(page, timesteps=2.5, seed=1)
     assert page.locator(".limit-note").count() == 0
     page.click("#generate")
-    page.wait_for_selector(".toast-body")
-    assert "Timesteps must be a whole number from 1 to 1000, got 2.5" in page.inner_text(".toast-body")
-    close_toasts(page)
+    page.locator(".toast-body", has_text="Timesteps must be a whole number from 1 to 1000, got 2.5").wait_for()
     page.set_input_files("input[type=file][accept='.png']", {"name": "a.png", "mimeType": "", "buffer": b"no image"})
-    page.wait_for_selector(".toast-body")
-    assert "this is not a readable PNG: choose one" in page.inner_text(".toast-body")
+    page.locator(".toast-body", has_text="this is not a readable PNG: choose one").wait_for()
     assert page.evaluate("window.seen") == []  # and nothing runs
     assert capsys.readouterr().err == ""  # no traceback in the server's log
 

@@ -361,8 +361,7 @@ def test_pairs_show_their_steps_and_the_other_tab_keeps_its_run(shared_page):
     assert page.evaluate("sessionStorage.getItem('dp-run')") == mine
 
     compare(page, values=("2", "3", "4", "5"))
-    page.wait_for_selector(".toast-body")
-    assert "Values: choose 1 to 3 to compare, got 4" in page.inner_text(".toast-body")
+    page.locator(".toast-body", has_text="Values: choose 1 to 3 to compare, got 4").wait_for()
     close_toasts(page)
     page.get_by_role("tab", name="Denoise").click()
     assert page.get_attribute("#player .player", "data-state") == "done"

@@ -133,6 +133,9 @@ def test_text_in_a_checkpoint_never_becomes_markdown(tiny_rin, tmp_path):
     save_policy(DiffusionPolicy(tiny_rin()), tmp_path / "tiny", dataset="![](http://host/x) <b> [a](http://b)")
     shown = page_values.describe(Engine(tmp_path, device="cpu"), "tiny")
     assert not re.search(r"(?<!\\)[\[<]", shown) and "8 × 8 pixels" in shown
+    save_policy(DiffusionPolicy(tiny_rin()), tmp_path / "tiny", step=1234)
+    shown = page_values.describe(Engine(tmp_path, device="cpu"), "tiny")
+    assert re.match('<abbr title="Trained to predict v, a mixture of [^"]+">1,234 training steps</abbr> · 8 × 8', shown)
 
 
 def test_a_page_without_checkpoints_says_what_to_do(tmp_path):

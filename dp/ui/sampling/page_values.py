@@ -18,6 +18,7 @@ from dp.serving.engine import Engine
 from dp.system.records import readable
 from dp.system.text import escape
 from dp.system.validation import MAX_SEED, check_number, message_of, quote
+from dp.ui import words
 from dp.ui.auth import permission
 from dp.ui.sampling.links import NAMES, NUMBERS, parse_number
 
@@ -259,10 +260,11 @@ def describe(engine: Engine, checkpoint: str | None) -> str:
         return hint + describe_problems(engine)
     config = config_of(engine, checkpoint)
     network, policy = config["network"], config["policy"]
-    facts = [f"Trained on {config['dataset']}"] if "dataset" in config else []
-    facts += [f"{config['step']:,} training steps"] if "step" in config else []
-    facts += [f"{network['image_size']} × {network['image_size']} pixels", f"predicts {policy.get('objective', 'v')}"]
-    return escape(" · ".join(facts)) + describe_problems(engine)
+    prediction = words.PREDICTIONS[policy.get("objective", "v")]
+    facts = [escape(f"Trained on {config['dataset']}")] if "dataset" in config else []
+    facts += [f'<abbr title="{prediction}">{config["step"]:,} training steps</abbr>'] if "step" in config else []
+    facts += [f"{network['image_size']} × {network['image_size']} pixels"]
+    return " · ".join(facts) + describe_problems(engine)
 
 
 def describe_run(made_with: Mapping[str, Any]) -> str:

@@ -73,7 +73,7 @@ def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
     refreshed = wire_settings(page, tab, engine, sessions, remembered)
     wire_start_image(page, tab, engine)
     wire_changes(tab, refreshed)
-    for script in (scripts.NAME_CONTROLS, scripts.NOTE_LIMITS, scripts.RUN_BUTTONS, scripts.TRUNCATE_PNG):
+    for script in scripts.ON_LOAD:
         page.load(js=script, api_visibility="private")
     return tab.panel
 
