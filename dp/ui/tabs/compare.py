@@ -114,9 +114,8 @@ def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
     """Add the tab to the page being built, and return its controls."""
     tab = components(engine, sessions)
     comparisons = Comparisons(sessions)
-    remembered = gr.Textbox(visible=False)  # the id of the comparison that this browser tab was showing
-    wire_runs(page, tab, sessions, comparisons, remembered)
-    wire_choices(page, tab, comparisons, remembered)
+    wire_runs(tab, sessions, comparisons)
+    wire_choices(page, tab, comparisons)
     return tab.panel
 
 
@@ -156,7 +155,7 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
     return Tab(players, clock, start, stop, axis, chosen, panel)
 
 
-def wire_runs(page: gr.Blocks, tab: Tab, sessions: Sessions, comparisons: Comparisons, remembered: gr.Textbox) -> None:
+def wire_runs(tab: Tab, sessions: Sessions, comparisons: Comparisons) -> None:
     """Wire Compare and Stop, and show the comparison again after a reload."""
 
     async def run(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
@@ -171,8 +170,8 @@ def wire_runs(page: gr.Blocks, tab: Tab, sessions: Sessions, comparisons: Compar
             async for update in updates:
                 yield update
 
-    async def reattach(request: gr.Request, id: str) -> AsyncIterator[Updates]:
-        comparison = comparisons.find(str(id))
+    async def reattach(request: gr.Request, event: gr.EventData) -> AsyncIterator[Updates]:
+        comparison = comparisons.find(str(event.comparison))
         if comparison is None:
             yield gr.skip()
             return
@@ -201,14 +200,15 @@ def wire_runs(page: gr.Blocks, tab: Tab, sessions: Sessions, comparisons: Compar
     comparison = tab.start.click(run, tab.inputs, tab.outputs, trigger_mode="multiple", **options)
     tab.stop.click(stop, queue=False, api_visibility="private")
     comparison.failure(lambda: {tab.clock: OVER}, None, tab.clock, **QUIET)
-    page.load(reattach, remembered, tab.outputs, js=scripts.REMEMBERED_COMPARISON, **options)
+    tab.clock.reattach(reattach, None, tab.outputs, **options)
 
 
-def wire_choices(page: gr.Blocks, tab: Tab, comparisons: Comparisons, remembered: gr.Textbox) -> None:
+def wire_choices(page: gr.Blocks, tab: Tab, comparisons: Comparisons) -> None:
     """Offer the values of the chosen axis and checkpoint, hide the control of the setting that varies, and restore the
     controls of the comparison that is shown again.
     """
     controls, engine = tab.panel.controls, tab.panel.engine
+    remembered = gr.Textbox(visible=False)  # the id of the comparison that this browser tab was showing
 
     def choose_axis(given: Given) -> Updates:
         updates = tab.axis_updates(given)

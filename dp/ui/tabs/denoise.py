@@ -143,16 +143,10 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, rem
         if value["state"] == "failed":
             raise page_values.user_error(value["message"])
 
-    async def again(request: gr.Request, event: gr.EventData, given: Given) -> AsyncIterator[Updates]:
-        """Start a run from the noise of the one that is shown."""
-        given = dict(given) | {controls.random_seed: False, controls.seed: event.seed}
-        async with aclosing(generate(request, given)) as updates:
-            async for update in updates:
-                yield update
-
-    async def renew(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
-        """Start a run from new noise."""
-        async with aclosing(generate(request, dict(given) | {controls.random_seed: True})) as updates:
+    async def rerun(request: gr.Request, event: gr.EventData, given: Given) -> AsyncIterator[Updates]:
+        """Start a run from the noise of the one that is shown, or from new noise."""
+        chosen = {controls.random_seed: event.seed is None, controls.seed: event.seed}
+        async with aclosing(generate(request, dict(given) | chosen)) as updates:
             async for update in updates:
                 yield update
 
@@ -183,8 +177,8 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, rem
 
     run_event = {"outputs": tab.outputs, "concurrency_limit": None} | QUIET
     # By default, Gradio drops a click until the previous event has ended, which is a moment after the button is back.
-    for button, start in ((tab.generate.click, generate), (tab.player.again, again), (tab.player.renew, renew)):
-        button(start, tab.inputs, trigger_mode="multiple", **run_event)
+    tab.generate.click(generate, tab.inputs, trigger_mode="multiple", **run_event)
+    tab.player.rerun(rerun, tab.inputs, trigger_mode="multiple", **run_event)
     tab.stop.click(stop, queue=False, api_visibility="private")
     page.unload(disconnect)
     page.load(reattach, remembered, js=scripts.REMEMBERED_RUN, **run_event)

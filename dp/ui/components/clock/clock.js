@@ -162,3 +162,6 @@ function tableRow(texts) {
 
 watch("value", showTable);
 showTable();
+
+const before = remembered("dp-comparison");
+if (before && !props.value?.rows) requestAnimationFrame(() => trigger("reattach", { comparison: before }));

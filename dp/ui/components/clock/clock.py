@@ -7,6 +7,9 @@ Its value, everything optional:
     longest     the name of the run to which distances are measured
     pairs       whether the variants are pairs, one above the other
     is_over     whether the comparison has ended
+
+On a page that was loaded again, the component triggers `reattach` with the id of the `comparison` when it is first
+shown.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ The server sends small JSON values with the newest frame, never markup. All keys
     message   one sentence for the status line, as plain text
 
 A run begins with the state 'waiting' or with another `run`: of several values in quick succession, the page may see
-only the last. If a live run sends nothing for some seconds, the component triggers `reconnect`. Its buttons trigger
-`again` and `renew`, with the `seed` of the run that is shown. A value without `src`
+only the last. If a live run sends nothing for some seconds, the component triggers `reconnect`. Its buttons
+trigger `rerun`, with the `seed` of the run that is shown or, for new noise, null. A value without `src`
 leaves the images as they are. After 'stopped', values are ignored until another run begins.
 """
 

@@ -11,7 +11,7 @@ function createRerun({ root, state, panes, trigger, refresh }) {
     const { run } = state;
     if (isSame) kept = { x0: run.frames.at(-1).x0, columns: run.columns(), images: run.images };
     isAgain = isSame;
-    trigger(isSame ? "again" : "renew", { seed: run.seed });
+    trigger("rerun", { seed: isSame ? run.seed : null });
     root.focus();
   }
 

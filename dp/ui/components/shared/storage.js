@@ -8,3 +8,11 @@ function remember(key, value) {
     return false;
   }
 }
+
+function remembered(key) {
+  try {
+    return sessionStorage.getItem(key);
+  } catch {
+    return null;
+  }
+}
