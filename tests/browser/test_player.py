@@ -472,7 +472,7 @@ def test_a_png_and_a_link_restore_the_controls_and_the_pixels_and_invalid_ones_c
     page.reload()
     page.wait_for_selector(".player")
     until(page, "d.state === 'done' && step === 3 && +d.kept === 3")
-    set_to(page, chosen | {"timesteps": "3", "random": True})  # which is not of the run
+    set_to(page, chosen | {"timesteps": "3"})
 
     page.goto(f"{url}/?images=9&timesteps=90&seed=5")  # a longer run takes a click
     page.wait_for_selector("#generate.suggested")
