@@ -6,7 +6,7 @@ const MIN_POSITIONS = 100; // of the slider, if the runs have fewer steps
 const $ = (selector) => element.querySelector(selector);
 const root = $(".clock");
 const [scrub, alignBy, pane] = [$(".scrub"), $(".align-by"), $(".pane")];
-let playable = null; // what the variants have to play: { isLive, steps, fraction, levels }
+let playable = null; // what the variants have to play: { isLive, steps, fraction, levels, runs }
 let isFollowing = true; // show the newest frames as they arrive
 let isCollecting = false; // in the next animation frame
 let shown = null; // the id of the comparison that is shown
@@ -39,14 +39,16 @@ const transport = createTransport({
   ],
   isIgnored: () => !playable?.steps,
 });
+const charts = createVariantCharts({ root, goTo: (share) => isAtSteps() && goTo(share * end()) });
 scrub.step = "any";
 scrub.setAttribute("aria-label", "Progress");
 
 // ---- the variants
 
 function collect() {
-  playable = { isLive: false, steps: 0, fraction: 0, levels: [] };
+  playable = { isLive: false, steps: 0, fraction: 0, levels: [], runs: [] };
   send("clock-collect", playable);
+  playable.runs.forEach((run, i) => run.player.style.setProperty("--variant-color", (run.color = VARIANT_COLORS[i])));
   playable.levels = [...new Set(playable.levels)].sort((a, b) => a - b);
   updateTransport();
   scrub.max = Math.max(playable.steps, MIN_POSITIONS);
@@ -98,6 +100,7 @@ function caption() {
   const text = isAtSteps() ? `${Math.round(100 * position())}% of the run` : `log-SNR ${position().toFixed(2)}`;
   $(".progress").textContent = playable?.steps ? text : "";
   scrub.setAttribute("aria-valuetext", text);
+  charts.draw(playable?.runs || []);
 }
 
 // ---- the controls
@@ -151,6 +154,8 @@ function showTable() {
   $("table").hidden = false;
   $(".distance").textContent = longest ? `distance to ${longest}` : "distance";
   $("tbody").replaceChildren(...rows.map(tableRow));
+  $(".pair-names").hidden = !pairs;
+  charts.drawDistances(rows, pairs);
 }
 
 function tableRow(texts) {

@@ -18,13 +18,15 @@ from typing import Any
 
 from dp.ui.components.component import Component
 
+SHARED = ("canvas", "format", "chart", "playback", "menu", "transport", "storage")
+
 
 class Clock(Component):
     def __init__(self, **kwargs: Any):
         super().__init__(
             html="clock/clock.html",
-            css=["shared/transport.css", "clock/clock.css"],
-            js=["shared/playback.js", "shared/menu.js", "shared/transport.js", "shared/storage.js", "clock/clock.js"],
+            css=["shared/transport.css", "shared/chart.css", "clock/clock.css"],
+            js=[*(f"shared/{name}.js" for name in SHARED), "clock/charts.js", "clock/clock.js"],
             description="one row per variant: name, steps, seconds, distance",
             value={},
             **kwargs,

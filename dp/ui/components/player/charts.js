@@ -96,5 +96,5 @@ function createCharts({ root, state, goTo }) {
   }
   new ResizeObserver(draw).observe(root);
 
-  return { draw };
+  return { draw, changeOf };
 }

@@ -61,7 +61,7 @@ const inspected = { root, state, server, isWalking: walk.isPlaying };
 createAttention({ ...inspected, panes, isAvailable: () => props.can_replay });
 createGuidance({ ...inspected, isAvailable: (row) => props.can_replay && Boolean(state.run.classes[row]) });
 const recording = props.has_recording ? createRecording({ root, panes, server, isIdle: () => state.value.state === "idle" }) : null;
-if (props.is_variant) createVariant({ root, state, props, watch, isLive, seek, selection });
+if (props.is_variant) createVariant({ root, state, props, watch, isLive, seek, selection, changeOf: charts.changeOf });
 
 // ---- values from the server
 

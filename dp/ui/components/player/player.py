@@ -81,7 +81,7 @@ class Player(Component):
         read_recording.__name__ = "recording"  # as which the page calls it
         super().__init__(
             html="player/player.html",
-            css=["shared/transport.css", "player/player.css"],
+            css=["shared/transport.css", "shared/chart.css", "player/player.css"],
             js=SCRIPTS,
             description="the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
             server_functions=[*server_functions(runner), read_recording],

@@ -1,6 +1,6 @@
 // A player that a clock controls, together with others. It sends and receives DOM events: the clock finds the players
 // on the page, as Gradio gives components no other way to know each other.
-function createVariant({ root, state, props, watch, isLive, seek, selection }) {
+function createVariant({ root, state, props, watch, isLive, seek, selection, changeOf }) {
   const send = (type, detail) => root.dispatchEvent(new CustomEvent(type, { bubbles: true, detail }));
   root.classList.add("variant");
   root.removeAttribute("tabindex"); // the clock takes the keys
@@ -22,6 +22,9 @@ function createVariant({ root, state, props, watch, isLive, seek, selection }) {
     detail.steps = Math.max(detail.steps, run.timesteps);
     detail.fraction = Math.max(detail.fraction, last.index / run.timesteps);
     detail.levels.push(...run.frames.map((frame) => frame.log_snr));
+    const point = (frame, i) => ({ share: frame.index / run.timesteps, log_snr: frame.log_snr, change: i ? changeOf(frame) : NaN });
+    const label = root.querySelector(".label").textContent;
+    detail.runs.push({ player: root, label, points: run.frames.map(point), shown: () => state.position });
   });
 
   // Show the last frame that is not beyond the clock, or the first if all are.

@@ -1,0 +1,89 @@
+// Charts of all variants: log-SNR and the change of the prediction against the progress of each run, and the distances of
+// the table against the number of steps. A dot marks where each variant stands. A click goes to a place in the runs.
+const VARIANT_COLORS = ["#6366f1", "#d97706", "#059669", "#db2777", "#0891b2", "#8b5cf6"];
+
+function createVariantCharts({ root, goTo }) {
+  const LOWEST_SNR = -10; // what is below is drawn at the edge
+  const $ = (selector) => root.querySelector(selector);
+  const charts = ["snr", "change"].map((name) => ({ canvas: $(`.${name} canvas`), reading: $(`.${name} .reading`), hovered: null }));
+  const [snr, change] = charts;
+  let runs = []; // { label, color, points: [{ share, log_snr, change }], shown(): the place of the one shown }
+
+  function draw(all) {
+    runs = all;
+    $(".charts").hidden = !runs.length;
+    const signed = (value) => String(value).replace("-", "−");
+    const levels = runs.flatMap((run) => run.points.map((point) => Math.max(point.log_snr, LOWEST_SNR)));
+    const range = [Math.min(-2, ...levels), Math.max(2, ...levels)];
+    drawLines(snr, { y: range }, roundTicks(...range, 4), signed, (point) => Math.max(point.log_snr, LOWEST_SNR), (value) => signed(value.toFixed(1)));
+    const changes = runs.flatMap((run) => run.points.map((point) => point.change).filter(Boolean));
+    const bounds = [1e-3, Math.max(0.1, ...changes)];
+    drawLines(change, { y: bounds, isLog: true }, roundLogTicks(...bounds, 4), String, (point) => point.change, (value) => value.toFixed(3));
+  }
+
+  function drawLines(chart, ranges, yTicks, format, valueOf, toText) {
+    const fitted = fitCanvas(chart.canvas);
+    if (!fitted) return;
+    chart.scales = createScales(fitted, { x: [0, 100], ...ranges });
+    const { x, y } = chart.scales;
+    drawAxes(fitted, root, chart.scales, { xTicks: [0, 20, 40, 60, 80], yTicks, xName: "% of the run", format });
+    const read = [];
+    for (const { label, color, points, shown } of runs) {
+      const drawn = points.filter((point) => Number.isFinite(valueOf(point)));
+      drawSeries(fitted.pen, color, drawn.map((point) => [x(100 * point.share), y(valueOf(point))]));
+      const at = chart.hovered === null ? points[shown()] : drawn.findLast((point) => 100 * point.share <= chart.hovered);
+      if (!at || !Number.isFinite(valueOf(at))) continue;
+      drawDot(fitted.pen, x(100 * at.share), y(valueOf(at)));
+      read.push(`${label}: ${toText(valueOf(at))}`);
+    }
+    const place = chart.hovered === null ? "" : `${Math.round(chart.hovered)}%: `;
+    chart.reading.textContent = place + read.join(" · ");
+  }
+
+  // rows: of the table. Pairs are two series: step k of a long run, and a run of k steps.
+  function drawDistances(rows, isPairs) {
+    const all = rows.map(([label, steps, , far], i) => ({ label, steps: Number(steps), far: Number(far), color: VARIANT_COLORS[isPairs ? i % 2 : 0] }));
+    const points = all.filter(({ far }) => far > 0);
+    const steps = [...new Set(points.map((point) => point.steps))].sort((a, b) => a - b);
+    $(".distances").hidden = steps.length < 2;
+    const fitted = steps.length > 1 && fitCanvas($(".distances canvas"));
+    if (!fitted) return;
+    const fars = points.map((point) => point.far);
+    const y = [Math.min(...fars) / 1.5, Math.max(...fars) * 1.5];
+    const scales = createScales(fitted, { x: [Math.log(steps[0]), Math.log(steps.at(-1))], y, isLog: true });
+    const x = (value) => scales.x(Math.log(value));
+    drawAxes(fitted, root, { ...scales, x }, { xTicks: steps, yTicks: roundLogTicks(...y, 4), xName: "steps" });
+    for (const color of new Set(points.map((point) => point.color))) {
+      const series = points.filter((point) => point.color === color).sort((a, b) => a.steps - b.steps);
+      const places = series.map((point) => [x(point.steps), scales.y(point.far)]);
+      drawSeries(fitted.pen, color, places);
+      for (const place of places) drawDot(fitted.pen, ...place);
+    }
+  }
+
+  function drawSeries(pen, color, places) {
+    [pen.strokeStyle, pen.fillStyle, pen.lineWidth, pen.lineJoin] = [color, color, 2, "round"];
+    drawLine(pen, places);
+  }
+
+  function drawDot(pen, x, y) {
+    pen.beginPath();
+    pen.arc(x, y, 3.5, 0, 2 * Math.PI);
+    pen.fill();
+  }
+
+  for (const chart of charts) {
+    const shareAt = (event) => Math.min(Math.max(chart.scales.value(event.offsetX), 0), 100);
+    chart.canvas.addEventListener("click", (event) => chart.scales && goTo(shareAt(event) / 100));
+    chart.canvas.addEventListener("pointermove", (event) => {
+      chart.hovered = chart.scales ? shareAt(event) : null;
+      draw(runs);
+    });
+    chart.canvas.addEventListener("pointerleave", () => {
+      chart.hovered = null;
+      draw(runs);
+    });
+  }
+
+  return { draw, drawDistances };
+}
