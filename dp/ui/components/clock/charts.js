@@ -7,7 +7,7 @@ function createVariantCharts({ root, goTo }) {
   const $ = (selector) => root.querySelector(selector);
   const charts = ["snr", "change"].map((name) => ({ canvas: $(`.${name} canvas`), reading: $(`.${name} .reading`), hovered: null }));
   const [snr, change] = charts;
-  let runs = []; // { label, color, points: [{ share, log_snr, change }], shown(): the place of the one shown }
+  let runs = []; // in the order of the page: { color, points: [{ share, log_snr, change }], shown(): the place of the one shown }
 
   function draw(all) {
     runs = all;
@@ -28,13 +28,13 @@ function createVariantCharts({ root, goTo }) {
     const { x, y } = chart.scales;
     drawAxes(fitted, root, chart.scales, { xTicks: [0, 20, 40, 60, 80], yTicks, xName: "% of the run", format });
     const read = [];
-    for (const { label, color, points, shown } of runs) {
+    for (const { color, points, shown } of runs) {
       const drawn = points.filter((point) => Number.isFinite(valueOf(point)));
       drawSeries(fitted.pen, color, drawn.map((point) => [x(100 * point.share), y(valueOf(point))]));
       const at = chart.hovered === null ? points[shown()] : drawn.findLast((point) => 100 * point.share <= chart.hovered);
       if (!at || !Number.isFinite(valueOf(at))) continue;
       drawDot(fitted.pen, x(100 * at.share), y(valueOf(at)));
-      read.push(`${label}: ${toText(valueOf(at))}`);
+      read.push(toText(valueOf(at)));
     }
     const place = chart.hovered === null ? "" : `${Math.round(chart.hovered)}%: `;
     chart.reading.textContent = place + read.join(" · ");
@@ -42,7 +42,7 @@ function createVariantCharts({ root, goTo }) {
 
   // rows: of the table. Pairs are two series: step k of a long run, and a run of k steps.
   function drawDistances(rows, isPairs) {
-    const all = rows.map(([label, steps, , far], i) => ({ label, steps: Number(steps), far: Number(far), color: VARIANT_COLORS[isPairs ? i % 2 : 0] }));
+    const all = rows.map(([, steps, , far], i) => ({ steps: Number(steps), far: Number(far), color: VARIANT_COLORS[isPairs ? i % 2 : 0] }));
     const points = all.filter(({ far }) => far > 0);
     const steps = [...new Set(points.map((point) => point.steps))].sort((a, b) => a - b);
     $(".distances").hidden = steps.length < 2;

@@ -169,7 +169,7 @@ function caption() {
   const { run, value, position } = state;
   const shown = run.frames[position];
   const { index, time, log_snr } = shown || { index: 0 };
-  const speed = isLive() && run.stepsPerSecond ? ` · ${run.stepsPerSecond.toFixed(1)} steps/s${timeLeft()}` : "";
+  const speed = isLive() && run.stepsPerSecond && !props.is_variant ? ` · ${run.stepsPerSecond.toFixed(1)} steps/s${timeLeft()}` : "";
   $(".step").textContent = value.message || describe(value.state, shown);
   $(".run-settings").textContent = run.settings;
   const title = index === run.timesteps ? "The result" : "What it predicts";

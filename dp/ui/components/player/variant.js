@@ -23,8 +23,7 @@ function createVariant({ root, state, props, watch, isLive, seek, selection, cha
     detail.fraction = Math.max(detail.fraction, last.index / run.timesteps);
     detail.levels.push(...run.frames.map((frame) => frame.log_snr));
     const point = (frame, i) => ({ share: frame.index / run.timesteps, log_snr: frame.log_snr, change: i ? changeOf(frame) : NaN });
-    const label = root.querySelector(".label").textContent;
-    detail.runs.push({ player: root, label, points: run.frames.map(point), shown: () => state.position });
+    detail.runs.push({ player: root, points: run.frames.map(point), shown: () => state.position });
   });
 
   // Show the last frame that is not beyond the clock, or the first if all are.
