@@ -4,10 +4,7 @@ its own, and the page reads its run folder. The components in page order, then o
 
 from __future__ import annotations
 
-import re
-import secrets
 import time
-import zipfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
@@ -17,7 +14,6 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
-from gradio.utils import get_upload_folder
 
 from dp.data.prepare import prepare
 from dp.serving.engine import Engine
@@ -26,13 +22,14 @@ from dp.system.validation import message_of, quote
 from dp.training import processes
 from dp.training.presets import PRESETS, SIZES
 from dp.training.run_folder import RunFolder
-from dp.ui import scripts, words
+from dp.ui import words
 from dp.ui.auth import permission
 from dp.ui.components.run_board.run_board import RunBoard, free_name, run_of
 from dp.ui.components.upload.upload import ImageUpload, images_of, value_of_report, value_of_run
 from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates
-from dp.ui.training import publish, remote_training
+from dp.ui.training import checkpoints, publish, remote_training
+from dp.ui.training.access import check_permission
 from dp.ui.training.form import Form, choices, suggests_classes
 from dp.ui.training.time_estimate import measure
 from dp.ui.training.uploads import LIMITS, Upload, name_dataset, sample_archives
@@ -110,8 +107,9 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     wire_removal(tab, [*checks, *benchmarks])
     wire_form(tab)
     wire_start(tab, benchmarks)
-    wire_board(tab)
-    wire_opening(tab, engine, tabs, panels)
+    wire_duplication(tab)
+    checkpoints.wire_download(tab.board)
+    checkpoints.wire_opening(tab.board, engine, tabs, panels)
 
 
 def components(tabs: list[str], samples: Mapping[str, Path]) -> Tab:
@@ -312,8 +310,8 @@ def create_run(request: gr.Request, tab: Tab, given: Given) -> RunFolder:
     return run
 
 
-def wire_board(tab: Tab) -> None:
-    """Duplicate a run into the form, or download a checkpoint."""
+def wire_duplication(tab: Tab) -> None:
+    """Show the images and the settings of a run in the form, to start it anew."""
 
     def duplicate(request: gr.Request, event: gr.EventData, reference: str) -> Updates:
         check_permission(request)
@@ -327,55 +325,8 @@ def wire_board(tab: Tab) -> None:
         images = tab.show_images(shown, RUN_PREFIX + run.id, can_start=True, classes=classes)
         return images | tab.form.updates(settings) | {tab.form.name: free_name(run.name), tab.note: CUSTOM_SETTINGS}
 
-    def download(request: gr.Request, event: gr.EventData) -> Updates:
-        check_permission(request)
-        try:
-            archive = zip_checkpoint(run_of(event.run), int(event.checkpoint))
-        except (ValueError, TypeError, OverflowError, OSError) as error:
-            raise page_values.user_error(error) from None
-        return {tab.board: {"file": gr.FileData(path=str(archive), orig_name=archive.name).model_dump()}}
-
     outputs = [*tab.images, tab.note, *tab.form.controls.values()]
     tab.board.duplicated(duplicate, tab.reference, outputs, **EVENT)
-    tab.board.downloaded(download, None, tab.board, **EVENT)
-
-
-def zip_checkpoint(run: RunFolder, milestone: int) -> Path:
-    """Write a checkpoint's files, without the training state, to a new zip, and return its path."""
-    folder = run.checkpoint(milestone)
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    name = re.sub(r"[^\w.-]+", "-", f"{run.name}-{folder.name}")
-    path = Path(get_upload_folder()) / secrets.token_hex(16) / f"{name}.zip"  # the random name is the permission
-    path.parent.mkdir(parents=True)
-    with zipfile.ZipFile(path, "w") as archive:  # uncompressed: weights do not compress
-        for file in files:
-            archive.write(file, f"{name}/{file.name}")
-    return path
-
-
-def wire_opening(tab: Tab, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, Panel]) -> None:
-    """Open a run's checkpoint in another tab."""
-
-    def open_in(request: gr.Request, event: gr.EventData) -> Updates:
-        check_permission(request)
-        try:
-            path = run_of(event.run).checkpoint(int(event.checkpoint)).resolve()
-            name = next(entry.name for entry in page_values.visible_checkpoints(engine) if entry.path.resolve() == path)
-            updates = panels[event.tab].select(name)
-        except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
-            raise page_values.user_error(error) from None
-        except StopIteration:
-            raise page_values.user_error("this checkpoint no longer exists") from None
-        return {tabs: gr.Tabs(selected=event.tab)} | updates
-
-    outputs = [tabs, *(one for panel in panels.values() for one in panel.checkpoint_outputs)]
-    tab.board.opened(open_in, None, outputs, **EVENT).success(None, js=scripts.SHOW_OPENED, api_visibility="private")
-
-
-def check_permission(request: gr.Request) -> None:
-    """Raise gr.Error if the visitor may not train."""
-    if reason := permission.denial_reason(request):
-        raise page_values.user_error(reason)
 
 
 def delete_upload(reference: str) -> None:
