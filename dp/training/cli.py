@@ -62,7 +62,7 @@ def main() -> None:
     stdio.protect()
     args = parser.parse_args()
     try:
-        cores, device = environment.cores(), environment.device() or "device"
+        cores, device = environment.cores(), environment.device() or processes.DEFAULT_DEVICE
         run = open_run(args)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{message_of(error)}\n")

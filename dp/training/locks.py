@@ -45,6 +45,11 @@ def acquire_lock(lock: FileLock, timeout_s: float) -> AcquireReturnProxy:
         ) from None
 
 
+def device_lock_file(runs_dir: Path, device: str) -> Path:
+    """Return the file that a run in `runs_dir` locks for as long as it trains on `device`."""
+    return runs_dir / f".{device.replace(':', '-')}.lock"
+
+
 def is_locked(file: Path) -> bool:
     """Return whether a process holds the lock `file`; False on a disk without file locks.
 

@@ -19,14 +19,15 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, Timeout
 
-from dp.system import proxies
+from dp.system import environment, proxies
 from dp.system.atomic_files import replacing, write_json
 from dp.system.validation import check_encodable, check_integer, check_number, quote
-from dp.training.locks import acquire_lock
+from dp.training.locks import acquire_lock, device_lock_file, is_locked
 from dp.training.presets import MAX_STEPS
 from dp.training.run_folder import LOCK_TIMEOUT_S, MAX_NAME_LENGTH, RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]  # the working directory of `python -m dp train`
+DEFAULT_DEVICE = "device"  # the name of the best device, if the environment names none
 START_TIMEOUT_S = 120  # torchrun loads torch before it starts the process
 
 
@@ -118,6 +119,11 @@ def benchmark(run: RunFolder) -> subprocess.Popen:
     {"seconds_per_step": x, "seconds_per_save": y, "device": "..."}, or {"error": "..."}.
     """
     return _launch(run, 1, "--benchmark", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def is_device_busy(runs_dir: Path) -> bool:
+    """Return whether a run in `runs_dir` is training on the device that the environment names. Others wait for it."""
+    return is_locked(device_lock_file(runs_dir, environment.device() or DEFAULT_DEVICE))
 
 
 def _launch(run: RunFolder, processes: int, *arguments: str, **streams: Any) -> subprocess.Popen:

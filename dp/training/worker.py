@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 import dp
 from dp.system.validation import message_of
-from dp.training.locks import acquire_lock
+from dp.training.locks import acquire_lock, device_lock_file
 from dp.training.run_folder import RunFolder
 
 POLL_S = 1.0
@@ -28,7 +28,7 @@ def wait_and_train(run: RunFolder, device: str) -> None:
     """Wait until no other run uses the device, then train. Pause and stop are handled while waiting."""
     now = time.time()
     run.update_status(state="queued", pid=os.getpid(), launch=None, started=now, heartbeat=now, message="", error=None)
-    device_lock = FileLock(run.path.resolve().parent / f".{device.replace(':', '-')}.lock")
+    device_lock = FileLock(device_lock_file(run.path.resolve().parent, device))
     is_announced = False
     while True:
         run.check_exists()  # otherwise acquiring the lock would create the folder of the runs again

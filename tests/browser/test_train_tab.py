@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 import gradio as gr
 import numpy as np
 import pytest
+from filelock import FileLock
 from forks import forking
 from gradio_client import Client
 from gradio_client.exceptions import AppError
@@ -41,7 +42,7 @@ from dp.ui.auth.gateway import OWNER
 from dp.ui.components.run_board import run_board
 from dp.ui.components.upload import upload
 from dp.ui.training import uploads
-from dp.ui.training.time_estimate import MAX_IMAGES, approximate_duration, measure, parse_benchmark, write_resized
+from dp.ui.training.time_estimate import BUSY, MAX_IMAGES, approximate_duration, measure, parse_benchmark, write_resized
 from dp.ui.training.uploads import Upload, name_dataset
 
 HIDDEN = {name for name in BAD | JUNK if any(part.startswith((".", "__")) for part in name.split("/"))}
@@ -198,6 +199,7 @@ def test_a_run_outlives_the_page_and_the_app_and_resumes_after_pause_and_stop(br
         page.get_by_text("The images of holiday. Change any setting, then start.").wait_for()
         unfold(page.get_by_role("button", name="Advanced settings"))
         assert page.input_value("#train-steps input") == str(total) and page.input_value("#train-width input") == "16"
+        assert page.locator("#preset input:checked").count() == 0  # no preset has these settings
         page.locator("#train-steps input").fill("20")
         page.locator("#train-steps input").press("Tab")
         page.click("#start-training")
@@ -241,8 +243,10 @@ def test_a_check_can_be_cancelled_and_invalid_settings_are_reported_before_train
         page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
         page.wait_for_selector("#intake .upload[data-state=checked]")
         unfold(page.get_by_role("button", name="Advanced settings"))
+        assert page.is_checked("#preset input[value=quick]")
         page.locator("#train-width input").fill("17")
         page.locator("#train-width input").press("Tab")
+        page.wait_for_function("!document.querySelector('#preset input:checked')")
         page.click("#start-training")
         page.get_by_text("Network width must be a multiple of 16, got 17").wait_for()
         assert list_runs(home) == []
@@ -367,7 +371,8 @@ def test_closing_the_page_ends_its_benchmark(browser, home, tmp_path):
         with page_of(browser, url) as page:
             pictures = write(tmp_path, {"1.png": png(1), "2.png": png(2)})
             page.locator("#intake .files").set_input_files([pictures / "1.png", pictures / "2.png"])
-            page.get_by_text("2,000 steps · measuring…").wait_for()
+            page.get_by_text("Small · 32 × 32, 2,000 steps · measuring…").wait_for()
+            page.get_by_text("Medium · 32 × 32, 16,000 steps · waiting").wait_for()
             assert len(trials()) == 1
         sooner_or_later(lambda: trials() == [])
 
@@ -599,6 +604,8 @@ def test_a_benchmark_estimates_the_training_time(home, dataset):
     *beats, found = awaited(all_of_it())
     assert set(beats) == {None} and 0.5 < found.seconds < 5000 and found.text == approximate_duration(found.seconds)
     assert not list((home / ".drafts").iterdir())
+    with FileLock(home / ".cpu.lock"):  # as a run that is training
+        assert awaited(all_of_it()) == [(None, BUSY)]
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,12 @@ from dp.ui.sampling.panel import QUIET, Given, Panel, Updates
 from dp.ui.training import checkpoints, publish, remote_training
 from dp.ui.training.access import check_permission
 from dp.ui.training.form import Form, choices, suggests_classes
-from dp.ui.training.time_estimate import measure
+from dp.ui.training.time_estimate import BUSY, measure
 from dp.ui.training.uploads import LIMITS, Upload, name_dataset, sample_archives
 
 RUN_PREFIX = "run:"  # a reference to images is an upload's id, or this and the id of a run
 CUSTOM_SETTINGS = "Custom settings. To time them, press *How long will this take?* in the advanced settings."
-MEASURING = "measuring…"
+MEASURING, WAITING = "measuring…", "waiting"
 EVENT = QUIET | {"concurrency_limit": None}
 
 
@@ -89,6 +89,11 @@ class Tab:
             self.rent: button,
             self.form.classes: checkbox,
         }
+
+    def preset_updates(self, given: Given) -> Updates:
+        """Select the preset that the settings are equal to, if any, and explain others."""
+        preset = self.form.preset_of(given)
+        return {self.form.preset: preset, self.note: "" if preset else CUSTOM_SETTINGS}
 
     def clear(self, times: Mapping[str, str]) -> Updates:
         """Show the form without images. The presets keep their times."""
@@ -216,14 +221,14 @@ def wire_estimates(tab: Tab, checks: Sequence[Dependency]) -> list[Dependency]:
 
     async def measure_presets(request: gr.Request, given: Given) -> AsyncIterator[Updates]:
         check_permission(request)
-        times = given[tab.times]
+        times = {name: text for name, text in given[tab.times].items() if text != BUSY}
         try:
             dataset = find_images(given[tab.reference])["path"]
         except ValueError:  # no images to measure with
-            yield {tab.times: times}
+            yield {tab.times: given[tab.times]}
             return
         for name in [name for name in PRESETS if name not in times]:
-            labels = choices(dict.fromkeys(PRESETS, MEASURING) | times)
+            labels = choices(dict.fromkeys(PRESETS, WAITING) | times | {name: MEASURING})
             yield {tab.form.preset: gr.update(choices=labels), tab.times: times}
             async with aclosing(measure(dataset, PRESETS[name])) as benchmark:
                 async for estimate in benchmark:
@@ -261,14 +266,15 @@ def wire_removal(tab: Tab, events: list[Dependency]) -> None:
 
 
 def wire_form(tab: Tab) -> None:
-    """Apply presets, and explain custom settings in the note below the form."""
+    """Apply presets. Of other settings no preset is selected, and the note below the form explains that."""
 
     def choose(name: str) -> Updates:
         return tab.form.updates(PRESETS[name]) | {tab.note: ""}
 
     tab.form.preset.input(choose, tab.form.preset, [*tab.form.preset_controls, tab.note], **EVENT)
-    for control in tab.form.preset_controls:
-        control.input(lambda: {tab.note: CUSTOM_SETTINGS}, None, tab.note, **EVENT)
+    controls, outputs = tab.form.preset_controls, [tab.form.preset, tab.note]
+    for control in controls:
+        control.input(tab.preset_updates, set(controls), outputs, trigger_mode="always_last", **EVENT)
 
 
 def wire_start(tab: Tab, benchmarks: list[Dependency]) -> None:
@@ -323,9 +329,10 @@ def wire_duplication(tab: Tab) -> None:
         delete_upload(reference)
         classes = settings.classes if images_of(run)["classes"] else None
         images = tab.show_images(shown, RUN_PREFIX + run.id, can_start=True, classes=classes)
-        return images | tab.form.updates(settings) | {tab.form.name: free_name(run.name), tab.note: CUSTOM_SETTINGS}
+        chosen = tab.form.updates(settings)
+        return images | chosen | tab.preset_updates(chosen) | {tab.form.name: free_name(run.name)}
 
-    outputs = [*tab.images, tab.note, *tab.form.controls.values()]
+    outputs = [*tab.images, tab.form.preset, tab.note, *tab.form.controls.values()]
     tab.board.duplicated(duplicate, tab.reference, outputs, **EVENT)
 
 

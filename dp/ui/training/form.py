@@ -12,7 +12,7 @@ from dp.training.presets import PRESETS, SIZES, Settings
 from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import Given, Updates
 
-LABELS = {"quick": "A quick look", "evening": "An evening", "overnight": "Overnight"}
+LABELS = {"quick": "Small", "evening": "Medium", "overnight": "Large"}
 QUICK = PRESETS["quick"]
 CLASSES_HINT = "Then you can choose what to draw by the name of its folder."
 MAX_SUGGESTED_CLASSES, MIN_PER_CLASS = 100, 10  # other folders of images are rarely meant as classes
@@ -96,6 +96,11 @@ class Form:
         of = {control: field for field, control in self.controls.items()}
         return {control: getattr(settings, of[control]) for control in self.preset_controls}
 
+    def preset_of(self, values: Given) -> str | None:
+        """Return the preset that the values of the controls are equal to, or None."""
+        shown = {name: self.updates(settings) for name, settings in PRESETS.items()}
+        return next((name for name, preset in shown.items() if all(values[one] == preset[one] for one in preset)), None)
+
 
 def class_checkbox() -> gr.Checkbox:
     return gr.Checkbox(
@@ -117,4 +122,5 @@ def number_field(label: str, key: str, info: str) -> gr.Number:
 def choices(times: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return (label, name) of each preset: its image size and steps, and its time if it is in `times`."""
     sizes = {name: f"{p.image_size} × {p.image_size}, {p.steps:,} steps" for name, p in PRESETS.items()}
-    return [(f"{LABELS[name]} · {size} · {times.get(name, 'not timed yet')}", name) for name, size in sizes.items()]
+    parts = {name: [LABELS[name], size, *([times[name]] if name in times else [])] for name, size in sizes.items()}
+    return [(" · ".join(texts), name) for name, texts in parts.items()]

@@ -1,12 +1,14 @@
-"""Estimate the training time by measuring ten steps on this machine."""
+"""Estimate the training time by measuring ten steps on this machine, while nothing else trains there."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from PIL import Image
 
 from dp.data.prepared import IMAGES, npy_writer
 from dp.data.report import DatasetReport
+from dp.system.environment import runs_dir
 from dp.system.text import shown
 from dp.training import processes
 from dp.training.presets import Settings
@@ -24,6 +27,9 @@ from dp.ui.training.uploads import uploads_dir
 TIMEOUT_S = 600  # of a benchmark
 POLL_S = 0.5  # how often `measure` yields
 MAX_IMAGES = 64  # that a benchmark trains on
+BUSY = "not measured while another run trains"  # the text of an estimate that is worth another attempt
+
+_turn = threading.Lock()  # held by the benchmark that is running: two at once would slow each other down
 
 
 class Estimate(NamedTuple):
@@ -34,9 +40,25 @@ class Estimate(NamedTuple):
 
 
 async def measure(dataset: Path, settings: Settings) -> AsyncIterator[Estimate | None]:
-    """Train ten steps in a process of their own. Yield None every POLL_S, and the estimate at the end. Closing this
-    generator kills the process.
+    """Train ten steps in a process of their own, after the benchmarks that began earlier. Yield None every POLL_S, and
+    the estimate at the end, whose text is BUSY if a run trains on the device meanwhile. Closing this generator kills
+    the process.
     """
+    while not _turn.acquire(blocking=False):
+        yield None
+        await asyncio.sleep(POLL_S)
+    try:
+        async with aclosing(_benchmark(dataset, settings)) as estimates:
+            async for estimate in estimates:
+                yield estimate
+    finally:
+        _turn.release()
+
+
+async def _benchmark(dataset: Path, settings: Settings) -> AsyncIterator[Estimate | None]:
+    if processes.is_device_busy(runs_dir()):
+        yield Estimate(None, BUSY)
+        return
     uploads_dir().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="trial-", dir=uploads_dir(), ignore_cleanup_errors=True) as folder:
         run = RunFolder(folder)
@@ -44,13 +66,16 @@ async def measure(dataset: Path, settings: Settings) -> AsyncIterator[Estimate |
         run.config_file.write_text(json.dumps(settings.config("trial", MAX_IMAGES, time.time())), encoding="utf-8")
         process = processes.benchmark(run)
         output, deadline = asyncio.create_task(asyncio.to_thread(process.communicate)), time.monotonic() + TIMEOUT_S
+        is_busy = False
         try:
             while not (await asyncio.wait([output], timeout=POLL_S))[0] and time.monotonic() < deadline:
                 yield None
+                if is_busy := processes.is_device_busy(runs_dir()):  # a run has started, perhaps from another page
+                    break
         finally:
             process.kill()
         stdout, _ = await output
-    yield parse_benchmark(stdout, settings)
+    yield Estimate(None, BUSY) if is_busy else parse_benchmark(stdout, settings)
 
 
 def parse_benchmark(stdout: str, settings: Settings) -> Estimate:
