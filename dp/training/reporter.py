@@ -27,6 +27,7 @@ from dp.training.run_folder import COMMANDS, DISK_FULL, RunFolder, RunFolderMiss
 
 NOISE_LEVELS = ("0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1")  # intervals of t
 HEARTBEAT_S = 1.0
+AVERAGING_S = 60.0  # of the speed in the status: the time left would swing with that of a single record
 MAX_RECORDED_CLASSES = 100  # of more classes the loss is not recorded class by class
 
 
@@ -38,6 +39,7 @@ class RunReporter:
         self.classes = classes if len(classes) <= MAX_RECORDED_CLASSES else ()
         self.is_main = accelerator.is_main_process
         self.last_heartbeat = -math.inf
+        self.earlier = (0.0, 0.0)  # images and seconds of earlier records, less of those that are longer ago
         self.start_record()
 
     @contextmanager
@@ -111,7 +113,7 @@ class RunReporter:
             self.last_heartbeat = time.monotonic()
             fields: dict[str, Any] = {"step": step, "heartbeat": time.time()}
             if self.losses and math.isfinite(loss := self.losses[-1].item()):
-                fields |= {"loss": loss, "images_per_s": self.images_per_s()}
+                fields |= {"loss": loss, "images_per_s": self.mean_images_per_s()}
             self.run.update_status(**fields)
 
     # ------------------------------------------------------------------------
@@ -139,7 +141,17 @@ class RunReporter:
         return math.isfinite(self.accelerator.reduce(total, "sum").item())
 
     def images_per_s(self) -> float:
-        return round(len(self.losses) * self.images / max(time.monotonic() - self.record_start, 1e-9), 2)
+        images, seconds = self._current()
+        return round(images / seconds, 2)
+
+    def mean_images_per_s(self) -> float:
+        """Return the speed averaged over about AVERAGING_S."""
+        images, seconds = map(sum, zip(self.earlier, self._current()))
+        return round(images / seconds, 2)
+
+    def _current(self) -> tuple[int, float]:
+        """Return the images and seconds since the last record."""
+        return len(self.losses) * self.images, max(time.monotonic() - self.record_start, 1e-9)
 
     def record(self, step: int, lr: float) -> None:
         """Write one record to metrics.jsonl and to the trackers, and start a new one."""
@@ -151,6 +163,9 @@ class RunReporter:
         buckets = {name: mean for name, mean in zip(NOISE_LEVELS, levels) if mean is not None}
         by_class = {name: mean for name, mean in zip(self.classes, classes) if mean is not None}
         fields = {"loss": loss, "lr": lr, "images_per_s": self.images_per_s()}
+        images, seconds = self._current()
+        decay = math.exp(-seconds / AVERAGING_S)
+        self.earlier = self.earlier[0] * decay + images, self.earlier[1] * decay + seconds
         with self.writing():
             if self.is_main:
                 groups = {"buckets": buckets} | ({"classes": by_class} if by_class else {})

@@ -430,6 +430,20 @@ def test_the_speed_excludes_saving_and_sampling(make_trainer, monkeypatch):
     assert record["images_per_s"] == 4 * 2 / 2.0  # batch, micro-steps, seconds
 
 
+def test_the_speed_in_the_status_is_averaged(make_trainer, monkeypatch):
+    reporter, clock, speeds = make_trainer().reporter, {"now": 0.0}, []
+    monkeypatch.setattr("dp.training.reporter.time.monotonic", lambda: clock["now"])
+    reporter.start_record()
+    for step in range(1, 201):
+        clock["now"] += 3.0 if (step - 1) // 10 % 2 else 1.0  # the records are alternately fast and slow
+        reporter.losses.append(torch.ones(()))
+        speeds.append(reporter.mean_images_per_s())
+        if step % 10 == 0:
+            reporter.record(step, lr=1.0)
+    assert max(speeds[-40:]) < 1.4 * min(speeds[-40:])
+    assert {record["images_per_s"] for record in reporter.run.metrics()[0]} == {8.0, 2.67}
+
+
 def test_training_a_finished_run_changes_nothing(make_trainer):
     trainer = make_trainer(train_num_steps=2)
     trainer.train()
