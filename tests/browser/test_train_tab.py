@@ -157,6 +157,10 @@ def test_a_run_outlives_the_page_and_the_app_and_resumes_after_pause_and_stop(br
         in_state(page, "running")
         page.wait_for_function(f"+document.querySelector('#board .run').dataset.step > {before}")
         assert page.inner_text("#board .run .name") == "holiday"
+        said = page.evaluate("(b => (b.click(), b.textContent))(document.querySelector('#board [data-verb=save]'))")
+        assert said == "Saving…"  # at once
+        page.get_by_role("button", name="Save now").wait_for()
+        assert run.checkpoint_steps()
         page.click("#board [data-verb=pause]")
         in_state(page, "paused")
         assert not run.is_alive()
@@ -318,7 +322,7 @@ def test_a_finished_run_can_be_extended_next_to_a_damaged_one(browser, home, tmp
         in_state(page, "finished")
         page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 2")
         field = page.locator("#board .extend .steps")
-        page.click("#board [data-verb=extend]")
+        page.click("#board .verbs .main:visible")
         assert (int(field.input_value()), int(field.get_attribute("min"))) == (60, 31)
         field.fill("45")
         page.click("#board .extend .main")
@@ -457,6 +461,7 @@ def call(url, name, asked):
 @pytest.mark.parametrize("allowed", [True, False], ids=["at home", "on a public Space"])
 def test_a_stranger_sees_nothing_of_the_runs(home, tiny_rin, monkeypatch, allowed):
     run = make_run(home, tiny_rin())
+    run.request("save")
     (home / os.fsdecode(b"caf\xe9")).mkdir()
     (home / os.fsdecode(b"caf\xe9") / "config.json").write_text('{"name": "\\ud800", "created": 1}')
     if not allowed:
@@ -470,6 +475,7 @@ def test_a_stranger_sees_nothing_of_the_runs(home, tiny_rin, monkeypatch, allowe
         sample = {"checkpoint": "Secret/000002" if not allowed else "Mine/000002", "images": 1, "timesteps": 2}
         if allowed:
             assert looked["facts"]["checkpoints"] == [2] and looked["samples"][0][0] == 2
+            assert looked["facts"]["requested"] == ["save"]
             assert looked["records"] == [{"step": 1, "loss": 0.5}]
             assert [line["name"] for line in looked["runs"]] == ["Secret", "\ufffd"]
             assert "must be text that UTF-8 can encode, got 'Mine\\ud800'" in unfit["problem"]

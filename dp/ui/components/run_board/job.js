@@ -62,7 +62,7 @@ function createJob({ root, element, board, forms, server, intervalMs, closeRentF
   // Call a server function that acts on the Hub, and ask for a token if it needs another one.
   async function sendToHub(name) {
     const { runId, token } = board;
-    const answer = await sendCommand(server[name]({ run: runId, token }));
+    const answer = await sendCommand(name, server[name]({ run: runId, token }));
     if (!answer.asks || runId !== board.runId) return;
     $(".problem").textContent = "";
     onToken = () => sendToHub(name);

@@ -14,6 +14,7 @@ let have = {}; // what the page has: runs_mark, facts_mark, offset, last_sample
 let isChosen = false; // by the visitor; until then the newest run is shown
 let pollNumber = 0; // only the answer to the last request counts
 let onConfirm = null;
+let sending = null; // { runId, verb } of the command that the server has not answered yet
 
 const common = { root, board, forms: [], server };
 const chart = createLossChart({ root, board });
@@ -133,6 +134,9 @@ const JOB_STATE_TEXTS = {
   interrupted: "",
 };
 
+// The labels of the requests that the training process carries out after its current step: before, and until then.
+const LABELS = { save: ["Save now", "Saving…"], sample: ["Sample now", "Sampling…"] };
+
 function showFacts(facts) {
   board.facts = facts;
   details.hidden = false;
@@ -141,11 +145,7 @@ function showFacts(facts) {
   $(".run header .pill").replaceWith(createPill(facts.state));
   $(".description").textContent = facts.description;
   $('[data-verb="resume"]').textContent = facts.state === "new" ? "Start" : "Resume";
-  for (const button of root.querySelectorAll(".verbs button")) {
-    const { verb, in: states, if: condition } = button.dataset;
-    button.hidden = !states.split(" ").includes(facts.state) || Boolean(condition && !facts[condition]);
-    button.disabled = ["download", "publish"].includes(verb) && !facts.checkpoints.length;
-  }
+  showButtons(facts);
   showProgress(facts);
   $(".message").textContent = describe(facts);
   $(".log").hidden = !("log" in facts);
@@ -155,6 +155,19 @@ function showFacts(facts) {
   }
   samples.markCheckpoints(facts.checkpoints);
   job.show(facts);
+}
+
+// One command at a time; the next facts enable what is possible then.
+function showButtons(facts) {
+  const sent = sending?.runId === board.runId ? sending.verb : null;
+  for (const button of root.querySelectorAll(".verbs button")) {
+    const { verb, in: states, if: condition } = button.dataset;
+    button.hidden = !states.split(" ").includes(facts.state) || Boolean(condition && !facts[condition]);
+    const isRequested = verb === sent || facts.requested.includes(verb);
+    const lacksCheckpoint = ["download", "publish"].includes(verb) && !facts.checkpoints.length;
+    button.disabled = Boolean(sent) || isRequested || lacksCheckpoint;
+    if (verb in LABELS) button.textContent = LABELS[verb][Number(isRequested)];
+  }
 }
 
 function showProgress({ state, step, total, images_per_s, seconds_left }) {
@@ -182,14 +195,15 @@ function showProblem(text) {
 
 // ---- commands
 
-const command = (verb, options) => sendCommand(server.command({ run: board.runId, verb, ...options }));
+const command = (verb, options) => sendCommand(verb, server.command({ run: board.runId, verb, ...options }));
 
-async function sendCommand(call) {
+async function sendCommand(verb, call) {
   const { runId } = board;
-  // One command at a time; the next facts enable what is possible then.
-  for (const button of root.querySelectorAll(".verbs button")) button.disabled = true;
+  sending = { runId, verb };
+  showButtons(board.facts);
   showProblem("");
   const answer = await answerOf(call);
+  sending = null;
   if (answer.problem && runId === board.runId) showProblem(answer.problem);
   await reloadFacts();
   if (job.isRemote(runId)) job.exchange(); // forwards the command

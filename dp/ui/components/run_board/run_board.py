@@ -151,6 +151,8 @@ def facts(run: RunFolder) -> dict[str, Any]:
     status = read_status(run)
     state = status.state
     shown = {key: getattr(status, key) for key in ("step", "total", "loss", "images_per_s", "message", "error")}
+    # First the requests: of one that has been carried out, the checkpoint exists.
+    shown |= {"requested": [command for command in ("save", "sample") if run.is_requested(command)]}
     shown |= {"id": run.id, "name": run.name, "state": state, "checkpoints": run.checkpoint_steps()}
     shown |= {"is_responding": status.is_responding or state not in ACTIVE_STATES}
     shown |= {"log": run.tail(LOG_LINES)} if state in ("failed", "interrupted") else {}
