@@ -29,6 +29,11 @@ class CheckpointInfo:
     def name(self) -> str:
         return self.hub or (f"{self.run}/{name_of(self.path)}" if self.run else name_of(self.path))
 
+    @property
+    def title(self) -> str:
+        """Return the name as the page shows it: the step of a run's checkpoint comes first, as long names are cut."""
+        return f"{name_of(self.path)} · {self.run}" if self.run else self.name
+
 
 def list_checkpoints(*roots: str | Path) -> list[CheckpointInfo]:
     """Return an entry for each folder directly below the roots that holds a config.json or weights, sorted by name. A

@@ -21,12 +21,12 @@ def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
         sessions = Sessions(GpuRunner(engine) if on_zero_gpu else engine, demo)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Denoise", id="denoise"):
-                panels = {"denoise": denoise.build(demo, engine, sessions)}
+                panel = denoise.build(demo, engine, sessions)
             with gr.Tab("Compare", id="compare"):
-                panels["compare"] = compare.build(demo, engine, sessions)
-            hub_models.wire(panels)
+                comparison = compare.build(demo, engine, sessions)
+            hub_models.wire({"denoise": panel, "compare": comparison.panel})
             with gr.Tab("Train", id="train"):
-                train.build(demo, engine, tabs, panels)
+                train.build(demo, engine, tabs, {"denoise": panel.opening, "compare": comparison.opening})
         api.build(engine, sessions)
     demo.queue(max_size=256, api_open=False, default_concurrency_limit=None)
     return demo

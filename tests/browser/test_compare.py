@@ -1,5 +1,7 @@
 """The Compare tab: runs that differ in one setting start from the same noise and are played on one clock."""
 
+import shutil
+
 import gradio as gr
 import numpy as np
 import pytest
@@ -11,11 +13,12 @@ from dp import DiffusionPolicy
 from dp.data.codec import make_grid, to_uint8
 from dp.serving.engine import Engine
 from dp.serving.handle import SampleRequest
+from dp.training.run_folder import RunFolder
 from dp.ui.sampling.comparison import Comparisons, side_by_side
 from dp.ui.sampling.page_values import TRAINED
 from dp.ui.sampling.variants import MAX_VARIANTS, SHORT_RUNS, make_variants
 from dp.ui.streaming import Sessions
-from dp.ui.tabs.compare import AXES, NUMBERS, axes
+from dp.ui.tabs.compare import AXES, NUMBERS, axes, checkpoints_of_run
 from dp.ui.zero_gpu import GpuRunner
 
 SAMPLERS = ["dpmpp_2m", "ddim", "ddpm"]
@@ -118,6 +121,25 @@ def test_each_variant_ends_with_the_images_of_the_library(engine):
 def test_one_checkpoint_is_not_compared_with_itself(engine):
     with pytest.raises(gr.Error, match="choose two checkpoints or more"):
         make_variants(engine, "checkpoint", ["one"], page_values())
+
+
+@pytest.mark.parametrize(
+    "count, opened, chosen",
+    [(1, 1, [1]), (6, 2, [1, 2, 3, 4, 5, 6]), (11, 5, [1, 3, 5, 7, 9, 11]), (11, 6, [1, 3, 6, 7, 9, 11]),
+     (20, 20, [1, 5, 9, 12, 16, 20]), (20, 19, [1, 5, 9, 12, 19, 20])],
+)  # fmt: skip
+def test_a_runs_checkpoint_is_compared_with_others_of_that_run(engine, tiny_rin, tmp_path, count, opened, chosen):
+    for name, steps in (("mine", range(1, count + 1)), ("other", [1])):
+        run = RunFolder(tmp_path / "runs" / name)
+        run.update_status(state="finished")
+        for step in steps:
+            shutil.copytree(tmp_path / "one", run.checkpoint(step))
+    engine = Engine(tmp_path, device="cpu", runs=tmp_path / "runs")
+    assert checkpoints_of_run(engine, f"mine/{opened:06d}") == [f"mine/{step:06d}" for step in chosen]
+    if len(chosen) > 1:
+        names = [f"mine/{step:06d}" for step in chosen]
+        labels = [variant.label for variant in make_variants(engine, "checkpoint", names, page_values())]
+        assert labels == [f"{step:06d} · mine" for step in chosen]
 
 
 def test_step_k_of_a_long_run_is_paired_with_a_k_step_run(engine):

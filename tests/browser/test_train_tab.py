@@ -168,7 +168,7 @@ def test_a_run_outlives_the_page_and_the_app_and_resumes_after_pause_and_stop(br
         newest = run.checkpoint_steps()[-1]
         page.locator(f"#board li[data-step='{newest}']").get_by_label("Open in Denoise").click()
         page.wait_for_selector("#generate", state="visible")
-        page.wait_for_function(f"document.querySelector('#checkpoint input').value === 'holiday/{newest:06d}'")
+        page.wait_for_function(f"document.querySelector('#checkpoint input').value === '{newest:06d} · holiday'")
         until(page, "d.state === 'done' && +d.kept > 1")  # it draws at once, at the top of the page
         assert page.evaluate("scrollY") == 0
         set_run(page, timesteps=5, seed=3)
@@ -329,6 +329,16 @@ def test_a_finished_run_can_be_extended_next_to_a_damaged_one(browser, home, tmp
         page.wait_for_function("document.querySelector('#board .step').textContent.includes('of 45')")
         in_state(page, "finished")
         assert not page.is_visible("#board .extend") and run.status().step == 45 == run.checkpoint_steps()[-1]
+
+        page.locator("#board li[data-step='20']").get_by_label("Open in Compare").click()
+        page.wait_for_selector("#values", state="visible")
+        page.wait_for_function("document.querySelector('#axis input').value === 'Checkpoint'")
+        titles = page.locator("#values .token").all_inner_texts()
+        assert [title.strip() for title in titles] == [f"{step:06d} · cats" for step in run.checkpoint_steps()]
+        page.wait_for_function("scrollY === 0")
+        assert page.is_visible("#compare-sampler") and not page.is_visible("#compare-checkpoint")
+        open_train_tab(page)
+
         page.set_viewport_size({"width": 390, "height": 844})  # so that `window` checks its width
         page.emulate_media(color_scheme="dark")
         page.click("#board [data-verb=extend]")
@@ -504,6 +514,7 @@ def test_checkpoints_of_runs_are_listed_newest_first_under_unique_names(home, tm
     names = [entry.name for entry in engine.checkpoints()]
     assert names == [f"{second.id}/000002", "twin/000002", "old/000010", "old/000002"]
     assert engine.policy("twin/000002").image_size == 8
+    assert engine.checkpoints()[2].title == "000010 · old"
     assert run_board.free_name("twin") == "twin 2" and run_board.free_name("new") == "new"
     assert run_board.run_of(first.id).id == first.id and dataset.is_dir()
     for other in ("../home", first.id + "/..", "", None, 3, ["x"]):

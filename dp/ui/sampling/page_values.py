@@ -245,6 +245,11 @@ def usable_checkpoints(engine: Engine) -> list[str]:
     return [entry.name for entry in visible_checkpoints(engine) if not entry.problem]
 
 
+def checkpoint_choices(engine: Engine) -> list[tuple[str, str]]:
+    """Return (label, name) of the checkpoints that `usable_checkpoints` returns."""
+    return [(entry.title, entry.name) for entry in visible_checkpoints(engine) if not entry.problem]
+
+
 def schedule_choices(engine: Engine, checkpoint: str) -> list[tuple[str, str]]:
     """Return (label, value) pairs: the trained schedule first, then the others with their default parameters."""
     policy = config_of(engine, checkpoint)["policy"]

@@ -35,6 +35,14 @@ class Controls(NamedTuple):
     eta: gr.Slider
 
 
+class Opening(NamedTuple):
+    """How a tab opens a checkpoint: `select` returns updates of the outputs, from its name and the inputs' values."""
+
+    select: Callable[[str, Given], Updates]
+    inputs: set[Component]
+    outputs: list[Component]
+
+
 @dataclass(frozen=True)
 class Panel:
     """The controls of one tab. about: describes the checkpoint. more: the section with the settings that a newcomer
@@ -59,6 +67,11 @@ class Panel:
         own = [controls.label, controls.guidance, controls.timesteps, controls.sampler, controls.eta]
         return [controls.checkpoint, self.about, controls.noise_schedule, *own]
 
+    @property
+    def opening(self) -> Opening:
+        """Return how to open a checkpoint in a tab that needs nothing else for it."""
+        return Opening(lambda name, _: self.select(name), set(), self.checkpoint_outputs)
+
     def values(self, given: Given) -> dict[str, Any]:
         """Return the arguments of `page_values.parse_settings` from the inputs of a handler."""
         return page_values.arguments_of({name: given[control] for name, control in self.controls._asdict().items()})
@@ -67,13 +80,14 @@ class Panel:
         """List the checkpoints that exist now, and apply `settings`, if any (checked, and named as in
         `SampleSettings`).
         """
-        names, checkpoint = page_values.usable_checkpoints(self.engine), self.controls.checkpoint
+        choices, checkpoint = page_values.checkpoint_choices(self.engine), self.controls.checkpoint
+        names = [name for _, name in choices]
         if names and settings:
-            return self.apply_settings(settings, choices=names)
+            return self.apply_settings(settings, choices=choices)
         if checkpoint.value in names:  # keep the value, which a quick visitor may have changed already
-            return {checkpoint: gr.update(choices=names), self.about: self._describe(checkpoint.value)}
+            return {checkpoint: gr.update(choices=choices), self.about: self._describe(checkpoint.value)}
         name = names[0] if names else None
-        chosen = {checkpoint: gr.update(choices=names, value=name)} | self.checkpoint_updates(name)
+        chosen = {checkpoint: gr.update(choices=choices, value=name)} | self.checkpoint_updates(name)
         return chosen | (self.own_settings(name) if name else {})
 
     def apply_settings(self, settings: Mapping[str, Any], **dropdown: Any) -> Updates:
@@ -91,13 +105,13 @@ class Panel:
 
     def select(self, name: str) -> Updates:
         """Select a checkpoint."""
-        names = page_values.usable_checkpoints(self.engine)
-        chosen = {self.controls.checkpoint: gr.update(choices=names, value=name)}
+        choices = page_values.checkpoint_choices(self.engine)
+        chosen = {self.controls.checkpoint: gr.update(choices=choices, value=name)}
         return chosen | self.checkpoint_updates(name) | self.own_settings(name)
 
     def list_checkpoints(self) -> Updates:
         """List the checkpoints that exist now, and keep the selection."""
-        return {self.controls.checkpoint: gr.update(choices=page_values.usable_checkpoints(self.engine))}
+        return {self.controls.checkpoint: gr.update(choices=page_values.checkpoint_choices(self.engine))}
 
     def checkpoint_updates(self, name: str | None, noise_schedule: str = page_values.TRAINED) -> Updates:
         """Update what depends on the checkpoint: its description, the noise schedules and the classes."""
@@ -119,9 +133,9 @@ class Panel:
     def own_settings(self, name: str) -> Updates:
         """Apply the model's own timesteps and sampler, where its config has them."""
         own, controls = page_values.config_of(self.engine, name).get("sampling", {}), self.controls
-        updates: Updates = {controls.timesteps: own["timesteps"]} if "timesteps" in own else {}
+        updates: Updates = {controls.timesteps: gr.update(value=own["timesteps"])} if "timesteps" in own else {}
         if "sampler" in own:
-            updates |= {controls.sampler: own["sampler"], controls.eta: update_eta(own["sampler"])}
+            updates |= {controls.sampler: gr.update(value=own["sampler"]), controls.eta: update_eta(own["sampler"])}
         return updates
 
     def _describe(self, name: str | None) -> str:
@@ -134,10 +148,10 @@ def build_panel(
     """Add the controls to the page being built. prefix: of their element ids, since a page has several panels. images:
     the default number. fold: adds components below the checkpoint.
     """
-    names = page_values.usable_checkpoints(engine)
-    default = names[0] if names else None
+    checkpoints = page_values.checkpoint_choices(engine)
+    default = checkpoints[0][1] if checkpoints else None
     checkpoint = gr.Dropdown(
-        names,
+        checkpoints,
         value=default,
         label="Checkpoint",
         elem_id=prefix + "checkpoint",

@@ -115,7 +115,7 @@ def label_of(engine: Engine, axis: str, values: Mapping[str, Any]) -> str:
         choices = page_values.schedule_choices(engine, values["checkpoint"])
         return next((label for label, choice in choices if choice == value), str(value))
     if axis == "checkpoint":
-        return str(value)
+        return next((title for title, name in page_values.checkpoint_choices(engine) if name == value), str(value))
     if axis == "class":
         return str(value) or "any class"
     words = {"timesteps": "{} steps", "difference": "difference {}", "eta": "eta {}", "guidance": "guidance {}"}[axis]

@@ -18,7 +18,7 @@ from dp.ui.components.clock.clock import Clock
 from dp.ui.components.player.player import Player
 from dp.ui.sampling import page_values
 from dp.ui.sampling.comparison import Comparison, ComparisonResult, Comparisons, Values, side_by_side
-from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
+from dp.ui.sampling.panel import QUIET, Given, Opening, Panel, Updates, build_panel
 from dp.ui.sampling.variants import CLASS_AXES, MAX_VARIANTS, PARAMETERS, SHORT_RUNS, Variant, make_variants
 from dp.ui.streaming import Sessions
 
@@ -69,6 +69,32 @@ class Tab:
         """Return the components that a comparison updates."""
         return [*self.players, self.clock, self.panel.controls.seed]
 
+    @property
+    def opening(self) -> Opening:
+        """Return how to open a checkpoint in this tab."""
+        outputs = [self.axis, self.chosen, self.panel.about, *self.panel.controls]
+        return Opening(self.select, {self.panel.controls.sampler}, outputs)
+
+    def select(self, name: str, given: Given) -> Updates:
+        """Compare a checkpoint with the others of its run. If there is no other, compare samplers."""
+        updates, engine = self.panel.select(name), self.panel.engine
+        run = checkpoints_of_run(engine, name)
+        axis, chosen = ("checkpoint", {"value": run}) if len(run) > 1 else ("sampler", {})
+        sampler = updates.get(self.panel.controls.sampler, {}).get("value", given[self.panel.controls.sampler])
+        shown = self.visibility(axis, name, sampler)
+        updates |= {control: updates.get(control, {}) | visible for control, visible in shown.items()}
+        return updates | {self.axis: axis, self.chosen: update_values(engine, axis, name) | chosen}
+
+    def visibility(self, axis: str, name: str | None, sampler: str) -> Updates:
+        """Hide the control of the setting that varies, and those without effect."""
+        visible = {setting: setting != PARAMETERS.get(axis) for setting in self.panel.controls._fields}
+        visible["sampler"] = axis not in ("sampler", "eta")  # eta is a setting of DDIM only
+        visible["eta"] = axis == "sampler" or (axis != "eta" and sampler == "ddim")
+        if not (name and page_values.class_choices(page_values.config_of(self.panel.engine, name))):
+            visible["label"] = visible["guidance"] = False
+        controls = self.panel.controls._asdict()
+        return {control: gr.update(visible=visible[setting]) for setting, control in controls.items()}
+
     def variants(self, given: Given) -> list[Variant]:
         """Return the variants that the controls describe. Raises gr.Error."""
         values = self.panel.values(given)
@@ -78,29 +104,23 @@ class Tab:
 
     def axis_updates(self, given: Given) -> Updates:
         """Offer the values of an axis, and hide the control of the setting that varies."""
-        controls, engine = self.panel.controls, self.panel.engine
+        controls = self.panel.controls
         axis, name, sampler = given[self.axis], given[controls.checkpoint], given[controls.sampler]
-        visible = {setting: setting != PARAMETERS.get(axis) for setting in controls._fields}
-        visible["sampler"] = axis not in ("sampler", "eta")  # eta is a setting of DDIM only
-        visible["eta"] = axis == "sampler" or (axis != "eta" and sampler == "ddim")
-        if not (name and page_values.class_choices(page_values.config_of(engine, name))):
-            visible["label"] = visible["guidance"] = False
-        updates = {control: gr.update(visible=visible[setting]) for setting, control in controls._asdict().items()}
-        return updates | {self.chosen: update_values(engine, axis, name)}
+        values = update_values(self.panel.engine, axis, name)
+        return self.visibility(axis, name, sampler) | {self.chosen: values}
 
     def restore(self, given: Given) -> Updates:
         """Put the values of a comparison into the controls. A checkpoint that the visitor may not see any more leaves
         them as they are.
         """
         controls, engine = self.panel.controls, self.panel.engine
-        name = given[controls.checkpoint]
-        names = page_values.usable_checkpoints(engine)
-        if name not in names:
+        name, choices = given[controls.checkpoint], page_values.checkpoint_choices(engine)
+        if name not in [value for _, value in choices]:
             return self.panel.refresh()
         updates = self.panel.checkpoint_updates(name, given[controls.noise_schedule])
         for control, update in self.axis_updates(given).items():
             updates[control] = updates.get(control, {}) | update | {"value": given[control]}
-        updates[controls.checkpoint] |= {"choices": names}
+        updates[controls.checkpoint] |= {"choices": choices}
         return updates | {self.axis: gr.update(choices=axes(engine), value=given[self.axis])}
 
     def show(self, values: Values, table: dict[str, Any]) -> Updates:
@@ -110,13 +130,13 @@ class Tab:
         return {self.players[i]: value for i, value in values.items()} | {self.clock: table}
 
 
-def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
-    """Add the tab to the page being built, and return its controls."""
+def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Tab:
+    """Add the tab to the page being built, and return its components."""
     tab = components(engine, sessions)
     comparisons = Comparisons(sessions)
     wire_runs(tab, sessions, comparisons)
     wire_choices(page, tab, comparisons)
-    return tab.panel
+    return tab
 
 
 def components(engine: Engine, sessions: Sessions) -> Tab:
@@ -223,8 +243,8 @@ def wire_choices(page: gr.Blocks, tab: Tab, comparisons: Comparisons) -> None:
 
     def list_checkpoints(axis: str) -> Updates:
         """Also offer the checkpoints that were added since the axis was chosen."""
-        names = page_values.usable_checkpoints(engine)
-        return {tab.chosen: gr.update(choices=names) if axis == "checkpoint" else gr.skip()}
+        choices = page_values.checkpoint_choices(engine)
+        return {tab.chosen: gr.update(choices=choices) if axis == "checkpoint" else gr.skip()}
 
     def refresh(id: str) -> Updates:
         ready = {tab.start: gr.update(interactive=bool(page_values.usable_checkpoints(engine)))}
@@ -261,8 +281,8 @@ def update_values(engine: Engine, axis: str, name: str | None) -> Any:
         choices = [choice for choice in page_values.class_choices(config) if choice[1] != page_values.EACH]
         value = [choice for _, choice in choices if choice != page_values.ANY][:MAX_VARIANTS]
     else:
-        choices = page_values.usable_checkpoints(engine)
-        value = choices[:MAX_VARIANTS]
+        choices = page_values.checkpoint_choices(engine)
+        value = [name for _, name in choices][:MAX_VARIANTS]
     most = MAX_VARIANTS // 2 if axis == SHORT_RUNS else MAX_VARIANTS
     return gr.update(
         choices=choices,
@@ -270,6 +290,22 @@ def update_values(engine: Engine, axis: str, name: str | None) -> Any:
         allow_custom_value=axis in NUMBERS,
         info=VALUES_INFO.format(most) + (" You can type others." if axis in NUMBERS else ""),
     )
+
+
+def checkpoints_of_run(engine: Engine, name: str) -> list[str]:
+    """Return checkpoints of the run that saved the checkpoint `name`, by rising step: this one, the newest, and others
+    at even distances; MAX_VARIANTS at most.
+    """
+    usable = [entry for entry in page_values.visible_checkpoints(engine) if not entry.problem]
+    run = next(entry.run for entry in usable if entry.name == name)
+    names = [entry.name for entry in reversed(usable) if entry.run == run]  # the newest of a run is listed first
+    if len(names) <= MAX_VARIANTS:
+        return names
+    places, own = [round(i * (len(names) - 1) / (MAX_VARIANTS - 1)) for i in range(MAX_VARIANTS)], names.index(name)
+    if own not in places:
+        places.remove(min(places[:-1], key=lambda place: abs(place - own)))
+        places.append(own)
+    return [names[place] for place in sorted(places)]
 
 
 def first_values(result: ComparisonResult) -> Values:

@@ -27,7 +27,7 @@ from dp.ui.auth import permission
 from dp.ui.components.run_board.run_board import RunBoard, free_name, run_of
 from dp.ui.components.upload.upload import ImageUpload, images_of, value_of_report, value_of_run
 from dp.ui.sampling import page_values
-from dp.ui.sampling.panel import QUIET, Given, Panel, Updates
+from dp.ui.sampling.panel import QUIET, Given, Opening, Updates
 from dp.ui.training import checkpoints, publish, remote_training
 from dp.ui.training.access import check_permission
 from dp.ui.training.form import Form, choices, suggests_classes
@@ -101,11 +101,9 @@ class Tab:
         return updates | {self.form.preset: gr.update(choices=choices(times)), self.note: ""}
 
 
-def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, Panel]) -> None:
-    """Add the tab to the page being built. panels: the sampling controls of the tabs that can open a checkpoint, by the
-    tabs' ids.
-    """
-    tab = components(list(panels), sample_archives(engine.checkpoints()))
+def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, openings: Mapping[str, Opening]) -> None:
+    """Add the tab to the page being built. openings: how other tabs open a checkpoint, by their ids."""
+    tab = components(list(openings), sample_archives(engine.checkpoints()))
     wire_access(page, tab)
     checks = wire_checks(tab)
     benchmarks = wire_estimates(tab, checks)
@@ -114,7 +112,7 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, P
     wire_start(tab, benchmarks)
     wire_duplication(tab)
     checkpoints.wire_download(tab.board)
-    checkpoints.wire_opening(tab.board, engine, tabs, panels)
+    checkpoints.wire_opening(tab.board, engine, tabs, openings)
 
 
 def components(tabs: list[str], samples: Mapping[str, Path]) -> Tab:

@@ -16,29 +16,30 @@ from dp.training.run_folder import RunFolder
 from dp.ui import scripts
 from dp.ui.components.run_board.run_board import RunBoard, run_of
 from dp.ui.sampling import page_values
-from dp.ui.sampling.panel import QUIET, Panel, Updates
+from dp.ui.sampling.panel import QUIET, Given, Opening, Updates
 from dp.ui.training.access import check_permission
 
 EVENT = QUIET | {"concurrency_limit": None}
 
 
-def wire_opening(board: RunBoard, engine: Engine, tabs: gr.Tabs, panels: Mapping[str, Panel]) -> None:
-    """Open a run's checkpoint in another tab. panels: the sampling controls of these tabs, by the tabs' ids."""
+def wire_opening(board: RunBoard, engine: Engine, tabs: gr.Tabs, openings: Mapping[str, Opening]) -> None:
+    """Open a run's checkpoint in another tab. openings: how these tabs do that, by their ids."""
 
-    def open_in(request: gr.Request, event: gr.EventData) -> Updates:
+    def open_in(request: gr.Request, event: gr.EventData, given: Given) -> Updates:
         check_permission(request)
         try:
             path = run_of(event.run).checkpoint(int(event.checkpoint)).resolve()
             name = next(entry.name for entry in page_values.visible_checkpoints(engine) if entry.path.resolve() == path)
-            updates = panels[event.tab].select(name)
+            updates = openings[event.tab].select(name, given)
         except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
             raise page_values.user_error(error) from None
         except StopIteration:
             raise page_values.user_error("this checkpoint no longer exists") from None
         return {tabs: gr.Tabs(selected=event.tab)} | updates
 
-    outputs = [tabs, *(one for panel in panels.values() for one in panel.checkpoint_outputs)]
-    board.opened(open_in, None, outputs, **EVENT).success(None, js=scripts.SHOW_OPENED, api_visibility="private")
+    inputs = {control for opening in openings.values() for control in opening.inputs}
+    outputs = [tabs, *(one for opening in openings.values() for one in opening.outputs)]
+    board.opened(open_in, inputs, outputs, **EVENT).success(None, js=scripts.SHOW_OPENED, api_visibility="private")
 
 
 def wire_download(board: RunBoard) -> None:
