@@ -86,13 +86,14 @@ class DatasetReport:
         sizes = ", ".join(f"{which} {width} x {height}" for which, (width, height) in self.sizes.items())
         lines = [f"{count:,} images accepted ({kinds}; {sizes})." if count > 1 else f"One image accepted ({sizes})."]
         if self.rejected:
-            lines.append(f"{len(self.rejected):,} rejected, with the reasons below.")
+            lines.append(f"{_counted(len(self.rejected), 'file')} skipped.")
         if self.duplicates:
-            lines.append(f"{len(self.duplicates):,} duplicates (the same pixels) skipped.")
+            lines.append(f"{_counted(len(self.duplicates), 'exact duplicate')} ignored.")
         if self.ignored:
-            lines.append(f"{self.ignored:,} hidden or system files ignored.")
+            lines.append(f"{_counted(self.ignored, 'hidden or system file')} ignored.")
         if self.smaller:
-            lines.append(f"{self.smaller:,} are smaller than the training size and will look blurred.")
+            subject = f"{_counted(self.smaller, 'image')} {'is' if self.smaller == 1 else 'are'}"
+            lines.append(f"{subject} smaller than the training size and will look blurred.")
         return [*lines, *self._class_lines(), next(advice for limit, advice in EXPECT if count < limit)]
 
     def _class_lines(self) -> list[str]:
@@ -117,8 +118,12 @@ class DatasetReport:
         """Return why there is no usable image, with the first reasons."""
         reasons = [f"{name}: {reason}" for name, reason in self.rejected[:5]] or ["no files found"]
         reasons += [f"and {len(self.rejected) - 5:,} more"] if len(self.rejected) > 5 else []
-        reasons += [f"{self.ignored:,} hidden or system files ignored"] if self.ignored else []
+        reasons += [f"{_counted(self.ignored, 'hidden or system file')} ignored"] if self.ignored else []
         return f"no usable image ({'; '.join(reasons)})"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _are_texts(value: Any, count: int | None = None) -> bool:
@@ -161,8 +166,8 @@ OLD_KINDS = {"colour": "color", "grey": "grayscale"}
 EXPECT = (  # (limit, the advice for fewer images than that)
     (
         20,
-        "A model memorizes so few images: expect copies and hardly anything new. Ten minutes are enough to see it; more"
-        " time gives better copies, not new images.",
+        "With so few, the model will memorize them: expect copies, not new images. Ten minutes are enough to see it;"
+        " more time gives better copies.",
     ),
     (
         100,

@@ -20,7 +20,7 @@ from dp.training.run_folder import RunFolder
 POLL_S = 1.0
 WARM_UP_STEPS, BENCHMARK_STEPS, BENCHMARK_SAMPLE_STEPS = 2, 10, 2
 RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-WAITING = "waiting for another run to release the device"
+WAITING = "queued: starts when the current run ends"
 LAUNCH = ":".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
 
 

@@ -188,7 +188,7 @@ def test_the_report_has_the_original_sizes_and_kinds(tmp_path):
     assert report.kinds == {"color": 5, "grayscale": 1, "with transparency": 1}
     said = " ".join(report.summary_lines())
     assert "7 images accepted" in said and "smallest 90 x 10" in said
-    assert "2 are smaller than the training size and will look blurred" in said
+    assert "2 images are smaller than the training size and will look blurred" in said
 
 
 def test_the_reported_size_is_that_of_the_upright_image(tmp_path):
@@ -207,13 +207,13 @@ def test_the_same_pixels_are_kept_once_and_the_copy_is_named(tmp_path):
     report = report_of(write(tmp_path / "p", files), tmp_path / "dataset", SIZE)
     assert report.accepted == ["a.png", "d.png"]
     assert report.duplicates == [("b.png", "a.png"), ("c.bmp", "a.png")]
-    assert "2 duplicates" in " ".join(report.summary_lines())
+    assert "2 exact duplicates ignored." in " ".join(report.summary_lines())
 
 
 @pytest.mark.parametrize(
     "count, words",
     [
-        (1, "memorizes so few"), (19, "memorizes so few"), (20, "mostly memorize"), (99, "mostly memorize"),
+        (1, "will memorize them"), (19, "will memorize them"), (20, "mostly memorize"), (99, "mostly memorize"),
         (100, "112 faces"), (499, "112 faces"), (500, "an hour on"), (4_999, "an hour on"), (5_000, "hours on a GPU"),
         (10**5, "hours on a GPU"),
     ],

@@ -145,7 +145,7 @@ def test_waiting_for_the_device_is_reported_and_can_be_interrupted(place, run_co
     assert run_command("images", "--out", "runs/mine", "--prepare", *TINY)[0] == 0
     run = RunFolder(place / "runs" / "mine")
     with FileLock(place / "runs" / ".cpu.lock"), command("runs/mine") as process:
-        assert process.stdout.readline() == "mine: waiting for another run to release the device\n"
+        assert process.stdout.readline() == "mine: queued: starts when the current run ends\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(150) == 0
     assert run.status().state == "paused" and run.checkpoint_steps() == []

@@ -62,7 +62,7 @@ def why_unidentified(source: ImageFile) -> str:
     head = source.file.read(16)
     kind = next((name for name, start in SIGNATURES.items() if re.match(start, head, re.DOTALL)), None)
     if kind is None:
-        return f"not an image, despite its name: its content is none of {', '.join(FORMATS)}"
+        return f"not a readable image: its content is none of {', '.join(FORMATS)}"
     if kind == "HEIC":
         return HEIC_ADVICE
     if kind == "AVIF" and not HAS_AVIF:
