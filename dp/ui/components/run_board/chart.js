@@ -1,5 +1,5 @@
 // The loss against the step: each measurement faint, a running mean strong, and on request one line per range of noise
-// levels. The records arrive a few at a time.
+// levels. The records arrive a few at a time. The pointer reads the values of a step.
 function createLossChart({ root, board }) {
   const COLORS = ["#2563eb", "#0891b2", "#16a34a", "#ca8a04", "#ea580c", "#dc2626", "#9333ea", "#db2777"];
   const ENDED_WITHOUT_LOSS = ["failed", "interrupted", "stopped"];
@@ -8,6 +8,8 @@ function createLossChart({ root, board }) {
   let records = []; // by rising step
   let isLogarithmic = true;
   let isByLevel = false;
+  let scales = null; // of the last drawing
+  let pointer = null; // its x on the canvas
 
   function clear() {
     records = [];
@@ -59,13 +61,28 @@ function createLossChart({ root, board }) {
     const mean = smooth(points);
     const levels = isByLevel ? Object.keys(records.findLast((record) => record.buckets)?.buckets || {}) : [];
     $(".current-loss").textContent = points.length ? mean.at(-1)[1].toPrecision(3) : "";
+    $(".reading").textContent = "";
     $(".by-level").hidden = !records.some((record) => record.buckets);
     canvas.dataset.points = points.length;
     drawLegend(levels);
     if (points.length < 2) return drawHint(fitted, points.length ? "one measurement so far" : "The loss appears here.");
     const lines = levels.map((level) => smooth(pointsOf(level)));
-    const scales = drawScales(fitted, points, [points, mean, ...lines]);
+    scales = drawScales(fitted, points, [points, mean, ...lines]);
+    if (pointer !== null) read(fitted, points, mean);
     drawLines(fitted, scales, points, mean, lines);
+  }
+
+  // The values at the measurement nearest to the pointer.
+  function read({ pen, height }, points, mean) {
+    const at = scales.value(pointer);
+    const distance = ([step]) => Math.abs(step - at);
+    const nearest = points.reduce((best, point, i) => (distance(point) < distance(points[best]) ? i : best), 0);
+    const [step, loss] = points[nearest];
+    const x = scales.x(step);
+    pen.strokeStyle = getComputedStyle(root).getPropertyValue("--body-text-color-subdued");
+    drawLine(pen, [[x, CHART.top], [x, height - CHART.bottom]]);
+    const texts = [`step ${formatNumber(step)}: ${loss.toPrecision(3)}`, `mean ${mean[nearest][1].toPrecision(3)}`];
+    $(".reading").textContent = texts.join(", ");
   }
 
   function drawLegend(levels) {
@@ -94,10 +111,10 @@ function createLossChart({ root, board }) {
     const [lowest, high] = values.reduce(([a, b], y) => [Math.min(a, y), Math.max(b, y)], [Infinity, -Infinity]);
     const low = isLogarithmic ? Math.min(lowest, high * 0.999) : 0;
     const last = Math.max(records.at(-1).step, 1);
-    const scales = createScales(fitted, { x: [0, last], y: [low, high], isLog: isLogarithmic });
+    const created = createScales(fitted, { x: [0, last], y: [low, high], isLog: isLogarithmic });
     const yTicks = isLogarithmic ? roundLogTicks(low, high, 5) : roundTicks(low, high, 5);
-    drawAxes(fitted, root, scales, { xTicks: roundTicks(0, last, 5), yTicks, xName: "step" });
-    return scales;
+    drawAxes(fitted, root, created, { xTicks: roundTicks(0, last, 5), yTicks, xName: "step" });
+    return created;
   }
 
   function drawLines({ pen, width, height }, { x, y }, points, mean, lines) {
@@ -114,6 +131,14 @@ function createLossChart({ root, board }) {
     line(mean, accent, 2.5, 1);
   }
 
+  canvas.addEventListener("pointermove", ({ offsetX }) => {
+    pointer = offsetX;
+    draw();
+  });
+  canvas.addEventListener("pointerleave", () => {
+    pointer = null;
+    draw();
+  });
   $(".log-scale").addEventListener("click", ({ target }) => {
     isLogarithmic = !isLogarithmic;
     target.setAttribute("aria-pressed", isLogarithmic);
