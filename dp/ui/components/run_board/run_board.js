@@ -166,7 +166,7 @@ function showButtons(facts) {
     const isRequested = verb === sent || facts.requested.includes(verb);
     const lacksCheckpoint = ["download", "publish"].includes(verb) && !facts.checkpoints.length;
     button.disabled = Boolean(sent) || isRequested || lacksCheckpoint;
-    if (verb in LABELS) button.textContent = LABELS[verb][Number(isRequested)];
+    if (verb in LABELS) [button.textContent, button.ariaBusy] = [LABELS[verb][Number(isRequested)], isRequested];
   }
 }
 
