@@ -323,6 +323,7 @@ def test_a_finished_run_can_be_extended_next_to_a_damaged_one(browser, home, tmp
         page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 2")
         page.hover("#board .chart", position={"x": 150, "y": 60})  # between the measurements at steps 10 and 20
         assert re.fullmatch(r"step [12]0: [\d.e+-]+, mean [\d.e+-]+", page.inner_text("#board .reading"))
+        assert page.get_attribute("#board .chart", "data-ticks").count(",") >= 1  # two ticks or more
         field = page.locator("#board .extend .steps")
         page.click("#board .verbs .main:visible")
         assert (int(field.input_value()), int(field.get_attribute("min"))) == (60, 31)

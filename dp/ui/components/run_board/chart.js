@@ -64,6 +64,7 @@ function createLossChart({ root, board }) {
     $(".reading").textContent = "";
     $(".by-level").hidden = !records.some((record) => record.buckets);
     canvas.dataset.points = points.length;
+    canvas.dataset.ticks = "";
     drawLegend(levels);
     if (points.length < 2) return drawHint(fitted, points.length ? "one measurement so far" : "The loss appears here.");
     const lines = levels.map((level) => smooth(pointsOf(level)));
@@ -113,6 +114,7 @@ function createLossChart({ root, board }) {
     const last = Math.max(records.at(-1).step, 1);
     const created = createScales(fitted, { x: [0, last], y: [low, high], isLog: isLogarithmic });
     const yTicks = isLogarithmic ? roundLogTicks(low, high, 5) : roundTicks(low, high, 5);
+    canvas.dataset.ticks = yTicks;
     drawAxes(fitted, root, created, { xTicks: roundTicks(0, last, 5), yTicks, xName: "step" });
     return created;
   }

@@ -11,7 +11,7 @@ function roundTicks(low, high, most) {
   return Array.from({ length: Math.max(count, 0) }, (_, i) => Number(((first + i) * size).toPrecision(12)));
 }
 
-// The round values in a range of positive numbers, for a logarithmic axis.
+// The round values in a range of positive numbers, for a logarithmic axis: in a small range, those of a linear one.
 function roundLogTicks(low, high, most) {
   const powers = Math.log10(high / low);
   const factors = powers > most - 1 ? [1] : powers > 1 ? [1, 3] : [1, 2, 5];
@@ -19,6 +19,7 @@ function roundLogTicks(low, high, most) {
   for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++)
     ticks.push(...factors.map((factor) => Number((factor * 10 ** power).toPrecision(3))));
   const inside = ticks.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+  if (inside.length < 2) return roundTicks(low, high, most);
   const every = Math.ceil(inside.length / most);
   return inside.filter((_, i) => i % every === 0);
 }
