@@ -192,6 +192,9 @@ def test_a_zip_of_class_folders_becomes_a_model_whose_classes_are_chosen(browser
         in_state(page, "finished")
         (run,) = list_runs(home)
         assert run.config()["network"]["num_classes"] == 2
+        # The row of samples shows whole images, although they stand in one column for each class.
+        sheet = "document.querySelector('#board .checkpoints canvas:not([hidden])')"
+        page.wait_for_function(f"{sheet}?.width === 160 && {sheet}.height === 16")
         page.locator("#board li[data-step]").get_by_label("Open in Denoise").click()
         page.wait_for_selector("#class", state="visible")
         choose(page, "class", "dogs")

@@ -165,7 +165,8 @@ def facts(run: RunFolder) -> dict[str, Any]:
     side = config.get("image_size") or "?"
     description = f"{dataset.get('count', '?')} images · {dataset.get('name', '?')} · {side} × {side}"
     description += f" · width {network.get('dim', '?')}, depth {network.get('depth', '?')}"
-    return shown | {"seconds_left": seconds_left(config, status), "description": description}
+    shown |= {"seconds_left": seconds_left(config, status), "image_size": config.get("image_size")}
+    return shown | {"description": description}
 
 
 def job_facts(status: RunStatus) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 // The images that the run draws from the same seeds during training: one row per step, newest first, and all of them as
 // an animation. Each row also opens the checkpoint of its step, if there is one.
 function createSamples({ root, details, board, tabs, trigger }) {
-  const GRID = 4; // rows and columns of the server's image
+  const GRID = 4; // rows and columns of the server's image, unless it has a column for each class
   const [ANIMATION_S, MIN_PER_S, MAX_PER_S] = [6, 2.5, 16];
   const $ = (selector) => root.querySelector(selector);
   const [animation, screen, scrub, list] = [$(".animation"), $(".animation canvas"), $(".scrub"), $(".checkpoints")];
@@ -65,11 +65,12 @@ function createSamples({ root, details, board, tabs, trigger }) {
   // The first images of the grid, side by side.
   function drawRow(row, image) {
     const canvas = row.querySelector("canvas");
-    const side = image.width / GRID;
-    const count = root.clientWidth < 600 ? 6 : 10;
+    const columns = image.width / board.facts?.image_size;
+    const [grid, side] = Number.isInteger(columns) ? [columns, board.facts.image_size] : [GRID, image.width / GRID];
+    const count = Math.min(root.clientWidth < 600 ? 6 : 10, grid * Math.floor(image.height / side));
     [canvas.width, canvas.height, canvas.hidden] = [side * count, side, false];
     const pen = canvas.getContext("2d");
-    for (let i = 0; i < count; i++) pen.drawImage(image, ...tilePosition(i, GRID, side), side, side, i * side, 0, side, side);
+    for (let i = 0; i < count; i++) pen.drawImage(image, ...tilePosition(i, grid, side), side, side, i * side, 0, side, side);
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `Samples at step ${row.dataset.step}`);
   }
