@@ -71,7 +71,7 @@ def open_run(*arguments: str) -> RunFolder:
 def test_images_become_a_run_that_can_be_resumed_and_extended(place, run_command):
     code, output, errors = run_command("images", "--out", "runs/mine", "--prepare", *TINY, "--steps", "9")
     assert (code, errors) == (0, ""), errors
-    assert output.startswith("6 images accepted") and "notes.png: not an image" in output
+    assert output.startswith("6 images accepted") and "notes.png: not a readable image" in output
     run = RunFolder(place / "runs" / "mine")
     assert [path.name for path in (place / "runs").iterdir()] == ["mine"] and run.status().state == "new"
     config = run.config()
@@ -157,7 +157,7 @@ def test_waiting_for_the_device_is_reported_and_can_be_interrupted(place, run_co
         (["images"], "there is no training run in 'images'; to create one from the images there, add --out"),
         (["images/0.png", "images/1.png"], "only one run can be trained at a time"),
         (["nothing", "--out", "runs/mine"], "there is no file or folder 'nothing'"),
-        (["images/notes.png", "--out", "runs/mine"], "no usable image (notes.png: not an image"),
+        (["images/notes.png", "--out", "runs/mine"], "no usable image (notes.png: not a readable image"),
         (["images", "--out", "images"], "'images' is neither empty nor a training run"),
         (["images", "--out", "runs/mine", "--width", "17"], "must be a multiple of 16, got 17"),
         (["images", "--out", "runs/mine", "--steps", "0"], "Steps must be a whole number from 1 to"),
