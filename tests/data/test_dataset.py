@@ -148,7 +148,7 @@ JPEG = encode(PICTURE, "JPEG")
 BAD = {  # name -> (content, what the reason must say)
     "cut-short.jpg": (JPEG[: len(JPEG) // 2], "damaged"),
     "cut-short.png": (encode(PICTURE, "PNG", compress_level=0)[:-5000], "damaged"),
-    "cut-short.tif": (encode(PICTURE, "TIFF")[:-5000], "damaged|not an image"),
+    "cut-short.tif": (encode(PICTURE, "TIFF")[:-5000], "damaged|not a readable image"),
     "text.png": (b"Dear diary,\n" * 50, "not a readable image"),
     "page.jpg": (b"<!doctype html><title>404</title>", "not a readable image"),
     "empty.png": (b"", "empty"),

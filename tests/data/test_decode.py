@@ -538,7 +538,7 @@ def test_a_rotated_tiff_is_set_upright_once(packed):
     [
         (tiff(halves(LEFT, RIGHT), 2)[:-150], "^damaged"),
         (tiff(halves(LEFT, RIGHT), 2, tags={259: (3, (34712,))}), r"this kind of TIFF is not supported .*34712"),
-        (b"RIFF\0\0\0\0WAVEfmt ", "not an image"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "not a readable image"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "^JPEG XL is not supported"),
         (b"\0\0\0\x0cjP  \r\n\x87\n", "^JPEG 2000 is not supported"),
         (encode(PLAIN, "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "12-bit"),

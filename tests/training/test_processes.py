@@ -273,7 +273,7 @@ def test_two_runs_started_at_once_are_queued(tmp_home):
     os.kill(first.status().pid, signal.SIGSTOP)  # it has the device, and need not use the processor meanwhile
     with forking(False):  # a fork would have torch loaded
         processes.start(second)
-    until(lambda: "waiting" in (second.status().message or ""))
+    until(lambda: "starts when" in (second.status().message or ""))
     assert state(second) == "queued" and second.status().is_responding
     # If two users start the same run, the second process exits with an error message.
     command = [sys.executable, "-m", "dp", "train", str(second.path)]
