@@ -96,9 +96,8 @@ async def side_by_side(
     sessions: Sessions, session: str, comparison: Comparison, replay: bool = False
 ) -> AsyncIterator[Values]:
     """Yield the new values of all variants, about fifteen times a second. replay: from the first frame of each run."""
-    result, handles = comparison.result, {}
-    for run, id in comparison.runs.items():
-        handles[run] = sessions.runner.find(id)
+    result = comparison.result
+    handles = {run: sessions.runner.find(id) for run, id in comparison.runs.items()}
     streams = [
         variant_values(sessions, session, variant, i, handles[variant.run], result, replay)
         for i, variant in enumerate(result.variants)

@@ -263,12 +263,8 @@ def wire_changes(tab: Tab, refreshed: gr.events.Dependency) -> None:
     described = [*tab.linked, tab.start_image]
     listed = {"inputs": [*described, tab.changes], "outputs": tab.changes} | QUIET
     gr.on([control.change for control in described], None, js=scripts.DESCRIBE_CHANGES, **listed)
-    for begin in (
-        tab.generate.click,
-        tab.player.again,
-        tab.player.renew,
-        refreshed.then,
-    ):  # a page that is loaded again shows the settings of its run
+    # The last one: a page that is loaded again shows the settings of its run.
+    for begin in (tab.generate.click, tab.player.rerun, refreshed.then):
         begin(None, js=scripts.BEGIN_RUN, **listed)
     reset = [controls.noise_schedule, controls.time_difference_steps, controls.eta, tab.walk_to, tab.start_image]
     tab.changes.remove(None, [tab.changes, *reset], reset, js=scripts.RESET_SETTING, **QUIET)

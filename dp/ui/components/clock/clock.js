@@ -168,5 +168,6 @@ function tableRow(texts) {
 watch("value", showTable);
 showTable();
 
+// The comparison before the page was loaded again.
 const before = remembered("dp-comparison");
 if (before && !props.value?.rows) requestAnimationFrame(() => trigger("reattach", { comparison: before }));
