@@ -301,6 +301,9 @@ def test_six_variants_on_one_clock_show_the_images_of_the_library(shared_page):
         np.testing.assert_allclose(picture, make_grid(to_uint8((made[-1].x0 + 1) / 2)), atol=1)
     assert page.locator("#clock tbody tr").count() == MAX_VARIANTS
     assert page.inner_text("#clock tbody tr:last-child").split()[:3] == ["100", "steps", "100"]
+    assert page.is_visible("#clock .distances canvas")
+    ends = [f"{made[-1].log_snr:.1f}".replace("-", "−") for made in runs]
+    assert page.inner_text("#clock .snr .reading") == " · ".join(ends)
 
     # Align by progress: half of each run. Then align by noise level: the same log-SNR.
     asked = []

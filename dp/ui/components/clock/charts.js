@@ -8,9 +8,9 @@ function createVariantCharts({ root, goTo }) {
   const charts = ["snr", "change"].map((name) => ({ canvas: $(`.${name} canvas`), reading: $(`.${name} .reading`), hovered: null }));
   const [snr, change] = charts;
   let runs = []; // in the order of the page: { color, points: [{ share, log_snr, change }], shown(): the place of the one shown }
+  let table = { rows: [], isPairs: false };
 
-  function draw(all) {
-    runs = all;
+  function draw() {
     $(".charts").hidden = !runs.length;
     const signed = (value) => String(value).replace("-", "−");
     const levels = runs.flatMap((run) => run.points.map((point) => Math.max(point.log_snr, LOWEST_SNR)));
@@ -19,6 +19,7 @@ function createVariantCharts({ root, goTo }) {
     const changes = runs.flatMap((run) => run.points.map((point) => point.change).filter(Boolean));
     const bounds = [1e-3, Math.max(0.1, ...changes)];
     drawLines(change, { y: bounds, isLog: true }, roundLogTicks(...bounds, 4), String, (point) => point.change, (value) => value.toFixed(3));
+    drawDistances(table);
   }
 
   function drawLines(chart, ranges, yTicks, format, valueOf, toText) {
@@ -40,8 +41,8 @@ function createVariantCharts({ root, goTo }) {
     chart.reading.textContent = place + read.join(" · ");
   }
 
-  // rows: of the table. Pairs are two series: step k of a long run, and a run of k steps.
-  function drawDistances(rows, isPairs) {
+  // Pairs are two series: step k of a long run, and a run of k steps.
+  function drawDistances({ rows, isPairs }) {
     const all = rows.map(([, steps, , far], i) => ({ steps: Number(steps), far: Number(far), color: VARIANT_COLORS[isPairs ? i % 2 : 0] }));
     const points = all.filter(({ far }) => far > 0);
     const steps = [...new Set(points.map((point) => point.steps))].sort((a, b) => a - b);
@@ -77,13 +78,25 @@ function createVariantCharts({ root, goTo }) {
     chart.canvas.addEventListener("click", (event) => chart.scales && goTo(shareAt(event) / 100));
     chart.canvas.addEventListener("pointermove", (event) => {
       chart.hovered = chart.scales ? shareAt(event) : null;
-      draw(runs);
+      draw();
     });
     chart.canvas.addEventListener("pointerleave", () => {
       chart.hovered = null;
-      draw(runs);
+      draw();
     });
   }
 
-  return { draw, drawDistances };
+  new ResizeObserver(draw).observe(root);
+
+  return {
+    showRuns(all) {
+      runs = all;
+      draw();
+    },
+    showTable(rows, isPairs) {
+      table = { rows, isPairs };
+      $(".pair-names").hidden = !isPairs;
+      draw();
+    },
+  };
 }

@@ -100,7 +100,7 @@ function caption() {
   const text = isAtSteps() ? `${Math.round(100 * position())}% of the run` : `log-SNR ${position().toFixed(2)}`;
   $(".progress").textContent = playable?.steps ? text : "";
   scrub.setAttribute("aria-valuetext", text);
-  charts.draw(playable?.runs || []);
+  charts.showRuns(playable?.runs || []);
 }
 
 // ---- the controls
@@ -154,8 +154,7 @@ function showTable() {
   $("table").hidden = false;
   $(".distance").textContent = longest ? `distance to ${longest}` : "distance";
   $("tbody").replaceChildren(...rows.map(tableRow));
-  $(".pair-names").hidden = !pairs;
-  charts.drawDistances(rows, pairs);
+  charts.showTable(rows, pairs);
 }
 
 function tableRow(texts) {
