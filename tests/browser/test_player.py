@@ -194,12 +194,12 @@ def test_again_keeps_the_noise_and_shows_the_result_before(page):
     page.wait_for_function("document.querySelector('.difference').textContent")
     after = to_uint8(model().sample(1, timesteps=3, sampler="ddim", seed=SEED))[0]
     np.testing.assert_allclose(canvas_pixels(page), after, atol=1)
-    far = float(re.match(r"differs by ([\d.]+)", page.inner_text(".difference"))[1])
+    far = float(re.match(r".* by ([\d.]+) ", page.inner_text(".difference"))[1])
     assert far > 0 and abs(far - np.sqrt(np.mean(((before - after.astype(float)) / 255) ** 2))) < 2e-3
     assert page.input_value("#seed input") == str(SEED) and page.get_by_label("Random seed").is_checked()
     page.click(".before")
     np.testing.assert_array_equal(decode(page.evaluate(OVERLAY)), before)
-    assert page.inner_text(".prediction-title") == "The result before"
+    assert page.inner_text(".prediction-title") == "The previous result"
     page.get_by_role("button", name="New noise").click()
     until(page, "d.state === 'done' && +d.kept === 3 && p.querySelector('.before').hidden")
     assert page.input_value("#seed input") != str(SEED)

@@ -15,10 +15,10 @@ function createVariantCharts({ root, goTo }) {
     const signed = (value) => String(value).replace("-", "−");
     const levels = runs.flatMap((run) => run.points.map((point) => Math.max(point.log_snr, LOWEST_SNR)));
     const range = [Math.min(-2, ...levels), Math.max(2, ...levels)];
-    drawLines(snr, { y: range }, roundTicks(...range, 4), signed, (point) => Math.max(point.log_snr, LOWEST_SNR), (value) => signed(value.toFixed(1)));
+    drawLines(snr, { y: range }, roundTicks(...range, 4), signed, (point) => Math.max(point.log_snr, LOWEST_SNR), ({ log_snr }) => signed(log_snr.toFixed(1)));
     const changes = runs.flatMap((run) => run.points.map((point) => point.change).filter(Boolean));
     const bounds = [1e-3, Math.max(0.1, ...changes)];
-    drawLines(change, { y: bounds, isLog: true }, roundLogTicks(...bounds, 4), String, (point) => point.change, (value) => value.toFixed(3));
+    drawLines(change, { y: bounds, isLog: true }, roundLogTicks(...bounds, 4), String, (point) => point.change, (point) => point.change.toFixed(3));
     drawDistances(table);
   }
 
@@ -35,7 +35,7 @@ function createVariantCharts({ root, goTo }) {
       const at = chart.hovered === null ? points[shown()] : drawn.findLast((point) => 100 * point.share <= chart.hovered);
       if (!at || !Number.isFinite(valueOf(at))) continue;
       drawDot(fitted.pen, x(100 * at.share), y(valueOf(at)));
-      read.push(toText(valueOf(at)));
+      read.push(toText(at));
     }
     const place = chart.hovered === null ? "" : `${Math.round(chart.hovered)}%: `;
     chart.reading.textContent = place + read.join(" · ");

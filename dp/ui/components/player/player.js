@@ -172,8 +172,10 @@ function caption() {
   const speed = isLive() && run.stepsPerSecond && !props.is_variant ? ` · ${run.stepsPerSecond.toFixed(1)} steps/s${timeLeft()}` : "";
   $(".step").textContent = value.message || describe(value.state, shown);
   $(".run-settings").textContent = run.settings;
-  const title = index === run.timesteps ? "The result" : "What it predicts";
-  $(".prediction-title").textContent = rerun.isShown() ? "The result before" : title;
+  const isLast = index === run.timesteps;
+  $(".noisy-title").textContent = isLast ? "What the model saw last" : "What the model sees";
+  const title = isLast ? "The result" : "What it predicts";
+  $(".prediction-title").textContent = rerun.isShown() ? "The previous result" : title;
   $(".noise-level").textContent = shown ? `t ${time.toFixed(3)} · log-SNR ${log_snr.toFixed(2)}${speed}` : "";
   $(".bar").setAttribute("aria-valuenow", (index / run.timesteps).toFixed(3));
   $(".bar").firstElementChild.style.transform = `scaleX(${index / run.timesteps})`;

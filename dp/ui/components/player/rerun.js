@@ -3,9 +3,9 @@
 function createRerun({ root, state, panes, trigger, refresh }) {
   const [again, renew, toggle, difference] = ["again", "renew", "before", "difference"].map((name) => root.querySelector(`.${name}`));
   const overlay = Object.assign(document.createElement("canvas"), { className: "overlay" });
-  let kept = null; // the result before: { x0, columns, images }
+  let kept = null; // the previous result: { x0, columns, images }
   let isAgain = false; // whether the run that begins is of the same noise
-  let compared = null; // the frame that was compared with the result before
+  let compared = null; // the frame that was compared with the previous result
 
   function start(isSame) {
     const { run } = state;
@@ -34,7 +34,7 @@ function createRerun({ root, state, panes, trigger, refresh }) {
     const [before, after] = await Promise.all([kept.x0, x0].map(readPixels));
     if (x0 !== compared || before.length !== after.length) return;
     const sum = before.reduce((total, value, i) => total + (i % 4 === 3 ? 0 : ((value - after[i]) / 255) ** 2), 0);
-    difference.textContent = `differs by ${Math.sqrt(sum / (before.length * 0.75)).toFixed(3)} (RMS, white is 1)`;
+    difference.textContent = `The images differ from the previous ones by ${Math.sqrt(sum / (before.length * 0.75)).toFixed(3)} (RMS, white is 1).`;
   }
 
   async function show(isShown) {
