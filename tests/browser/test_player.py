@@ -194,7 +194,7 @@ def test_again_keeps_the_noise_and_shows_the_result_before(page):
     page.wait_for_function("document.querySelector('.difference').textContent")
     after = to_uint8(model().sample(1, timesteps=3, sampler="ddim", seed=SEED))[0]
     np.testing.assert_allclose(canvas_pixels(page), after, atol=1)
-    far = float(re.match(r".* by ([\d.]+) ", page.inner_text(".difference"))[1])
+    far = float(re.match(r"RMS difference to it: ([\d.]+) ", page.inner_text(".difference"))[1])
     assert far > 0 and abs(far - np.sqrt(np.mean(((before - after.astype(float)) / 255) ** 2))) < 2e-3
     assert page.input_value("#seed input") == str(SEED) and page.get_by_label("Random seed").is_checked()
     page.click(".before")

@@ -173,7 +173,7 @@ function caption() {
   $(".step").textContent = value.message || describe(value.state, shown);
   $(".run-settings").textContent = run.settings;
   const isLast = index === run.timesteps;
-  $(".noisy-title").textContent = isLast ? "What the model saw last" : "What the model sees";
+  $(".noisy-title").textContent = isLast ? "What the model saw" : "What the model sees";
   const title = isLast ? "The result" : "What it predicts";
   $(".prediction-title").textContent = rerun.isShown() ? "The previous result" : title;
   $(".noise-level").textContent = shown ? `t ${time.toFixed(3)} · log-SNR ${log_snr.toFixed(2)}${speed}` : "";

@@ -34,7 +34,7 @@ function createRerun({ root, state, panes, trigger, refresh }) {
     const [before, after] = await Promise.all([kept.x0, x0].map(readPixels));
     if (x0 !== compared || before.length !== after.length) return;
     const sum = before.reduce((total, value, i) => total + (i % 4 === 3 ? 0 : ((value - after[i]) / 255) ** 2), 0);
-    difference.textContent = `The images differ from the previous ones by ${Math.sqrt(sum / (before.length * 0.75)).toFixed(3)} (RMS, white is 1).`;
+    difference.textContent = `RMS difference to it: ${Math.sqrt(sum / (before.length * 0.75)).toFixed(3)} (white is 1)`;
   }
 
   async function show(isShown) {
