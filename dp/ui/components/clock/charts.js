@@ -41,7 +41,8 @@ function createVariantCharts({ root, goTo }) {
     chart.reading.textContent = place + read.join(" · ");
   }
 
-  // Pairs are two series: step k of a long run, and a run of k steps.
+  // Pairs are two series: step k of a long run, and a run of k steps. The longest run, at distance 0, has no point on a
+  // logarithmic axis.
   function drawDistances({ rows, isPairs }) {
     const all = rows.map(([, steps, , far], i) => ({ steps: Number(steps), far: Number(far), color: VARIANT_COLORS[isPairs ? i % 2 : 0] }));
     const points = all.filter(({ far }) => far > 0);

@@ -5,7 +5,7 @@ function createRerun({ root, state, panes, trigger, refresh }) {
   const overlay = Object.assign(document.createElement("canvas"), { className: "overlay" });
   let kept = null; // the previous result: { x0, columns, images }
   let isAgain = false; // whether the run that begins is of the same noise
-  let compared = null; // the frame that was compared with the previous result
+  let compared = null; // the images that were compared with the previous result
 
   function start(isSame) {
     const { run } = state;
