@@ -4,6 +4,8 @@
     python checkpoints/make.py train creatures-32 images/creatures runs/creatures-32
     python checkpoints/make.py bundle creatures-32 images/creatures runs/creatures-32 --device "two cores of a CPU"
 
+`bundle` replaces the folder: docs/recordings.py makes what the page shows of the model before the first run.
+
 `draw` also writes the images that training never sees, next to the others: images/creatures-test. drawing.py says what
 the images are and what drawing them needs, which is in checkpoints/requirements.txt.
 """
@@ -39,7 +41,6 @@ MEASURED = 520  # samples that the numbers on the card of a model with classes c
 BATCH = 65
 GUIDED = 2.0  # guidance of one of two sheets, and of half of the measured samples
 BUNDLED = 512  # images that a folder holds, at most
-RECORDED, QUALITY = 16, 30  # images of the recorded run, and the quality of its picture
 
 # The latents stay distinct with these two: see "The latents" in benchmarks/README.md.
 DISTINCT_LATENTS = dict(qk_norm=True, latent_std=1.0)
@@ -142,7 +143,6 @@ def bundle(name: str, images: Path, run: Path, device: str) -> None:
         checkpoint.save(folder, network, config | title, dtype=torch.float16)
         policy = DiffusionPolicy.from_pretrained(folder).eval()
         save_images(dataset, folder / "images.zip")
-        save_recording(policy, model.sampling, folder / "recording.webp")
         facts = facts_about(name, config, run, dataset, device)
         facts["parameters"] = sum(p.numel() for p in policy.parameters()) / 1e6
         facts["weights_mb"] = (folder / "model.safetensors").stat().st_size / 1e6
@@ -214,16 +214,6 @@ def without_classes(policy: DiffusionPolicy, sampling: dict, dataset: ImageDatas
         "between": np.median(between),
         "close": int((distances < np.median(between) / 2).sum()),
     }
-
-
-def save_recording(policy: DiffusionPolicy, sampling: dict, path: Path) -> None:
-    """Save a run of 16 images as a WebP for the page's first view: a column for each step, with x_t above x0."""
-    labels = {"label": tuple(1 + i % policy.num_classes for i in range(RECORDED))} if policy.num_classes else {}
-    columns = [
-        np.concatenate([make_grid(to_uint8((image + 1) / 2)) for image in (step.x_t, step.x0)])
-        for step in policy.stream(RECORDED, seed=0, **sampling, **labels)
-    ]
-    to_pillow(np.concatenate(columns, axis=1)).save(path, quality=QUALITY, method=6)
 
 
 def draw_samples(policy: DiffusionPolicy, count: int, labels: list[int], sampling: dict) -> np.ndarray:

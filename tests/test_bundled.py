@@ -8,6 +8,7 @@ import json
 import string
 import zipfile
 from pathlib import Path
+from urllib.request import urlopen
 
 import drawing
 import numpy as np
@@ -16,8 +17,10 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from judging import nearest_images
 from latents import measure_latents
+from PIL import Image
 
 from dp import DiffusionPolicy
+from dp.data.codec import make_grid, to_uint8
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = sorted(path.parent for path in (ROOT / "checkpoints").glob("*/config.json"))
@@ -27,7 +30,7 @@ each_model = pytest.mark.parametrize("folder", MODELS, ids=lambda folder: folder
 @each_model
 def test_the_folder_is_small_and_complete(folder):
     files = [path for path in folder.rglob("*") if path.is_file()]
-    wanted = {"config.json", "model.safetensors", "README.md", "images.zip", "recording.webp", "nearest.webp"}
+    wanted = {"config.json", "model.safetensors", "README.md", "images.zip", "nearest.webp"}
     assert wanted <= {path.name for path in files}
     assert sum(path.stat().st_size for path in files) < 10_000_000
     config = json.loads((folder / "config.json").read_text())
@@ -36,6 +39,21 @@ def test_the_folder_is_small_and_complete(folder):
     assert 100 < len(names) <= 512
     if classes := config.get("classes"):
         assert {Path(name).parent.name for name in names} == set(classes)
+
+
+def test_the_recordings_are_of_the_models_in_the_folders():
+    first = ROOT / "checkpoints" / "creatures-32"  # with which the page begins
+    recording = json.loads((first / "recording.json").read_text())
+    policy, count = DiffusionPolicy.from_pretrained(first).eval(), recording["images"]
+    labels = [i % policy.num_classes + 1 for i in range(count)]
+    images = policy.sample(count, timesteps=recording["timesteps"], sampler="dpmpp_2m", seed=0, label=labels)
+    with urlopen(recording["frames"][-1]["x0"]) as file, Image.open(file) as image:
+        last = np.asarray(image, float)
+    assert np.abs(last - make_grid(to_uint8(images))).mean() < 12  # of 255: it is compressed
+    comparison = json.loads((first / "comparison.json").read_text())
+    assert [variant["label"] for variant in comparison["variants"]][-2:] == ["step 20 of 40", "whole 20-step run"]
+    training = json.loads((ROOT / "checkpoints" / "faces-32" / "training.json").read_text())
+    assert training["facts"]["step"] == training["records"][-1]["step"] == training["samples"][-1][0] == 2000
 
 
 def check_latents(folder, timesteps):

@@ -115,7 +115,9 @@ class Sessions:
         settings, trajectory = handle.trajectory.settings, handle.trajectory
 
         def about() -> dict[str, Any]:
-            made_with = {"settings": page_values.describe_run(handle.provenance)} if handle.provenance else {}
+            made_with = (
+                {"settings": " · ".join(page_values.describe_run(handle.provenance))} if handle.provenance else {}
+            )
             return {"run": handle.request_id, "walk": settings.walk_to is not None} | made_with
 
         note = {"message": handle.note} if handle.note else {}

@@ -153,7 +153,7 @@ def test_a_reloaded_page_replays_its_run_which_ends_with_the_same_images(app, sh
         assert page.input_value(f"#{control} input[type=number]") == value
     assert not page.locator("#random input").is_checked()
     shown = page.inner_text(".run-settings")
-    assert shown == f"{MODEL} · 200 steps of DPM-Solver++(2M) · sigmoid schedule · seeds 5 to 6"
+    assert shown == f"{MODEL} · 200 steps · DPM-Solver++(2M) · sigmoid schedule · seeds 5 to 6"
 
 
 @pytest.mark.browser

@@ -15,6 +15,7 @@ import numpy as np
 from dp.serving.frames import Frame
 from dp.serving.handle import RunHandle, SampleRequest
 from dp.ui.components.player.player import show
+from dp.ui.sampling import page_values
 from dp.ui.sampling.variants import Run, Variant
 from dp.ui.streaming import FRAMES_PER_S, Sessions
 
@@ -81,6 +82,11 @@ class Comparisons:
         for id in list(self._kept)[:-KEPT]:
             self._kept.pop(id, None)  # another thread may have been faster
         return comparison
+
+    def settings(self, comparison: Comparison) -> str:
+        """Return the settings that all runs share, in words; "" before all of them have been prepared."""
+        handles = map(self._sessions.runner.find, comparison.runs.values())
+        return shared_settings([handle.provenance if handle else {} for handle in handles])
 
     def find(self, id: str) -> Comparison | None:
         """Return the comparison with this id, if all of its runs are still in memory."""
@@ -150,6 +156,14 @@ async def variant_values(
         yield value | about
     if handle.state == "done":
         result.whole[variant.run] = handle.frame.x0
+
+
+def shared_settings(provenances: Sequence[Mapping[str, Any]]) -> str:
+    """Return the settings that are equal in all of these runs, in words; "" if one has not been prepared yet."""
+    if not all(provenances):
+        return ""
+    first, *others = [page_values.describe_run(made_with) for made_with in provenances]
+    return " · ".join(part for part in first if all(part in other for other in others))
 
 
 def requests_of(variants: Sequence[Variant]) -> dict[Run, SampleRequest]:

@@ -6,6 +6,7 @@ import html
 import secrets
 from abc import ABCMeta
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -245,6 +246,13 @@ def usable_checkpoints(engine: Engine) -> list[str]:
     return [entry.name for entry in visible_checkpoints(engine) if not entry.problem]
 
 
+def find_recording(engine: Engine, name: str) -> Path | None:
+    """Return the recording of that file name of the model with which the page begins, if it comes with one."""
+    usable = [entry for entry in engine.checkpoints() if not entry.problem]
+    path = usable[0].path / name if usable and not usable[0].run and not usable[0].hub else None
+    return path if path and path.is_file() else None
+
+
 def checkpoint_choices(engine: Engine) -> list[tuple[str, str]]:
     """Return (label, name) of the checkpoints that `usable_checkpoints` returns."""
     return [(entry.title, entry.name) for entry in visible_checkpoints(engine) if not entry.problem]
@@ -272,21 +280,21 @@ def describe(engine: Engine, checkpoint: str | None) -> str:
     return " · ".join(facts) + describe_problems(engine)
 
 
-def describe_run(made_with: Mapping[str, Any]) -> str:
-    """Return the settings of a run in one line, from `RunHandle.provenance`."""
+def describe_run(made_with: Mapping[str, Any]) -> list[str]:
+    """Return the settings of a run in words, from `RunHandle.provenance`."""
     names = list(made_with.get("classes", {}).values())
     classes = [", ".join(names) if len(names) <= CLASSES_SHOWN else f"{len(names)} classes"] if names else []
     if classes and made_with["guidance"] != 1:
         classes += [f"guidance {made_with['guidance']:g}"]
     timesteps, titles = made_with["timesteps"], {value: title for title, value in SAMPLERS}
-    parts = [made_with["checkpoint"], *classes, f"{timesteps} steps of {titles[made_with['sampler']]}"]
+    parts = [made_with["checkpoint"], *classes, f"{timesteps} steps", titles[made_with["sampler"]]]
     parts += [f"{made_with['noise_schedule']} schedule"]
     difference = made_with["time_difference"] * timesteps / made_with["strength"]
     parts += [f"time difference {difference:g}"] if difference else []
     parts += [f"eta {made_with['eta']:g}"] if made_with["eta"] else []
     seed, count, walk_to = made_with["seed"], made_with["batch_size"], made_with["walk_to"]
     seeds = f"seed {seed}" if count == 1 else f"seeds {seed} to {seed + count - 1}"
-    return " · ".join([*parts, seeds if walk_to is None else f"from seed {seed} to {walk_to}"])
+    return [*parts, seeds if walk_to is None else f"from seed {seed} to {walk_to}"]
 
 
 def describe_problems(engine: Engine) -> str:

@@ -42,6 +42,7 @@ NUMBERS = {  # an axis with numeric values -> the values on offer, and those sel
 }
 IMAGES = 4
 SAMPLERS = [value for _, value in page_values.SAMPLERS[:3]]  # selected at first: one row of players
+RECORDING = "comparison.json"  # in the folder of a bundled model
 LONG_RUN = 40  # timesteps selected at first for SHORT_RUNS
 VALUES_INFO = "Choose up to {} to compare."
 OVER = {"is_over": True}  # a value of the clock that keeps its table
@@ -147,7 +148,7 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
             with gr.Row(elem_classes="variants"):
                 options = {"is_variant": True, "min_width": 80, "padding": False}
                 players = [Player(sessions.runner, **options) for _ in range(MAX_VARIANTS)]
-            clock = Clock(elem_id="clock")
+            clock = Clock(recording=page_values.find_recording(engine, RECORDING), elem_id="clock")
             words.explain(words.COMPARE)
         with gr.Column(scale=2, min_width=300, elem_classes="settings"):
             with gr.Row(elem_classes="run-buttons"):
@@ -193,7 +194,7 @@ def wire_runs(tab: Tab, sessions: Sessions, comparisons: Comparisons) -> None:
     async def reattach(request: gr.Request, event: gr.EventData) -> AsyncIterator[Updates]:
         comparison = comparisons.find(str(event.comparison))
         if comparison is None:
-            yield gr.skip()
+            yield {tab.clock: {"is_lost": True}}
             return
         sessions.check_capacity(request.session_hash)
         async with aclosing(play(request.session_hash, comparison, replay=True)) as updates:
@@ -202,15 +203,19 @@ def wire_runs(tab: Tab, sessions: Sessions, comparisons: Comparisons) -> None:
 
     async def play(session: str, comparison: Comparison, replay: bool = False) -> AsyncIterator[Updates]:
         result = comparison.result
-        remember = {"comparison": comparison.id}
         shown, table = first_values(result), result.table()
-        yield tab.show(shown, table | remember)
+
+        def show(table: dict[str, Any]) -> Updates:
+            about = {"comparison": comparison.id, "settings": comparisons.settings(comparison)}
+            return tab.show(shown, table | about)
+
+        yield show(table)
         async with aclosing(side_by_side(sessions, session, comparison, replay)) as updates:
             async for news in updates:
                 shown |= news
                 table = update_table(news, result, table)
-                yield tab.show(shown, table | remember)
-        yield tab.show(shown, result.table(is_over=True) | remember)
+                yield show(table)
+        yield show(result.table(is_over=True))
 
     async def stop(request: gr.Request) -> None:
         sessions.stop(request.session_hash, tab="compare")

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -26,7 +25,7 @@ from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
 from dp.ui.streaming import Sessions
 
-RECORDING = "recording.webp"  # in the folder of a bundled model
+RECORDING = "recording.json"  # in the folder of a bundled model
 MAX_ROWS = 800  # network rows of a run that the page starts by itself when it is opened by a link
 
 
@@ -82,7 +81,7 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
     has_models = bool(page_values.usable_checkpoints(engine))
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320, elem_classes="shown"):
-            player = Player(sessions.runner, recording=find_recording(engine), elem_id="player")
+            player = Player(sessions.runner, recording=page_values.find_recording(engine, RECORDING), elem_id="player")
             words.explain(words.DENOISE, words.EQUATIONS)
         with gr.Column(scale=2, min_width=300, elem_classes="settings"):
             with gr.Row(elem_classes="run-buttons"):
@@ -106,13 +105,6 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
                 )
             gr.HTML(scripts.LINK_FIELD, elem_id="link-field", padding=False)
     return Tab(player, generate, stop, changes, panel, start_image, walk_to, link, load)
-
-
-def find_recording(engine: Engine) -> Path | None:
-    """Return the recorded run of the model with which the page begins, if it comes with one."""
-    usable = [entry for entry in engine.checkpoints() if not entry.problem]
-    path = usable[0].path / RECORDING if usable and not usable[0].run and not usable[0].hub else None
-    return path if path and path.is_file() else None
 
 
 def sample_request(engine: Engine, tab: Tab, given: Given) -> SampleRequest:

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -32,10 +31,11 @@ from dp.ui.training import checkpoints, publish, remote_training
 from dp.ui.training.access import check_permission
 from dp.ui.training.form import Form, choices, suggests_classes
 from dp.ui.training.time_estimate import BUSY, measure
-from dp.ui.training.uploads import LIMITS, Upload, name_dataset, sample_archives
+from dp.ui.training.uploads import LIMITS, Upload, bundled_files, name_dataset
 
 RUN_PREFIX = "run:"  # a reference to images is an upload's id, or this and the id of a run
 CUSTOM_SETTINGS = "Custom settings. To time them, press *How long will this take?* in the advanced settings."
+RECORDING = "training.json"  # in the folder of a bundled model
 MEASURING, WAITING = "measuring…", "waiting"
 EVENT = QUIET | {"concurrency_limit": None}
 
@@ -49,7 +49,7 @@ class Tab:
     """
 
     denied: gr.Markdown
-    content: gr.Row
+    content: gr.Column
     intake: ImageUpload
     form: Form
     start: gr.Button
@@ -103,7 +103,7 @@ class Tab:
 
 def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, openings: Mapping[str, Opening]) -> None:
     """Add the tab to the page being built. openings: how other tabs open a checkpoint, by their ids."""
-    tab = components(list(openings), sample_archives(engine.checkpoints()))
+    tab = components(list(openings), engine)
     wire_access(page, tab)
     checks = wire_checks(tab)
     benchmarks = wire_estimates(tab, checks)
@@ -115,14 +115,15 @@ def build(page: gr.Blocks, engine: Engine, tabs: gr.Tabs, openings: Mapping[str,
     checkpoints.wire_opening(tab.board, engine, tabs, openings)
 
 
-def components(tabs: list[str], samples: Mapping[str, Path]) -> Tab:
+def components(tabs: list[str], engine: Engine) -> Tab:
     reason = permission.denial_reason()
     denied = gr.Markdown(reason or "", visible=reason is not None, elem_id="refused")
     if permission.needs_sign_in():
         gr.LoginButton(size="sm", min_width=120)
-    with gr.Row(visible=reason is None, elem_classes="train", elem_id="train") as content:
-        with gr.Column(scale=2, min_width=300):
-            intake = ImageUpload(samples, elem_id="intake")
+    entries = engine.checkpoints()
+    with gr.Row(elem_classes="train"):
+        with gr.Column(scale=2, min_width=300, visible=reason is None, elem_id="train") as content:
+            intake = ImageUpload(bundled_files(entries, "images.zip"), elem_id="intake")
             form = Form()
             with gr.Row():
                 start = gr.Button(
@@ -139,14 +140,15 @@ def components(tabs: list[str], samples: Mapping[str, Path]) -> Tab:
                 remote_training.rent,
             ]
             server_functions += [remote_training.exchange, remote_training.end, remote_training.forget]
-            board = RunBoard(tabs, server_functions, remote_training.EXCHANGE_S, elem_id="board")
+            recording = next(iter(bundled_files(entries, RECORDING).values()), None)
+            board = RunBoard(tabs, server_functions, remote_training.EXCHANGE_S, recording, elem_id="board")
     words.explain(words.TRAIN, is_open=False)
     reference = gr.Textbox("", visible=False, elem_id="image-reference")
     return Tab(denied, content, intake, form, start, rent, note, board, reference, gr.State({}))
 
 
 def wire_access(page: gr.Blocks, tab: Tab) -> None:
-    """Show the tab's content, or the reason why this visitor may not train."""
+    """Show the form, or the reason why this visitor may not train."""
 
     def on_load(request: gr.Request) -> Updates:
         reason = permission.denial_reason(request)

@@ -162,10 +162,10 @@ def uploads_dir() -> Path:
     return runs_dir() / ".drafts"
 
 
-def sample_archives(checkpoints: Iterable[CheckpointInfo]) -> dict[str, Path]:
-    """Return the images that come with the bundled models among the checkpoints, by the model's name."""
+def bundled_files(checkpoints: Iterable[CheckpointInfo], name: str) -> dict[str, Path]:
+    """Return the files of that name that come with the bundled models among the checkpoints, by the model's name."""
     bundled = [entry for entry in checkpoints if not entry.run and not entry.hub]
-    return {entry.name: entry.path / "images.zip" for entry in bundled if (entry.path / "images.zip").is_file()}
+    return {entry.name: entry.path / name for entry in bundled if (entry.path / name).is_file()}
 
 
 def name_dataset(names: list[str]) -> str:

@@ -40,6 +40,13 @@ const transport = createTransport({
   isIgnored: () => !playable?.steps,
 });
 const charts = createVariantCharts({ root, goTo: (share) => isAtSteps() && goTo(share * end()) });
+const recording = createRecording({
+  root,
+  server,
+  variants,
+  isIdle: () => !props.value?.rows,
+  showTable,
+});
 scrub.step = "any";
 scrub.setAttribute("aria-label", "Progress");
 
@@ -140,18 +147,24 @@ pane.addEventListener("change", () => {
 
 // ---- the table; names are inserted as text
 
-function showTable() {
-  const { comparison, rows, longest, pairs, is_over } = props.value || {};
-  root.setAttribute("aria-busy", String(!is_over && Boolean(rows)));
-  if (!rows) return;
+function receive() {
+  if (props.value?.is_lost) recording.begin();
+  if (!props.value?.rows) return root.setAttribute("aria-busy", "false");
+  if (props.value.comparison !== shown) remember("dp-comparison", props.value.comparison);
+  showTable(props.value);
+}
+
+function showTable({ comparison, rows, longest, pairs, settings, is_over }) {
+  root.setAttribute("aria-busy", String(!is_over));
   if (comparison !== shown) {
     shown = comparison;
-    remember("dp-comparison", comparison);
+    if (comparison) send("clock-clear");
     transport.pause();
     isFollowing = true;
     document.querySelector(".variants").classList.toggle("pairs", pairs);
   }
   $("table").hidden = false;
+  $(".run-settings").textContent = settings;
   $(".distance").textContent = longest ? `distance to ${longest}` : "distance";
   $("tbody").replaceChildren(...rows.map(tableRow));
   charts.showTable(rows, pairs);
@@ -164,9 +177,9 @@ function tableRow(texts) {
   return row;
 }
 
-watch("value", showTable);
-showTable();
+watch("value", receive);
+receive();
 
 // The comparison before the page was loaded again.
 const before = remembered("dp-comparison");
-if (before && !props.value?.rows) requestAnimationFrame(() => trigger("reattach", { comparison: before }));
+if (!props.value?.rows) requestAnimationFrame(() => (before ? trigger("reattach", { comparison: before }) : recording.begin()));

@@ -11,5 +11,5 @@ function createMini({ root, panes }) {
   }
 
   button.addEventListener("click", () => root.scrollIntoView({ block: "start" }));
-  new MutationObserver(draw).observe(root, { attributeFilter: ["data-step", "data-image", "data-recorded"] });
+  new MutationObserver(draw).observe(root, { attributeFilter: ["data-step", "data-image"] });
 }

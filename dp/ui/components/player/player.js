@@ -58,17 +58,18 @@ const transport = createTransport({
 });
 const walk = createWalk({ root, state, selection, pause: transport.pause });
 const inspected = { root, state, server, isWalking: walk.isPlaying };
-createAttention({ ...inspected, panes, isAvailable: () => props.can_replay });
-createGuidance({ ...inspected, isAvailable: (row) => props.can_replay && Boolean(state.run.classes[row]) });
-const recording = props.has_recording ? createRecording({ root, panes, server, isIdle: () => state.value.state === "idle" }) : null;
-if (props.is_variant) createVariant({ root, state, props, watch, isLive, seek, selection, changeOf: charts.changeOf });
+const canReplay = () => props.can_replay && Boolean(state.run.id);
+createAttention({ ...inspected, panes, isAvailable: canReplay });
+createGuidance({ ...inspected, isAvailable: (row) => canReplay() && Boolean(state.run.classes[row]) });
+const recording = props.has_recording ? createRecording({ server, isIdle: () => state.value.state === "idle", showRun: showRecorded, seek }) : null;
+if (props.is_variant) createVariant({ root, state, props, watch, isLive, seek, selection, changeOf: charts.changeOf, showRecorded });
 
 // ---- values from the server
 
 function receive(next) {
   const begins = (next.state === "waiting" && next.heartbeat === undefined) || (next.run && next.run !== state.run.id);
   if (next.state === "stopped" && !isLive() && !begins) return; // the run ended before it could be stopped
-  if (next.state !== "idle") recording?.end();
+  if (next.state !== "idle") recording?.stop();
   if (begins) begin(next);
   else if (isStopped) return;
   isStopped = next.state === "stopped";
@@ -144,6 +145,14 @@ async function recall(run) {
   if (run === state.run) root.dataset.kept = run.frames.length;
 }
 
+// Show a run that was recorded: its timesteps, images and frames. It has no id, as the server does not know it.
+function showRecorded(recorded) {
+  state.run = Object.assign(createRun(null), recorded);
+  state.value = { state: "recorded" };
+  panes.invalidate();
+  seek(lastPosition());
+}
+
 // ---- the frame that is shown
 
 function seek(position) {
@@ -153,6 +162,7 @@ function seek(position) {
 }
 
 function goTo(position) {
+  recording?.stop();
   transport.pause();
   state.isFollowing = isLive() && position >= lastPosition();
   seek(Math.max(position, 0));
@@ -160,6 +170,7 @@ function goTo(position) {
 
 function playFrom() {
   if (state.run.frames.length < 2) return null;
+  recording?.stop();
   state.isFollowing = false;
   if (state.position >= lastPosition()) seek(0);
   return state.position;
@@ -181,7 +192,7 @@ function caption() {
   $(".bar").firstElementChild.style.transform = `scaleX(${index / run.timesteps})`;
   const isBusy = String(isLive());
   if (root.getAttribute("aria-busy") !== isBusy) root.setAttribute("aria-busy", isBusy); // app.css depends on it
-  if (value.state !== "running") $(".announcement").textContent = $(".step").textContent;
+  if (!["running", "recorded"].includes(value.state)) $(".announcement").textContent = $(".step").textContent;
   if (!shown || panes.isDrawn(shown)) [root.dataset.step, root.dataset.state] = [index, value.state];
   updateTransport(index);
   charts.draw();
@@ -204,6 +215,7 @@ function describe(name, shown) {
     done: isBehind || run.until < run.timesteps ? place : `${place} · done`,
     stopped: isBehind ? place : newest ? `stopped at ${shown?.index ?? 0}/${run.timesteps}` : "stopped before the first step",
     failed: "The run failed",
+    recorded: props.is_variant ? place : `Recorded, ${place}. Press Generate for your own.`,
   };
   return texts[name];
 }

@@ -2,7 +2,7 @@
 
 The server sends small JSON values with the newest frame, never markup. All keys of a value but `state` are optional:
 
-    state     'idle', 'waiting', 'running', 'done', 'stopped' or 'failed'
+    state     'idle', 'waiting', 'running', 'done', 'stopped' or 'failed'; in the page also 'recorded'
     index, timesteps, time, log_snr, moved   of the frame's step, as in `Frame`
     src, noisy   the images of x0 and of x_t, `count` of each, as data URIs: JPEG during the run and PNG at its end
     curve     [step, log-SNR] at some steps of the run, with the run's first frame and its last
@@ -27,7 +27,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from dp.serving.handle import RunHandle, Runner
 from dp.system.validation import message_of
 from dp.ui.components.component import Component
 from dp.ui.components.data_uri import data_uri, jpeg_uri, png_uri
+from dp.ui.components.recording import recording_reader
 
 SCRIPTS = [f"shared/{name}.js" for name in ("canvas", "format", "chart", "playback", "menu", "transport", "storage")]
 PARTS = (
@@ -68,23 +68,17 @@ BUSY = "the server is busy with a request of another visitor: try again in a mom
 
 class Player(Component):
     """A player of the runs that `runner` samples. is_variant: one of several that a `Clock` plays, hidden until a run
-    begins. recording: a WebP with a recorded run, which is played before the first one: a column for each step, with
-    x_t above x0.
+    begins. recording: a JSON file with a run that is played before the first one: its `timesteps`, `images`,
+    `settings` and `frames`.
     """
 
     def __init__(self, runner: Runner, is_variant: bool = False, recording: Path | None = None, **kwargs: Any):
-        def read_recording(data: Any) -> dict[str, str] | None:
-            with suppress(OSError):  # a model may be removed while the app runs
-                return {"sheet": data_uri("image/webp", recording.read_bytes())} if recording else None
-            return None
-
-        read_recording.__name__ = "recording"  # as which the page calls it
         super().__init__(
             html="player/player.html",
             css=["shared/transport.css", "shared/chart.css", "player/player.css"],
             js=SCRIPTS,
             description="the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
-            server_functions=[*server_functions(runner), read_recording],
+            server_functions=[*server_functions(runner), recording_reader(recording)],
             value={"state": "idle"},
             is_variant=is_variant,
             can_replay=runner.can_replay,

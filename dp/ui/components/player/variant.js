@@ -1,14 +1,16 @@
 // A player that a clock controls, together with others. It sends and receives DOM events: the clock finds the players
 // on the page, as Gradio gives components no other way to know each other.
-function createVariant({ root, state, props, watch, isLive, seek, selection, changeOf }) {
+function createVariant({ root, state, props, watch, isLive, seek, selection, changeOf, showRecorded }) {
   const send = (type, detail) => root.dispatchEvent(new CustomEvent(type, { bubbles: true, detail }));
   root.classList.add("variant");
   root.removeAttribute("tabindex"); // the clock takes the keys
   root.hidden = true;
 
+  const setLabel = (label) => root.setAttribute("aria-label", (root.querySelector(".label").textContent = label));
+
   watch("value", () => {
     const { state: name, label } = props.value || {};
-    if (label) root.setAttribute("aria-label", (root.querySelector(".label").textContent = label));
+    if (label) setLabel(label);
     if (name !== "stopped") root.hidden = !name || name === "idle";
     send("variant-changed");
   });
@@ -32,6 +34,20 @@ function createVariant({ root, state, props, watch, isLive, seek, selection, cha
     state.isFollowing = at === null;
     const isReached = (frame) => (alignBy === "log_snr" ? frame.log_snr : frame.index / run.timesteps) <= at + 1e-9;
     seek(state.isFollowing ? run.frames.length - 1 : Math.max(run.frames.findLastIndex(isReached), 0));
+  });
+
+  // Show a recorded run up to the step `until`.
+  root.addEventListener("clock-record", ({ detail: { label, frames, until = Infinity, ...about } }) => {
+    setLabel(label);
+    root.hidden = false;
+    const shown = frames.filter(({ index }) => index <= until);
+    showRecorded({ ...about, until, frames: shown.map((frame) => ({ ...frame })) });
+    send("variant-changed");
+  });
+
+  // Another comparison begins. Gradio sends nothing to a player that has no part in it and had none before.
+  root.addEventListener("clock-clear", () => {
+    if (state.value.state === "recorded") root.hidden = true;
   });
 
   // The same image is selected in all variants.

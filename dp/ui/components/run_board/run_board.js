@@ -2,6 +2,7 @@
 // changes; each request says what the page has already, so that an answer holds only what is new.
 const POLL_MS = 1000;
 const RETRY_MS = 3000;
+const DENIED_MS = 60_000; // for a visitor who may not see the runs
 const $ = (selector) => element.querySelector(selector);
 const root = $(".board");
 const details = $(".run");
@@ -10,6 +11,7 @@ const board = {
   facts: null, // about that run, as last sent
   token: "", // as typed in this page; it is kept here and nowhere else
 };
+let recording = null; // a promise of a recorded run, once it was asked for
 let have = {}; // what the page has: runs_mark, facts_mark, offset, last_sample
 let isChosen = false; // by the visitor; until then the newest run is shown
 let pollNumber = 0; // only the answer to the last request counts
@@ -43,6 +45,16 @@ function showRun(id) {
   for (const row of root.querySelectorAll(".runs button")) row.setAttribute("aria-current", row.dataset.id === id);
 }
 
+// While there are no runs, a recorded one is shown, without any action.
+async function showRecording() {
+  if (!props.has_recording) return;
+  const recorded = await (recording ||= server.recording({}).catch(() => null));
+  if (!recorded || board.runId || board.facts) return;
+  showFacts(recorded.facts);
+  chart.add(recorded.records);
+  await samples.add(recorded.samples);
+}
+
 // ---- polling
 
 async function poll() {
@@ -68,8 +80,11 @@ async function receive(answer) {
   const { runId } = board;
   if (answer.runs_mark) have.runs_mark = answer.runs_mark;
   if (answer.runs) listRuns(answer.runs);
+  root.classList.toggle("denied", Boolean(answer.problem));
+  if (!board.runId) await showRecording();
   if (runId !== board.runId) return 0;
-  if (answer.is_gone || answer.problem) return POLL_MS;
+  if (answer.problem) return DENIED_MS;
+  if (answer.is_gone) return POLL_MS;
   for (const key of ["facts_mark", "offset"]) if (key in answer) have[key] = answer[key];
   if (answer.facts) showFacts(answer.facts);
   chart.add(answer.records);
@@ -117,6 +132,7 @@ function createPill(state) {
 // ---- the run that is shown
 
 const STATE_TEXTS = {
+  recorded: "Recorded on another machine. Start a run, and it is shown here.",
   new: "Not started yet.",
   pausing: "Saving, then pausing…",
   stopping: "Saving, then stopping…",

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -29,6 +30,7 @@ from dp.training.status import ACTIVE_STATES, RunStatus
 from dp.ui.auth import permission
 from dp.ui.components.component import Component
 from dp.ui.components.data_uri import data_uri
+from dp.ui.components.recording import recording_reader
 
 SCRIPTS = [f"shared/{name}.js" for name in ("format", "elements", "server", "canvas", "chart", "playback")]
 SCRIPTS += [f"run_board/{name}.js" for name in ("chart", "samples", "form", "extend", "publish", "rent", "job")]
@@ -48,16 +50,26 @@ VERBS: dict[str, Callable[[RunFolder], Any]] = {
 
 class RunBoard(Component):
     """The board of runs. tabs: ids of the tabs in which a checkpoint can be opened. served: further functions that the
-    page may call. exchange_s: seconds between two exchanges with the Hub about a run on a rented machine.
+    page may call. exchange_s: seconds between two exchanges with the Hub about a run on a rented machine. recording: a
+    JSON file with a run that is shown while there are none: its `facts`, `records` and `samples`, as `poll` returns
+    them.
     """
 
-    def __init__(self, tabs: list[str], served: Sequence[Callable[..., Any]], exchange_s: float, **kwargs: Any):
+    def __init__(
+        self,
+        tabs: list[str],
+        served: Sequence[Callable[..., Any]],
+        exchange_s: float,
+        recording: Path | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(
             html="run_board/run_board.html",
             css=["shared/transport.css", "run_board/run_board.css"],
             js=SCRIPTS,
             description="the run to show",
-            server_functions=[poll, command, *served],
+            server_functions=[poll, command, recording_reader(recording), *served],
+            has_recording=recording is not None,
             value={},
             tabs=tabs,
             exchange_s=exchange_s,
