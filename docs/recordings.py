@@ -34,6 +34,7 @@ from dp.ui.components.run_board.run_board import facts
 from dp.ui.sampling import page_values
 from dp.ui.sampling.comparison import ComparisonResult, requests_of, shared_settings
 from dp.ui.sampling.variants import SHORT_RUNS, make_variants
+from dp.ui.streaming import curve_of
 from dp.ui.tabs import compare, denoise, train
 
 CHECKPOINTS = ROOT / "checkpoints"
@@ -70,6 +71,7 @@ def record_denoising(engine: Engine, name: str, folder: Path) -> None:
     while handle.is_live:
         time.sleep(0.01)
     content = {"settings": " · ".join(page_values.describe_run(handle.provenance))}
+    content |= curve_of(handle)
     write(folder / denoise.RECORDING, content | record_run(handle, handle.frame.index))
 
 

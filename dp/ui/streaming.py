@@ -15,8 +15,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import gradio as gr
+import torch
 
-from dp.serving.frames import Frame, Trajectory, evenly
+from dp.diffusion.schedules import SCHEDULES, level, make_schedule
+from dp.serving.frames import Frame, evenly
 from dp.serving.handle import RunHandle, Runner, SampleRequest, Subscription
 from dp.ui.components.player.player import show
 from dp.ui.sampling import page_values
@@ -24,7 +26,7 @@ from dp.ui.sampling import page_values
 FRAMES_PER_S = 15  # Gradio queues every yield and drops none, so a reader takes only what the eye can follow
 BEAT_S = 1.0  # a reader without new frames yields this often: only then does Gradio notice that its page has gone
 REPLAYED = 30  # the most frames of a run's past that are replayed
-CURVE = 200  # points of the log-SNR curve
+CURVE, OTHERS = 200, 40  # points of the log-SNR curve, and of those of other schedules
 PATIENCE_S = 30.0  # how long a reader may be behind before it counts as gone
 MAX_UNREAD = 100  # messages that a session may have unread and still start another run
 MAX_RUNS = 64  # watched at once, by all pages and programs: each occupies one of Gradio's events until it ends
@@ -125,19 +127,19 @@ class Sessions:
             yield {"state": "waiting", "seed": settings.seed} | note | about()
             if replay:
                 for frame in evenly_chosen(trajectory.frames):
-                    yield show(frame, "running") | {"replay": True} | about() | curve_of(trajectory)
+                    yield show(frame, "running") | {"replay": True} | about() | curve_of(handle)
                     await asyncio.sleep(1 / FRAMES_PER_S)
             has_curve = replay
             async for frame in follow(handle, subscription, is_behind=lambda: self._is_behind(session)):
                 if frame is not None:
-                    yield show(frame, "running") | about() | ({} if has_curve else curve_of(trajectory))
+                    yield show(frame, "running") | about() | ({} if has_curve else curve_of(handle))
                     has_curve = True
                 else:
                     state = {"state": "running"} if handle.frame else {"state": "waiting"} | note
                     yield state | {"heartbeat": time.monotonic()} | about()
             if not subscription.is_closed and not handle.is_live:
                 last = show(handle.frame, handle.state, handle.error) | about()
-                yield last | curve_of(trajectory) | classes_of(handle)
+                yield last | curve_of(handle) | classes_of(handle)
         finally:  # may run on the event loop, so it only sets a flag
             subscription.close()
             self._open[session].pop(subscription, None)
@@ -162,10 +164,17 @@ async def follow(
         await asyncio.sleep(1 / FRAMES_PER_S)
 
 
-def curve_of(trajectory: Trajectory) -> dict[str, Any]:
-    """Return log-SNR against the step, for the chart: up to CURVE points."""
-    steps = evenly(len(trajectory.log_snr), CURVE)
-    return {"curve": [(step, round(trajectory.log_snr[step - 1], 3)) for step in steps]}
+def curve_of(handle: RunHandle) -> dict[str, Any]:
+    """Return log-SNR against the step, for the chart: `curve`, up to CURVE points, and `others`, by name the curves of
+    the same run under other schedules with their default parameters.
+    """
+    log_snr, made_with = handle.trajectory.log_snr, handle.provenance
+    curve = [(step, round(log_snr[step - 1], 3)) for step in evenly(len(log_snr), CURVE)]
+    steps = evenly(len(log_snr), OTHERS)
+    times = made_with["strength"] * (1 - (torch.tensor(steps, dtype=torch.float64) - 1) / len(log_snr))
+    own = made_with["noise_schedule"], made_with["schedule_kwargs"]
+    levels = {name: level(make_schedule(name), times).log_snr for name in SCHEDULES if (name, {}) != own}
+    return {"curve": curve, "others": {k: list(zip(steps, v.round(decimals=2).tolist())) for k, v in levels.items()}}
 
 
 def classes_of(handle: RunHandle) -> dict[str, Any]:

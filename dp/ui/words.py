@@ -40,9 +40,9 @@ PREDICTIONS = {  # by objective
 }
 
 
-def explain(text: str, equations: str | None = None, is_open: bool = True) -> None:
+def explain(text: str, equations: str | None = None) -> None:
     """Add the help sections of a tab to the page being built."""
-    with gr.Accordion("What am I looking at?", open=is_open, elem_classes="explain"):
+    with gr.Accordion("What am I looking at?", elem_classes="explain"):
         gr.Markdown(text)
     if equations:
         with gr.Accordion("The equations", open=False, elem_classes="explain"):

@@ -1,9 +1,12 @@
 """The layout of each tab on a phone and on a desktop: everything fits into the width, and controls can be reached."""
 
+import io
+
 import pytest
 from conftest import LEFT_EARLY, WINDOWS
 from launching import launched
 from pages import click, set_run, settle, show_more, unfold, until, window
+from PIL import Image
 from test_compare import PLAYERS, compare, until_done
 
 pytestmark = pytest.mark.browser
@@ -57,6 +60,10 @@ def test_the_denoise_tab_fits_into_both_windows(page):
     set_run(page, timesteps=5, seed=3)
     page.click("#generate")
     until(page, "d.state === 'done' && +d.kept === 5 && step === 5")
+    page.keyboard.press("Home")
+    for slider in ("#player .scrub", "#images input[type=range]"):
+        assert end_of_track(page.locator(slider)) < 128  # dark, in a dark page
+    page.keyboard.press("End")
     for name in resized(page):
         check_reachable(page, DENOISE)
         click(page, ".prediction canvas", 0.75, 0.25)
@@ -77,6 +84,12 @@ def test_the_denoise_tab_fits_into_both_windows(page):
             page.focus("#player .player")
             page.keyboard.press("End")
             until(page, "step === 5")
+
+
+def end_of_track(slider):
+    """The brightness of a slider's track near its end, 0 to 255."""
+    with Image.open(io.BytesIO(slider.screenshot())) as image:
+        return image.convert("L").getpixel((image.width * 9 // 10, image.height // 2))
 
 
 def in_view(page, selector):

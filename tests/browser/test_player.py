@@ -32,6 +32,7 @@ from dp.diffusion.replay import state_at_step
 from dp.diffusion.settings import SampleSettings
 from dp.networks.attention import read_attention
 from dp.ui.components.player.player import server_functions
+from dp.ui.streaming import curve_of
 
 STEPS, SEED = 40, 3
 OVERLAY = "document.querySelector('.prediction .overlay').toDataURL('image/png')"
@@ -274,6 +275,13 @@ def test_a_tile_becomes_a_large_lossless_view_with_its_own_strip(kept, steps):
 
 
 @pytest.mark.browser
+def test_the_chart_of_the_signal_names_the_other_schedules_and_its_ends(kept):
+    assert kept.inner_text("#player .others") == "Faint: other schedules (linear, cosine)."
+    label = kept.get_attribute("#player .snr canvas", "aria-label")
+    assert re.fullmatch(rf"log-SNR: at step 1, log-SNR −[\d.]+; at step {STEPS}, log-SNR [\d.]+", label), label
+
+
+@pytest.mark.browser
 def test_a_click_on_a_chart_goes_to_that_step(kept):
     for chart in (".snr", ".change"):
         click(kept, f".chart{chart} canvas", 0.57, 0.5)  # the middle of the axis, right of its labels
@@ -499,6 +507,15 @@ def test_the_recorded_frames_are_sent_in_chunks(ended):
     assert first["total"] == 20
     assert [frame["index"] for frame in first["frames"] + second["frames"]] == list(range(1, 21))
     assert first["frames"][0]["moved"] == [0, 0, 0] and min(first["frames"][1]["moved"]) > 0
+
+
+def test_the_curves_of_other_schedules_are_those_of_their_runs(ended):
+    others = curve_of(ended[1])["others"]
+    assert list(others) == ["linear", "cosine"]
+    for name, curve in others.items():
+        levels = [step.log_snr for step in model().stream(1, timesteps=20, noise_schedule=name, seed=0)]
+        assert [step for step, _ in curve] == list(range(1, 21))
+        assert np.abs(np.array(curve)[:, 1] - levels).max() < 0.006  # rounded
 
 
 def test_arbitrary_requests_do_no_harm(ended):

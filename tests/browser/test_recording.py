@@ -66,6 +66,7 @@ def test_a_recorded_run_plays_until_a_run_begins(page):
 def test_with_reduced_motion_only_the_result_is_shown(page):
     page.emulate_media(reduced_motion="reduce")
     page.reload()
+    page.wait_for_selector("#player .player")
     until(page, f"d.state === 'recorded' && step === {STEPS}")
     page.wait_for_timeout(600)
     assert page.get_attribute("#player .player", "data-step") == str(STEPS)
@@ -73,7 +74,6 @@ def test_with_reduced_motion_only_the_result_is_shown(page):
 
 @pytest.mark.browser
 def test_a_recorded_comparison_can_be_played_until_one_begins(page):
-    page.reload()
     page.get_by_role("tab", name="Compare").click()
     shown = page.locator(".player.variant:visible")
     shown.nth(5).wait_for()

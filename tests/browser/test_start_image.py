@@ -157,6 +157,9 @@ def choose(page, tmp_path):
     page.wait_for_selector("#start .start[data-state=chosen]")
 
 
+PIXEL = "([x, y]) => document.querySelector('#start .mask').getContext('2d').getImageData(x, y, 1, 1).data[3] > 0"
+
+
 def given(page, mask=False):
     """Return the component's value as the server parses it."""
     uri = "document.querySelector('#start .{}').toDataURL('image/png')"
@@ -201,6 +204,17 @@ def test_a_run_of_the_page_starts_from_the_image_and_keeps_painted_areas(shared_
     assert (shown[:, mask.numpy()] == to_uint8(start[None])[0][mask.numpy()]).all()
     expected = to_uint8(policy.sample(4, **run, start=start, mask=mask))
     np.testing.assert_allclose(shown, expected, atol=1)
+
+    # By keyboard: eight pixels of 256 with each arrow, and only what is painted with Shift or space is kept.
+    page.click("#start .clear")
+    canvas.focus()
+    for key in ("ArrowUp", "ArrowUp", "Shift+ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    assert page.is_visible("#start .brush")
+    painted = [page.evaluate(PIXEL, at) for at in ([132, 112], [128, 128 - 16 + 28], [128, 150], [20, 112])]
+    assert painted == [True, True, False, False]
+    page.keyboard.press(" ")
+    assert page.evaluate(PIXEL, [136, 150]) and page.inner_text("#player .step") == "step 10/10 · done"  # not played
 
     page.click("#start .remove")
     page.wait_for_selector("#start .start[data-state=empty]")

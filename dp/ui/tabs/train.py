@@ -122,15 +122,24 @@ def components(tabs: list[str], engine: Engine) -> Tab:
         gr.LoginButton(size="sm", min_width=120)
     entries = engine.checkpoints()
     with gr.Row(elem_classes="train"):
-        with gr.Column(scale=2, min_width=300, visible=reason is None, elem_id="train") as content:
-            intake = ImageUpload(bundled_files(entries, "images.zip"), elem_id="intake")
-            form = Form()
-            with gr.Row():
-                start = gr.Button(
-                    "Start training", variant="primary", size="lg", elem_id="start-training", interactive=False, scale=3
-                )
-                rent = gr.Button("Rent a machine", size="lg", elem_id="rent-training", interactive=False, min_width=200)
-            note = gr.Markdown(elem_id="note", elem_classes="about")
+        with gr.Column(scale=2, min_width=300, elem_classes="form"):
+            with gr.Column(visible=reason is None, elem_id="train") as content:
+                intake = ImageUpload(bundled_files(entries, "images.zip"), elem_id="intake")
+                form = Form()
+                with gr.Row():
+                    start = gr.Button(
+                        "Start training",
+                        variant="primary",
+                        size="lg",
+                        elem_id="start-training",
+                        interactive=False,
+                        scale=3,
+                    )
+                    rent = gr.Button(
+                        "Rent a machine", size="lg", elem_id="rent-training", interactive=False, min_width=200
+                    )
+                note = gr.Markdown(elem_id="note", elem_classes="about")
+            words.explain(words.TRAIN)
         with gr.Column(scale=3, min_width=320):
             server_functions = [
                 publish.offer,
@@ -142,7 +151,6 @@ def components(tabs: list[str], engine: Engine) -> Tab:
             server_functions += [remote_training.exchange, remote_training.end, remote_training.forget]
             recording = next(iter(bundled_files(entries, RECORDING).values()), None)
             board = RunBoard(tabs, server_functions, remote_training.EXCHANGE_S, recording, elem_id="board")
-    words.explain(words.TRAIN, is_open=False)
     reference = gr.Textbox("", visible=False, elem_id="image-reference")
     return Tab(denied, content, intake, form, start, rent, note, board, reference, gr.State({}))
 

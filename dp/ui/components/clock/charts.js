@@ -5,7 +5,8 @@ const VARIANT_COLORS = ["#6366f1", "#d97706", "#059669", "#db2777", "#0891b2", "
 function createVariantCharts({ root, goTo }) {
   const LOWEST_SNR = -10; // what is below is drawn at the edge
   const $ = (selector) => root.querySelector(selector);
-  const charts = ["snr", "change"].map((name) => ({ canvas: $(`.${name} canvas`), reading: $(`.${name} .reading`), hovered: null }));
+  const names = { snr: "log-SNR", change: "Change of the prediction" };
+  const charts = Object.entries(names).map(([key, name]) => ({ name, canvas: $(`.${key} canvas`), reading: $(`.${key} .reading`), hovered: null }));
   const [snr, change] = charts;
   let runs = []; // in the order of the page: { color, points: [{ share, log_snr, change }], shown(): the place of the one shown }
   let table = { rows: [], isPairs: false };
@@ -28,10 +29,11 @@ function createVariantCharts({ root, goTo }) {
     chart.scales = createScales(fitted, { x: [0, 100], ...ranges });
     const { x, y } = chart.scales;
     drawAxes(fitted, root, chart.scales, { xTicks: [0, 20, 40, 60, 80], yTicks, xName: "% of the run", format });
-    const read = [];
-    for (const { color, points, shown } of runs) {
+    const [read, ends] = [[], []];
+    for (const { player, color, points, shown } of runs) {
       const drawn = points.filter((point) => Number.isFinite(valueOf(point)));
       drawSeries(fitted.pen, color, drawn.map((point) => [x(100 * point.share), y(valueOf(point))]));
+      if (drawn.length) ends.push(`${player.ariaLabel}, ${toText(drawn[0])} to ${toText(drawn.at(-1))}`);
       const at = chart.hovered === null ? points[shown()] : drawn.findLast((point) => 100 * point.share <= chart.hovered);
       if (!at || !Number.isFinite(valueOf(at))) continue;
       drawDot(fitted.pen, x(100 * at.share), y(valueOf(at)));
@@ -39,6 +41,7 @@ function createVariantCharts({ root, goTo }) {
     }
     const place = chart.hovered === null ? "" : `${Math.round(chart.hovered)}%: `;
     chart.reading.textContent = place + read.join(" · ");
+    chart.canvas.setAttribute("aria-label", `${chart.name}, from beginning to end. ${ends.join("; ")}`);
   }
 
   // Pairs are two series: step k of a long run, and a run of k steps. The longest run, at distance 0, has no point on a

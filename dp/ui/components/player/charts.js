@@ -5,8 +5,8 @@ function createCharts({ root, state, goTo }) {
   const [LOWEST_SNR, LOWEST_CHANGE] = [-10, 1e-3]; // what is below is drawn at the edge
   const $ = (selector) => root.querySelector(selector);
   const charts = {
-    snr: { canvas: $(".snr canvas"), reading: $(".snr .reading"), scales: null, hovered: null },
-    change: { canvas: $(".change canvas"), reading: $(".change .reading"), scales: null, hovered: null },
+    snr: { name: "log-SNR", canvas: $(".snr canvas"), reading: $(".snr .reading"), scales: null, hovered: null },
+    change: { name: "Change of the prediction", canvas: $(".change canvas"), reading: $(".change .reading"), scales: null, hovered: null },
   };
 
   const accent = () => getComputedStyle(root).getPropertyValue("--color-accent");
@@ -15,6 +15,8 @@ function createCharts({ root, state, goTo }) {
 
   function draw() {
     const { run } = state;
+    const others = Object.keys(run.others);
+    $(".others").textContent = others.length ? `Faint: other schedules (${others.join(", ")}).` : "";
     drawSnr(charts.snr, run.curve.length ? run.curve : run.frames.map((frame) => [frame.index, frame.log_snr]));
     drawChange(charts.change, run.frames.slice(1).map((frame) => [frame.index, changeOf(frame)]));
   }
@@ -36,7 +38,19 @@ function createCharts({ root, state, goTo }) {
     pen.fillStyle = getComputedStyle(root).getPropertyValue("--body-text-color-subdued");
     [pen.textAlign, pen.textBaseline] = ["left", "bottom"];
     if (width > 240) pen.fillText("half signal, half noise", CHART.left + 4, chart.scales.y(0) - 1);
+    drawOthers(chart, fitted);
     drawValues(chart, fitted, values, accent(), (step) => `log-SNR ${formatSnr(valueAt(points, step))}`);
+  }
+
+  // Faint, as far as they are within the axes.
+  function drawOthers({ scales: { x, y } }, { pen, width, height }) {
+    pen.save();
+    pen.beginPath();
+    pen.rect(CHART.left, CHART.top, width - CHART.left - CHART.right, height - CHART.top - CHART.bottom);
+    pen.clip();
+    [pen.strokeStyle, pen.globalAlpha, pen.lineWidth] = [accent(), 0.4, 1];
+    for (const curve of Object.values(state.run.others)) drawLine(pen, curve.map(([step, value]) => [x(step), y(value)]));
+    pen.restore();
   }
 
   function drawChange(chart, points) {
@@ -66,6 +80,8 @@ function createCharts({ root, state, goTo }) {
     [pen.strokeStyle, pen.fillStyle, pen.lineWidth, pen.lineJoin] = [color, color, 2, "round"];
     drawLine(pen, points.map(([step, value]) => [x(step), y(value)]));
     if (points.length === 1) pen.fillRect(x(points[0][0]) - 2, y(points[0][1]) - 2, 4, 4); // a line needs two
+    const [first, last] = [points[0], points.at(-1)].map(([at]) => `at step ${at}, ${read(at)}`);
+    chart.canvas.setAttribute("aria-label", `${chart.name}: ${first}; ${last}`);
     const step = chart.hovered ?? shown?.index;
     chart.reading.textContent = step && points.some(([at]) => at === step) ? `step ${step}: ${read(step)}` : "";
   }

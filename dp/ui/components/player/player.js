@@ -81,7 +81,7 @@ function receive(next) {
     const { run } = state;
     [run.timesteps, run.images] = [next.timesteps, next.count];
     if (!next.replay) run.first ||= { index: next.index, at: performance.now() };
-    if (next.curve) run.curve = next.curve;
+    if (next.curve) [run.curve, run.others] = [next.curve, next.others];
     if (next.classes) run.classes = next.classes;
     insert({ ...next, x0: next.src, x_t: next.noisy });
   }

@@ -5,7 +5,8 @@ The server sends small JSON values with the newest frame, never markup. All keys
     state     'idle', 'waiting', 'running', 'done', 'stopped' or 'failed'; in the page also 'recorded'
     index, timesteps, time, log_snr, moved   of the frame's step, as in `Frame`
     src, noisy   the images of x0 and of x_t, `count` of each, as data URIs: JPEG during the run and PNG at its end
-    curve     [step, log-SNR] at some steps of the run, with the run's first frame and its last
+    curve     [step, log-SNR] at some steps of the run, with the run's first frame and its last; `others`: by name, the
+              curves that it would have with other noise schedules
     seed      the seed of the first image, when a run begins
     run       the id of the run; the browser tab keeps it, so that a reloaded page finds the run again
     settings  the settings of the run in one line, once it has been prepared
@@ -69,7 +70,7 @@ BUSY = "the server is busy with a request of another visitor: try again in a mom
 class Player(Component):
     """A player of the runs that `runner` samples. is_variant: one of several that a `Clock` plays, hidden until a run
     begins. recording: a JSON file with a run that is played before the first one: its `timesteps`, `images`,
-    `settings` and `frames`.
+    `settings`, `curve`, `others` and `frames`.
     """
 
     def __init__(self, runner: Runner, is_variant: bool = False, recording: Path | None = None, **kwargs: Any):

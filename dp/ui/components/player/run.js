@@ -4,6 +4,7 @@ function createRun(id) {
     id,
     frames: [],
     curve: [], // [step, log-SNR]
+    others: {}, // by name, the curves of other schedules
     timesteps: 1,
     images: 1,
     until: Infinity, // the last step that is shown

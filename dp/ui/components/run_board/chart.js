@@ -64,6 +64,8 @@ function createLossChart({ root, board }) {
     $(".reading").textContent = "";
     $(".by-level").hidden = !records.some((record) => record.buckets);
     canvas.dataset.points = points.length;
+    const ends = [points[0], mean.at(-1)].map((point) => point && `${point[1].toPrecision(3)} at step ${formatNumber(point[0])}`);
+    canvas.setAttribute("aria-label", points.length ? `The loss: ${ends[0]}, ${ends[1]} on average` : "The loss at each step");
     canvas.dataset.ticks = "";
     drawLegend(levels);
     if (points.length < 2) return drawHint(fitted, points.length ? "one measurement so far" : "The loss appears here.");

@@ -7,19 +7,45 @@ function createMask({ root, side, onChange }) {
   let isPainted = false;
   let isErasing = false;
   let last = null; // the last point of the stroke under way
+  const STEP = 8; // by which an arrow key moves the brush
+  const MOVES = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
+  const brush = $(".brush");
+  let cursor = [side / 2, side / 2]; // of the brush, while the keyboard moves it
 
   function clear() {
     pen.clearRect(0, 0, side, side);
     isPainted = false;
   }
 
-  function stroke(event) {
-    const scale = side / canvas.clientWidth;
-    const point = [event.offsetX * scale, event.offsetY * scale];
+  function strokeTo(point) {
     pen.globalCompositeOperation = isErasing ? "destination-out" : "source-over";
     [pen.strokeStyle, pen.lineWidth, pen.lineCap] = [COLOR, Number($(".brush-width").value), "round"];
-    drawLine(pen, [last || point, point]);
+    drawLine(pen, [last || point, [point[0] + 0.01, point[1]]]); // a line without a length would not be drawn
     [last, isPainted] = [point, true];
+  }
+
+  function followPointer(event) {
+    const scale = side / canvas.clientWidth;
+    brush.hidden = true;
+    strokeTo([event.offsetX * scale, event.offsetY * scale]);
+  }
+
+  function onKey(event) {
+    const move = MOVES[event.key];
+    if (!move && event.key !== " ") return;
+    event.preventDefault();
+    last = cursor;
+    if (move) cursor = cursor.map((value, i) => Math.min(Math.max(value + move[i], 0), side));
+    showBrush();
+    if (move && !event.shiftKey) return;
+    strokeTo(cursor);
+    onChange();
+  }
+
+  function showBrush() {
+    const percent = (value) => `${(100 * value) / side}%`;
+    Object.assign(brush.style, { left: percent(cursor[0]), top: percent(cursor[1]), width: percent(Number($(".brush-width").value)) });
+    brush.hidden = false;
   }
 
   function invert() {
@@ -38,9 +64,12 @@ function createMask({ root, side, onChange }) {
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
     last = null;
-    stroke(event);
+    followPointer(event);
   });
-  canvas.addEventListener("pointermove", (event) => event.buttons && stroke(event));
+  canvas.addEventListener("pointermove", (event) => event.buttons && followPointer(event));
+  canvas.addEventListener("keydown", onKey);
+  canvas.addEventListener("focus", () => canvas.matches(":focus-visible") && showBrush());
+  canvas.addEventListener("blur", () => (brush.hidden = true));
   canvas.addEventListener("pointerup", onChange);
   $(".keep").addEventListener("click", () => setErasing(false));
   $(".erase").addEventListener("click", () => setErasing(true));
