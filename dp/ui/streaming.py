@@ -166,9 +166,11 @@ async def follow(
 
 def curve_of(handle: RunHandle) -> dict[str, Any]:
     """Return log-SNR against the step, for the chart: `curve`, up to CURVE points, and `others`, by name the curves of
-    the same run under other schedules with their default parameters.
+    the same run under other schedules with their default parameters. Nothing of a run that was never prepared.
     """
     log_snr, made_with = handle.trajectory.log_snr, handle.provenance
+    if not log_snr:  # the run ended before it was prepared
+        return {}
     curve = [(step, round(log_snr[step - 1], 3)) for step in evenly(len(log_snr), CURVE)]
     steps = evenly(len(log_snr), OTHERS)
     times = made_with["strength"] * (1 - (torch.tensor(steps, dtype=torch.float64) - 1) / len(log_snr))

@@ -25,12 +25,10 @@ function createSamples({ root, details, board, tabs, trigger }) {
 
   async function add(added) {
     const { runId } = board;
-    for (const [step, src] of added) {
-      const image = new Image();
-      image.src = src;
-      const isDecoded = await image.decode().then(() => true, () => false);
-      if (runId !== board.runId) return;
-      if (!isDecoded) continue; // a damaged file
+    const decoded = await Promise.all(added.map(([step, src]) => decode(src).then((image) => ({ step, image }))));
+    if (runId !== board.runId) return;
+    for (const { step, image } of decoded) {
+      if (!image) continue;
       samples.push({ step, image });
       drawRow(rowOf(step), image);
       details.dataset.samples = samples.length;
@@ -38,6 +36,12 @@ function createSamples({ root, details, board, tabs, trigger }) {
     if (!samples.length) return;
     animation.hidden = false;
     show(position);
+  }
+
+  // The image, or null if the file is damaged.
+  async function decode(src) {
+    const image = Object.assign(new Image(), { src });
+    return image.decode().then(() => image, () => null);
   }
 
   // The row of a step; a new one is inserted in its place.
