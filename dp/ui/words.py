@@ -31,6 +31,8 @@ TERMS = {  # the definitions that the page shows where the pointer rests on a wo
     "log-snr": "Log-SNR: signal versus noise. At 0, both are equally strong; below 0, the noise is stronger.",
     "eta": "eta: how much of the noise DDIM replaces with new noise at each step. 0: none. 1: as much as DDPM.",
     "ema": "EMA: an average of the network's weights over its latest training steps. It draws better images.",
+    "rms": "RMS: root mean square, an average in which large differences count more. Black to white is 1.",
+    "block": "Block: one round of reading the image into the latents and writing back. The network has a few.",
     "latent": "Latent: one of the few dozen vectors through which the network reads and changes the image.",
 }
 PREDICTIONS = {  # by objective

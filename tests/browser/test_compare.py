@@ -303,7 +303,7 @@ def test_six_variants_on_one_clock_show_the_images_of_the_library(shared_page):
     assert page.inner_text("#clock tbody tr:last-child").split()[:3] == ["100", "steps", "100"]
     assert page.is_visible("#clock .distances canvas")
     ends = [f"{made[-1].log_snr:.1f}".replace("-", "−") for made in runs]
-    assert page.inner_text("#clock .snr .reading") == " · ".join(ends)
+    assert page.locator("#clock .snr .reading .value").all_inner_texts() == ends
 
     # Align by progress: half of each run. Then align by noise level: the same log-SNR.
     asked = []

@@ -35,6 +35,7 @@ from dp.ui.training.uploads import LIMITS, Upload, bundled_files, name_dataset
 
 RUN_PREFIX = "run:"  # a reference to images is an upload's id, or this and the id of a run
 CUSTOM_SETTINGS = "Custom settings. To time them, press *How long will this take?* in the advanced settings."
+START, CHOOSE_FIRST = "Start training", "Choose images to start"  # labels of the button
 RECORDING = "training.json"  # in the folder of a bundled model
 MEASURING, WAITING = "measuring…", "waiting"
 EVENT = QUIET | {"concurrency_limit": None}
@@ -81,11 +82,12 @@ class Tab:
         class folders, None if they have none.
         """
         button = gr.update(interactive=can_start)
+        start = gr.update(interactive=can_start, value=START if can_start else CHOOSE_FIRST)
         checkbox = gr.update(value=bool(classes), visible=classes is not None)
         return {
             self.intake: shown,
             self.reference: reference,
-            self.start: button,
+            self.start: start,
             self.rent: button,
             self.form.classes: checkbox,
         }
@@ -128,7 +130,7 @@ def components(tabs: list[str], engine: Engine) -> Tab:
                 form = Form()
                 with gr.Row():
                     start = gr.Button(
-                        "Start training",
+                        CHOOSE_FIRST,
                         variant="primary",
                         size="lg",
                         elem_id="start-training",

@@ -23,11 +23,7 @@ class Form:
     """Adds the controls to the page being built. The keys of `controls` are the fields of `Settings`."""
 
     def __init__(self):
-        first = next(iter(PRESETS))
-        self.classes = class_checkbox()
-        self.preset = gr.Radio(
-            choices({}), value=first, label="How long do you want to train?", elem_id="preset", elem_classes="presets"
-        )
+        self.classes, self.preset = class_checkbox(), preset_radio()
         with gr.Accordion("Advanced settings", open=False, elem_id="advanced"):
             with gr.Row():
                 name = gr.Textbox(
@@ -100,6 +96,17 @@ class Form:
         """Return the preset that the values of the controls are equal to, or None."""
         shown = {name: self.updates(settings) for name, settings in PRESETS.items()}
         return next((name for name, preset in shown.items() if all(values[one] == preset[one] for one in preset)), None)
+
+
+def preset_radio() -> gr.Radio:
+    return gr.Radio(
+        choices({}),
+        value=next(iter(PRESETS)),
+        label="How long do you want to train?",
+        info="Once you have chosen images, each shows how long it takes on this machine.",
+        elem_id="preset",
+        elem_classes="presets",
+    )
 
 
 def class_checkbox() -> gr.Checkbox:

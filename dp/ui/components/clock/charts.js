@@ -1,6 +1,6 @@
 // Charts of all variants: log-SNR and the change of the prediction against the progress of each run, and the distances of
 // the table against the number of steps. A dot marks where each variant stands. A click goes to a place in the runs.
-const VARIANT_COLORS = ["#6366f1", "#d97706", "#059669", "#db2777", "#0891b2", "#8b5cf6"];
+const VARIANT_COLORS = ["#6366f1", "#d97706", "#059669", "#db2777", "#0ea5e9", "#78716c"];
 
 function createVariantCharts({ root, goTo }) {
   const LOWEST_SNR = -10; // what is below is drawn at the edge
@@ -37,17 +37,21 @@ function createVariantCharts({ root, goTo }) {
       const at = chart.hovered === null ? points[shown()] : drawn.findLast((point) => 100 * point.share <= chart.hovered);
       if (!at || !Number.isFinite(valueOf(at))) continue;
       drawDot(fitted.pen, x(100 * at.share), y(valueOf(at)));
-      read.push(toText(at));
+      read.push(marked(toText(at), color));
     }
-    const place = chart.hovered === null ? "" : `${Math.round(chart.hovered)}%: `;
-    chart.reading.textContent = place + read.join(" · ");
+    chart.reading.replaceChildren(chart.hovered === null ? "" : `${Math.round(chart.hovered)}%: `, ...read);
     chart.canvas.setAttribute("aria-label", `${chart.name}, from beginning to end. ${ends.join("; ")}`);
   }
 
   // Pairs are two series: step k of a long run, and a run of k steps. The longest run, at distance 0, has no point on a
   // logarithmic axis.
   function drawDistances({ rows, isPairs }) {
-    const all = rows.map(([, steps, , far], i) => ({ steps: Number(steps), far: Number(far), color: VARIANT_COLORS[isPairs ? i % 2 : 0] }));
+    const all = rows.map(([, steps, , far], i) => ({
+      steps: Number(steps),
+      far: Number(far),
+      series: isPairs ? i % 2 : 0,
+      color: VARIANT_COLORS[isPairs ? i % 2 : i],
+    }));
     const points = all.filter(({ far }) => far > 0);
     const steps = [...new Set(points.map((point) => point.steps))].sort((a, b) => a - b);
     $(".distances").hidden = steps.length < 2;
@@ -55,16 +59,29 @@ function createVariantCharts({ root, goTo }) {
     if (!fitted) return;
     const fars = points.map((point) => point.far);
     const y = [Math.min(...fars) / 1.5, Math.max(...fars) * 1.5];
-    const scales = createScales(fitted, { x: [Math.log(steps[0]), Math.log(steps.at(-1))], y, isLog: true });
+    const [first, last] = [Math.log(steps[0]), Math.log(steps.at(-1))];
+    const scales = createScales(fitted, { x: [first, last + (last - first) / 10], y, isLog: true }); // with room for the name
     const x = (value) => scales.x(Math.log(value));
     drawAxes(fitted, root, { ...scales, x }, { xTicks: steps, yTicks: roundLogTicks(...y, 4), xName: "steps" });
-    for (const color of new Set(points.map((point) => point.color))) {
-      const series = points.filter((point) => point.color === color).sort((a, b) => a.steps - b.steps);
-      const places = series.map((point) => [x(point.steps), scales.y(point.far)]);
-      drawSeries(fitted.pen, color, places);
-      for (const place of places) drawDot(fitted.pen, ...place);
+    for (const series of [0, 1]) {
+      const line = points.filter((point) => point.series === series).sort((a, b) => a.steps - b.steps);
+      drawSeries(fitted.pen, isPairs ? VARIANT_COLORS[series] : subdued(), line.map((point) => [x(point.steps), scales.y(point.far)]));
+      for (const { steps: at, far, color } of line) {
+        fitted.pen.fillStyle = color;
+        drawDot(fitted.pen, x(at), scales.y(far));
+      }
     }
   }
+
+  function marked(text, color) {
+    const value = Object.assign(document.createElement("span"), { className: "value", textContent: text });
+    const mark = document.createElement("i");
+    mark.style.background = color;
+    value.prepend(mark);
+    return value;
+  }
+
+  const subdued = () => getComputedStyle(root).getPropertyValue("--body-text-color-subdued");
 
   function drawSeries(pen, color, places) {
     [pen.strokeStyle, pen.fillStyle, pen.lineWidth, pen.lineJoin] = [color, color, 2, "round"];

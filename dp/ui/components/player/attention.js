@@ -28,7 +28,8 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
     panes.canvases.x0.after(overlays[1]);
     const which = l ? `latent ${l} of ${latents}` : `mean of all ${latents} latents`;
     const percent = ((100 * peaks[b][l]) / side ** 2).toFixed(1);
-    const peak = `${percent}% of ${l ? "its" : "their"} attention is on the brightest patch, more than on any other`;
+    const even = (100 / side ** 2).toFixed(1);
+    const peak = `${percent}% of ${l ? "its" : "their"} attention is on the brightest patch (an even share: ${even}%)`;
     summary.textContent = `Block ${b + 1} of ${depth}, ${which}: ${peak}`;
     drawThumbnails(b, l);
     root.dataset.attention = `${maps.index}/${b + 1}/${l}`;
