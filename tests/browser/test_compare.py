@@ -14,7 +14,7 @@ from dp.data.codec import make_grid, to_uint8
 from dp.serving.engine import Engine
 from dp.serving.handle import SampleRequest
 from dp.training.run_folder import RunFolder
-from dp.ui.sampling.comparison import Comparisons, side_by_side
+from dp.ui.sampling.comparison import ComparisonResult, Comparisons, side_by_side
 from dp.ui.sampling.page_values import TRAINED
 from dp.ui.sampling.variants import MAX_VARIANTS, SHORT_RUNS, make_variants
 from dp.ui.streaming import Sessions
@@ -112,6 +112,8 @@ def test_each_variant_ends_with_the_images_of_the_library(engine):
         np.testing.assert_allclose(decode(values[-1]["src"]), make_grid(images), atol=1)
     table = result.table()
     assert table["longest"] == "12 steps"
+    by_checkpoint = make_variants(engine, "checkpoint", VALUES["checkpoint"], page_values(axis="checkpoint"))
+    assert ComparisonResult(by_checkpoint).table()["longest"] == by_checkpoint[-1].label
     assert [row[:2] for row in table["rows"]] == [["3 steps", "3"], ["8 steps", "8"], ["12 steps", "12"]]
     for row, images in zip(table["rows"], ends):
         far = np.sqrt(np.mean(((images.astype(float) - ends[-1]) / 255) ** 2))

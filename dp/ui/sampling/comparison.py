@@ -37,7 +37,10 @@ class ComparisonResult:
 
     def table(self, is_over: bool = False) -> dict[str, Any]:
         """The clock's value: a line for each variant. Distances are root mean squares, with white at 1."""
-        longest = max(self.variants, key=lambda variant: variant.settings.timesteps)
+        # Of equally long runs the first, but of several checkpoints the last, which is the newest of a training run.
+        differ = len({variant.checkpoint for variant in self.variants}) > 1
+        order = self.variants[::-1] if differ else self.variants
+        longest = max(order, key=lambda variant: variant.settings.timesteps)
         goal, rows = self.whole.get(longest.run), []
         for i, variant in enumerate(self.variants):
             seconds, images = self.ended.get(i, (None, None))
