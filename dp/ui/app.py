@@ -17,7 +17,7 @@ TITLE = "Watch a diffusion model at work"
 def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
     """Return the page, ready to launch. on_zero_gpu: sample on lent GPUs, see `dp.ui.zero_gpu`."""
     with Page(title=TITLE) as demo:
-        gr.Markdown(words.INTRO)
+        gr.Markdown(words.INTRO, elem_id="intro")
         sessions = Sessions(GpuRunner(engine) if on_zero_gpu else engine, demo)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Denoise", id="denoise"):

@@ -5,7 +5,7 @@ import io
 import pytest
 from conftest import LEFT_EARLY, WINDOWS
 from launching import launched
-from pages import click, set_run, settle, show_more, unfold, until, window
+from pages import click, context_for, set_run, settle, show_more, unfold, until, window
 from PIL import Image
 from test_compare import PLAYERS, compare, until_done
 
@@ -90,6 +90,21 @@ def end_of_track(slider):
     """The brightness of a slider's track near its end, 0 to 255."""
     with Image.open(io.BytesIO(slider.screenshot())) as image:
         return image.convert("L").getpixel((image.width * 9 // 10, image.height // 2))
+
+
+SHIFTS = """window.shift = 0; new PerformanceObserver((list) =>
+    list.getEntries().forEach((entry) => { window.shift += entry.value; })).observe({type: 'layout-shift', buffered: true})"""
+
+
+@pytest.mark.parametrize("options", WINDOWS)
+def test_nothing_moves_while_the_page_loads(browser, url, options):
+    with context_for(browser, options) as context:
+        page = context.new_page()
+        page.add_init_script(SHIFTS)
+        page.goto(url)
+        page.wait_for_selector("#generate")
+        page.wait_for_timeout(1000)
+        assert page.evaluate("window.shift") < 0.02
 
 
 def in_view(page, selector):
