@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 from measure import print_table
 from scores import HeldOut, flips_and_shifts
-from torch import Tensor, nn
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone without installing
 
-from dp import DiffusionPolicy, ImageDataset
-from dp.diffusion.schedules import Schedule, level, make_schedule
+from dp import DiffusionPolicy, ExactDenoiser, ImageDataset
+from dp.diffusion.schedules import level
 
 SAMPLERS = ("ddim", "dpmpp_2m", "ddpm")
 GRIDS = [("linear", {}), ("cosine", {}), ("sigmoid", {})]
@@ -32,24 +32,8 @@ GRIDS += [("sigmoid", {"start": -8.0, "end": 8.0})]  # almost uniform in log-SNR
 TIMES = (1.0, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2)
 
 
-class ExactDenoiser(nn.Module):
-    """The optimal network for `images` [N,C,H,W] in [0, 1], as the model of an 'x0' DiffusionPolicy with `schedule`."""
-
-    def __init__(self, images: Tensor, schedule: Schedule):
-        super().__init__()
-        self.channels, self.image_size, self.schedule = images.shape[1], images.shape[-1], schedule
-        self.images = images.flatten(1) * 2 - 1
-
-    def forward(self, x: Tensor, time: Tensor, x_self_cond=None, latents=None, return_latents: bool = False):
-        at = level(self.schedule, time)
-        alpha, sigma2 = (v.to(x.dtype)[:, None] for v in (at.alpha, (at.sigma**2).clamp(min=1e-9)))
-        logits = alpha * (x.flatten(1) @ self.images.T) - alpha**2 * self.images.square().sum(1) / 2
-        x0 = ((logits / sigma2).softmax(dim=1) @ self.images).view_as(x)
-        return (x0, x.new_zeros(len(x), 0, 1)) if return_latents else x0
-
-
 def exact_policy(images: Tensor, name: str, kwargs: dict) -> DiffusionPolicy:
-    denoiser = ExactDenoiser(images, make_schedule(name, kwargs))
+    denoiser = ExactDenoiser(images, noise_schedule=name, schedule_kwargs=kwargs)
     return DiffusionPolicy(denoiser, objective="x0", noise_schedule=name, schedule_kwargs=kwargs)
 
 
@@ -76,7 +60,8 @@ def print_level_errors(originals: Tensor, policy: DiffusionPolicy) -> None:
     model can avoid), the difference between the model's x0 and the exact one, and that between the exact x0 and the
     mean image (the part that can be predicted).
     """
-    exact, x0, random = ExactDenoiser(originals, policy.schedule), originals * 2 - 1, torch.Generator().manual_seed(0)
+    own = {key: policy.config[key] for key in ("noise_schedule", "schedule_kwargs")}
+    exact, x0, random = ExactDenoiser(originals, **own), originals * 2 - 1, torch.Generator().manual_seed(0)
     rows = []
     for time in TIMES:
         t = torch.full((len(x0),), time, dtype=torch.float64)

@@ -7,6 +7,7 @@ from importlib import import_module
 _HOMES = {
     "DiffusionPolicy": "diffusion.policy",
     "Engine": "serving.engine",
+    "ExactDenoiser": "diffusion.exact",
     "ImageDataset": "data.dataset",
     "RIN": "networks.rin",
     "SampleSettings": "diffusion.settings",

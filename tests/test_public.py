@@ -11,11 +11,20 @@ from PIL import features
 
 import dp
 
-PUBLIC = {"DiffusionPolicy", "Engine", "RIN", "Trainer", "ImageDataset", "SampleSettings", "Step", "prepare"}
+PUBLIC = {"DiffusionPolicy", "Engine", "ExactDenoiser", "RIN", "Trainer", "ImageDataset", "SampleSettings", "Step"}
+PUBLIC |= {"prepare"}
 REQUIRED = inspect.Parameter.empty
 
 # Every parameter of a public constructor, in its order, with its default. `*` stands before those given by name only.
 SIGNATURES = {
+    "ExactDenoiser": {
+        "images": REQUIRED,
+        "*": None,
+        "labels": None,
+        "mirrored": False,
+        "noise_schedule": "sigmoid",
+        "schedule_kwargs": None,
+    },
     "DiffusionPolicy": {
         "model": REQUIRED,
         "*": None,

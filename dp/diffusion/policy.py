@@ -10,7 +10,8 @@ once. Every row has its own time, seed and state. The network is passed in and n
 
 where a row of zeros in `x_self_cond`, `latents` or `condition` means none, and a network without latents returns them
 as [B,0,D]. `condition` [B] int64 is the class, from 1 to `num_classes`. A network without that attribute, or with 0, is
-unconditional and gets no condition.
+unconditional and gets no condition. A network may require an `objective`, `scale` or `schedule` of its policy, in a
+dict `requires`.
 """
 
 from __future__ import annotations
@@ -90,6 +91,10 @@ class DiffusionPolicy(nn.Module):
         lengths = {"timesteps": timesteps, "time_difference": time_difference}
         self.defaults = SampleSettings(sampler="ddim" if use_ddim else "ddpm", **lengths, **scheduled)
         self.schedule = checked(make_schedule(noise_schedule, schedule_kwargs), scale)
+        own = {"objective": objective, "scale": scale, "schedule": self.schedule}
+        for name, needed in getattr(model, "requires", {}).items():
+            if own[name] != needed:
+                raise ValueError(f"{type(model).__name__} requires {name} = {needed}, got {own[name]}")
         self.model = model
         sampling = {"timesteps": timesteps, "use_ddim": use_ddim, "time_difference": time_difference}
         trained = {"noise_schedule": noise_schedule, "schedule_kwargs": dict(schedule_kwargs or {})}
