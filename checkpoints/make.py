@@ -67,6 +67,7 @@ class Model(NamedTuple):
     images: str
     origin: str
     read_gain: float = 1.0  # with which training begins: a larger one makes each latent read fewer patches
+    more_steps: int = 0  # after the others, at a tenth of the peak learning rate
 
 
 MODELS = {
@@ -84,15 +85,18 @@ MODELS = {
     ),
     "letters-32": Model(
         drawing.draw_letters,
-        NETWORK | dict(channels=1, num_classes=26),
+        # Convolutions would draw the strokes without any help from the latents.
+        NETWORK | dict(channels=1, num_classes=26, patch_size=2, conv_widths=(), query_std=3.0),
         POLICY | dict(schedule_kwargs=dict(start=-3.0, end=5.0)),
         TRAINING | dict(augment_horizontal_flip=False),
-        6_500,
+        10_000,
         dict(timesteps=20, sampler="dpmpp_2m", guidance=2.0),
         "ofl-1.1",
         "the capitals of free fonts",
         "capitals of fonts in Debian's packages, drawn at 128×128 and averaged to 32×32",
         "The fonts and this model: SIL Open Font License 1.1. [fonts.txt](fonts.txt) lists the families.",
+        read_gain=2.0,
+        more_steps=6_000,
     ),
     "faces-32": Model(
         drawing.draw_faces,
@@ -120,7 +124,7 @@ def train(name: str, images: Path, run: Path) -> None:
     for block in network.blocks:
         torch.nn.init.constant_(block.read.qk_gain, model.read_gain)
     policy = DiffusionPolicy(network, **model.policy)
-    length = dict(train_num_steps=model.steps, lr_decay_steps=model.steps)
+    length = dict(train_num_steps=model.steps + model.more_steps, lr_decay_steps=model.steps)
     trainer = Trainer(policy, images, results_folder=run, **model.training, **length)
     print(trainer.dataset.report)
     trainer.resume()
@@ -251,7 +255,8 @@ def facts_about(name: str, config: dict, run: Path, dataset: ImageDataset, devic
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         with suppress(json.JSONDecodeError):  # a line torn by a crash
             record = json.loads(line)
-            by_step[record["step"]] = record
+            if "loss" in record:  # not the record of a resume
+                by_step[record["step"]] = record
     records = [record for step, record in sorted(by_step.items()) if step <= config["step"]]
     model, batch = MODELS[name], MODELS[name].training["train_batch_size"]
     keywords = ", ".join(f"{key} {value:g}" for key, value in config["policy"]["schedule_kwargs"].items())
@@ -262,6 +267,10 @@ def facts_about(name: str, config: dict, run: Path, dataset: ImageDataset, devic
         "folder": f"images/{name.split('-')[0]}",
         "side": drawing.SIDE,
         "count": len(dataset),
+        "interface": "a convolutional interface"
+        if config["network"]["conv_widths"]
+        else "patches of {0}×{0}".format(config["network"]["patch_size"]),
+        "more": f", the last {model.more_steps:,} at a tenth of the learning rate" * bool(model.more_steps),
         "queries": "; each latent adds a learned embedding to its queries" * bool(config["network"].get("query_std")),
         "schedule": f"{config['policy']['noise_schedule']} ({keywords})",
         "sampler": f"{model.sampling['timesteps']} steps of DPM-Solver++(2M)",

@@ -65,24 +65,13 @@ def check_latents(folder, timesteps):
     assert reading.rise >= 0.05
 
 
-# The convolutions of letters-32 have learned to do without its latents, which read alike.
-each_model_letters_failing = pytest.mark.parametrize(
-    "folder",
-    [
-        pytest.param(folder, marks=[pytest.mark.xfail(strict=True)] if folder.name == "letters-32" else [])
-        for folder in MODELS
-    ],
-    ids=lambda folder: folder.name,
-)
-
-
-@each_model_letters_failing
+@each_model
 def test_the_latents_read_different_things_and_matter(folder):
     check_latents(folder, timesteps=5)
 
 
 @pytest.mark.soak
-@each_model_letters_failing
+@each_model
 def test_the_latents_read_different_things_at_every_step(folder):
     check_latents(folder, timesteps=20)
 
