@@ -9,7 +9,7 @@
     isDue = false;
     for (const text of document.querySelectorAll(UNDEFINED)) {
       const words = text.textContent.toLowerCase().replaceAll("₀", "0").split(/[^a-z0-9-]+/);
-      const term = words.map((word) => word.replace(/s$/, "")).find((word) => Object.hasOwn(TERMS, word));
+      const term = words.flatMap((word) => [word, word.replace(/s$/, "")]).find((word) => Object.hasOwn(TERMS, word));
       if (term) text.title = TERMS[term];
     }
   }
