@@ -199,6 +199,7 @@ def test_again_keeps_the_noise_and_shows_the_result_before(page):
     assert far > 0 and abs(far - np.sqrt(np.mean(((before - after.astype(float)) / 255) ** 2))) < 2e-3
     assert page.input_value("#seed input") == str(SEED) and page.get_by_label("Random seed").is_checked()
     page.click(".before")
+    page.wait_for_selector(".prediction .overlay")
     np.testing.assert_array_equal(decode(page.evaluate(OVERLAY)), before)
     assert page.inner_text(".prediction-title") == "The previous result"
     page.get_by_role("button", name="New noise").click()
