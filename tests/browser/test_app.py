@@ -218,14 +218,14 @@ def test_every_sampler_and_schedule_matches_the_library(client, sampler, schedul
 
 
 def test_stream_yields_steps_and_ends_with_the_single_images(client):
-    job = client.submit(checkpoint=MODEL, images=2, timesteps=40, seed=8, api_name="/stream")
+    job = client.submit(checkpoint=MODEL, images=2, timesteps=400, seed=8, api_name="/stream")
     values = [value for value in job if "index" in value]
     assert len(values) > 1 and [value["state"] for value in values[:-1]] == ["running"] * (len(values) - 1)
     indices = [value["index"] for value in values]
-    assert indices == sorted(set(indices)) and indices[-1] == 40
+    assert indices == sorted(set(indices)) and indices[-1] == 400
     last = values[-1]
     assert last["state"] == "done" and last["seed"] == 8
-    images = to_uint8(model().sample(2, timesteps=40, sampler="dpmpp_2m", seed=8))
+    images = to_uint8(model().sample(2, timesteps=400, sampler="dpmpp_2m", seed=8))
     for src, image in zip(last["images"], images, strict=True):
         np.testing.assert_array_equal(decode(src), image)
 

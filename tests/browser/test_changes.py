@@ -47,7 +47,7 @@ def test_settings_are_compared_with_the_defaults_and_with_the_run(page):
     page.wait_for_selector("#player .player")
     until(page, "d.state === 'done' && +d.kept === 2 && step === 2")
     page.wait_for_function("document.querySelector('#timesteps input[type=number]').value === '2'")
-    assert page.locator("#random input").is_checked()
+    page.wait_for_function("document.querySelector('#random input').checked")
     page.locator("#random input").uncheck()  # the seed is still that of the run
     type_numbers(page, timesteps=3)
     expect_changes(page, "Timesteps")
