@@ -15,7 +15,9 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,7 @@ def record_frame(frame: Frame) -> dict[str, Any]:
 
 
 def record_run(handle: RunHandle, until: int) -> dict[str, Any]:
-    """Return a run as the clock passes it to a player, up to step `until`."""
+    """Return a run as a player shows it, up to step `until`."""
     about = {"timesteps": handle.trajectory.settings.timesteps, "images": handle.trajectory.settings.batch_size}
     return about | {"frames": [record_frame(frame) for frame in handle.trajectory.frames if frame.index <= until]}
 
@@ -103,8 +105,10 @@ def record_comparison(engine: Engine, name: str, folder: Path) -> None:
 
 def train_example(run: Path) -> None:
     """Train on the faces with the preset Small."""
-    command = [sys.executable, "-m", "dp", "train", str(FACES / "images.zip"), "--out", str(run)]
-    subprocess.run([*command, "--name", "112 faces", "--save-every", str(SAVE_EVERY)], check=True, cwd=ROOT)
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(FACES / "images.zip") as images:
+        images.extractall(faces := Path(folder) / "faces")  # after which the dataset is named
+        command = [sys.executable, "-m", "dp", "train", str(faces), "--out", str(run)]
+        subprocess.run([*command, "--name", "112 faces", "--save-every", str(SAVE_EVERY)], check=True, cwd=ROOT)
 
 
 def record_training(run: RunFolder, device: str, folder: Path) -> None:
