@@ -133,7 +133,7 @@ def ofl_families(fonts: Path) -> dict[str, list[Path]]:
     families: dict[str, list[Path]] = {}
     for path in sorted(path for path in fonts.rglob("*") if path.suffix.lower() in (".ttf", ".otf")):
         try:
-            with TTFont(path, lazy=True) as font:
+            with path.open("rb") as file, TTFont(file, lazy=True) as font:  # it leaves a damaged file open
                 characters = font.getBestCmap() or {}
                 fields = {field: font["name"].getDebugName(field) or "" for field in (0, 1, 13, 14, 16)}
         except (TTLibError, KeyError):  # damaged, or without a name

@@ -40,9 +40,10 @@ def test_settings_are_compared_with_the_defaults_and_with_the_run(page):
     type_numbers(page, images=1)
     expect_changes(page, "")
 
+    first = page.get_attribute("#player .player", "data-run")
     page.locator("#random input").check()
     page.click("#generate")
-    until(page, "d.state === 'done' && +d.kept === 2 && step === 2")
+    until(page, f"d.run !== '{first}' && d.state === 'done' && +d.kept === 2 && step === 2")
     page.reload()
     page.wait_for_selector("#player .player")
     until(page, "d.state === 'done' && +d.kept === 2 && step === 2")
