@@ -132,8 +132,8 @@ def train(name: str, images: Path, run: Path) -> None:
 
 
 def bundle(name: str, images: Path, run: Path, device: str) -> None:
-    """Write checkpoints/<name>/ from the run's last checkpoint: weights in half precision, a sample of the images, the
-    card and its pictures. The previous folder is replaced when everything is done.
+    """Write checkpoints/<name>/ from the run's last checkpoint: weights in half precision, images (all, or a
+    sample of many), the card and its pictures. The previous folder is replaced when everything is done.
     """
     model, steps = MODELS[name], RunFolder(run).checkpoint_steps()
     if not steps:
@@ -143,6 +143,8 @@ def bundle(name: str, images: Path, run: Path, device: str) -> None:
     title = {"dataset": model.dataset, "license": model.license, "sampling": model.sampling}
     mode = {"convert_image_to": "L" if config["network"]["channels"] == 1 else "RGB"}
     dataset = ImageDataset(images, drawing.SIDE, **mode, classes="classes" in config)
+    if len(dataset) <= BUNDLED:
+        title["training_set"] = {"mirrored": model.training.get("augment_horizontal_flip", True)}
     with replacing(HERE / name) as folder:
         checkpoint.save(folder, network, config | title, dtype=torch.float16)
         policy = DiffusionPolicy.from_pretrained(folder).eval()

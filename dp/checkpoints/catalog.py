@@ -16,7 +16,8 @@ from dp.system.records import name_of, readable
 class CheckpointInfo:
     """One folder in a list of checkpoints. `config` is None if the checkpoint is damaged, and `problem` then holds the
     error. run: the display name of the training run that saved the checkpoint. hub: "user/name" of a model from the
-    Hugging Face Hub.
+    Hugging Face Hub. is_exact: whether the entry stands for the best possible denoiser of the model's training images
+    instead of its network; see `dp.serving.exact_models`.
     """
 
     path: Path
@@ -24,15 +25,22 @@ class CheckpointInfo:
     problem: str | None = None
     run: str | None = None
     hub: str | None = None
+    is_exact: bool = False
 
     @property
     def name(self) -> str:
-        return self.hub or (f"{self.run}/{name_of(self.path)}" if self.run else name_of(self.path))
+        if self.run:
+            return f"{self.run}/{self._own_name}"
+        return self.hub or (f"{self._own_name}, exact" if self.is_exact else self._own_name)
 
     @property
     def title(self) -> str:
         """Return the name as the page shows it: the step of a run's checkpoint comes first, as long names are cut."""
-        return f"{name_of(self.path)} · {self.run}" if self.run else self.name
+        return f"{self._own_name} · {self.run}" if self.run else self.name
+
+    @property
+    def _own_name(self) -> str:
+        return "exact" if self.is_exact and self.run else name_of(self.path)
 
 
 def list_checkpoints(*roots: str | Path) -> list[CheckpointInfo]:

@@ -55,6 +55,7 @@ CARD_FIELDS: dict[str, Any] = {
     "license": str,
     "classes": [str, MAX_CLASSES],
     "sampling": dict,
+    "training_set": dict,
 }
 # The settings with which page, API and command line begin for this model.
 SAMPLING_FIELDS: dict[str, Any] = {
@@ -63,6 +64,8 @@ SAMPLING_FIELDS: dict[str, Any] = {
     "guidance": (float, 0, MAX_GUIDANCE),
     "guidance_interval": [(float, 0, 1), 2],
 }
+# Of a bundled model whose images.zip is its whole training set: whether training also mirrored the images.
+TRAINING_SET_FIELDS: dict[str, Any] = {"mirrored": bool}
 
 
 class CheckpointError(ValueError):
@@ -91,6 +94,7 @@ def check_config(config: Any, where: str) -> None:
         _check_classes(config)
         _check_fields(config.get("sampling", {}), SAMPLING_FIELDS, "sampling", required=())
         _check_sampling(**config.get("sampling", {}))
+        _check_fields(config.get("training_set", {}), TRAINING_SET_FIELDS, "training_set", required=())
     except (ValueError, TypeError, OverflowError) as error:  # includes CheckpointError
         raise CheckpointError(f"{where}: {error}") from None
 

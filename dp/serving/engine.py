@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dp.checkpoints.catalog import CheckpointInfo
+from dp.diffusion.exact import ExactDenoiser
 from dp.diffusion.policy import DiffusionPolicy
 from dp.diffusion.replay import predictions_by_branch, state_at_step
 from dp.diffusion.settings import SampleSettings
@@ -32,7 +33,7 @@ from dp.diffusion.state import SampleState, Step
 from dp.networks.attention import read_attention
 from dp.serving.frames import Frame, HostCopy, rms_change
 from dp.serving.handle import RunHandle, SampleRequest, digest
-from dp.serving.model_cache import ModelCache
+from dp.serving.model_cache import LoadedModel, ModelCache
 from dp.serving.scheduler import Request, ScheduledBatch, Scheduler
 from dp.system.device import best_device, describe, is_out_of_memory
 from dp.system.validation import MAX_SEED
@@ -97,7 +98,8 @@ class Engine:
         """Start a request and return at once. start, mask: as in `DiffusionPolicy.stream`. keep: steps, from 1, that a
         long run's trajectory keeps in any case. The handle reports what is wrong with them or with the checkpoint.
         """
-        request = Request(RunHandle(settings, self._notify), settings, checkpoint, start, mask, frozenset(keep))
+        handle = RunHandle(settings, self._notify, checkpoint=checkpoint)
+        request = Request(handle, settings, checkpoint, start, mask, frozenset(keep))
         with self._wake:
             self._requests[request.handle.request_id] = request
             if self._thread is None:
@@ -133,16 +135,24 @@ class Engine:
         """Return the read attention [depth,M,N] of image `row` at step `index` of a run that can still be found. The
         image is made again up to there, in the caller's thread. Raises ValueError where that cannot be done.
         """
-        return read_attention(*self._replayed(request_id, row, index))[0]
+        return read_attention(*self.replayed(request_id, row, index))[0]
 
     def branches(self, request_id: str, row: int, index: int) -> tuple[Tensor, float]:
         """Return x0 [3,C,H,W] in [-1, 1] as predicted for an image in a step of its run without the class, with it, and
         guided; and the guidance of that step. Arguments and errors: as `attention`.
         """
-        policy, state = self._replayed(request_id, row, index)
+        policy, state = self.replayed(request_id, row, index)
         return predictions_by_branch(policy, state)[:, 0], state.step_guidance
 
-    def _replayed(self, request_id: str, row: int, index: int) -> tuple[DiffusionPolicy, SampleState]:
+    def replayed(self, request_id: str, row: int, index: int) -> tuple[DiffusionPolicy, SampleState]:
+        """Return a run's policy, and the state of image `row` alone that is about to take step `index`, from 1. Raises
+        ValueError where that cannot be done.
+        """
+        request, model = self.replayable(request_id)
+        return model.policy, state_at_step(model.policy, request.settings, row, index, request.start, request.mask)
+
+    def replayable(self, request_id: str) -> tuple[Request, LoadedModel]:
+        """Return a run that can be made again, and its model. Raises ValueError, with the reason, for any other."""
         with self._wake:
             request = self._requests.get(request_id)
         if request is None or "sha256" not in request.handle.provenance:
@@ -150,7 +160,13 @@ class Engine:
         model = self._models.get(request.checkpoint)
         if model.digest != request.handle.provenance["sha256"]:
             raise ValueError(f"the checkpoint {request.checkpoint} has been replaced since this run")
-        return model.policy, state_at_step(model.policy, request.settings, row, index, request.start, request.mask)
+        return request, model
+
+    def exact_denoiser(self, checkpoint: str) -> ExactDenoiser:
+        """Return the best possible denoiser for the training images of a checkpoint. Raises ValueError, with the
+        reason, where they are not here.
+        """
+        return self._models.get_exact(checkpoint).policy.model
 
     def warm_up(self) -> None:
         """Load the first checkpoint and take one small step, so that the first visitor does not wait for either."""

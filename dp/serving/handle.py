@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from dp.checkpoints.catalog import CheckpointInfo
 from dp.diffusion.settings import SampleSettings
 from dp.serving.frames import Frame, Trajectory
 
@@ -39,13 +40,20 @@ class RunHandle:
 
     `frame` is the newest frame, None before the first, and `trajectory` holds the kept ones. `state` is 'waiting',
     'running' or 'parked', and at the end 'done', 'stopped' or 'failed' (see `error`). `request_id` finds the handle
-    again (`Engine.find`) and cannot be guessed. `provenance`, once the run has been prepared: the checkpoint, the
-    SHA-256 of its weights, the device and every setting. `control` is what the readers want: 'run', 'park', 'stop' or
-    'discard'; the last two are final. `note` says what a run without frames is waiting for, if there is more to say.
+    again (`Engine.find`) and cannot be guessed. `checkpoint` is its model's name. `provenance`, once the run has been
+    prepared: the checkpoint, the SHA-256 of its weights, the device and every setting. `control` is what the readers
+    want: 'run', 'park', 'stop' or 'discard'; the last two are final. `note` says what a run without frames is waiting
+    for, if there is more to say.
     """
 
-    def __init__(self, settings: SampleSettings, notify: Callable[[], None] = lambda: None, note: str = ""):
-        self.note = note
+    def __init__(
+        self,
+        settings: SampleSettings,
+        notify: Callable[[], None] = lambda: None,
+        note: str = "",
+        checkpoint: str = "",
+    ):
+        self.note, self.checkpoint = note, checkpoint
         self.request_id = secrets.token_urlsafe(16)
         self.trajectory = Trajectory(settings)
         self.frame: Frame | None = None
@@ -128,6 +136,8 @@ class Runner(Protocol):
     """The interface through which the page samples: the engine, or a lent GPU (`dp.ui.zero_gpu.GpuRunner`)."""
 
     can_replay: bool  # whether `attention` and `branches` can be called
+
+    def checkpoints(self) -> list[CheckpointInfo]: ...
 
     def submit_all(self, requests: Sequence[SampleRequest]) -> list[RunHandle]: ...
 

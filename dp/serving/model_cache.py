@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -16,21 +15,25 @@ from dp.checkpoints.classes import classes_of
 from dp.checkpoints.folder import load
 from dp.diffusion.policy import DiffusionPolicy
 from dp.hub import downloads
+from dp.serving.exact_models import Stamp, exact_or_none, files_of, find_exact, load_exact, stamp_of, with_exact
+from dp.system.records import name_of
 from dp.system.validation import quote
 from dp.training.run_folder import list_runs
 
 
 class LoadedModel(NamedTuple):
-    """stamp: names, times and sizes of the files. digest: SHA-256 of the weights file. classes: their names."""
+    """stamp: names, times and sizes of the files. digest: SHA-256 of the weights file, or of an exact model's training
+    images. classes: their names.
+    """
 
-    stamp: set[tuple[str, int, int]]
+    stamp: Stamp
     digest: str
     policy: DiffusionPolicy
     classes: list[str]
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.policy.state_dict().values())
+        return sum(tensor.nbytes for tensor in (*self.policy.parameters(), *self.policy.buffers()))
 
 
 class ModelCache:
@@ -50,30 +53,42 @@ class ModelCache:
         """List the available checkpoints. Runs come last, so that a visitor who may not see them never gets a run's
         checkpoint under the name of a model.
         """
-        bundled = list_checkpoints(*self.roots)
+        bundled = with_exact(list_checkpoints(*self.roots))
         if not self.runs:
             return bundled
         return bundled + downloads.list_models(self.runs) + run_checkpoints(self.runs)
 
+    def entry(self, checkpoint: str) -> CheckpointInfo:
+        """Return the entry of that name. Raises ValueError if there is none."""
+        entries = self.entries()
+        if found := next((entry for entry in entries if entry.name == checkpoint), None):
+            return found
+        names = ", ".join(entry.name for entry in entries)
+        raise ValueError(f"there is no checkpoint {quote(checkpoint)}; there are: {names or 'none'}")
+
+    def get_exact(self, checkpoint: str) -> LoadedModel:
+        """Return the exact model of that checkpoint. Raises ValueError where there is none, with the reason and the
+        bundled checkpoints that have one.
+        """
+        try:
+            exact = find_exact(self.entry(checkpoint))
+        except ValueError as error:
+            others = [name_of(entry.path) for entry in self.entries() if entry.is_exact and not entry.run]
+            raise ValueError(f"{error}; choose {' or '.join(others)}" if others else str(error)) from None
+        return self.get(exact.name)
+
     def get(self, checkpoint: str) -> LoadedModel:
         """Return the model of that name. Raises ValueError (CheckpointError) if it is unknown or damaged."""
-        entry = next((entry for entry in self.entries() if entry.name == checkpoint), None)
-        if entry is None:
-            names = ", ".join(entry.name for entry in self.entries())
-            raise ValueError(f"there is no checkpoint {quote(checkpoint)}; there are: {names or 'none'}")
+        entry = self.entry(checkpoint)
         if entry.hub:
             downloads.mark_used(self.runs, entry.hub)
-        path = entry.path
-        stamp = {(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in os.scandir(path)}
+        stamp = stamp_of(files_of(entry) if entry.is_exact else sorted(entry.path.iterdir()))
         with self._lock:
             loading = self._loading.setdefault(checkpoint, threading.Lock())
         with loading:  # one load per checkpoint at a time; other checkpoints do not wait
             known = self._models.get(checkpoint)
             if known is None or known.stamp != stamp:
-                network, config = load(path)
-                policy = DiffusionPolicy(network, **config["policy"]).to(self.device).eval()
-                sha256 = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
-                known = LoadedModel(stamp, sha256, policy, classes_of(config))
+                known = load_model(entry, stamp, self.device)
         with self._lock:
             self._models.pop(checkpoint, None)
             self._models[checkpoint] = known
@@ -83,15 +98,27 @@ class ModelCache:
         return known
 
 
+def load_model(entry: CheckpointInfo, stamp: Stamp, device: torch.device) -> LoadedModel:
+    """Return the model of an entry, ready for sampling. Raises ValueError (CheckpointError) if it is damaged."""
+    if entry.is_exact:
+        (policy, sha256), config = load_exact(entry), entry.config
+    else:
+        network, config = load(entry.path)
+        policy = DiffusionPolicy(network, **config["policy"])
+        sha256 = hashlib.sha256((entry.path / "model.safetensors").read_bytes()).hexdigest()
+    return LoadedModel(stamp, sha256, policy.to(device).eval(), classes_of(config))
+
+
 def run_checkpoints(runs_dir: str | Path) -> list[CheckpointInfo]:
-    """Return the checkpoints of all runs, newest run and newest checkpoint first. A run whose name an older run has is
-    named by its id.
+    """Return the checkpoints of all runs, newest run and newest checkpoint first, and after those of each run its exact
+    model, if it has one. A run whose name an older run has is named by its id.
     """
     runs, named = list_runs(runs_dir), {}
     for run in reversed(runs):
         named[run.id if run.name in named else run.name] = run
-    return [
-        replace(entry, run=name)
-        for name, run in reversed(named.items())
-        for entry in reversed(list_checkpoints(run.path / "checkpoints"))
-    ]
+    listed = []
+    for name, run in reversed(named.items()):
+        own = [replace(entry, run=name) for entry in reversed(list_checkpoints(run.path / "checkpoints"))]
+        exact = next(filter(None, map(exact_or_none, own)), None)
+        listed += [*own, exact] if exact else own
+    return listed

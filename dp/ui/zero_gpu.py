@@ -21,6 +21,7 @@ import gradio as gr
 import spaces
 from torch import Tensor
 
+from dp.checkpoints.catalog import CheckpointInfo
 from dp.diffusion.plan import make_plan
 from dp.serving.engine import MAX_FRAMES, MAX_REQUESTS, Engine
 from dp.serving.frames import Frame
@@ -54,9 +55,13 @@ class GpuRunner:
         self._handles: dict[str, RunHandle] = {}  # by id, oldest first
         self._lock = threading.RLock()
 
+    def checkpoints(self) -> list[CheckpointInfo]:
+        return self._engine.checkpoints()
+
     def submit_all(self, requests: Sequence[SampleRequest]) -> list[RunHandle]:
         """Start one call that runs the requests one after the other, and return at once."""
-        handles = [RunHandle(request.settings, self._apply_controls, waiting_message(requests)) for request in requests]
+        note = waiting_message(requests)
+        handles = [RunHandle(request.settings, self._apply_controls, note, request.checkpoint) for request in requests]
         with self._lock:
             self._evict()
             self._handles |= {handle.request_id: handle for handle in handles}
