@@ -47,15 +47,15 @@ class Sessions:
         [handle] = self.runner.submit_all([request])
         return self.values(session, handle)
 
-    def reattach(self, session: str, request_id: str) -> AsyncIterator[dict[str, Any]] | None:
-        """Return the values of a run that another page, or this one before a reload, has started; None if no run has
-        that id.
+    def reattach(self, request: gr.Request, request_id: str) -> AsyncIterator[dict[str, Any]] | None:
+        """Return the values of a run that another page, or this one before a reload, has started; None if no run that
+        the visitor may see has that id.
         """
-        handle = self.runner.find(request_id)
+        handle = page_values.find_run(self.runner, request_id, request)
         if handle is None:
             return None
-        self.check_capacity(session)
-        return self.values(session, handle, replay=True)
+        self.check_capacity(request.session_hash)
+        return self.values(request.session_hash, handle, replay=True)
 
     def is_watching(self, session: str, tab: str = "denoise") -> bool:
         """Return whether the page watches a run on that tab that has not ended."""

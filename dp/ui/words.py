@@ -35,6 +35,10 @@ TERMS = {  # the definitions that the page shows where the pointer rests on a wo
     "block": "Block: one round of reading the image into the latents and writing back. The network has a few.",
     "latent": "Latent: one of the few dozen vectors through which the network reads and changes the image.",
 }
+EXACT = (  # about an exact model
+    "No network: the best possible prediction for the {count} training images, computed in closed form. It has nothing "
+    "to learn, and draws only copies."
+)
 PREDICTIONS = {  # by objective
     "v": "Trained to predict v, a mixture of noise and image, from which the finished image (x₀) follows.",
     "x0": "Trained to predict the finished image (x₀).",

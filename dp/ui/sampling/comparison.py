@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import gradio as gr
 import numpy as np
 
 from dp.serving.frames import Frame
@@ -91,10 +92,10 @@ class Comparisons:
         handles = map(self._sessions.runner.find, comparison.runs.values())
         return shared_settings([handle.provenance if handle else {} for handle in handles])
 
-    def find(self, id: str) -> Comparison | None:
-        """Return the comparison with this id, if all of its runs are still in memory."""
-        comparison = self._kept.get(id)
-        is_complete = comparison and all(map(self._sessions.runner.find, comparison.runs.values()))
+    def find(self, id: str, request: gr.Request) -> Comparison | None:
+        """Return the comparison with this id, if all of its runs are still in memory, and the visitor may see them."""
+        comparison, runner = self._kept.get(id), self._sessions.runner
+        is_complete = comparison and all(page_values.find_run(runner, run, request) for run in comparison.runs.values())
         return comparison if is_complete else None
 
 

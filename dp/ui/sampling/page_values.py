@@ -16,6 +16,7 @@ from dp.checkpoints.classes import classes_of, label_of
 from dp.diffusion.schedules import SCHEDULES
 from dp.diffusion.settings import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
 from dp.serving.engine import Engine
+from dp.serving.handle import RunHandle, Runner
 from dp.system.records import readable
 from dp.system.text import escape
 from dp.system.validation import MAX_SEED, check_number, message_of, quote
@@ -241,6 +242,20 @@ def visible_checkpoints(engine: Engine) -> list[CheckpointInfo]:
     return [entry for entry in engine.checkpoints() if may_train or not entry.run]
 
 
+def may_see(runner: Runner, checkpoint: str, request: Any = None) -> bool:
+    """Return whether the visitor may see the runs of a checkpoint. request: as in `permission.denial_reason`."""
+    entries = runner.checkpoints()
+    return permission.denial_reason(request) is None or any(x.name == checkpoint and not x.run for x in entries)
+
+
+def find_run(runner: Runner, request_id: str, request: Any = None) -> RunHandle | None:
+    """Return a sampling run that the visitor may see, or None. To know its id is not enough: it may show the training
+    images of someone else.
+    """
+    handle = runner.find(request_id)
+    return handle if handle and may_see(runner, handle.checkpoint, request) else None
+
+
 def usable_checkpoints(engine: Engine) -> list[str]:
     """Return the names of the visible checkpoints that can be loaded."""
     return [entry.name for entry in visible_checkpoints(engine) if not entry.problem]
@@ -273,6 +288,8 @@ def describe(engine: Engine, checkpoint: str | None) -> str:
         return hint + describe_problems(engine)
     config = config_of(engine, checkpoint)
     network, policy = config["network"], config["policy"]
+    if "images" in config:
+        return words.EXACT.format(count=f"{config['images']:,}") + describe_problems(engine)
     prediction = words.PREDICTIONS[policy.get("objective", "v")]
     facts = [escape(f"Trained on {config['dataset']}")] if "dataset" in config else []
     facts += [f'<abbr title="{prediction}">{config["step"]:,} training steps</abbr>'] if "step" in config else []

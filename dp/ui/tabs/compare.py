@@ -192,7 +192,7 @@ def wire_runs(tab: Tab, sessions: Sessions, comparisons: Comparisons) -> None:
                 yield update
 
     async def reattach(request: gr.Request, event: gr.EventData) -> AsyncIterator[Updates]:
-        comparison = comparisons.find(str(event.comparison))
+        comparison = comparisons.find(str(event.comparison), request)
         if comparison is None:
             yield {tab.clock: {"is_lost": True}}
             return
@@ -251,9 +251,9 @@ def wire_choices(page: gr.Blocks, tab: Tab, comparisons: Comparisons) -> None:
         choices = page_values.checkpoint_choices(engine)
         return {tab.chosen: gr.update(choices=choices) if axis == "checkpoint" else gr.skip()}
 
-    def refresh(id: str) -> Updates:
+    def refresh(request: gr.Request, id: str) -> Updates:
         ready = {tab.start: gr.update(interactive=bool(page_values.usable_checkpoints(engine)))}
-        comparison = comparisons.find(str(id))
+        comparison = comparisons.find(str(id), request)
         return ready | (tab.restore(comparison.given) if comparison else tab.panel.refresh())
 
     tab.axis.focus(lambda: {tab.axis: gr.update(choices=axes(engine))}, None, tab.axis, **QUIET)
@@ -303,7 +303,9 @@ def checkpoints_of_run(engine: Engine, name: str) -> list[str]:
     """
     usable = [entry for entry in page_values.visible_checkpoints(engine) if not entry.problem]
     run = next(entry.run for entry in usable if entry.name == name)
-    names = [entry.name for entry in reversed(usable) if entry.run == run]  # the newest of a run is listed first
+    names = [
+        entry.name for entry in reversed(usable) if entry.run == run and not entry.is_exact
+    ]  # the newest of a run is listed first
     if len(names) <= MAX_VARIANTS:
         return names
     places, own = [round(i * (len(names) - 1) / (MAX_VARIANTS - 1)) for i in range(MAX_VARIANTS)], names.index(name)

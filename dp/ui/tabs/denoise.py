@@ -144,7 +144,7 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, rem
 
     async def reattach(request: gr.Request, run: str) -> AsyncIterator[Updates]:
         """Show the run that this browser tab was showing before it was reloaded."""
-        values = sessions.reattach(request.session_hash, str(run))
+        values = sessions.reattach(request, str(run))
         if values is None:
             yield gr.skip()
             return
@@ -154,7 +154,7 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, rem
 
     async def reconnect(request: gr.Request, run: str) -> AsyncIterator[Updates]:
         """Reattach a page that lost its connection and still shows a run, which the server may have evicted."""
-        if sessions.runner.find(str(run)) is None:
+        if page_values.find_run(sessions.runner, str(run), request) is None:
             yield tab.show({"state": "stopped", "message": "the server no longer has this run"})
             return
         async with aclosing(reattach(request, run)) as updates:
@@ -189,7 +189,7 @@ def wire_settings(
     def refresh(request: gr.Request, run: str, random_seed: bool) -> Updates:
         names = page_values.usable_checkpoints(engine)
         ready = {tab.generate: gr.update(interactive=bool(names))}
-        if names and (handle := sessions.runner.find(str(run))):
+        if names and (handle := page_values.find_run(sessions.runner, str(run), request)):
             return ready | settings_of(handle.provenance) | {tab.panel.controls.random_seed: bool(random_seed)}
         settings, ignored = page_values.parse_link(engine, request.query_params) if names else ({}, "")
         if ignored:

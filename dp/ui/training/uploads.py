@@ -164,7 +164,7 @@ def uploads_dir() -> Path:
 
 def bundled_files(checkpoints: Iterable[CheckpointInfo], name: str) -> dict[str, Path]:
     """Return the files of that name that come with the bundled models among the checkpoints, by the model's name."""
-    bundled = [entry for entry in checkpoints if not entry.run and not entry.hub]
+    bundled = [entry for entry in checkpoints if not (entry.run or entry.hub or entry.is_exact)]
     return {entry.name: entry.path / name for entry in bundled if (entry.path / name).is_file()}
 
 

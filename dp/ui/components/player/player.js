@@ -61,6 +61,8 @@ const inspected = { root, state, server, isWalking: walk.isPlaying };
 const canReplay = () => props.can_replay && Boolean(state.run.id);
 createAttention({ ...inspected, panes, isAvailable: canReplay });
 createGuidance({ ...inspected, isAvailable: (row) => canReplay() && Boolean(state.run.classes[row]) });
+createBest({ ...inspected, isAvailable: canReplay });
+createCandidates({ ...inspected, isAvailable: () => canReplay() && !props.is_variant, goTo, select: selection.showImage });
 const recording = props.has_recording ? createRecording({ server, isIdle: () => state.value.state === "idle", showRun: showRecorded, seek }) : null;
 if (props.is_variant) createVariant({ root, state, props, watch, isLive, seek, selection, changeOf: charts.changeOf, showRecorded });
 

@@ -26,11 +26,11 @@ leaves the images as they are. After 'stopped', values are ignored until another
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 from torch import Tensor
 
@@ -38,10 +38,12 @@ from dp.data.codec import make_grid, to_uint8
 from dp.serving.files import export
 from dp.serving.frames import Frame, Trajectory
 from dp.serving.handle import RunHandle, Runner
-from dp.system.validation import message_of
 from dp.ui.components.component import Component
 from dp.ui.components.data_uri import data_uri, jpeg_uri, png_uri
+from dp.ui.components.player.exact import compute_best, compute_candidates
+from dp.ui.components.player.guard import OneAtATime, inspected, read_number
 from dp.ui.components.recording import recording_reader
+from dp.ui.sampling.page_values import find_run
 
 SCRIPTS = [f"shared/{name}.js" for name in ("canvas", "format", "chart", "playback", "menu", "transport", "storage")]
 PARTS = (
@@ -53,6 +55,8 @@ PARTS = (
     "inspector",
     "attention",
     "guidance",
+    "best",
+    "candidates",
     "walk",
     "files",
     "rerun",
@@ -62,9 +66,7 @@ PARTS = (
 )
 SCRIPTS += [f"player/{name}.js" for name in PARTS]
 CHUNK_FRAMES = 16  # in one answer to the player
-QUEUE_S = 10  # for which attention maps, predictions or a file wait for others
 SHEET_COLUMNS = 16  # of the sheet with all frames of one image
-BUSY = "the server is busy with a request of another visitor: try again in a moment"
 
 
 class Player(Component):
@@ -103,41 +105,42 @@ def frame_value(frame: Frame, lossless: bool) -> dict[str, Any]:
     return value | {"src": to_uri(make_grid(frame.x0)), "noisy": to_uri(make_grid(frame.x_t))}
 
 
-def server_functions(runner: Runner) -> list[Callable[[Any], dict[str, Any] | None]]:
+def server_functions(runner: Runner) -> list[Callable[..., dict[str, Any] | None]]:
     """Return the functions that a player calls with the id of its run. Anyone can call them with anything."""
-    one_at_a_time = threading.Semaphore(1)  # making a file takes memory and a core
+    one_at_a_time = OneAtATime()
 
-    def frames(data: Any) -> dict[str, Any] | None:
-        return read_chunk(find_trajectory(runner, data), data)
+    def frames(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
+        return read_chunk(trajectory_of(find_handle(runner, data, request)), data)
 
-    def closeup(data: Any) -> dict[str, Any] | None:
-        return make_sheets(find_trajectory(runner, data), data)
+    def closeup(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
+        return make_sheets(trajectory_of(find_handle(runner, data, request)), data)
 
-    def attention(data: Any) -> dict[str, Any] | None:
-        return compute_attention(runner, data, one_at_a_time)
+    def attention(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
+        return compute_attention(runner, find_handle(runner, data, request), data, one_at_a_time)
 
-    def branches(data: Any) -> dict[str, Any] | None:
-        return compute_branches(runner, data, one_at_a_time)
+    def branches(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
+        return compute_branches(runner, find_handle(runner, data, request), data, one_at_a_time)
 
-    def save(data: Any) -> dict[str, Any]:
-        return make_file(runner, data, one_at_a_time)
+    def best(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
+        return compute_best(runner, find_handle(runner, data, request), data, one_at_a_time)
 
-    return [frames, closeup, attention, branches, save]
+    def candidates(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
+        return compute_candidates(runner, find_handle(runner, data, request), data, one_at_a_time)
+
+    def save(data: Any, request: gr.Request = None) -> dict[str, Any]:
+        return make_file(find_handle(runner, data, request), data, one_at_a_time)
+
+    return [frames, closeup, attention, branches, best, candidates, save]
 
 
-def find_handle(runner: Runner, data: Any) -> RunHandle | None:
+def find_handle(runner: Runner, data: Any, request: gr.Request | None) -> RunHandle | None:
+    """Return the run that the page asks about, if the visitor may see it."""
     run = data.get("run") if isinstance(data, dict) else None
-    return runner.find(run) if isinstance(run, str) else None
+    return find_run(runner, run, request) if isinstance(run, str) else None
 
 
-def find_trajectory(runner: Runner, data: Any) -> Trajectory | None:
-    handle = find_handle(runner, data)
+def trajectory_of(handle: RunHandle | None) -> Trajectory | None:
     return handle and handle.trajectory
-
-
-def read_number(data: dict[str, Any], key: str, below: int) -> int | None:
-    value = data.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below else None
 
 
 def read_chunk(trajectory: Trajectory | None, data: Any) -> dict[str, Any] | None:
@@ -160,12 +163,14 @@ def make_sheets(trajectory: Trajectory | None, data: Any) -> dict[str, Any] | No
     return sheets | {"indices": [frame.index for frame in kept], "columns": SHEET_COLUMNS}
 
 
-def compute_attention(runner: Runner, data: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
+def compute_attention(
+    runner: Runner, handle: RunHandle | None, data: Any, one_at_a_time: OneAtATime
+) -> dict[str, Any] | None:
     """Return the attention of each latent to the patches of image `row` at step `index`: a sheet with one line per
     block, which has the mean over the latents and then each latent. Every map is scaled to its own peak; `peaks` are
     relative to uniform attention.
     """
-    found = inspected(runner.attention, find_trajectory(runner, data), data, one_at_a_time)
+    found = inspected(runner.attention, handle, data, one_at_a_time)
     if not isinstance(found, Tensor):
         return found
     weights = found.numpy()  # [depth,M,N]
@@ -178,52 +183,26 @@ def compute_attention(runner: Runner, data: Any, one_at_a_time: threading.Semaph
     return sheet | {"peaks": (peaks * patches).round(3).tolist()}
 
 
-def compute_branches(runner: Runner, data: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any] | None:
+def compute_branches(
+    runner: Runner, handle: RunHandle | None, data: Any, one_at_a_time: OneAtATime
+) -> dict[str, Any] | None:
     """Return the predictions for image `row` at step `index` without its class, with it, and guided, on one sheet; and
     the guidance of that step.
     """
-    found = inspected(runner.branches, find_trajectory(runner, data), data, one_at_a_time)
+    found = inspected(runner.branches, handle, data, one_at_a_time)
     if not isinstance(found, tuple):
         return found
     x0, guidance = found
     return {"sheet": png_uri(make_grid(to_uint8((x0 + 1) / 2), 3)), "guidance": guidance}
 
 
-def inspected(
-    compute: Callable[[str, int, int], Any],
-    trajectory: Trajectory | None,
-    data: Any,
-    one_at_a_time: threading.Semaphore,
-) -> Any:
-    """Return what `compute` finds in image `row` at step `index` of a run, or the `problem`; None if there is no such
-    image or step.
-    """
-    if trajectory is None or (row := read_number(data, "row", trajectory.settings.batch_size)) is None:
-        return None
-    if (index := read_number(data, "index", len(trajectory.log_snr) + 1)) is None:
-        return None
-    if not one_at_a_time.acquire(timeout=QUEUE_S):
-        return {"problem": BUSY}
-    try:
-        return compute(data["run"], row, index)
-    except ValueError as error:
-        return {"problem": message_of(error)}
-    finally:
-        one_at_a_time.release()
-
-
-def make_file(runner: Runner, data: Any, one_at_a_time: threading.Semaphore) -> dict[str, Any]:
+def make_file(handle: RunHandle | None, data: Any, one_at_a_time: OneAtATime) -> dict[str, Any]:
     """Return a file of the run, or the `problem`. `kind` and `row` are those that `export` takes."""
-    handle = find_handle(runner, data)
     if handle is None:
         return {"problem": "the server no longer has this run; Generate makes it again from its seed"}
-    if not one_at_a_time.acquire(timeout=QUEUE_S):
-        return {"problem": BUSY}
-    try:
-        row = read_number(data, "row", handle.trajectory.settings.batch_size) or 0
-        name, content = export(list(handle.trajectory.frames), handle.provenance, data.get("kind"), row)
-    except ValueError as error:
-        return {"problem": message_of(error)}
-    finally:
-        one_at_a_time.release()
+    row = read_number(data, "row", handle.trajectory.settings.batch_size) or 0
+    made = one_at_a_time(lambda: export(list(handle.trajectory.frames), handle.provenance, data.get("kind"), row))
+    if isinstance(made, dict):
+        return made
+    name, content = made
     return {"name": name, "content": data_uri("application/octet-stream", content)}

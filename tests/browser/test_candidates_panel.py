@@ -1,0 +1,127 @@
+"""On the page: what a run could still become, and the best possible prediction."""
+
+import pytest
+from exact_bundle import bundle, finished
+from launching import launched
+from pages import set_run, until
+
+from dp.serving.candidates import run_candidates
+from dp.serving.engine import Engine
+from dp.ui.components.player.player import server_functions
+from dp.ui.sampling.page_values import find_run
+
+OPEN = "document.querySelector('#player .player').dataset"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return bundle(bundle(folder, "a", training_set={"mirrored": True}), "b")
+
+
+@pytest.fixture(scope="module")
+def url(models):
+    with launched(models=models) as address:
+        yield address
+
+
+def choose_model(page, name):
+    page.locator("#checkpoint input").click()
+    page.get_by_role("option", name=name, exact=True).click()
+
+
+@pytest.mark.browser
+def test_the_candidates_of_all_images_and_of_one(page, models):
+    choose_model(page, "a, exact")
+    page.wait_for_function("document.querySelector('.about').innerText.includes('for the 9 training images')")
+    set_run(page, timesteps=20, seed=3, images=4)
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 20 && step === 20")
+    engine = Engine(models)
+    found = run_candidates(
+        engine, finished(engine, "a, exact", batch_size=4, timesteps=20, sampler="dpmpp_2m", seed=3).request_id
+    )
+
+    page.get_by_role("button", name="What could it still become?").click()
+    page.wait_for_function(f"{OPEN}.candidates === '20/all'")
+    marks = page.locator("#player .marks i")
+    assert marks.all_inner_texts() == [f"✓{step}" for step in found.decided]
+    assert page.locator("#player .pairs button").count() == 4
+    assert [float(text) for text in page.locator("#player .pairs span").all_inner_texts()] == [0, 0, 0, 0]
+    page.locator("#player .scrub").fill("0")
+    page.wait_for_function(f"{OPEN}.candidates === '1/all'")
+    assert marks.all_text_contents() == ["", "", "", ""]
+    reading = page.locator("#player .possible .reading")
+    assert reading.inner_text() == "step 1: 9 (median)"
+
+    page.locator("#player .pairs button").nth(2).click()
+    page.wait_for_function(f"{OPEN}.candidates === '1/2'")
+    summary = page.locator("#player .candidates-summary")
+    assert summary.inner_text().startswith("At step 1, about 9 of the 9 training images are still possible.")
+    assert f"It is decided at step {found.decided[2]}." in summary.inner_text()
+    assert page.locator("#player .likeliest li").count() == 8
+    minds = page.locator("#player .minds button")
+    assert minds.count() == 20
+    minds.nth(19).click()
+    page.wait_for_function(f"{OPEN}.candidates === '20/2'")
+    assert summary.inner_text().startswith("At step 20, one of the 9 training images is left.")
+    assert page.locator("#player .likeliest li span").first.inner_text() == "100.0%"
+    page.locator("#player .show-all").click()
+    page.wait_for_function(f"{OPEN}.candidates === '20/all'")
+    page.get_by_role("button", name="What could it still become?").click()
+    assert page.locator("#player .marks i").count() == 0 and not summary.is_visible()
+
+
+@pytest.mark.browser
+def test_the_best_possible_prediction_of_one_image(page):
+    choose_model(page, "a")
+    set_run(page, timesteps=6, seed=1, images=1)
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 6 && step === 6")
+    page.locator("#player .prediction canvas").click()
+    page.get_by_role("button", name="Best possible prediction").click()
+    page.wait_for_function(f"{OPEN}.best === '6'")
+    text = page.locator("#player .best-summary").inner_text()
+    assert "the one training image that is left" in text and "They differ by 0." in text
+    page.locator("#player .scrub").fill("0")
+    page.wait_for_function(f"{OPEN}.best === '1'")
+    assert "the mean of the 9.0 training images (of 9)" in page.locator("#player .best-summary").inner_text()
+    page.get_by_role("button", name="Best possible prediction").click()
+    page.locator("#player .show-all").click()
+
+
+@pytest.mark.browser
+def test_a_model_without_its_training_images_says_so(page):
+    choose_model(page, "b")
+    set_run(page, timesteps=2, seed=1, images=1)
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 2 && step === 2")
+    toggle = page.get_by_role("button", name="What could it still become?")
+    toggle.click()
+    reason = "this needs all training images of b, which do not come with it; choose a"
+    summary = "document.querySelector('#player .candidates-summary')"
+    page.wait_for_function(f"text => {summary}.innerText === text", arg=reason)
+    assert not page.locator("#player .possible").is_visible()
+    toggle.click()
+
+
+def test_the_runs_of_private_checkpoints_are_for_those_who_may_train(tmp_path, monkeypatch):
+    """A run's id is not enough: an exact model's images are the training images."""
+    run = tmp_path / "home" / "1-mine" / "checkpoints"
+    bundle(run, "000001")
+    (run.parent / "config.json").write_text('{"name": "mine"}')
+    engine = Engine(bundle(tmp_path / "public", "a", training_set={}), runs=tmp_path / "home")
+    private = finished(engine, "mine/000001", batch_size=1, timesteps=2, seed=0)
+    public = finished(engine, "a, exact", batch_size=1, timesteps=2, seed=0)
+    *_, save = functions = server_functions(engine)
+    asked = {"run": private.request_id, "start": 0, "row": 0, "index": 1, "kind": "png"}
+    open_to_all = [function(asked) for function in functions]
+    assert all(open_to_all) and "content" in save(asked)
+    monkeypatch.setenv("SPACE_ID", "ann/space")
+    assert find_run(engine, private.request_id) is None
+    assert [function(asked) for function in functions[:-1]] == [None] * (len(functions) - 1)
+    assert "no longer has this run" in save(asked)["problem"]
+    assert all(function(asked | {"run": public.request_id}) for function in functions)
+    assert find_run(engine, public.request_id) is public
+    monkeypatch.setenv("DP_ALLOW_TRAINING", "1")
+    assert find_run(engine, private.request_id) is private
