@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))  # so that it runs from a clone without installing
 
 from dp import DiffusionPolicy
 from dp.diffusion.settings import SampleSettings
+from dp.networks.attention import total_variation
 
 IMAGES = 64
 
@@ -61,13 +62,6 @@ def measure_latents(policy: DiffusionPolicy, sampling: dict) -> Reading:
     with equal_reads(policy.model):
         rise = denoising_loss(policy, images, condition) / loss - 1
     return Reading(torch.tensor(variation), torch.tensor(largest_share), rise)
-
-
-def total_variation(maps: Tensor) -> float:
-    """Return the mean total variation, 0 to 1, between two different maps of maps [B,M,N] whose rows sum to 1."""
-    count = maps.shape[1]
-    distances = torch.cdist(maps, maps, p=1) / 2  # [B,M,M]
-    return (distances.sum(dim=(1, 2)) / (count * (count - 1))).mean().item()
 
 
 def denoising_loss(policy: DiffusionPolicy, images: Tensor, condition: Tensor) -> float:

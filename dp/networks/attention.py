@@ -23,3 +23,10 @@ def read_attention(policy: DiffusionPolicy, state: SampleState) -> Tensor:
     time = state.plan.network_time[state.index].expand(len(state))
     *_, blocks = policy.predict(state.x_t, time, state.carry, state.condition, return_attention=True)
     return torch.stack([weights.float().mean(dim=1) for weights in blocks], dim=1).cpu()
+
+
+def total_variation(maps: Tensor) -> float:
+    """Return the mean total variation, 0 to 1, between two different maps of maps [B,M,N] whose rows sum to 1."""
+    count = maps.shape[1]
+    distances = torch.cdist(maps, maps, p=1) / 2  # [B,M,M]
+    return (distances.sum(dim=(1, 2)) / max(count * (count - 1), 1)).mean().item()

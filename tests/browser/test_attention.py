@@ -6,7 +6,7 @@ from torch import nn
 
 from dp import DiffusionPolicy, SampleSettings
 from dp.diffusion.replay import replay, state_at_step
-from dp.networks.attention import read_attention
+from dp.networks.attention import read_attention, total_variation
 from dp.serving.engine import Engine
 
 
@@ -111,3 +111,11 @@ def test_a_network_without_latents_is_a_clear_error():
 
     with pytest.raises(ValueError, match="it has no latents"):
         read_step(DiffusionPolicy(Plain()), SampleSettings(1, timesteps=2, seed=0), 0, 1)
+
+
+def test_total_variation_is_0_between_equal_maps_and_1_between_disjoint_ones():
+    one, other = torch.tensor([0.5, 0.5, 0, 0]), torch.tensor([0, 0, 0.25, 0.75])
+    assert total_variation(torch.stack([one, one])[None]) == 0
+    assert total_variation(torch.stack([one, other])[None]) == pytest.approx(1)
+    assert total_variation(torch.stack([one, one, other])[None]) == pytest.approx(2 / 3)
+    assert total_variation(one[None, None]) == 0  # of a single map

@@ -294,6 +294,27 @@ def test_a_click_on_a_chart_goes_to_that_step(kept):
         until(kept, f"step === {STEPS}")
 
 
+def expect_territories(page):
+    """Expect one color for the patches of each latent: those that it reads more than any other latent does."""
+    settings = SampleSettings(4, timesteps=STEPS, sampler="dpmpp_2m", seed=SEED)
+    weights = read_attention(model(), state_at_step(model(), settings, 1, STEPS - 1, None, None))[0, 0]  # [M,N]
+    owners = weights.argmax(dim=0).tolist()
+    pixels = page.evaluate(
+        """() => {
+            const pen = document.querySelector('.noisy .overlay').getContext('2d', { willReadFrequently: true });
+            const middles = Array.from({ length: 64 }, (_, p) => [(p % 8) * 16 + 8, Math.floor(p / 8) * 16 + 8]);
+            return middles.map(([x, y]) => pen.getImageData(x, y, 1, 1).data.slice(0, 3).join());
+        }"""
+    )
+    two_best = weights.topk(2, dim=0).values
+    clear = ((two_best[0] - two_best[1]) / two_best[0] > 0.02).tolist()  # more than the rounding to gray levels
+    colors = {
+        owner: {p for p, o, is_clear in zip(pixels, owners, clear) if o == owner and is_clear} for owner in owners
+    }
+    assert all(len(own) <= 1 for own in colors.values()) and len(set.union(*colors.values())) > 1
+    assert f"{len(set(pixels))} of 8 latents read some part" in page.inner_text(".attention-summary")
+
+
 @pytest.mark.browser
 def test_the_page_highlights_what_the_selected_latent_attends_to(kept):
     """As in the library, for an image of a finished run: the patch with the highest attention is not darkened."""
@@ -304,6 +325,7 @@ def test_the_page_highlights_what_the_selected_latent_attends_to(kept):
     kept.focus(".player")
     kept.keyboard.press("ArrowLeft")
     until(kept, f"d.attention === '{STEPS - 1}/1/0'")
+    expect_territories(kept)
     kept.locator(".attention .block").fill("2")
     kept.locator(".attention .latent").fill("7")
     until(kept, f"d.attention === '{STEPS - 1}/2/7'")

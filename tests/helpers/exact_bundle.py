@@ -4,6 +4,7 @@ import json
 import zipfile
 
 import numpy as np
+import torch
 from models import randomize
 from tiny_runs import NETWORK
 
@@ -16,9 +17,11 @@ IMAGES = np.random.default_rng(1).integers(0, 256, (9, 8, 8, 3), np.uint8)
 
 
 def bundle(folder, name="tiny", classes=(), **card):
-    """A bundled model with its training images, in folders by class, if it has any."""
+    """A bundled model with its training images, in folders by class, if it has any. All of its latents are alike."""
     options = {key: value for key, value in NETWORK.items() if key != "type"}
     network = randomize(RIN(**options, num_classes=len(classes)))
+    with torch.no_grad():
+        network.latents.copy_(network.latents[:1].expand_as(network.latents))
     DiffusionPolicy(network, noise_schedule="cosine").save_pretrained(folder / name)
     path = folder / name / "config.json"
     config = json.loads(path.read_text()) | ({"classes": list(classes)} if classes else {})

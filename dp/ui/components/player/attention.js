@@ -1,11 +1,15 @@
-// Look inside: the attention of the network's latents to the patches of the selected image, as an overlay that darkens
-// what is not attended to.
+// Look inside: the attention of the network's latents to the patches of the selected image. An overlay shows which latent
+// reads which patches most, or for one of them darkens what it does not read.
 function createAttention({ root, state, server, panes, isWalking, isAvailable }) {
   const DARKEST = 0.85; // opacity of the overlay where nothing is attended to
+  const TINT = 0.5; // opacity of the territories
+  const PATCH_PX = 16; // of the overlay with territories
+  const LEAST_VARIATION = 0.1; // between the latents' maps: with less, they read the same patches
   const $ = (selector) => root.querySelector(selector);
   const [block, latent, sheet, summary] = [$(".attention .block"), $(".attention .latent"), $(".attention canvas"), $(".attention-summary")];
   const overlays = [0, 1].map(() => Object.assign(document.createElement("canvas"), { className: "overlay" }));
-  let maps = null; // of a step: { index, row, run, image, depth, latents, side, peaks }
+  let maps = null; // of a step: { index, row, run, image, depth, latents, side, peaks, variation }
+  let territories = null; // of the block that is shown
 
   function showMaps(found) {
     maps = found;
@@ -13,26 +17,41 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
     showOverlay();
   }
 
-  // Latent 0 is the mean of all.
+  // Latent 0 stands for all.
   function showOverlay() {
     const [b, l] = [Number(block.value) - 1, Number(latent.value)];
-    const { side, depth, latents, peaks } = maps;
+    const isAlike = maps.variation[b] < LEAST_VARIATION;
+    territories = isAlike ? null : createTerritories(readMaps(b), maps.side);
+    if (l) for (const overlay of overlays) darken(overlay, b, l);
+    else for (const overlay of overlays) territories ? paintTerritories(overlay, territories, maps.side, PATCH_PX, TINT) : (overlay.width = 1);
+    panes.canvases.x_t.after(overlays[0]);
+    panes.canvases.x0.after(overlays[1]);
+    summary.textContent = l ? describeLatent(b, l) : describeAll(b);
+    drawThumbnails(b, l);
+    root.dataset.attention = `${maps.index}/${b + 1}/${l}`;
+  }
+
+  function darken(overlay, b, l) {
+    const { side } = maps;
     const attention = readMap(b, l).data;
     const darkness = new ImageData(side, side);
     for (let i = 3; i < attention.length; i += 4) darkness.data[i] = DARKEST * (255 - attention[i - 1]);
-    for (const overlay of overlays) {
-      overlay.width = overlay.height = side;
-      overlay.getContext("2d").putImageData(darkness, 0, 0);
-    }
-    panes.canvases.x_t.after(overlays[0]);
-    panes.canvases.x0.after(overlays[1]);
-    const which = l ? `latent ${l} of ${latents}` : `mean of all ${latents} latents`;
+    overlay.width = overlay.height = side;
+    overlay.getContext("2d").putImageData(darkness, 0, 0);
+  }
+
+  function describeAll(b) {
+    const where = `Block ${b + 1} of ${maps.depth}, step ${maps.index}`;
+    if (!territories) return `${where}: all ${maps.latents} latents read the same patches, so there are no territories to show.`;
+    const owners = territories.color.filter(Boolean).length;
+    return `${where}: ${owners} of ${maps.latents} latents read some part of the image more than all others do. Each has its own color.`;
+  }
+
+  function describeLatent(b, l) {
+    const { side, depth, latents, peaks } = maps;
     const percent = ((100 * peaks[b][l]) / side ** 2).toFixed(1);
     const even = (100 / side ** 2).toFixed(1);
-    const peak = `${percent}% of ${l ? "its" : "their"} attention is on the brightest patch (an even share: ${even}%)`;
-    summary.textContent = `Block ${b + 1} of ${depth}, ${which}: ${peak}`;
-    drawThumbnails(b, l);
-    root.dataset.attention = `${maps.index}/${b + 1}/${l}`;
+    return `Block ${b + 1} of ${depth}, latent ${l} of ${latents}: ${percent}% of its attention is on the brightest patch (an even share: ${even}%)`;
   }
 
   function hideOverlay() {
@@ -49,30 +68,46 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
     return pen.getImageData(0, 0, side, side);
   }
 
-  // ---- one thumbnail per map, the mean first
+  // The attention of each latent in a block: gray levels, scaled to the peak of each.
+  function readMaps(b) {
+    return Array.from({ length: maps.latents }, (_, i) => {
+      const { data } = readMap(b, i + 1);
+      const peak = maps.peaks[b][i + 1] / maps.side ** 2;
+      return Array.from({ length: maps.side ** 2 }, (_, p) => (peak * data[4 * p]) / 255);
+    });
+  }
+
+  // ---- one thumbnail per map, all first, then the latents as their territories lie around the image
 
   const columns = () => Math.min(maps.latents + 1, sheet.clientWidth < 420 ? 11 : 17);
   const rows = () => Math.ceil((maps.latents + 1) / columns());
+  const order = () => [0, ...(territories ? territories.order.map((l) => l + 1) : Array.from({ length: maps.latents }, (_, l) => l + 1))];
 
   function drawThumbnails(b, selected) {
-    const { image, side, latents } = maps;
-    const cell = side + 2;
+    const { image, side } = maps;
+    const [frame, cell] = [2, side + 4];
     [sheet.width, sheet.height] = [columns() * cell, rows() * cell];
     const pen = sheet.getContext("2d");
-    pen.fillStyle = getComputedStyle(root).getPropertyValue("--color-accent");
-    for (let l = 0; l <= latents; l++) {
-      const [x, y] = tilePosition(l, columns(), cell);
-      if (l === selected) pen.fillRect(x, y, cell, cell);
-      pen.drawImage(image, l * side, b * side, side, side, x + 1, y + 1, side, side);
-    }
+    const accent = getComputedStyle(root).getPropertyValue("--color-accent");
+    order().forEach((l, place) => {
+      const [x, y] = tilePosition(place, columns(), cell);
+      const color = l && territories?.color[l - 1];
+      pen.fillStyle = l === selected ? accent : color ? `rgb(${color.join(" ")})` : "transparent";
+      pen.fillRect(x, y, cell, cell);
+      if (l || !territories) return pen.drawImage(image, l * side, b * side, side, side, x + frame, y + frame, side, side);
+      const whole = document.createElement("canvas");
+      paintTerritories(whole, territories, side, 1, 1);
+      pen.drawImage(whole, x + frame, y + frame);
+    });
     sheet.classList.remove("stale");
   }
 
   for (const slider of [latent, block]) slider.addEventListener("input", () => maps && showOverlay());
   sheet.addEventListener("click", (event) => {
-    const l = maps ? tileAt(event, sheet, columns(), rows()) : -1;
-    if (l < 0 || l > maps.latents) return;
-    latent.value = l;
+    const place = maps ? tileAt(event, sheet, columns(), rows()) : -1;
+    if (place < 0 || place > maps.latents) return;
+    const l = order()[place];
+    latent.value = l === Number(latent.value) ? 0 : l; // a second click shows all again
     showOverlay();
   });
 

@@ -35,6 +35,7 @@ import numpy as np
 from torch import Tensor
 
 from dp.data.codec import make_grid, to_uint8
+from dp.networks.attention import total_variation
 from dp.serving.files import export
 from dp.serving.frames import Frame, Trajectory
 from dp.serving.handle import RunHandle, Runner
@@ -53,6 +54,7 @@ PARTS = (
     "charts",
     "selection",
     "inspector",
+    "territories",
     "attention",
     "guidance",
     "best",
@@ -168,7 +170,7 @@ def compute_attention(
 ) -> dict[str, Any] | None:
     """Return the attention of each latent to the patches of image `row` at step `index`: a sheet with one line per
     block, which has the mean over the latents and then each latent. Every map is scaled to its own peak; `peaks` are
-    relative to uniform attention.
+    relative to uniform attention. `variation` is how different the latents' maps are in each block, 0 to 1.
     """
     found = inspected(runner.attention, handle, data, one_at_a_time)
     if not isinstance(found, Tensor):
@@ -180,7 +182,8 @@ def compute_attention(
     side = math.isqrt(patches)
     tiles = (maps / peaks[..., None] * 255).round().astype(np.uint8).reshape(depth * columns, side, side, 1)
     sheet = {"sheet": png_uri(make_grid(tiles, columns)), "depth": depth, "latents": columns - 1, "side": side}
-    return sheet | {"peaks": (peaks * patches).round(3).tolist()}
+    variation = [total_variation(block[None]) for block in found]
+    return sheet | {"peaks": (peaks * patches).round(3).tolist(), "variation": variation}
 
 
 def compute_branches(
