@@ -129,21 +129,28 @@ def load_exact(entry: CheckpointInfo) -> tuple[DiffusionPolicy, str]:
     return DiffusionPolicy(denoiser, **options), sha256
 
 
-def training_set(entry: CheckpointInfo) -> TrainingSet:
-    """Return the training set of an exact model. Raises ValueError if it is damaged."""
+def training_set(entry: CheckpointInfo, most: int | None = None) -> TrainingSet:
+    """Return the training images of a checkpoint that are here, or `most` of them, evenly chosen: of a bundled model
+    without a `training_set` they are a sample. Raises ValueError if there are none, or if they are damaged.
+    """
     network = entry.config["network"]
     size, mode = network["image_size"], MODES[network["channels"]]
     if not entry.run:
-        return read_archive(entry, size, mode)
-    run = run_of(entry)
-    images, report = load_prepared(run.dataset, size, mode)
-    labels = list(report.labels) if network.get("num_classes") else [0] * len(images)
-    mirrored = run.config().get("trainer", {}).get("augment_horizontal_flip", True)
-    return TrainingSet(np.array(images), labels, bool(mirrored))
+        found = read_archive(entry, size, mode)
+    else:
+        run = run_of(entry)
+        images, report = load_prepared(run.dataset, size, mode)
+        labels = list(report.labels) if network.get("num_classes") else [0] * len(images)
+        mirrored = run.config().get("trainer", {}).get("augment_horizontal_flip", True)
+        found = TrainingSet(images, labels, bool(mirrored))
+    chosen = np.unique(np.linspace(0, len(found.labels) - 1, most or len(found.labels)).round().astype(int))
+    return found._replace(images=found.images[chosen], labels=[found.labels[i] for i in chosen])
 
 
 def read_archive(entry: CheckpointInfo, size: int, mode: str) -> TrainingSet:
-    """Return the images of a bundled model, which are in folders named after its classes, if it has any."""
+    """Return the images that come with a bundled model, in folders named after its classes, if it has any."""
+    if entry.hub or not (entry.path / ARCHIVE).is_file():
+        raise ValueError(f"{entry.name} comes without any images")
     classes = ["", *classes_of(entry.config)]
     images, labels = [], []
     with zipfile.ZipFile(entry.path / ARCHIVE) as archive:
@@ -151,7 +158,7 @@ def read_archive(entry: CheckpointInfo, size: int, mode: str) -> TrainingSet:
             with archive.open(name) as file, Image.open(file) as image:
                 images.append(np.array(image.convert(mode)).reshape(size, size, -1))
             labels.append(classes.index(name.rpartition("/")[0]))
-    return TrainingSet(np.stack(images), labels, entry.config["training_set"].get("mirrored", False))
+    return TrainingSet(np.stack(images), labels, entry.config.get("training_set", {}).get("mirrored", False))
 
 
 def run_of(entry: CheckpointInfo) -> RunFolder:

@@ -96,6 +96,34 @@ def test_the_best_possible_prediction_of_one_image(page):
 
 
 @pytest.mark.browser
+def test_the_map_follows_the_step_the_pointer_and_the_image(page):
+    choose_model(page, "b")
+    set_run(page, timesteps=6, seed=1, images=4)
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 6 && step === 6")
+    toggle = page.get_by_role("button", name="Map", exact=True)
+    toggle.click()
+    page.wait_for_function(f"{OPEN}.map === '6/all'")
+    assert "Each colored dot is a prediction at step 6" in page.locator("#player .map-summary").inner_text()
+    page.locator("#player .scrub").fill("1")
+    page.wait_for_function(f"{OPEN}.map === '2/all'")
+    tiles = page.locator("#player .prediction canvas")
+    box = tiles.bounding_box()
+    tiles.hover(position={"x": 0.75 * box["width"], "y": 0.75 * box["height"]})
+    page.wait_for_function(f"{OPEN}.map === '2/3'")
+    assert page.locator("#player .outline").is_visible()
+    page.locator("#player .snr canvas").hover()  # a chart's step is shown on the map, too
+    page.wait_for_function(f"!['2/all', '2/3'].includes({OPEN}.map)")
+    page.mouse.move(0, 0)
+    page.wait_for_function(f"{OPEN}.map === '2/all'")
+    tiles.click(position={"x": 0.25 * box["width"], "y": 0.75 * box["height"]})
+    page.wait_for_function(f"{OPEN}.map === '2/2'")
+    page.locator("#player .show-all").click()
+    toggle.click()
+    assert not page.locator("#player .map-panel").is_visible()
+
+
+@pytest.mark.browser
 def test_a_model_without_its_training_images_says_so(page):
     choose_model(page, "b")
     set_run(page, timesteps=2, seed=1, images=1)

@@ -103,10 +103,12 @@ function createCharts({ root, state, goTo }) {
     });
     chart.canvas.addEventListener("pointermove", (event) => {
       chart.hovered = state.run.frames[frameAt(chart, event)]?.index ?? null;
+      if (chart.hovered) root.dataset.hovered = chart.hovered; // for the map
       draw();
     });
     chart.canvas.addEventListener("pointerleave", () => {
       chart.hovered = null;
+      delete root.dataset.hovered;
       draw();
     });
   }

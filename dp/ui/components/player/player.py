@@ -43,6 +43,7 @@ from dp.ui.components.component import Component
 from dp.ui.components.data_uri import data_uri, jpeg_uri, png_uri
 from dp.ui.components.player.exact import compute_best, compute_candidates
 from dp.ui.components.player.guard import OneAtATime, inspected, read_number
+from dp.ui.components.player.map import compute_map
 from dp.ui.components.recording import recording_reader
 from dp.ui.sampling.page_values import find_run
 
@@ -59,6 +60,7 @@ PARTS = (
     "guidance",
     "best",
     "candidates",
+    "map",
     "walk",
     "files",
     "rerun",
@@ -132,7 +134,10 @@ def server_functions(runner: Runner) -> list[Callable[..., dict[str, Any] | None
     def save(data: Any, request: gr.Request = None) -> dict[str, Any]:
         return make_file(find_handle(runner, data, request), data, one_at_a_time)
 
-    return [frames, closeup, attention, branches, best, candidates, save]
+    def map(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
+        return compute_map(runner, find_handle(runner, data, request), one_at_a_time)
+
+    return [frames, closeup, attention, branches, best, candidates, map, save]
 
 
 def find_handle(runner: Runner, data: Any, request: gr.Request | None) -> RunHandle | None:
