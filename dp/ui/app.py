@@ -5,7 +5,10 @@ from __future__ import annotations
 import gradio as gr
 
 from dp.serving.engine import Engine
-from dp.ui import api, hub_models, words
+from dp.ui import api, guided, hub_models, words
+from dp.ui.components.guide.guide import Guide
+from dp.ui.questions import available
+from dp.ui.sampling.page_values import usable_checkpoints
 from dp.ui.server import Page
 from dp.ui.streaming import Sessions
 from dp.ui.tabs import compare, denoise, train
@@ -19,14 +22,17 @@ def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
     with Page(title=TITLE) as demo:
         gr.Markdown(words.INTRO, elem_id="intro")
         sessions = Sessions(GpuRunner(engine) if on_zero_gpu else engine, demo)
+        questions = available(usable_checkpoints(engine), sessions.runner.can_replay)
+        guide = Guide(questions, elem_id="guide", padding=False)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Denoise", id="denoise"):
-                panel = denoise.build(demo, engine, sessions)
+                denoising = denoise.build(demo, engine, sessions)
             with gr.Tab("Compare", id="compare"):
                 comparison = compare.build(demo, engine, sessions)
-            hub_models.wire({"denoise": panel, "compare": comparison.panel})
+            hub_models.wire({"denoise": denoising.panel, "compare": comparison.panel})
+            guided.wire(guide, questions, denoising, comparison)
             with gr.Tab("Train", id="train"):
-                train.build(demo, engine, tabs, {"denoise": panel.opening, "compare": comparison.opening})
+                train.build(demo, engine, tabs, {"denoise": denoising.panel.opening, "compare": comparison.opening})
         api.build(engine, sessions)
     demo.queue(max_size=256, api_open=False, default_concurrency_limit=None)
     return demo

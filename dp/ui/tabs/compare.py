@@ -4,7 +4,7 @@ page order, then one function per concern that wires them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +109,12 @@ class Tab:
         axis, name, sampler = given[self.axis], given[controls.checkpoint], given[controls.sampler]
         values = update_values(self.panel.engine, axis, name)
         return self.visibility(axis, name, sampler) | {self.chosen: values}
+
+    def apply_settings(self, settings: Mapping[str, Any], axis: str, chosen: Sequence[Any]) -> Updates:
+        """Put a comparison into the controls. settings: those that do not vary, named as in `SampleSettings`."""
+        values, controls = page_values.to_page_values(self.panel.engine, settings), self.panel.controls
+        given: Given = {control: values[name] for name, control in controls._asdict().items()}
+        return self.restore(dict(given) | {self.axis: axis, self.chosen: list(chosen)})
 
     def restore(self, given: Given) -> Updates:
         """Put the values of a comparison into the controls. A checkpoint that the visitor may not see any more leaves
@@ -303,9 +309,9 @@ def checkpoints_of_run(engine: Engine, name: str) -> list[str]:
     """
     usable = [entry for entry in page_values.visible_checkpoints(engine) if not entry.problem]
     run = next(entry.run for entry in usable if entry.name == name)
-    names = [
-        entry.name for entry in reversed(usable) if entry.run == run and not entry.is_exact
-    ]  # the newest of a run is listed first
+    # The newest of a run is listed first.
+    kept = [entry for entry in reversed(usable) if entry.run == run and (not entry.is_exact or entry.name == name)]
+    names = [entry.name for entry in kept]
     if len(names) <= MAX_VARIANTS:
         return names
     places, own = [round(i * (len(names) - 1) / (MAX_VARIANTS - 1)) for i in range(MAX_VARIANTS)], names.index(name)

@@ -58,14 +58,18 @@ class Tab:
         """Return the components that a run updates."""
         return [self.player, self.panel.controls.seed]
 
+    def apply_settings(self, settings: Mapping[str, Any]) -> Updates:
+        """Put settings, named as in `SampleSettings`, into the controls; the run starts from pure noise."""
+        return {self.start_image: None, self.walk_to: None} | self.panel.apply_settings(settings)
+
     def show(self, value: dict[str, Any]) -> Updates:
         """Show a value of the player, and the seed when a run starts."""
         seeded = value["state"] == "waiting" and "seed" in value
         return {self.player: value} | ({self.panel.controls.seed: value["seed"]} if seeded else {})
 
 
-def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
-    """Add the tab to the page being built, and return its controls."""
+def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Tab:
+    """Add the tab to the page being built, and return its components."""
     tab = components(engine, sessions)
     remembered = gr.Textbox(visible=False)  # the id of the run that this browser tab was showing
     wire_runs(page, tab, engine, sessions, remembered)
@@ -74,7 +78,7 @@ def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Panel:
     wire_changes(tab, refreshed)
     for script in scripts.ON_LOAD:
         page.load(js=script, api_visibility="private")
-    return tab.panel
+    return tab
 
 
 def components(engine: Engine, sessions: Sessions) -> Tab:

@@ -158,6 +158,7 @@ function showTable({ comparison, rows, longest, pairs, settings, is_over }) {
   root.setAttribute("aria-busy", String(!is_over));
   if (comparison !== shown) {
     shown = comparison;
+    root.dataset.comparison = comparison || "";
     if (comparison) send("clock-clear");
     transport.pause();
     isFollowing = true;

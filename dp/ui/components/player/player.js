@@ -64,6 +64,7 @@ createGuidance({ ...inspected, isAvailable: (row) => canReplay() && Boolean(stat
 createBest({ ...inspected, isAvailable: canReplay });
 createCandidates({ ...inspected, isAvailable: () => canReplay() && !props.is_variant, goTo, select: selection.showImage });
 createMap({ ...inspected, panes, select: selection.showImage, isAvailable: () => Boolean(state.run.id) && !props.is_variant });
+createMoment({ root, state, selection, seek, pause: transport.pause });
 const recording = props.has_recording ? createRecording({ server, isIdle: () => state.value.state === "idle", showRun: showRecorded, seek }) : null;
 if (props.is_variant) createVariant({ root, state, props, watch, isLive, seek, selection, changeOf: charts.changeOf, showRecorded });
 

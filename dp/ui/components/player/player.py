@@ -65,6 +65,7 @@ PARTS = (
     "files",
     "rerun",
     "recording",
+    "moment",
     "variant",
     "player",
 )

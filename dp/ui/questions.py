@@ -1,0 +1,107 @@
+"""The guided questions: each sets the controls, draws with a fixed seed, goes to the moment that answers it, and points
+at one thing. Their words are in help/questions.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from dp.ui.words import help_text
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Question(NamedTuple):
+    """tab: the name of the tab where it is answered. settings: of the run, named as in `SampleSettings`, with its
+    checkpoint. axis, values: of a comparison. moment: what the page then shows; in Denoise the `step`, the `image`
+    (from 0, None for all) and the `panel` that is opened, in two dimensions the `example`. point: a CSS selector of
+    what the page points at. models: the checkpoints that it needs. needs_replay: whether the server makes images again
+    for it.
+    """
+
+    tab: str
+    settings: Mapping[str, Any] = NOTHING
+    axis: str = ""
+    values: tuple[Any, ...] = ()
+    moment: Mapping[str, Any] = NOTHING
+    point: str = "#player .player"
+    models: tuple[str, ...] = ()
+    needs_replay: bool = False
+
+
+RUN = {"batch_size": 4, "timesteps": 20, "sampler": "dpmpp_2m", "seed": 5}
+FACES = RUN | {"checkpoint": "faces-32", "batch_size": 16}
+LETTERS = RUN | {"checkpoint": "letters-32", "guidance": 2.0}
+QUESTIONS = {
+    "step": Question(
+        "Denoise",
+        RUN | {"checkpoint": "creatures-32"},
+        moment={"step": 9, "image": 1, "panel": "step"},
+        point="#player .inspector.step",
+        models=("creatures-32",),
+        needs_replay=True,
+    ),
+    "wander": Question(
+        "Denoise",
+        FACES | {"sampler": "ddpm"},
+        moment={"step": 9, "image": 6, "panel": "candidates"},
+        point="#player .of-one",
+        models=("faces-32", "faces-32, exact"),
+        needs_replay=True,
+    ),
+    "decided": Question(
+        "Denoise",
+        FACES,
+        moment={"step": 12, "image": None, "panel": "candidates"},
+        point="#player .possible",
+        models=("faces-32", "faces-32, exact"),
+        needs_replay=True,
+    ),
+    "latents": Question(
+        "Denoise",
+        LETTERS | {"label": 7},
+        moment={"step": 14, "image": 0, "panel": "attention"},
+        point="#player .stage.prediction",
+        models=("letters-32",),
+        needs_replay=True,
+    ),
+    "memorize": Question(
+        "Compare",
+        RUN | {"checkpoint": "faces-32", "batch_size": 9},
+        "checkpoint",
+        ("faces-32", "faces-32, exact", "creatures-32"),
+        point=".variants",
+        models=("faces-32", "faces-32, exact", "creatures-32"),
+    ),
+    "guidance": Question(
+        "Compare",
+        LETTERS | {"label": 18},
+        "guidance",
+        ("0", "1", "2", "3", "5", "10"),
+        point=".variants",
+        models=("letters-32",),
+    ),
+}
+
+
+def available(names: Iterable[str], can_replay: bool) -> dict[str, Question]:
+    """Return the questions that can be answered with the checkpoints of these names, in their order on the page."""
+    names = set(names)
+    return {
+        key: QUESTIONS[key]
+        for key in texts()
+        if key in QUESTIONS
+        and names.issuperset(QUESTIONS[key].models)
+        and (can_replay or not QUESTIONS[key].needs_replay)
+    }
+
+
+def texts() -> dict[str, tuple[str, str]]:
+    """Return the title and the answer of each question, in their order on the page."""
+    parts = [part.partition("\n") for part in help_text("questions").split("## ")[1:]]
+    heads = [head.split(": ", 1) for head, _, _ in parts]
+    return {
+        key: (title.strip(), " ".join(body.split())) for (key, title), (_, _, body) in zip(heads, parts, strict=True)
+    }

@@ -1,0 +1,58 @@
+"""The guided questions: each is answered by a real run of the bundled models."""
+
+import pytest
+from launching import launched
+from pages import ROOT
+
+from dp.serving.engine import Engine
+from dp.ui.questions import QUESTIONS, available, texts
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def url():
+    with launched(models=ROOT / "checkpoints") as address:
+        yield address
+
+
+def ask(page, key):
+    page.locator(f".questions button[data-key={key}]").click()
+    page.wait_for_function("text => document.querySelector('.answer-text').innerText === text", arg=texts()[key][1])
+    page.wait_for_selector(".pointed-at")
+
+
+def close(page):
+    page.get_by_role("button", name="Close the answer").click()
+    assert page.locator(".pointed-at").count() == 0
+
+
+def test_every_question_has_its_words_and_settings_that_its_model_takes():
+    assert texts().keys() == QUESTIONS.keys()
+    names = [entry.name for entry in Engine(ROOT / "checkpoints").checkpoints()]
+    assert list(available(names, can_replay=True)) == list(texts())
+    assert not any(QUESTIONS[key].needs_replay for key in available(names, can_replay=False))
+    assert "decided" not in available(["creatures-32"], can_replay=True)
+
+
+def test_a_question_draws_goes_to_its_moment_and_offers_the_next(page):
+    ask(page, "decided")
+    page.wait_for_function("document.querySelector('#player .player').dataset.step === '12'")
+    assert page.locator("#checkpoint input").input_value() == "faces-32"
+    assert page.locator("#player .possible.pointed-at").is_visible()
+    assert page.locator("#player .marks i").count() == 16
+    assert page.locator(".questions").is_hidden() and page.locator("#guide").bounding_box()["y"] < 200
+    page.get_by_role("button", name="Next: What do the latents look at?").click()
+    page.wait_for_function("document.querySelector('#player .player').dataset.attention === '14/1/0'")
+    page.wait_for_selector("#player .stage.prediction.pointed-at")
+    assert not page.locator("#player .possible").is_visible()
+    close(page)
+    assert page.locator(".questions").is_visible()
+
+
+def test_a_question_about_a_comparison(page):
+    ask(page, "memorize")
+    labels = "[...document.querySelectorAll('.player.variant:not([hidden]) .label')].map(l => l.textContent).join()"
+    assert page.evaluate(labels) == "faces-32,faces-32, exact,creatures-32"
+    assert page.locator("#compare-images input[type=number]").input_value() == "9"
+    close(page)
