@@ -66,6 +66,12 @@ class SampleState:
         per_row = {"streams": self.streams[rows], "condition": self.condition[rows]}
         return replace(self._map(lambda tensor: tensor[rows]), **per_row)
 
+    def repeated(self, count: int) -> SampleState:
+        """Return the state with each image `count` times, one after the other. The copies share a noise stream."""
+        streams = [stream for stream in self.streams for _ in range(count)]
+        per_row = {"streams": streams, "condition": self.condition.repeat_interleave(count)}
+        return replace(self._map(lambda tensor: tensor.repeat_interleave(count, dim=0)), **per_row)
+
     def cloned(self) -> SampleState:
         """Return a copy with its own tensors. Those that a step returns are views of its whole batch, which they keep
         in memory.

@@ -25,7 +25,9 @@ import torch
 from torch import Tensor
 
 from dp.checkpoints.catalog import CheckpointInfo
+from dp.diffusion.endings import ENDINGS, branch_settings
 from dp.diffusion.exact import ExactDenoiser
+from dp.diffusion.parts import StepParts, take_apart
 from dp.diffusion.policy import DiffusionPolicy
 from dp.diffusion.replay import predictions_by_branch, state_at_step
 from dp.diffusion.settings import SampleSettings
@@ -34,7 +36,7 @@ from dp.networks.attention import read_attention
 from dp.serving.frames import Frame, HostCopy, rms_change
 from dp.serving.handle import RunHandle, SampleRequest, digest
 from dp.serving.model_cache import LoadedModel, ModelCache
-from dp.serving.scheduler import Request, ScheduledBatch, Scheduler
+from dp.serving.scheduler import Origin, Request, ScheduledBatch, Scheduler
 from dp.system.device import best_device, describe, is_out_of_memory
 from dp.system.validation import MAX_SEED
 
@@ -99,7 +101,9 @@ class Engine:
         long run's trajectory keeps in any case. The handle reports what is wrong with them or with the checkpoint.
         """
         handle = RunHandle(settings, self._notify, checkpoint=checkpoint)
-        request = Request(handle, settings, checkpoint, start, mask, frozenset(keep))
+        return self._start(Request(handle, settings, checkpoint, start, mask, frozenset(keep)))
+
+    def _start(self, request: Request) -> RunHandle:
         with self._wake:
             self._requests[request.handle.request_id] = request
             if self._thread is None:
@@ -131,6 +135,18 @@ class Engine:
         names = {"classes": {str(label): model.classes[label - 1] for label in used if label <= len(model.classes)}}
         return source | asdict(request.settings) | given | (names if used else {})
 
+    def branch_off(self, request_id: str, row: int, index: int, count: int = ENDINGS) -> RunHandle:
+        """Start a request of `count` images that go on from image `row` of a run, as it is before step `index`, each
+        with fresh noise of its own (`dp.diffusion.endings`), and return at once. It is a request like any other, but
+        its first frame is that of step `index`, and it cannot be replayed. Arguments and errors: as `attention`; the
+        handle reports a step that does not exist.
+        """
+        run, _ = self.replayable(request_id)
+        settings = branch_settings(run.settings, row, count)
+        origin = Origin(run.settings, row, index)
+        handle = RunHandle(settings, self._notify, checkpoint=run.checkpoint)
+        return self._start(Request(handle, settings, run.checkpoint, run.start, run.mask, origin=origin))
+
     def attention(self, request_id: str, row: int, index: int) -> Tensor:
         """Return the read attention [depth,M,N] of image `row` at step `index` of a run that can still be found. The
         image is made again up to there, in the caller's thread. Raises ValueError where that cannot be done.
@@ -143,6 +159,10 @@ class Engine:
         """
         policy, state = self.replayed(request_id, row, index)
         return predictions_by_branch(policy, state)[:, 0], state.step_guidance
+
+    def take_apart(self, request_id: str, row: int, index: int) -> StepParts:
+        """Return a step of an image of a run in parts, as a batch of one. Arguments and errors: as `attention`."""
+        return take_apart(*self.replayed(request_id, row, index))
 
     def replayed(self, request_id: str, row: int, index: int) -> tuple[DiffusionPolicy, SampleState]:
         """Return a run's policy, and the state of image `row` alone that is about to take step `index`, from 1. Raises
@@ -157,6 +177,8 @@ class Engine:
             request = self._requests.get(request_id)
         if request is None or "sha256" not in request.handle.provenance:
             raise ValueError("the server no longer has this run; Generate makes it again from its seed")
+        if request.origin:
+            raise ValueError("this run is a branch of another one, and cannot be made again from its seed")
         model = self._models.get(request.checkpoint)
         if model.digest != request.handle.provenance["sha256"]:
             raise ValueError(f"the checkpoint {request.checkpoint} has been replaced since this run")
@@ -183,15 +205,15 @@ class Engine:
             if settings.seed is None:
                 settings = replace(settings, seed=secrets.randbelow(MAX_SEED))
             request.settings = settings
-            request.handle.provenance = self.provenance(request)
-            self._admit(request, model.policy, model.policy.init_state(settings, request.start, request.mask))
+            request.handle.provenance = self.provenance(request) | request.branch_record()
+            self._admit(request, model.policy, request.begin(model.policy))
         except Exception as error:  # reported to this request's readers; all others go on
             self._finish(request, "failed", error)
         self._notify()
 
     def _admit(self, request: Request, policy: DiffusionPolicy, state: SampleState) -> None:
         """Reserve memory for the request's trajectory and queue its images."""
-        steps, frame_bytes = len(state.plan), 2 * state.x_t.numel()
+        steps, frame_bytes = len(state.plan) - state.index, 2 * state.x_t.numel()
         self._evict_until(min(steps, MAX_FRAMES) * frame_bytes)
         with self._wake:
             free = self.memory_for_trajectories - sum(other.nbytes for other in self._requests.values())

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from dp.checkpoints.catalog import CheckpointInfo
+from dp.diffusion.parts import StepParts
 from dp.diffusion.settings import SampleSettings
 from dp.serving.frames import Frame, Trajectory
 
@@ -82,6 +83,11 @@ class RunHandle:
             self.control = control
         self._notify()  # not under the lock: the engine posts under its own
 
+    def wait(self, timeout: float) -> bool:
+        """Wait until the run has ended, for at most `timeout` seconds. Return whether it has."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.is_live, timeout)
+
     def subscribe(self) -> Subscription:
         """Subscribe a page that may vanish. The run continues while it has subscriptions and is parked when the last
         one is closed. A run that was never subscribed to (a program's) is never parked.
@@ -135,7 +141,7 @@ class Subscription:
 class Runner(Protocol):
     """The interface through which the page samples: the engine, or a lent GPU (`dp.ui.zero_gpu.GpuRunner`)."""
 
-    can_replay: bool  # whether `attention` and `branches` can be called
+    can_replay: bool  # whether the methods after `find` can be called
 
     def checkpoints(self) -> list[CheckpointInfo]: ...
 
@@ -146,3 +152,7 @@ class Runner(Protocol):
     def attention(self, request_id: str, row: int, index: int) -> Tensor: ...
 
     def branches(self, request_id: str, row: int, index: int) -> tuple[Tensor, float]: ...
+
+    def take_apart(self, request_id: str, row: int, index: int) -> StepParts: ...
+
+    def branch_off(self, request_id: str, row: int, index: int) -> RunHandle: ...

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from dp.diffusion.endings import branch_off
 from dp.diffusion.policy import DiffusionPolicy
+from dp.diffusion.replay import state_at_step
 from dp.diffusion.settings import SampleSettings
 from dp.diffusion.state import SampleState
 from dp.serving.handle import RunHandle
@@ -21,14 +24,25 @@ from dp.serving.handle import RunHandle
 MAX_SKIPPED = 4  # batches in a row without the request that has waited longest
 
 
+class Origin(NamedTuple):
+    """Where the images of a branch begin: at image `row`, from 0, of a run with these settings (without any None), just
+    before step `index`, from 1.
+    """
+
+    settings: SampleSettings
+    row: int
+    index: int
+
+
 @dataclass(eq=False)
 class Request:
     """The engine's side of a run. `policy` and `pending` are set once it has been prepared.
 
-    start, mask, keep: as in `Engine.submit`. pending, advanced: its images in order, in parts that fit the row budget:
-    those that have yet to take the current step, and those that have taken it. partial_frames: the frames of
-    `advanced`. last_step: the number of the batch that it was last in, 0 for a new request. trajectory_bytes: how much
-    its trajectory may grow to. expires_at: when it is evicted, once it has ended or been parked.
+    start, mask, keep: as in `Engine.submit`. origin: of a branch, whose start and mask are those of that run. pending,
+    advanced: its images in order, in parts that fit the row budget: those that have yet to take the current step, and
+    those that have taken it. partial_frames: the frames of `advanced`. last_step: the number of the batch that it was
+    last in, 0 for a new request. trajectory_bytes: how much its trajectory may grow to. expires_at: when it is evicted,
+    once it has ended or been parked.
     """
 
     handle: RunHandle
@@ -37,6 +51,7 @@ class Request:
     start: Tensor | None = None
     mask: Tensor | None = None
     keep: frozenset[int] = frozenset()
+    origin: Origin | None = None
     policy: DiffusionPolicy | None = None
     pending: list[SampleState] = field(default_factory=list)
     advanced: list[SampleState] = field(default_factory=list)
@@ -52,6 +67,26 @@ class Request:
     @property
     def is_ready(self) -> bool:
         return bool(self.pending) and self.handle.state in ("waiting", "running")
+
+    def begin(self, policy: DiffusionPolicy) -> SampleState:
+        """Return the state before the request's first step. For a branch, its image is made again up to there. Raises
+        ValueError for settings, a start or a mask that do not fit the policy.
+        """
+        if self.origin is None:
+            return policy.init_state(self.settings, self.start, self.mask)
+        settings, row, index = self.origin
+        image = state_at_step(policy, settings, row, index, self.start, self.mask)
+        return branch_off(policy, settings, image, self.settings.batch_size)
+
+    def branch_record(self) -> dict[str, Any]:
+        """Return what the record of a branch says about its origin, beside the settings that it has in common with that
+        run; nothing for any other request.
+        """
+        if self.origin is None:
+            return {}
+        run, row, index = self.origin
+        own = {"batch_size": run.batch_size, "sampler": run.sampler, "eta": run.eta, "walk_to": run.walk_to}
+        return {"branch": {"row": row, "step": index} | own}
 
     def take(self, room: int, row_budget: int) -> list[SampleState]:
         """Remove and return the next pending parts, as many as fit into `room` rows, and at least one where all of the

@@ -78,7 +78,7 @@ class GpuRunner:
         """Raise ValueError: the model is on a GPU only during a run."""
         raise ValueError("this needs the model, which is on a GPU only during a run")
 
-    branches = attention
+    branches = take_apart = branch_off = attention
 
     def _run(self, requests: Sequence[SampleRequest], handles: Sequence[RunHandle]) -> None:
         """Post the frames of a call to the handles, in a separate thread. Closing the call releases the GPU."""
