@@ -38,8 +38,8 @@ QUESTIONS = {
     "step": Question(
         "Denoise",
         RUN | {"checkpoint": "creatures-32"},
-        moment={"step": 9, "image": 1, "panel": "step"},
-        point="#player .inspector.step",
+        moment={"step": 9, "image": 1, "panel": "apart"},
+        point="#player .inspector.apart",
         models=("creatures-32",),
         needs_replay=True,
     ),

@@ -30,6 +30,21 @@ def test_axe_finds_nothing_serious_in_any_tab(page):
         check(page, tab, is_dark)
 
 
+def test_axe_finds_nothing_serious_in_the_panels_about_a_step(page):
+    set_run(page, timesteps=3, seed=3)
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 3 && step === 3")
+    page.focus(".player")
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowLeft")
+    for panel in ("apart", "endings"):
+        page.click(f".{panel}-toggle")
+    until(page, "d.apart === '2' && d.endings?.startsWith('2/')")
+    page.focus(".mix [data-part=x0] button")  # highlighted
+    for is_dark in (False, True):
+        check(page, "Denoise", is_dark)
+
+
 @pytest.mark.soak
 def test_axe_finds_nothing_serious_in_the_other_theme(page):
     for tab, is_dark in (("Denoise", True), ("Compare", False), ("Train", True)):

@@ -69,10 +69,12 @@ def test_the_denoise_tab_fits_into_both_windows(page):
         click(page, ".prediction canvas", 0.75, 0.25)
         until(page, "d.image === '1'")
         check_reachable(page, "#player .strip-steps [aria-current], #player .attention-toggle")
-        page.click("#player .attention-toggle")
-        page.wait_for_selector("#player .inspector.attention", state="visible")
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
-        page.click("#player .attention-toggle")
+        for panel in ("attention", "apart", "endings"):
+            page.click(f"#player .{panel}-toggle")
+            page.wait_for_selector(f"#player .inspector.{panel}", state="visible")
+            until(page, f"d.{panel}?.startsWith('5')")
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (name, panel)
+            page.click(f"#player .{panel}-toggle")
         page.keyboard.press("Escape")
         until(page, "d.image === undefined")
         page.click("#player .save")

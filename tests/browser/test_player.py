@@ -543,11 +543,12 @@ def test_the_curves_of_other_schedules_are_those_of_their_runs(ended):
 
 def test_arbitrary_requests_do_no_harm(ended):
     engine, handle = ended
-    frames, closeup, attention, branches, best, candidates, map_of, save = server_functions(engine)
+    frames, closeup, attention, branches, best, candidates, map_of, apart, endings, save = server_functions(engine)
     run = handle.request_id
     for asked in (None, [], "x", {}, {"run": run}, {"run": "x", "start": 0, "row": 0}, {"run": [run], "start": 0}):
         assert frames(asked) is None and closeup(asked) is None
-        assert attention(asked) is None and branches(asked) is None
+        assert attention(asked) is None and branches(asked) is None and apart(asked) is None
+        assert endings(asked) is None
         assert best(asked) is None and (asked == {"run": run} or candidates(asked) is None)
         assert "problem" in save(asked)
         assert asked == {"run": run} or map_of(asked) is None

@@ -293,7 +293,8 @@ def test_features_that_need_a_finished_run_are_hidden_and_the_rest_works(page, p
     page.focus("#player .player")
     page.keyboard.press("Enter")
     until(page, "d.image === '0'")
-    assert not page.is_visible("#player .attention-toggle")
+    for panel in ("attention", "apart", "endings"):
+        assert not page.is_visible(f"#player .{panel}-toggle")
     page.keyboard.press("Escape")
 
     choose(page, tmp_path)

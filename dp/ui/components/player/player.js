@@ -61,6 +61,8 @@ const inspected = { root, state, server, isWalking: walk.isPlaying };
 const canReplay = () => props.can_replay && Boolean(state.run.id);
 createAttention({ ...inspected, panes, isAvailable: canReplay });
 createGuidance({ ...inspected, isAvailable: (row) => canReplay() && Boolean(state.run.classes[row]) });
+createApart({ ...inspected, isAvailable: canReplay });
+createEndings({ ...inspected, isAvailable: canReplay, goTo });
 createBest({ ...inspected, isAvailable: canReplay });
 createCandidates({ ...inspected, isAvailable: () => canReplay() && !props.is_variant, goTo, select: selection.showImage });
 createMap({ ...inspected, panes, select: selection.showImage, isAvailable: () => Boolean(state.run.id) && !props.is_variant });

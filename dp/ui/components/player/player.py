@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,11 @@ from dp.serving.frames import Frame, Trajectory
 from dp.serving.handle import RunHandle, Runner
 from dp.ui.components.component import Component
 from dp.ui.components.data_uri import data_uri, jpeg_uri, png_uri
+from dp.ui.components.player.endings_sheet import endings_sheet
 from dp.ui.components.player.exact import compute_best, compute_candidates
 from dp.ui.components.player.guard import OneAtATime, inspected, read_number
 from dp.ui.components.player.map import compute_map
+from dp.ui.components.player.step_sheet import step_sheet
 from dp.ui.components.recording import recording_reader
 from dp.ui.sampling.page_values import find_run
 
@@ -58,6 +61,8 @@ PARTS = (
     "territories",
     "attention",
     "guidance",
+    "apart",
+    "endings",
     "best",
     "candidates",
     "map",
@@ -83,7 +88,7 @@ class Player(Component):
     def __init__(self, runner: Runner, is_variant: bool = False, recording: Path | None = None, **kwargs: Any):
         super().__init__(
             html="player/player.html",
-            css=["shared/transport.css", "shared/chart.css", "player/player.css"],
+            css=["shared/transport.css", "shared/chart.css", "player/player.css", "player/step.css"],
             js=SCRIPTS,
             description="the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
             server_functions=[*server_functions(runner), recording_reader(recording)],
@@ -113,6 +118,7 @@ def frame_value(frame: Frame, lossless: bool) -> dict[str, Any]:
 def server_functions(runner: Runner) -> list[Callable[..., dict[str, Any] | None]]:
     """Return the functions that a player calls with the id of its run. Anyone can call them with anything."""
     one_at_a_time = OneAtATime()
+    one_branch = OneAtATime()  # it takes its turns with the runs, so nothing else waits for it
 
     def frames(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
         return read_chunk(trajectory_of(find_handle(runner, data, request)), data)
@@ -132,13 +138,19 @@ def server_functions(runner: Runner) -> list[Callable[..., dict[str, Any] | None
     def candidates(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
         return compute_candidates(runner, find_handle(runner, data, request), data, one_at_a_time)
 
-    def save(data: Any, request: gr.Request = None) -> dict[str, Any]:
-        return make_file(find_handle(runner, data, request), data, one_at_a_time)
-
     def map(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
         return compute_map(runner, find_handle(runner, data, request), one_at_a_time)
 
-    return [frames, closeup, attention, branches, best, candidates, map, save]
+    def apart(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
+        return inspected(partial(step_sheet, runner), find_handle(runner, data, request), data, one_at_a_time)
+
+    def endings(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
+        return inspected(partial(endings_sheet, runner), find_handle(runner, data, request), data, one_branch)
+
+    def save(data: Any, request: gr.Request = None) -> dict[str, Any]:
+        return make_file(find_handle(runner, data, request), data, one_at_a_time)
+
+    return [frames, closeup, attention, branches, best, candidates, map, apart, endings, save]
 
 
 def find_handle(runner: Runner, data: Any, request: gr.Request | None) -> RunHandle | None:
