@@ -7,6 +7,7 @@ toward the images that it resembles.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from dp.checkpoints.catalog import CheckpointInfo, inspect_folder
 from dp.serving.exact_models import Stamp, files_of, stamp_of, training_set
-from dp.serving.frames import Trajectory
+from dp.serving.frames import Frame
 from dp.system.validation import quote
 
 MOST_IMAGES = 512  # that the axes are computed from, evenly chosen
@@ -96,6 +97,6 @@ def spread_out(places: Tensor, most: int) -> list[int]:
     return chosen
 
 
-def paths_of(found: ImageMap, trajectory: Trajectory) -> Tensor:
-    """Return the places [K,B,2] of the predictions of a run in each of its kept frames."""
-    return torch.stack([found.locate(frame.x0) for frame in list(trajectory.frames)])
+def paths_of(found: ImageMap, frames: Sequence[Frame]) -> Tensor:
+    """Return the places [K,B,2] of the predictions in each frame."""
+    return torch.stack([found.locate(frame.x0) for frame in frames])

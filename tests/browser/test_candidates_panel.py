@@ -7,6 +7,7 @@ from pages import set_run, until
 
 from dp.serving.candidates import run_candidates
 from dp.serving.engine import Engine
+from dp.ui.components.clock.clock import map_reader
 from dp.ui.components.player.player import server_functions
 from dp.ui.sampling.page_values import find_run
 
@@ -124,6 +125,22 @@ def test_the_map_follows_the_step_the_pointer_and_the_image(page):
 
 
 @pytest.mark.browser
+def test_the_map_of_a_comparison_has_a_path_for_each_variant(page):
+    page.get_by_role("tab", name="Compare").click()
+    page.click("#compare")
+    clock = "document.querySelector('#clock .clock')"
+    page.wait_for_function(f"{clock}.dataset.comparison && {clock}.ariaBusy === 'false'")
+    page.locator("#clock .map-toggle").click()
+    page.wait_for_function(f"{clock}.dataset.map === '12/all'")  # four images, three samplers
+    page.locator(".player.variant:visible .prediction canvas").nth(1).click(position={"x": 10, "y": 10})
+    page.wait_for_function(f"{clock}.dataset.map === '3/0'")
+    assert "the paths of image 1" in page.locator("#clock .map-summary").inner_text()
+    page.locator("#clock .clock").press("Escape")
+    page.wait_for_function(f"{clock}.dataset.map === '12/all'")
+    page.locator("#clock .map-toggle").click()
+
+
+@pytest.mark.browser
 def test_a_model_without_its_training_images_says_so(page):
     choose_model(page, "b")
     set_run(page, timesteps=2, seed=1, images=1)
@@ -156,5 +173,10 @@ def test_the_runs_of_private_checkpoints_are_for_those_who_may_train(tmp_path, m
     assert "no longer has this run" in save(asked)["problem"]
     assert all(function(asked | {"run": public.request_id}) for function in functions)
     assert find_run(engine, public.request_id) is public
+    map_of = map_reader(engine, most_runs=2)
+    assert len(map_of({"runs": [public.request_id] * 2})["variants"]) == 2
+    for wrong in (None, {}, {"runs": []}, {"runs": [1]}, {"runs": [public.request_id] * 3}):
+        assert map_of(wrong) is None
+    assert map_of({"runs": [public.request_id, private.request_id]}) is None
     monkeypatch.setenv("DP_ALLOW_TRAINING", "1")
     assert find_run(engine, private.request_id) is private

@@ -43,7 +43,7 @@ def test_a_run_ends_on_the_map_where_its_image_is(tmp_path):
     torch.testing.assert_close(found.locate(IMAGES), found.places)
     torch.testing.assert_close(found.places.mean(dim=0), torch.zeros(2), atol=1e-6, rtol=0)
     handle = finished(engine, "tiny, exact", batch_size=3, timesteps=40, seed=5)
-    paths = paths_of(found, handle.trajectory)
+    paths = paths_of(found, handle.trajectory.frames)
     assert paths.shape == (40, 3, 2) and paths[0].norm(dim=1).max() < 0.1 * found.places.norm(dim=1).max()
     assert torch.cdist(paths[-1], found.places).amin(dim=1).max() < 1e-3
 

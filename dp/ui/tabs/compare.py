@@ -154,7 +154,8 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
             with gr.Row(elem_classes="variants"):
                 options = {"is_variant": True, "min_width": 80, "padding": False}
                 players = [Player(sessions.runner, **options) for _ in range(MAX_VARIANTS)]
-            clock = Clock(recording=page_values.find_recording(engine, RECORDING), elem_id="clock")
+            recording = page_values.find_recording(engine, RECORDING)
+            clock = Clock(sessions.runner, MAX_VARIANTS, recording, elem_id="clock")
             words.explain(words.COMPARE)
         with gr.Column(scale=2, min_width=300, elem_classes="settings"):
             with gr.Row(elem_classes="run-buttons"):

@@ -40,6 +40,7 @@ const transport = createTransport({
   isIgnored: () => !playable?.steps,
 });
 const charts = createVariantCharts({ root, goTo: (share) => isAtSteps() && goTo(share * end()) });
+const map = createVariantMap({ root, server, runs: () => playable?.runs || [], select: (row) => send("clock-select", row) });
 const recording = createRecording({
   root,
   server,
@@ -76,7 +77,13 @@ function collectSoon() {
   });
 }
 
-const listeners = { "variant-changed": collectSoon, "variant-selected": ({ detail }) => send("clock-select", detail) };
+const listeners = { "variant-changed": collectSoon, "variant-selected": ({ detail }) => selectImage(detail) };
+
+function selectImage(row) {
+  send("clock-select", row);
+  map.selectImage(row);
+}
+
 for (const [type, listener] of Object.entries(listeners))
   document.addEventListener(type, (event) => {
     // Gradio may create this component again, with its tab.
@@ -108,6 +115,7 @@ function caption() {
   $(".progress").textContent = playable?.steps ? text : "";
   scrub.setAttribute("aria-valuetext", text);
   charts.showRuns(playable?.runs || []);
+  map.update();
 }
 
 // ---- the controls

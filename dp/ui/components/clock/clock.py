@@ -16,28 +16,51 @@ shown.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dp.ui.components.component import Component
-from dp.ui.components.recording import recording_reader
+import gradio as gr
 
-SHARED = ("canvas", "format", "chart", "playback", "menu", "transport", "storage")
+from dp.serving.handle import Runner
+from dp.ui.components.component import Component
+from dp.ui.components.player.guard import OneAtATime
+from dp.ui.components.player.map import compute_variants_map
+from dp.ui.components.recording import recording_reader
+from dp.ui.sampling.page_values import find_run
+
+SHARED = ("canvas", "format", "chart", "image_map", "playback", "menu", "transport", "storage")
+PARTS = ("charts", "map", "recording", "clock")
 
 
 class Clock(Component):
-    """recording: a JSON file with a comparison that is shown before the first one: `runs`, as a `Player` has one;
-    `variants` with a `label`, the number of their `run` and, for a part of it, `until`; and `table`, the clock's value.
+    """A clock for the runs of `runner`, up to `most_runs` in a comparison. recording: a JSON file with a comparison
+    that is shown before the first one: `runs`, as a `Player` has one; `variants` with a `label`, the number of their
+    `run` and, for a part of it, `until`; and `table`, the clock's value.
     """
 
-    def __init__(self, recording: Path | None = None, **kwargs: Any):
+    def __init__(self, runner: Runner, most_runs: int, recording: Path | None = None, **kwargs: Any):
         super().__init__(
             html="clock/clock.html",
-            css=["shared/transport.css", "shared/chart.css", "clock/clock.css"],
-            js=[*(f"shared/{name}.js" for name in SHARED), "clock/charts.js", "clock/recording.js", "clock/clock.js"],
+            css=[*(f"shared/{name}.css" for name in ("transport", "chart", "image_map")), "clock/clock.css"],
+            js=[*(f"shared/{name}.js" for name in SHARED), *(f"clock/{name}.js" for name in PARTS)],
             description="one row per variant: name, steps, seconds, distance",
-            server_functions=[recording_reader(recording)],
+            server_functions=[map_reader(runner, most_runs), recording_reader(recording)],
             has_recording=recording is not None,
             value={},
             **kwargs,
         )
+
+
+def map_reader(runner: Runner, most_runs: int) -> Callable[..., dict[str, Any] | None]:
+    """Return the function with which the clock asks for the map of its `runs`. Anyone can call it with anything."""
+    one_at_a_time = OneAtATime()
+
+    def map(data: Any, request: gr.Request = None) -> dict[str, Any] | None:
+        runs = data.get("runs") if isinstance(data, dict) else None
+        if not isinstance(runs, list) or len(runs) > most_runs or not all(isinstance(run, str) for run in runs):
+            return None
+        handles = [find_run(runner, run, request) for run in runs]
+        return compute_variants_map(runner, handles, one_at_a_time)
+
+    return map

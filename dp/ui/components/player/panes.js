@@ -58,15 +58,3 @@ function createPanes({ root, state }) {
     whenDrawn: () => drawing,
   };
 }
-
-function decodeImage(uri) {
-  return createImageBitmap(new Blob([decodeBase64(uri)]), { colorSpaceConversion: "none" });
-}
-
-// The bytes of a data URI. `fetch` would be shorter, but keeps every image in memory.
-function decodeBase64(uri) {
-  const text = atob(uri.slice(uri.indexOf(",") + 1));
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return bytes;
-}

@@ -50,7 +50,9 @@ from dp.ui.components.player.step_sheet import step_sheet
 from dp.ui.components.recording import recording_reader
 from dp.ui.sampling.page_values import find_run
 
-SCRIPTS = [f"shared/{name}.js" for name in ("canvas", "format", "chart", "playback", "menu", "transport", "storage")]
+SHARED = ("canvas", "format", "chart", "image_map", "playback", "menu", "transport", "storage")
+STYLES = ("transport", "chart", "image_map")
+SCRIPTS = [f"shared/{name}.js" for name in SHARED]
 PARTS = (
     "run",
     "panes",
@@ -88,7 +90,7 @@ class Player(Component):
     def __init__(self, runner: Runner, is_variant: bool = False, recording: Path | None = None, **kwargs: Any):
         super().__init__(
             html="player/player.html",
-            css=["shared/transport.css", "shared/chart.css", "player/player.css", "player/step.css"],
+            css=[*(f"shared/{name}.css" for name in STYLES), "player/player.css", "player/step.css"],
             js=SCRIPTS,
             description="the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
             server_functions=[*server_functions(runner), recording_reader(recording)],

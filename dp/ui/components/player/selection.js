@@ -39,7 +39,8 @@ function createSelection({ root, state, server, panes, refresh, goTo }) {
     state.selected = null;
     root.classList.remove("selected");
     delete root.dataset.image;
-    if (strip.contains(document.activeElement)) root.focus(); // else the keys would go to the page
+    const { activeElement: focused } = document;
+    if (strip.contains(focused) || focused?.closest(".of-image")) root.focus(); // else the keys would go to the page
     strip.hidden = true;
     panes.invalidate();
     refresh();

@@ -25,7 +25,9 @@ function createVariant({ root, state, props, watch, isLive, seek, selection, cha
     detail.fraction = Math.max(detail.fraction, last.index / run.timesteps);
     detail.levels.push(...run.frames.map((frame) => frame.log_snr));
     const point = (frame, i) => ({ share: frame.index / run.timesteps, log_snr: frame.log_snr, change: i ? changeOf(frame) : NaN });
-    detail.runs.push({ player: root, points: run.frames.map(point), shown: () => state.position });
+    const { id, isRecalled } = run;
+    const label = root.getAttribute("aria-label");
+    detail.runs.push({ player: root, id, isRecalled, label, points: run.frames.map(point), shown: () => state.position, step: () => run.frames[state.position]?.index });
   });
 
   // Show the last frame that is not beyond the clock, or the first if all are.
