@@ -90,7 +90,8 @@ MODELS = {
         POLICY | dict(schedule_kwargs=dict(start=-3.0, end=5.0)),
         TRAINING | dict(augment_horizontal_flip=False),
         10_000,
-        dict(timesteps=20, sampler="dpmpp_2m", guidance=2.0),
+        # See "What guidance does" in benchmarks/README.md.
+        dict(timesteps=20, sampler="dpmpp_2m", guidance=2.0, guidance_interval=[0.1, 0.8]),
         "ofl-1.1",
         "the capitals of free fonts",
         "capitals of fonts in Debian's packages, drawn at 128×128 and averaged to 32×32",
@@ -186,7 +187,9 @@ def with_classes(
     save_sheet(np.concatenate([guided[:PAIRS], nearest[:PAIRS]]), folder / "nearest.webp", PAIRS)
     classifier = train_classifier(dataset.images, np.asarray(dataset.labels))
     unseen = nearest_images(test.images, dataset.images, mirrored=False)[1]
+    low, high = sampling.get("guidance_interval", (0, 1))
     return {
+        "interval": f" at times from {low:g} to {high:g}" if (low, high) != (0, 1) else "",
         "classes": ", ".join(classes),
         "guidance": GUIDED,
         "default_guidance": sampling["guidance"],
