@@ -50,6 +50,15 @@ def test_a_question_draws_goes_to_its_moment_and_offers_the_next(page):
     assert page.locator(".questions").is_visible()
 
 
+def test_another_question_ends_the_one_under_way(page):
+    page.locator(".questions button[data-key=memorize]").click()
+    page.get_by_role("button", name="Close the answer").click()
+    ask(page, "step")
+    page.wait_for_function("document.querySelector('#player .player').dataset.apart === '9'")
+    assert page.locator("#player .inspector.apart.pointed-at").is_visible()
+    close(page)
+
+
 def test_a_question_about_a_comparison(page):
     ask(page, "memorize")
     labels = "[...document.querySelectorAll('.player.variant:not([hidden]) .label')].map(l => l.textContent).join()"
