@@ -1,5 +1,5 @@
-"""Take the documentation's screenshots of the app: app.png, compare.png, train.png. The last one shows a training run
-on the given folder, which takes some minutes.
+"""Take the documentation's screenshots of the app: app.png, compare.png, plane.png, train.png. The last one shows a
+training run on the given folder, which takes some minutes.
 
     pip install -r tests/requirements.txt
     python checkpoints/make.py draw faces-32 images/faces
@@ -44,6 +44,14 @@ def compare(page) -> None:
     page.wait_for_selector("#compare", state="visible")  # the long run has ended, too
 
 
+def plane(page) -> None:
+    page.get_by_role("tab", name="In 2D").click()
+    page.wait_for_selector("#plane .plane[data-state=ready]")
+    page.get_by_role("button", name="Five steps cut corners").click()
+    page.wait_for_selector("#plane .viewer.playing")
+    page.wait_for_selector("#plane .viewer:not(.playing)")
+
+
 def train(page) -> None:
     page.get_by_role("tab", name="Train").click()
     page.locator("#intake .folder").set_input_files(sys.argv[1])
@@ -59,7 +67,7 @@ def main() -> None:
         sync_playwright() as playwright,
         open_browser(playwright) as browser,
     ):
-        for name, show in (("app", denoise), ("compare", compare), ("train", train)):
+        for name, show in (("app", denoise), ("compare", compare), ("plane", plane), ("train", train)):
             with browser.new_context(**WINDOW) as context:
                 page = context.new_page()
                 page.goto(url)

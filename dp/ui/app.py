@@ -11,7 +11,7 @@ from dp.ui.questions import available
 from dp.ui.sampling.page_values import usable_checkpoints
 from dp.ui.server import Page
 from dp.ui.streaming import Sessions
-from dp.ui.tabs import compare, denoise, train
+from dp.ui.tabs import compare, denoise, plane, train
 from dp.ui.zero_gpu import GpuRunner
 
 TITLE = "Watch a diffusion model at work"
@@ -31,6 +31,8 @@ def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
                 comparison = compare.build(demo, engine, sessions)
             hub_models.wire({"denoise": denoising.panel, "compare": comparison.panel})
             guided.wire(guide, questions, denoising, comparison)
+            with gr.Tab("In 2D", id="plane"):
+                plane.build()
             with gr.Tab("Train", id="train"):
                 train.build(demo, engine, tabs, {"denoise": denoising.panel.opening, "compare": comparison.opening})
         api.build(engine, sessions)

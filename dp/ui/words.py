@@ -23,6 +23,7 @@ LOAD = help_text("hub_model")
 LOAD_IN_PUBLIC = help_text("hub_model_public")
 COMPARE_HINT = help_text("compare_hint")
 COMPARE = help_text("compare")
+PLANE = help_text("plane")
 TRAIN = help_text("train")
 EQUATIONS = help_text("equations")
 TERMS = {  # the definitions that the page shows where the pointer rests on a word

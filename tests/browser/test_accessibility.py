@@ -26,7 +26,7 @@ def test_axe_finds_nothing_serious_in_any_tab(page):
     set_run(page, timesteps=3, seed=3)
     page.click("#generate")
     until(page, "d.state === 'done' && +d.kept === 3 && step === 3")
-    for tab, is_dark in (("Denoise", False), ("Compare", True), ("Train", False)):
+    for tab, is_dark in (("Denoise", False), ("Compare", True), ("In 2D", False), ("Train", False)):
         check(page, tab, is_dark)
 
 
@@ -47,7 +47,7 @@ def test_axe_finds_nothing_serious_in_the_panels_about_a_step(page):
 
 @pytest.mark.soak
 def test_axe_finds_nothing_serious_in_the_other_theme(page):
-    for tab, is_dark in (("Denoise", True), ("Compare", False), ("Train", True)):
+    for tab, is_dark in (("Denoise", True), ("Compare", False), ("In 2D", True), ("Train", True)):
         check(page, tab, is_dark)
 
 

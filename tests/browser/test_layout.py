@@ -16,6 +16,10 @@ DENOISE = "#generate, #player .prediction canvas, #player .noisy canvas, #player
 DENOISE += ", #player .speed, #player .save, #player .charts, #checkpoint, #images, #timesteps, #seed, #link, #load"
 COMPARE = "#compare, #axis, #values, #compare-images, #compare-timesteps, #compare-seed"
 COMPARE += ", #clock .scrub, #clock .align-by, #clock .pane, #clock table"
+PLANE = (
+    "#plane .side.left .world, #plane .side.right .world, #plane .play, #plane .scrub, #plane .follow, #plane .renew"
+)
+PLANE += ", #plane .variant-settings.left [name=eta], #plane .variant-settings.right [name=difference], #plane .pad"
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +157,17 @@ def test_the_compare_tab_fits_into_both_windows(page):
     for name in resized(page):
         check_reachable(page, COMPARE)
         assert tops_and_lefts(page) == ([2, 2] if name == "phone" else [1, 3])
+
+
+def test_the_2d_tab_fits_into_both_windows(page):
+    assert all(page.get_by_role("tab", name=name).is_visible() for name in ("Denoise", "Compare", "In 2D", "Train"))
+    unfold(page.get_by_role("tab", name="In 2D"))
+    page.wait_for_selector("#plane .plane[data-state=ready]")
+    for name in resized(page):
+        check_reachable(page, PLANE)
+        if name == "phone":
+            left, right = (page.locator(f"#plane .side.{side} .world").bounding_box() for side in ("left", "right"))
+            assert left["y"] == right["y"] and left["width"] > 150
 
 
 def test_the_train_tab_fits_into_both_windows(page):

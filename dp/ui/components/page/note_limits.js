@@ -1,10 +1,10 @@
 () => {
-  // When a slider's field loses the focus, Gradio replaces a number beyond the range with the limit, and nothing with the
+  // When the field of one of Gradio's sliders loses the focus, Gradio replaces a number beyond the range with the limit, and nothing with the
   // minimum. Say so.
   const noteOf = (block) => block.querySelector(":scope > .limit-note");
 
   function note({ target }) {
-    if (!target.matches?.(".block:has(input[type=range]) input[type=number]")) return;
+    if (!target.matches?.(".block:has([data-testid=block-info]):has(input[type=range]) input[type=number]")) return;
     const { value, min, max } = target;
     const limit = value === "" || Number(value) < Number(min) ? min : Number(value) > Number(max) ? max : null;
     if (limit === null) return;

@@ -65,5 +65,5 @@ function createTransport({ root, rate, end, show, onEnd, playFrom, goTo, step, g
   }
 
   update({ isEnabled: false, isLive: false, isFollowing: true });
-  return { update, pause: playback.pause, isPlaying: playback.isPlaying };
+  return { update, togglePlay, pause: playback.pause, isPlaying: playback.isPlaying };
 }
