@@ -43,6 +43,7 @@ QUESTIONS = {
         models=("creatures-32",),
         needs_replay=True,
     ),
+    "more": Question("In 2D", moment={"example": "Five steps cut corners"}, point="#plane .sides"),
     "wander": Question(
         "Denoise",
         FACES | {"sampler": "ddpm"},
@@ -51,6 +52,7 @@ QUESTIONS = {
         models=("faces-32", "faces-32, exact"),
         needs_replay=True,
     ),
+    "schedule": Question("In 2D", moment={"example": "Wasted steps"}, point="#plane .sides"),
     "decided": Question(
         "Denoise",
         FACES,

@@ -2,6 +2,7 @@
 const $ = (selector) => element.querySelector(selector);
 const root = $(".guide");
 const BUTTONS = { Denoise: ["#generate", "#stop"], Compare: ["#compare", "#compare-stop"] };
+const VIEWS = { Denoise: "#player .player", Compare: "#clock .clock", "In 2D": "#plane .plane" };
 const keys = Object.keys(props.questions);
 let asked = null; // the key of the question that is answered; another one, or closing it, ends what is under way
 
@@ -52,9 +53,10 @@ function isOver(tab) {
 
 async function answer(key) {
   const { text, moment, point, tab } = props.questions[key];
+  const target = VIEWS[tab];
+  if (!(await until(() => document.querySelector(target)?.checkVisibility(), key))) return; // the tab is shown for the first time
+  document.querySelector(target).dispatchEvent(new CustomEvent("show-moment", { detail: moment }));
   $(".answer-text").textContent = text;
-  const target = { Denoise: "#player .player", Compare: "#clock .clock" }[tab] || "#plane .plane";
-  document.querySelector(target)?.dispatchEvent(new CustomEvent("show-moment", { detail: moment }));
   const isThere = () => document.querySelector(point)?.checkVisibility();
   if (!(await until(isThere, key))) return;
   await pause(300); // what has just been opened takes its size
