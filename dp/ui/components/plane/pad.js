@@ -1,5 +1,5 @@
 // The small canvas that shows the training set and takes more points: from the pointer, or from a brush that the arrow
-// keys move. `add` gets a point in [-1, 1]² and whether the stroke is over.
+// keys move. `add` gets a point in [-1, 1]², and `finish` follows the last point of a stroke.
 function createPad({ canvas, root, pointsOf, add, finish }) {
   const REACH = 1.12; // of the canvas, so that points at the edge are whole
   const APART = 0.045; // between two points of a stroke

@@ -150,10 +150,10 @@ function draw() {
     view.draw({ run, position, shows, followed });
     levels.draw(run, position);
     const text = run ? caption(run) : "Draw some points, or choose a training set.";
-    const reading = figure.querySelector(".reading");
-    if (reading.textContent === text) continue;
-    reading.textContent = text;
-    canvas.setAttribute("aria-label", `${figure.querySelector("figcaption").textContent}: ${text}`);
+    const label = `${figure.querySelector("figcaption").textContent}: ${text}`;
+    if (canvas.ariaLabel === label) continue;
+    canvas.ariaLabel = label;
+    figure.querySelector(".reading").textContent = text;
     figure.dataset.step = run ? stepIn(run) : "";
   }
   scrub.setAttribute("aria-valuetext", `${Math.round((100 * Number(scrub.value)) / POSITIONS)}% of the run`);
@@ -177,13 +177,19 @@ function follow(particle) {
 }
 
 function tellFollowed() {
-  const counts = followed === null || isEmpty() ? [] : sides.map(({ run }) => {
-    const { k } = placeIn(run, positionIn(run));
-    const count = effectiveCount(run.denoiser.weigh(run.x[k][2 * followed], run.x[k][2 * followed + 1], run.plan.t[k]));
-    return count < 10 ? count.toFixed(1) : count.toFixed(0);
-  });
-  const text = "The ringed particle can still become about {0} points on the left, {1} on the right. The dashed line goes to their mean, its prediction (x₀).";
-  $(".followed").textContent = counts.length ? text.replace("{0}", counts[0]).replace("{1}", counts[1]) : "";
+  $(".followed").textContent = followed === null ? "" : describeFollowed(...sides.map(({ run }) => countCandidates(run)));
+}
+
+function describeFollowed(left, right) {
+  const counts = `The ringed particle can still become about ${left} points on the left, ${right} on the right.`;
+  return `${counts} The dashed line goes to their mean, its prediction (x₀).`;
+}
+
+function countCandidates(run) {
+  const { k } = placeIn(run, positionIn(run));
+  const weights = run.denoiser.weigh(run.x[k][2 * followed], run.x[k][2 * followed + 1], run.plan.t[k]);
+  const count = effectiveCount(weights);
+  return count.toFixed(count < 10 ? 1 : 0);
 }
 
 for (const side of sides)
