@@ -91,6 +91,7 @@ INTERVAL = {"guidance_interval": [0.2, 0.8]}
         ({"label": [1, 1, 1, 1], "guidance": 2} | INTERVAL, "cats", 2),
         ({"label": [1, 2, 3, 1], "guidance": 2} | INTERVAL, EACH, 2),
         ({"label": "dogs"}, "dogs", 3),
+        ({"label": "dogs", "guidance": 2}, "dogs", 2),  # as from a link
         ({"label": "1"}, "cats", 3),
         ({"label": "0"}, ANY, 3),
         ({"label": EACH}, EACH, 3),

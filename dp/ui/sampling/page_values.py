@@ -161,7 +161,8 @@ def to_page_values(engine: Engine, saved: Mapping[str, Any]) -> dict[str, Any]:
         schedule = TRAINED if name is None or (name, kwargs) == own else name
         label = saved_class(config, saved)
         guidance = saved.get("guidance")
-        if guidance not in (None, 1) and tuple(saved.get("guidance_interval", (0, 1))) != own_interval(config):
+        own_times = own_interval(config)  # meant by a link, which has none
+        if guidance not in (None, 1) and tuple(saved.get("guidance_interval", own_times)) != own_times:
             raise ValueError("the page has no control for the interval of the guidance")
         if schedule != TRAINED and kwargs:
             raise ValueError(f"the page has no control for these schedule parameters: {quote(kwargs)}")
