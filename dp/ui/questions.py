@@ -37,8 +37,8 @@ LETTERS = RUN | {"checkpoint": "letters-32", "guidance": 2.0}
 QUESTIONS = {
     "step": Question(
         "Denoise",
-        RUN | {"checkpoint": "creatures-32"},
-        moment={"step": 9, "image": 1, "panel": "apart"},
+        RUN | {"checkpoint": "creatures-32", "sampler": "ddim", "timesteps": 6},  # large steps, of two terms
+        moment={"step": 3, "image": 1, "panel": "apart"},
         point="#player .inspector.apart",
         models=("creatures-32",),
         needs_replay=True,
@@ -70,12 +70,12 @@ QUESTIONS = {
         needs_replay=True,
     ),
     "memorize": Question(
-        "Compare",
-        RUN | {"checkpoint": "faces-32", "batch_size": 9},
-        "checkpoint",
-        ("faces-32", "faces-32, exact", "creatures-32"),
-        point=".variants",
+        "Denoise",
+        FACES,
+        moment={"step": 20, "image": None, "panel": "candidates"},
+        point="#player .part:has(.pairs)",
         models=("faces-32", "faces-32, exact", "creatures-32"),
+        needs_replay=True,
     ),
     "guidance": Question(
         "Compare",

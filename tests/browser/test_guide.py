@@ -54,14 +54,21 @@ def test_another_question_ends_the_one_under_way(page):
     page.locator(".questions button[data-key=memorize]").click()
     page.get_by_role("button", name="Close the answer").click()
     ask(page, "step")
-    page.wait_for_function("document.querySelector('#player .player').dataset.apart === '9'")
+    page.wait_for_function("document.querySelector('#player .player').dataset.apart === '3'")
     assert page.locator("#player .inspector.apart.pointed-at").is_visible()
     close(page)
 
 
 def test_a_question_about_a_comparison(page):
-    ask(page, "memorize")
+    ask(page, "guidance")
     labels = "[...document.querySelectorAll('.player.variant:not([hidden]) .label')].map(l => l.textContent).join()"
-    assert page.evaluate(labels) == "faces-32,faces-32, exact,creatures-32"
-    assert page.locator("#compare-images input[type=number]").input_value() == "9"
+    assert page.evaluate(labels) == ",".join(f"guidance {value}" for value in QUESTIONS["guidance"].values)
+    assert page.locator("#compare-class input").input_value() == "R"
+    close(page)
+
+
+def test_a_question_in_two_dimensions(page):
+    ask(page, "schedule")
+    titles = page.locator("#plane .side figcaption").all_inner_texts()
+    assert titles == ["DDIM · 10 steps · sigmoid", "DDIM · 10 steps · sigmoid, mostly noise"]
     close(page)

@@ -246,7 +246,7 @@ def test_the_examples_set_both_sides(plane):
     page = plane
     for name, shown in (
         ("Five steps cut corners", ["DDIM · 50 steps", "DDIM · 5 steps"]),
-        ("Wasted steps", ["DDIM · 10 steps", "DDIM · 10 steps · sigmoid, mostly noise"]),
+        ("Wasted steps", ["DDIM · 10 steps · sigmoid", "DDIM · 10 steps · sigmoid, mostly noise"]),
         ("Time difference", ["DDIM · 20 steps", "DDIM · 20 steps · time difference 2"]),
         ("Smooth or jagged", ["DDIM · 50 steps", "DDPM · 50 steps"]),
     ):
@@ -265,7 +265,7 @@ def test_a_setting_changes_one_side(plane):
     form.get_by_label("Noise schedule").select_option("cosine")
     form.get_by_label("Timesteps").fill("7")
     computed(page)
-    assert titles(page) == ["DDIM · 50 steps", "DPM-Solver++(2M) · 7 steps · cosine"]
+    assert titles(page) == ["DDIM · 50 steps · sigmoid", "DPM-Solver++(2M) · 7 steps · cosine"]
     assert steps(page) == [50, 7]  # still at the end
     assert page.locator("#plane .examples [aria-pressed=true]").count() == 0
     assert not form.get_by_label("eta").is_visible()  # DDIM's
@@ -275,7 +275,7 @@ def test_a_setting_changes_one_side(plane):
     assert form.get_by_label("Timesteps").input_value() == "7"
     page.get_by_role("group", name="Left").get_by_label("eta").fill("0.25")
     computed(page)
-    assert titles(page)[0] == "DDIM · 50 steps · eta 0.25"
+    assert titles(page)[0] == "DDIM · 50 steps · sigmoid · eta 0.25"
 
 
 def test_a_particle_shows_what_it_may_become(plane):

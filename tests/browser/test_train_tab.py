@@ -515,9 +515,10 @@ def test_checkpoints_of_runs_are_listed_newest_first_under_unique_names(home, tm
     jobs.rename(second, "twin")
     engine = Engine(tmp_path / "bundled", device="cpu", runs=home)
     names = [entry.name for entry in engine.checkpoints()]
-    assert names == [f"{second.id}/000002", "twin/000002", "old/000010", "old/000002"]
+    twins = [f"{second.id}/000002", f"{second.id}/exact", "twin/000002", "twin/exact"]
+    assert names == [*twins, "old/000010", "old/000002", "old/exact"]
     assert engine.policy("twin/000002").image_size == 8
-    assert engine.checkpoints()[2].title == "000010 · old"
+    assert engine.checkpoints()[4].title == "000010 · old"
     assert run_board.free_name("twin") == "twin 2" and run_board.free_name("new") == "new"
     assert run_board.run_of(first.id).id == first.id and dataset.is_dir()
     for other in ("../home", first.id + "/..", "", None, 3, ["x"]):

@@ -20,6 +20,7 @@ function ask(key) {
   asked = key;
   for (const button of root.querySelectorAll(".questions button")) button.setAttribute("aria-pressed", String(button.dataset.key === key));
   $(".answer").hidden = false;
+  $(".answer-title").textContent = question.title;
   $(".answer-text").textContent = "Drawing…";
   $(".next-question").textContent = `Next: ${props.questions[after(key)].title}`;
   [...document.querySelectorAll('[role="tab"]')].find((tab) => tab.textContent.trim() === question.tab)?.click();
@@ -47,8 +48,8 @@ const shown = (tab) => (tab === "Denoise" ? document.querySelector("#player .pla
 
 function isOver(tab) {
   if (tab === "Compare") return document.querySelector("#clock .clock").getAttribute("aria-busy") === "false";
-  const { state, kept } = document.querySelector("#player .player").dataset;
-  return (state === "done" && kept) || state === "failed" || state === "stopped";
+  const { ariaBusy, dataset } = document.querySelector("#player .player");
+  return ariaBusy === "false" && (dataset.kept || ["failed", "stopped"].includes(dataset.state));
 }
 
 async function answer(key) {

@@ -106,7 +106,7 @@ function prepare(variant) {
 }
 
 function describe() {
-  for (const { figure, variant } of sides) figure.querySelector("figcaption").textContent = variant.describe();
+  sides.forEach(({ figure, variant }, i) => (figure.querySelector("figcaption").textContent = variant.describe(sides[1 - i].variant)));
   $(".particle-count").textContent = particles.value;
   const count = points.length / 2;
   const hint = count < MAX_POINTS ? "Draw to add more." : "That is the limit. To draw others, clear these.";

@@ -37,11 +37,11 @@ function createVariant({ form, samplers, onChange }) {
     return { ...chosen, sampler, timesteps, timeDifference: Math.min(difference / timesteps, 1), eta: sampler === "ddim" ? eta : 0 };
   }
 
-  // The sampler and the steps, and what else is unusual.
-  function describe() {
+  // The sampler and the steps, and what else is unusual or, as for the schedule, another on the other side.
+  function describe(other) {
     const { sampler, schedule, timesteps, difference, eta } = settings;
     const parts = [samplers.find(([, name]) => name === sampler)[0], `${timesteps} ${timesteps === 1 ? "step" : "steps"}`];
-    if (schedule !== USUAL.schedule) parts.push(SCHEDULE_CHOICES.find(([name]) => name === schedule)[1]);
+    if (schedule !== USUAL.schedule || other.schedule() !== schedule) parts.push(SCHEDULE_CHOICES.find(([name]) => name === schedule)[1]);
     if (difference) parts.push(`time difference ${difference}`);
     if (sampler === "ddim" && eta) parts.push(`eta ${eta}`);
     return parts.join(" · ");
@@ -53,5 +53,5 @@ function createVariant({ form, samplers, onChange }) {
   form.addEventListener("focusout", show);
   show();
 
-  return { set, toPlan, describe };
+  return { set, toPlan, describe, schedule: () => settings.schedule };
 }

@@ -2,7 +2,7 @@
 // reads which patches most, or for one of them darkens what it does not read.
 function createAttention({ root, state, server, panes, isWalking, isAvailable }) {
   const DARKEST = 0.85; // opacity of the overlay where nothing is attended to
-  const TINT = 0.5; // opacity of the territories
+  const TINT = 0.4; // opacity of the territories
   const PATCH_PX = 16; // of the overlay with territories
   const LEAST_VARIATION = 0.1; // between the latents' maps: with less, they read the same patches
   const $ = (selector) => root.querySelector(selector);

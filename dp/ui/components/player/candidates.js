@@ -66,7 +66,7 @@ function createCandidates({ root, state, server, goTo, select, isAvailable, isWa
   }
 
   const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
-  const round = (count) => (count < 10 ? count.toFixed(1).replace(".0", "") : String(Math.round(count)));
+  const round = (count) => (count < 3 ? count.toFixed(1).replace(".0", "") : String(Math.round(count)));
 
   function describeAll({ decided, rows, total }) {
     const settled = decided.filter((step) => step !== null);
@@ -81,7 +81,7 @@ function createCandidates({ root, state, server, goTo, select, isAvailable, isWa
     const left = isOne ? `At step ${steps[k]}, one of the ${total} training images is left.` : `At step ${steps[k]}, about ${round(counts[at][k])} of the ${total} training images are still possible.`;
     const when = decided[at] === null ? "It is never decided." : `It is decided at step ${decided[at]}.`;
     const [coarse, fine] = settled[at];
-    return `${left} ${when} In the prediction, the large shapes are settled from step ${coarse}, the details from step ${fine}.`;
+    return `${left} ${when} In the prediction, the large shapes are near the result from step ${coarse} on, the details from step ${fine}.`;
   }
 
   // A canvas with one training image.

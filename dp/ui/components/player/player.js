@@ -106,6 +106,7 @@ function begin({ run: id, walk: isWalk, until }) {
   }
   state.run = Object.assign(createRun(id || null), { isWalk: Boolean(isWalk), until: until || Infinity });
   [state.isFollowing, state.position] = [true, -1];
+  delete root.dataset.kept;
   panes.invalidate();
   selection.showAll();
   rerun.begin();
