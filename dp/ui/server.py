@@ -14,6 +14,7 @@ import gradio as gr
 from gradio import processing_utils
 from gradio.utils import get_upload_folder
 from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
 
 try:
     import mcp
@@ -77,7 +78,9 @@ class Page(gr.Blocks):
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             # Gradio wraps its own middleware around that in `app_kwargs`, and its CORS middleware answers some requests
             # itself. So the gateway wraps the complete stack, which Starlette builds before it calls this function.
-            app.middleware_stack = Gateway(app.middleware_stack, access, owner)
+            # Gradio compresses nothing, and its page is mostly text. Streams of events stay as they are.
+            compressed = GZipMiddleware(app.middleware_stack, minimum_size=10_000, compresslevel=5)
+            app.middleware_stack = Gateway(compressed, access, owner)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(sweep_periodically, Path(get_upload_folder()))
                 yield

@@ -287,6 +287,20 @@ def test_an_upload_above_the_limit_is_rejected_and_one_below_it_accepted(url):
             assert status == 413
 
 
+def test_the_page_is_sent_compressed_and_events_are_not(url):
+    """Gradio's page holds the scripts of all components: a megabyte of text."""
+
+    def headers_of(path, accepted):
+        with urlopen(Request(url + path, headers={"Accept-Encoding": accepted})) as answer:
+            is_stream = answer.headers["Content-Type"].startswith("text/event-stream")
+            return answer.headers.get("Content-Encoding"), 0 if is_stream else len(answer.read())
+
+    _, plain = headers_of("/", "identity")
+    encoding, packed = headers_of("/", "gzip")
+    assert encoding == "gzip" and packed < plain / 3
+    assert headers_of("/gradio_api/queue/data?session_hash=x", "gzip") == (None, 0)
+
+
 @pytest.mark.browser
 def test_the_page_contacts_only_its_own_server(page, url):
     """Since it was opened, in all tests above."""

@@ -20,19 +20,31 @@ FOLDER = Path(__file__).parent
 
 
 @cache
-def read_file(name: str) -> str:
-    """Return the text of a file in this folder. A comment such as `<!-- shared/x.html -->` is replaced by that file."""
+def read_file(name: str, without: tuple[str, ...] = ()) -> str:
+    """Return the text of a file in this folder. A comment such as `<!-- shared/x.html -->` is replaced by that file, or
+    by nothing for those in `without`.
+    """
     text = (FOLDER / name).read_text(encoding="utf-8")
-    return re.sub(r"<!-- (\w+/\w+\.html) -->", lambda match: read_file(match[1]), text)
+    return re.sub(r"<!-- (\w+/\w+\.html) -->", lambda m: "" if m[1] in without else read_file(m[1], without), text)
 
 
 class Component(gr.HTML):
-    """html, css, js: names of files, relative to this folder. description: of the value, for the API's users."""
+    """html, css, js: names of files, relative to this folder. without: files that are left out of the HTML.
+    description: of the value, for the API's users.
+    """
 
-    def __init__(self, html: str, css: Sequence[str], js: Sequence[str], description: str, **kwargs: Any):
+    def __init__(
+        self,
+        html: str,
+        css: Sequence[str],
+        js: Sequence[str],
+        description: str,
+        without: Sequence[str] = (),
+        **kwargs: Any,
+    ):
         self.description = description
         super().__init__(
-            html_template=read_file(html),
+            html_template=read_file(html, tuple(without)),
             css_template="".join(map(read_file, css)),
             js_on_load="\n".join(map(read_file, js)),
             apply_default_css=False,

@@ -25,7 +25,6 @@ const panes = createPanes({ root, state });
 const charts = createCharts({ root, state, goTo });
 const selection = createSelection({ root, state, server, panes, refresh, goTo });
 createFiles({ root, state, server, announce });
-createMini({ root, panes });
 const rerun = createRerun({ root, state, panes, trigger, refresh });
 const transport = createTransport({
   root,
@@ -57,18 +56,9 @@ const transport = createTransport({
   isIgnored: (key) => !state.selected && (key === "ArrowUp" || key === "ArrowDown"), // they scroll the page
 });
 const walk = createWalk({ root, state, selection, pause: transport.pause });
-const inspected = { root, state, server, isWalking: walk.isPlaying };
-const canReplay = () => props.can_replay && Boolean(state.run.id);
-createAttention({ ...inspected, panes, isAvailable: canReplay });
-createGuidance({ ...inspected, isAvailable: (row) => canReplay() && Boolean(state.run.classes[row]) });
-createApart({ ...inspected, isAvailable: canReplay });
-createEndings({ ...inspected, isAvailable: canReplay, goTo });
-createBest({ ...inspected, isAvailable: canReplay });
-createCandidates({ ...inspected, isAvailable: () => canReplay() && !props.is_variant, goTo, select: selection.showImage });
-createMap({ ...inspected, panes, select: selection.showImage, isAvailable: () => Boolean(state.run.id) && !props.is_variant });
-createMoment({ root, state, selection, seek, pause: transport.pause });
 const recording = props.has_recording ? createRecording({ server, isIdle: () => state.value.state === "idle", showRun: showRecorded, seek }) : null;
 if (props.is_variant) createVariant({ root, state, props, watch, isLive, seek, selection, changeOf: charts.changeOf, showRecorded });
+else createPanels({ root, state, server, props, panes, selection, isWalking: walk.isPlaying, seek, goTo, pause: transport.pause });
 
 // ---- values from the server
 

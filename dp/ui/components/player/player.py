@@ -51,32 +51,12 @@ from dp.ui.components.recording import recording_reader
 from dp.ui.sampling.page_values import find_run
 
 SHARED = ("canvas", "format", "chart", "image_map", "playback", "menu", "transport", "storage")
-STYLES = ("transport", "chart", "image_map")
-SCRIPTS = [f"shared/{name}.js" for name in SHARED]
-PARTS = (
-    "run",
-    "panes",
-    "mini",
-    "charts",
-    "selection",
-    "inspector",
-    "territories",
-    "attention",
-    "guidance",
-    "apart",
-    "endings",
-    "best",
-    "candidates",
-    "map",
-    "walk",
-    "files",
-    "rerun",
-    "recording",
-    "moment",
-    "variant",
-    "player",
-)
-SCRIPTS += [f"player/{name}.js" for name in PARTS]
+STYLES = ("shared/transport", "shared/chart", "shared/image_map", "player/player", "player/step")
+# What follows the run. A variant has only this: there are several of them on the page, and each comes with its scripts.
+CORE = ("run", "panes", "charts", "selection", "walk", "files", "rerun", "variant", "player")
+# What looks into it.
+PANELS = ("mini", "inspector", "territories", "attention", "guidance", "best", "apart", "endings", "candidates", "map")
+PANELS += ("moment", "recording", "panels")
 CHUNK_FRAMES = 16  # in one answer to the player
 SHEET_COLUMNS = 16  # of the sheet with all frames of one image
 
@@ -88,10 +68,12 @@ class Player(Component):
     """
 
     def __init__(self, runner: Runner, is_variant: bool = False, recording: Path | None = None, **kwargs: Any):
+        parts = CORE if is_variant else PANELS + CORE
         super().__init__(
             html="player/player.html",
-            css=[*(f"shared/{name}.css" for name in STYLES), "player/player.css", "player/step.css"],
-            js=SCRIPTS,
+            without=["player/inspectors.html", "player/panels.html"] if is_variant else [],
+            css=[f"{name}.css" for name in STYLES],
+            js=[*(f"shared/{name}.js" for name in SHARED), *(f"player/{name}.js" for name in parts)],
             description="the newest frame: state, index, timesteps, time, log_snr, src, seed, message",
             server_functions=[*server_functions(runner), recording_reader(recording)],
             value={"state": "idle"},

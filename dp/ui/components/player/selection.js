@@ -86,7 +86,7 @@ function createSelection({ root, state, server, panes, refresh, goTo }) {
       const row = tileAt(event, canvas, run.columns(), Math.ceil(run.images / run.columns()));
       if (row >= 0 && row < run.images) showImage(row);
     });
-  root.querySelector(".show-all").addEventListener("click", showAll);
+  root.querySelector(".show-all")?.addEventListener("click", showAll);
   new MutationObserver(markStrip).observe(root, { attributeFilter: ["data-step"] });
 
   return { select, showImage, showAll };
