@@ -16,9 +16,9 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 class Question(NamedTuple):
     """tab: the name of the tab where it is answered. settings: of the run, named as in `SampleSettings`, with its
     checkpoint. axis, values: of a comparison. moment: what the page then shows; in Denoise the `step`, the `image`
-    (from 0, None for all) and the `panel` that is opened, in two dimensions the `example`. point: a CSS selector of
-    what the page points at. models: the checkpoints that it needs. needs_replay: whether the server makes images again
-    for it.
+    (from 0, None for all) and the `panel` that is opened, in 2D the `example` and which particle to `follow`. point: a
+    CSS selector of what the page points at. models: the checkpoints that it needs. needs_replay: whether the server
+    makes images again for it.
     """
 
     tab: str
@@ -44,14 +44,7 @@ QUESTIONS = {
         needs_replay=True,
     ),
     "more": Question("In 2D", moment={"example": "Five steps cut corners"}, point="#plane .sides"),
-    "wander": Question(
-        "Denoise",
-        FACES | {"sampler": "ddpm"},
-        moment={"step": 9, "image": 6, "panel": "candidates"},
-        point="#player .of-one",
-        models=("faces-32", "faces-32, exact"),
-        needs_replay=True,
-    ),
+    "wander": Question("In 2D", moment={"example": "Smooth or jagged", "follow": 3}, point="#plane .sides"),
     "schedule": Question("In 2D", moment={"example": "Wasted steps"}, point="#plane .sides"),
     "decided": Question(
         "Denoise",
@@ -63,10 +56,10 @@ QUESTIONS = {
     ),
     "latents": Question(
         "Denoise",
-        LETTERS | {"label": 7},
-        moment={"step": 14, "image": 0, "panel": "attention"},
+        RUN | {"checkpoint": "creatures-32", "label": 7, "guidance": 1},  # a planet
+        moment={"step": 18, "image": 0, "panel": "attention"},
         point="#player .stage.prediction",
-        models=("letters-32",),
+        models=("creatures-32",),
         needs_replay=True,
     ),
     "memorize": Question(
@@ -74,7 +67,7 @@ QUESTIONS = {
         FACES,
         moment={"step": 20, "image": None, "panel": "candidates"},
         point="#player .part:has(.pairs)",
-        models=("faces-32", "faces-32, exact", "creatures-32"),
+        models=("faces-32", "faces-32, exact"),
         needs_replay=True,
     ),
     "guidance": Question(

@@ -312,7 +312,7 @@ def expect_territories(page):
         owner: {p for p, o, is_clear in zip(pixels, owners, clear) if o == owner and is_clear} for owner in owners
     }
     assert all(len(own) <= 1 for own in colors.values()) and len(set.union(*colors.values())) > 1
-    assert f"{len(set(pixels))} of 8 latents read some part" in page.inner_text(".attention-summary")
+    assert f"{len(set(pixels))} of 8 latents read some patches" in page.inner_text(".attention-summary")
 
 
 @pytest.mark.browser

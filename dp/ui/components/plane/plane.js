@@ -8,6 +8,7 @@ const [scrub, particles, choice] = [$(".scrub"), $(".particles"), $(".points")];
 const shows = { trails: true, field: false, density: true };
 let points = new Float64Array(); // the training set
 let [seed, followed] = [1, null];
+let toFollow = null; // a particle, once the runs are computed
 let [isBegun, isComputing, isStale, startsOver] = [false, false, false, false];
 
 const sides = ["left", "right"].map((name) => {
@@ -68,7 +69,10 @@ function choose(example) {
   examples.mark(example);
 }
 
-root.addEventListener("show-moment", ({ detail }) => choose(EXAMPLES.find(({ name }) => name === detail.example)));
+root.addEventListener("show-moment", ({ detail }) => {
+  choose(EXAMPLES.find(({ name }) => name === detail.example));
+  toFollow = detail.follow ?? null;
+});
 
 // A setting is no longer that of an example.
 function change() {
@@ -115,7 +119,8 @@ function describe() {
 }
 
 function showRuns() {
-  if (followed >= countParticles()) follow(null);
+  if (toFollow !== null || followed >= countParticles()) follow(toFollow);
+  toFollow = null;
   transport.update({ isEnabled: !isEmpty(), isLive: false, isFollowing: false });
   root.dataset.state = isEmpty() ? "empty" : "ready";
   const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -163,7 +168,7 @@ function draw() {
 function caption(run) {
   const k = stepIn(run);
   const { log_snr } = k < run.steps ? run.plan.t[k] : run.plan.s[k - 1];
-  const level = log_snr > 100 ? "no noise is left" : `log-SNR ${log_snr.toFixed(1).replace("-0.0", "0.0").replace("-", "−")}`;
+  const level = log_snr > 100 ? "finished" : `log-SNR ${log_snr.toFixed(1).replace("-0.0", "0.0").replace("-", "−")}`;
   return `step ${k} of ${run.steps}\u00a0· ${level}`; // a line ends after the dot
 }
 

@@ -73,12 +73,19 @@ function createApart({ root, state, server, isWalking, isAvailable }) {
     const { alpha, sigma, coefficients, index, run } = shown;
     write(split, [alpha, sigma]);
     write(mix, coefficients);
-    recipe.textContent = isLast() ? "From these, the sampler makes the result:" : `The sampler mixes them into the noisy image of step ${index + 1}:`;
+    recipe.textContent = isLast() ? "From these, the sampler makes the result:" : `The sampler mixes the noisy image of step ${index + 1} from the one of this step and the prediction. ${describeLevels()}`;
     notes.textContent = shown.notes;
     amplified.textContent = isAmplified() ? describeAmplified() : "";
     summary.textContent = `Step ${index} of ${run.timesteps}: ${inOneLine(split)}; ${inOneLine(mix)}`;
     panel.classList.remove("outdated");
     root.dataset.apart = index;
+  }
+
+  // Of the next noisy image: a x_t + b x0 + d fresh, where the prediction is right.
+  function describeLevels() {
+    const { alpha, sigma, coefficients: [a, b, , d] } = shown;
+    const [more, less] = [a * alpha + b, Math.hypot(a * sigma, d)].map(formatFactor);
+    return `In it, the noise falls from ${formatFactor(sigma)} to ${less}, and the image grows from ${formatFactor(alpha)} to ${more}:`;
   }
 
   function describeAmplified() {

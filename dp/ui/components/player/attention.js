@@ -44,7 +44,7 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
     const where = `Block ${b + 1} of ${maps.depth}, step ${maps.index}`;
     if (!territories) return `${where}: all ${maps.latents} latents read the same patches, so there are no territories to show.`;
     const owners = territories.color.filter(Boolean).length;
-    return `${where}: ${owners} of ${maps.latents} latents read some part of the image more than all others do. Each has its own color.`;
+    return `${where}: ${owners} of ${maps.latents} latents read some patches more than any other does. Those that read about the same have one color, ${territories.groups} in all.`;
   }
 
   function describeLatent(b, l) {
@@ -77,7 +77,7 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
     });
   }
 
-  // ---- one thumbnail per map, all first, then the latents as their territories lie around the image
+  // ---- one thumbnail per map: all first, then the latents by their groups
 
   const columns = () => Math.min(maps.latents + 1, sheet.clientWidth < 420 ? 11 : 17);
   const rows = () => Math.ceil((maps.latents + 1) / columns());
