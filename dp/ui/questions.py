@@ -58,7 +58,7 @@ QUESTIONS = {
         "Denoise",
         RUN | {"checkpoint": "creatures-32", "label": 7, "guidance": 1},  # a planet
         moment={"step": 18, "image": 0, "panel": "attention"},
-        point="#player .stage.prediction",
+        point="#player .panes",
         models=("creatures-32",),
         needs_replay=True,
     ),

@@ -301,7 +301,7 @@ def expect_territories(page):
     owners = weights.argmax(dim=0).tolist()
     pixels = page.evaluate(
         """() => {
-            const pen = document.querySelector('.noisy .overlay').getContext('2d', { willReadFrequently: true });
+            const pen = document.querySelector('.prediction .overlay').getContext('2d', { willReadFrequently: true });
             const middles = Array.from({ length: 64 }, (_, p) => [(p % 8) * 16 + 8, Math.floor(p / 8) * 16 + 8]);
             return middles.map(([x, y]) => pen.getImageData(x, y, 1, 1).data.slice(0, 3).join());
         }"""

@@ -23,9 +23,11 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
     const isAlike = maps.variation[b] < LEAST_VARIATION;
     territories = isAlike ? null : createTerritories(readMaps(b), maps.side);
     if (l) for (const overlay of overlays) darken(overlay, b, l);
-    else for (const overlay of overlays) territories ? paintTerritories(overlay, territories, maps.side, PATCH_PX, TINT) : (overlay.width = 1);
-    panes.canvases.x_t.after(overlays[0]);
-    panes.canvases.x0.after(overlays[1]);
+    else if (territories) paintTerritories(overlays[1], territories, maps.side, PATCH_PX, TINT);
+    for (const [i, canvas] of [panes.canvases.x_t, panes.canvases.x0].entries()) {
+      if (l || (territories && i)) canvas.after(overlays[i]); // beside the territories, the noisy image stays as it is
+      else overlays[i].remove();
+    }
     summary.textContent = l ? describeLatent(b, l) : describeAll(b);
     drawThumbnails(b, l);
     root.dataset.attention = `${maps.index}/${b + 1}/${l}`;

@@ -169,12 +169,14 @@ function createCandidates({ root, state, server, goTo, select, isAvailable, isWa
     const range = [1, Math.max(answer.total, 2)];
     chart.scales = createScales(fitted, { x: [1, Math.max(timesteps, 2)], y: range, isLog: true });
     const { x, y } = chart.scales;
-    drawAxes(fitted, root, chart.scales, { xTicks: roundTicks(1, timesteps, 5).filter(Number.isInteger), yTicks: roundLogTicks(...range, 4), xName: "step" });
+    drawAxes(fitted, root, chart.scales, { xTicks: roundTicks(1, timesteps, 5).filter(Number.isInteger), yTicks: [1, 10, answer.total].filter((tick, i, all) => !i || tick > 2 * all[i - 1]), xName: "step" });
     pen.strokeStyle = getComputedStyle(root).getPropertyValue("--body-text-color-subdued");
     drawLine(pen, [[x(frame().index), CHART.top], [x(frame().index), height - CHART.bottom]]);
     pen.setLineDash([3, 3]);
     drawLine(pen, [[CHART.left, y(2)], [width - CHART.right, y(2)]]);
     pen.setLineDash([]);
+    [pen.textAlign, pen.textBaseline] = ["left", "bottom"];
+    pen.fillText("below: decided", CHART.left + 4, y(2) - 1);
     [pen.strokeStyle, pen.fillStyle, pen.lineJoin] = [COLOR, COLOR, "round"];
     const curves = at < 0 ? answer.counts : [answer.counts[at]];
     [pen.lineWidth, pen.globalAlpha] = at < 0 ? [1, 0.35] : [2, 1];
