@@ -44,7 +44,7 @@ def test_a_question_draws_goes_to_its_moment_and_offers_the_next(page):
     assert page.locator(".questions").is_hidden() and page.locator("#guide").bounding_box()["y"] < 200
     page.get_by_role("button", name="Next: What do the latents look at?").click()
     page.wait_for_function("document.querySelector('#player .player').dataset.attention === '18/1/0'")
-    page.wait_for_selector("#player .stage.prediction.pointed-at")
+    page.wait_for_selector("#player .panes.pointed-at")
     assert not page.locator("#player .possible").is_visible()
     close(page)
     assert page.locator(".questions").is_visible()
