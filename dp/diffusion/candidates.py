@@ -21,7 +21,7 @@ from dp.diffusion.state import SampleState
 class Candidates(NamedTuple):
     """Of B images at K steps, whose numbers, from 1, are `steps`. counts: the effective number of training images that
     are possible, [K,B]. likeliest: the indices of the M likeliest, most likely first, and their weights, [K,B,M] each.
-    x0: the last prediction, [B,C,H,W] in [-1, 1].
+    x0: the prediction in the last of these steps, [B,C,H,W] in [-1, 1].
     """
 
     steps: list[int]
@@ -35,12 +35,11 @@ class Candidates(NamedTuple):
 def find_candidates(
     policy: DiffusionPolicy, exact: ExactDenoiser, state: SampleState, steps: Collection[int], most: int = 8
 ) -> Candidates:
-    """Take all steps of a `state` that is at its first, and return the candidates before each step in `steps`, up to
-    `most` at each. `exact` knows the training images of `policy`, under the same noise schedule.
+    """Take the steps of a `state` that is at its first, and return the candidates before each of `steps`, at least one
+    number from 1, up to `most` at each. `exact` knows the training images of `policy`, under the same noise schedule.
     """
     counts, likeliest, weights, at = [], [], [], []
-    step = None
-    while not state.is_finished:
+    while state.index < max(steps):
         if state.index + 1 in steps:
             time = state.plan.network_time[state.index].expand(len(state))
             posterior = exact.posterior(state.x_t, time, state.condition)  # [B,N]

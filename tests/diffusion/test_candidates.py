@@ -42,6 +42,13 @@ def test_the_counts_are_those_of_the_posterior_of_each_image_alone():
         assert torch.equal(alone.likeliest[:, 0, 0], together.likeliest[:, i, 0])
 
 
+def test_a_run_that_was_stopped_is_followed_to_its_last_step():
+    policy = exact_policy()
+    found = find_candidates(policy, policy.model, begin(policy, sampler="ddim"), [1, 10])
+    steps = list(policy.stream(4, sampler="ddim", seed=0))
+    assert found.steps == [1, 10] and torch.equal(found.x0, steps[9].x0)
+
+
 def test_the_mirror_image_counts_as_the_image():
     policy = exact_policy(mirrored=True)
     images = policy.model.images.view(-1, 3, 6, 6)
