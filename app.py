@@ -23,7 +23,8 @@ ON_ZERO_GPU = on_zero_gpu()
 
 with startup.exit_on_error():
     set_thread_count()
-    engine = Engine(os.path.join(HERE, "checkpoints"), device="cpu" if ON_ZERO_GPU else None, runs=runs_dir())
+    device, accelerate = ("cpu", False) if ON_ZERO_GPU else (None, True)
+    engine = Engine(os.path.join(HERE, "checkpoints"), device=device, runs=runs_dir(), accelerate=accelerate)
     demo = build_app(engine, on_zero_gpu=ON_ZERO_GPU)
 
 

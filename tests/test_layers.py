@@ -35,13 +35,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ui": {"system", "diffusion", "data", "networks", "checkpoints", "hub", "training", "serving"},
     "app": {"system", "data", "training", "serving", "ui"},
 }
-# The one exception: the policy's convenience methods import higher packages in their bodies.
+# Imports in the bodies of functions: the policy's convenience methods import higher packages, and an optional package
+# is loaded only where it is used.
 POLICY, FOLDER, MODELS = "dp.diffusion.policy", "dp.checkpoints.folder", "dp.hub.models"
 EXCEPTIONS = {(POLICY, name, FOLDER) for name in ("from_pretrained", "save_pretrained")}
 EXCEPTIONS |= {(POLICY, name, MODELS) for name in ("from_pretrained", "push_to_hub")}
+EXCEPTIONS |= {("dp.serving.backends", "load_openvino", "openvino")}
 
 # Foreign packages that only some packages may import, and the foreign packages to which a part of dp is limited.
 ONLY_IN = {"gradio": {"ui", "app"}, "accelerate": {"training"}, "ema_pytorch": {"training"}, "av": {"data"}}
+ONLY_IN |= {"openvino": {"serving"}}
 LIMITED_TO = {
     "dp.diffusion.": {"torch"},
     "dp.data.archives.archive_kinds": set(),

@@ -72,14 +72,13 @@ def run_candidates(engine: Engine, request_id: str, row: int | None = None) -> R
     numbers = denoiser.images.numel()
     if row is None and (row_steps > MOST_ROW_STEPS or row_steps * numbers > MOST_WORK):
         raise ValueError("this run is too large for all of its images at once: click one of them")
+    policy = model.policy_of(request.backend)
     kept = evenly_few([frame.index for frame in frames], max(int(MOST_WORK / 10 / numbers), 2))
     if row is None:
-        whole = model.policy.init_state(request.settings, request.start, request.mask)
+        whole = policy.init_state(request.settings, request.start, request.mask)
     else:
-        whole = state_at_step(model.policy, request.settings, row, 1, request.start, request.mask)
-    parts = [
-        find_candidates(model.policy, denoiser, part, kept, MOST_CANDIDATES) for part in whole.split(engine.row_budget)
-    ]
+        whole = state_at_step(policy, request.settings, row, 1, request.start, request.mask)
+    parts = [find_candidates(policy, denoiser, part, kept, MOST_CANDIDATES) for part in whole.split(engine.row_budget)]
     counts, likeliest, weights = (torch.cat([part[i] for part in parts], dim=1).cpu().numpy() for i in (1, 2, 3))
     nearest, distances = nearest_images(denoiser, torch.cat([part.x0 for part in parts]))
     used, places = np.unique(np.concatenate([likeliest.ravel(), nearest.numpy()]), return_inverse=True)

@@ -33,6 +33,7 @@ from dp.diffusion.replay import predictions_by_branch, state_at_step
 from dp.diffusion.settings import SampleSettings
 from dp.diffusion.state import SampleState, Step
 from dp.networks.attention import read_attention
+from dp.serving.backends import TORCH, Converter
 from dp.serving.frames import Frame, HostCopy, rms_change
 from dp.serving.handle import RunHandle, SampleRequest, digest
 from dp.serving.model_cache import LoadedModel, ModelCache
@@ -50,7 +51,8 @@ class Engine:
     """roots, runs: folders of checkpoints and of training runs, read again at each `checkpoints()`. row_budget: rows
     of one network call; a larger request is split, and the budget is halved when memory runs out. device: by default
     the best there is. memory_for_policies, memory_for_trajectories: in bytes; the least recently used checkpoint, or
-    ended run, is evicted first. ttl_s: seconds for which an ended or parked run can be found again.
+    ended run, is evicted first. ttl_s: seconds for which an ended or parked run can be found again. accelerate: whether
+    new runs begin with a faster backend once it is ready (see `dp.serving.backends`).
     """
 
     can_replay = True
@@ -64,10 +66,14 @@ class Engine:
         memory_for_policies: int = 2 << 30,
         memory_for_trajectories: int = 256 << 20,
         ttl_s: float = 600.0,
+        accelerate: bool = False,
     ):
         self.memory_for_trajectories, self.ttl_s = memory_for_trajectories, ttl_s
         self.device = torch.device(device) if device else best_device()
-        self._models = ModelCache(*roots, device=self.device, memory=memory_for_policies, runs=runs)
+        converter = Converter(runs, self._is_busy) if accelerate else None
+        self._models = ModelCache(
+            *roots, device=self.device, memory=memory_for_policies, runs=runs, converter=converter
+        )
         self._scheduler = Scheduler(row_budget)
         self._requests: dict[str, Request] = {}  # all that can be found by their id
         self._copying: tuple[Published, HostCopy] | None = None
@@ -83,8 +89,8 @@ class Engine:
         return self._models.entries()
 
     def policy(self, checkpoint: str) -> DiffusionPolicy:
-        """Return the policy of that name, loaded on first use and again when its files have changed. Raises ValueError
-        (CheckpointError) with the reason.
+        """Return the policy of that name, computed by PyTorch, loaded on first use and again when its files have
+        changed. Raises ValueError (CheckpointError) with the reason.
         """
         return self._models.get(checkpoint).policy
 
@@ -125,11 +131,12 @@ class Engine:
         return request and request.handle
 
     def provenance(self, request: Request | SampleRequest) -> dict[str, Any]:
-        """Return what makes the images of a request: the checkpoint, the SHA-256 of its weights, the device, every
-        setting, the names of the classes in it, and the SHA-256 of the start and mask.
+        """Return what makes the images of a request: the checkpoint, the SHA-256 of its weights, the device and the
+        backend, every setting, the names of the classes in it, and the SHA-256 of the start and mask.
         """
-        model = self._models.get(request.checkpoint)
+        model, backend = self._models.get(request.checkpoint), getattr(request, "backend", TORCH)
         source = {"checkpoint": request.checkpoint, "sha256": model.digest, "device": self.device.type}
+        source["backend"] = backend
         given = {"start": digest(request.start), "mask": digest(request.mask)}
         used = sorted(set(request.settings.labels) - {0})
         names = {"classes": {str(label): model.classes[label - 1] for label in used if label <= len(model.classes)}}
@@ -145,13 +152,15 @@ class Engine:
         settings = branch_settings(run.settings, row, count)
         origin = Origin(run.settings, row, index)
         handle = RunHandle(settings, self._notify, checkpoint=run.checkpoint)
-        return self._start(Request(handle, settings, run.checkpoint, run.start, run.mask, origin=origin))
+        request = Request(handle, settings, run.checkpoint, run.start, run.mask, origin=origin, backend=run.backend)
+        return self._start(request)
 
     def attention(self, request_id: str, row: int, index: int) -> Tensor:
         """Return the read attention [depth,M,N] of image `row` at step `index` of a run that can still be found. The
         image is made again up to there, in the caller's thread. Raises ValueError where that cannot be done.
         """
-        return read_attention(*self.replayed(request_id, row, index))[0]
+        _, state = self.replayed(request_id, row, index)
+        return read_attention(self.replayable(request_id)[1].policy, state)[0]  # only the reference can tell
 
     def branches(self, request_id: str, row: int, index: int) -> tuple[Tensor, float]:
         """Return x0 [3,C,H,W] in [-1, 1] as predicted for an image in a step of its run without the class, with it, and
@@ -165,11 +174,12 @@ class Engine:
         return take_apart(*self.replayed(request_id, row, index))
 
     def replayed(self, request_id: str, row: int, index: int) -> tuple[DiffusionPolicy, SampleState]:
-        """Return a run's policy, and the state of image `row` alone that is about to take step `index`, from 1. Raises
-        ValueError where that cannot be done.
+        """Return a run's policy, that of its backend, and the state of image `row` alone that is about to take step
+        `index`, from 1. Raises ValueError where that cannot be done.
         """
         request, model = self.replayable(request_id)
-        return model.policy, state_at_step(model.policy, request.settings, row, index, request.start, request.mask)
+        policy = model.policy_of(request.backend)
+        return policy, state_at_step(policy, request.settings, row, index, request.start, request.mask)
 
     def replayable(self, request_id: str) -> tuple[Request, LoadedModel]:
         """Return a run that can be made again, and its model. Raises ValueError, with the reason, for any other."""
@@ -201,12 +211,14 @@ class Engine:
     def _prepare(self, request: Request) -> None:
         try:
             model = self._models.get(request.checkpoint)
-            settings = request.settings.with_defaults(model.policy.defaults)
+            request.backend = request.backend or model.backend
+            policy = model.policy_of(request.backend)
+            settings = request.settings.with_defaults(policy.defaults)
             if settings.seed is None:
                 settings = replace(settings, seed=secrets.randbelow(MAX_SEED))
             request.settings = settings
             request.handle.provenance = self.provenance(request) | request.branch_record()
-            self._admit(request, model.policy, request.begin(model.policy))
+            self._admit(request, policy, request.begin(policy))
         except Exception as error:  # reported to this request's readers; all others go on
             self._finish(request, "failed", error)
         self._notify()
@@ -233,6 +245,10 @@ class Engine:
                     return
                 taken -= request.nbytes
                 self._evict(request)
+
+    def _is_busy(self) -> bool:
+        with self._wake:
+            return any(request.is_ready for request in self._requests.values())
 
     def _notify(self) -> None:
         with self._wake:

@@ -42,9 +42,9 @@ class RunHandle:
     `frame` is the newest frame, None before the first, and `trajectory` holds the kept ones. `state` is 'waiting',
     'running' or 'parked', and at the end 'done', 'stopped' or 'failed' (see `error`). `request_id` finds the handle
     again (`Engine.find`) and cannot be guessed. `checkpoint` is its model's name. `provenance`, once the run has been
-    prepared: the checkpoint, the SHA-256 of its weights, the device and every setting. `control` is what the readers
-    want: 'run', 'park', 'stop' or 'discard'; the last two are final. `note` says what a run without frames is waiting
-    for, if there is more to say.
+    prepared: the checkpoint, the SHA-256 of its weights, the device, the backend and every setting. `control` is what
+    the readers want: 'run', 'park', 'stop' or 'discard'; the last two are final. `note` says what a run without frames
+    is waiting for, if there is more to say.
     """
 
     def __init__(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -15,36 +15,60 @@ from dp.checkpoints.classes import classes_of
 from dp.checkpoints.folder import load
 from dp.diffusion.policy import DiffusionPolicy
 from dp.hub import downloads
+from dp.serving.backends import OPENVINO, TORCH, Converter, Job
 from dp.serving.exact_models import Stamp, exact_or_none, files_of, find_exact, load_exact, stamp_of, with_exact
 from dp.system.records import name_of
 from dp.system.validation import quote
 from dp.training.run_folder import list_runs
 
 
-class LoadedModel(NamedTuple):
+@dataclass(eq=False)
+class LoadedModel:
     """stamp: names, times and sizes of the files. digest: SHA-256 of the weights file, or of an exact model's training
-    images. classes: their names.
+    images. policy: the reference, computed by PyTorch. classes: their names. openvino: the same policy computed by
+    OpenVINO, once it is ready.
     """
 
     stamp: Stamp
     digest: str
     policy: DiffusionPolicy
     classes: list[str]
+    openvino: DiffusionPolicy | None = None
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (*self.policy.parameters(), *self.policy.buffers()))
+        own = sum(tensor.nbytes for tensor in (*self.policy.parameters(), *self.policy.buffers()))
+        return own + (self.openvino.model.nbytes if self.openvino else 0)
+
+    @property
+    def backend(self) -> str:
+        """Return the name of the backend that new runs begin with."""
+        return OPENVINO if self.openvino and not self.openvino.model.has_failed else TORCH
+
+    def policy_of(self, backend: str) -> DiffusionPolicy:
+        """Return the policy for a run of that backend: the reference, which is within rounding of any other, while that
+        one is not here. The model may have been evicted, and loaded again.
+        """
+        return self.openvino if backend == OPENVINO and self.openvino else self.policy
 
 
 class ModelCache:
     """The checkpoints in `roots`, followed by the models downloaded from the Hub and the checkpoints of the training
     runs in `runs` (DP_HOME). All are listed anew for each call, which may come from any thread.
 
-    memory: in bytes; beyond it the least recently used policy is evicted, but never the one just requested.
+    memory: in bytes; beyond it the least recently used policy is evicted, but never the one just requested. converter:
+    what prepares a second backend for each model after it was loaded; None for the reference alone.
     """
 
-    def __init__(self, *roots: str | Path, device: torch.device, memory: int, runs: str | Path | None = None):
-        self.roots, self.device, self.memory, self.runs = roots, device, memory, runs
+    def __init__(
+        self,
+        *roots: str | Path,
+        device: torch.device,
+        memory: int,
+        runs: str | Path | None = None,
+        converter: Converter | None = None,
+    ):
+        self.roots, self.device, self.memory, self.runs, self.converter = roots, device, memory, runs, converter
         self._models: dict[str, LoadedModel] = {}  # the most recently used last
         self._loading: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -89,6 +113,9 @@ class ModelCache:
             known = self._models.get(checkpoint)
             if known is None or known.stamp != stamp:
                 known = load_model(entry, stamp, self.device)
+                if self.converter:
+                    use = partial(setattr, known, "openvino")
+                    self.converter.add(Job(entry.name, known.policy, entry.path, known.digest, use))
         with self._lock:
             self._models.pop(checkpoint, None)
             self._models[checkpoint] = known

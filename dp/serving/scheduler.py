@@ -1,8 +1,8 @@
 """Scheduler: which images share the next network call.
 
-A batch holds images of one checkpoint, up to the row budget: an image takes one row of the network call, or two in a
-guided step. Requests that have waited longest come first, and new ones
-before all others, so that a first frame comes soon; but a flood of new requests must not starve the rest.
+A batch holds images of one checkpoint and one backend, up to the row budget: an image takes one row of the network
+call, or two in a guided step. Requests that have waited longest come first, and new ones before all others, so that a
+first frame comes soon; but a flood of new requests must not starve the rest.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ class Origin(NamedTuple):
 
 @dataclass(eq=False)
 class Request:
-    """The engine's side of a run. `policy` and `pending` are set once it has been prepared.
+    """The engine's side of a run. `backend`, `policy` and `pending` are set once it has been prepared.
 
-    start, mask, keep: as in `Engine.submit`. origin: of a branch, whose start and mask are those of that run. pending,
+    start, mask, keep: as in `Engine.submit`. origin: of a branch, whose start and mask are those of that run. backend:
+    the name of the one that computes it from its first step to its last; a branch has that of its run. pending,
     advanced: its images in order, in parts that fit the row budget: those that have yet to take the current step, and
     those that have taken it. partial_frames: the frames of `advanced`. last_step: the number of the batch that it was
     last in, 0 for a new request. trajectory_bytes: how much its trajectory may grow to. expires_at: when it is evicted,
@@ -52,6 +53,7 @@ class Request:
     mask: Tensor | None = None
     keep: frozenset[int] = frozenset()
     origin: Origin | None = None
+    backend: str = ""
     policy: DiffusionPolicy | None = None
     pending: list[SampleState] = field(default_factory=list)
     advanced: list[SampleState] = field(default_factory=list)
