@@ -1,16 +1,21 @@
 """`python -m dp publish-space user/name`: publish this repository as a Hugging Face Space, or update that Space. The
 token comes from the machine's login (`hf auth login`) or HF_TOKEN; it is passed with each call and stored nowhere.
 
-Only the files listed here are uploaded, so images, runs and notes in the working directory stay private.
+Only the files listed here are uploaded, so images, runs and notes in the working directory stay private. A Space builds
+from requirements.txt alone, so that of a Space on a CPU also has the lines of requirements-cpu.txt.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from huggingface_hub import SpaceHardware
+from huggingface_hub import HfApi, SpaceHardware
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import filter_repo_objects
 
 from dp.hub.client import HubError, api_for, headers_for, token_in, translate_errors
@@ -19,8 +24,11 @@ from dp.system.validation import message_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("dp", "checkpoints", "docs", "tests", "benchmarks", ".ci")
-FILES = ("app.py", "README.md", "LICENSE", "requirements.txt", "pyproject.toml", ".gitignore", ".gitattributes")
+REQUIREMENTS, CPU_REQUIREMENTS = "requirements.txt", "requirements-cpu.txt"
+FILES = ("app.py", "README.md", "LICENSE", REQUIREMENTS, CPU_REQUIREMENTS)
+FILES += ("pyproject.toml", ".gitignore", ".gitattributes")
 WANTED = [*FILES, *(f"{folder}/*" for folder in FOLDERS)]
+CPU_BASIC = SpaceHardware.CPU_BASIC.value  # of a new Space, if no other is named
 UNWANTED = ["*__pycache__*", "*.pyi", "*/.*"]
 
 
@@ -47,6 +55,7 @@ def main() -> None:
         headers = headers_for(args.space, None)
         if args.dry_run:
             sizes = {path: (ROOT / path).stat().st_size for path in files()}
+            sizes[REQUIREMENTS] = len(requirements(args.hardware or CPU_BASIC))
             print("\n".join(f"{size:>12,}  {path}" for path, size in sizes.items()))
             print(
                 f"{sum(sizes.values()):>12,}  bytes in {len(sizes)} files would be uploaded to the Space {args.space}"
@@ -66,6 +75,20 @@ def files() -> list[str]:
     return list(filter_repo_objects(paths, allow_patterns=WANTED, ignore_patterns=UNWANTED))
 
 
+def requirements(hardware: str) -> bytes:
+    """Return the requirements.txt of a Space on that hardware."""
+    own, extra = ((ROOT / name) for name in (REQUIREMENTS, CPU_REQUIREMENTS))
+    return own.read_bytes() + (extra.read_bytes() if hardware.startswith("cpu") and extra.exists() else b"")
+
+
+def hardware_of(api: HfApi, space: str) -> str | None:
+    """Return the hardware of a Space, or None if the Hub does not say."""
+    with suppress(HfHubHTTPError):
+        runtime = api.get_space_runtime(space)
+        return runtime.requested_hardware or runtime.hardware
+    return None
+
+
 def publish(space: str, headers: Mapping[str, str], private: bool, hardware: str | None) -> None:
     if not token_in(headers):
         raise HubError(
@@ -73,9 +96,13 @@ def publish(space: str, headers: Mapping[str, str], private: bool, hardware: str
         )
     kind = {"repo_type": "space", "space_sdk": "gradio", "space_hardware": hardware}
     message = "Watch a diffusion model at work"
-    patterns = {"allow_patterns": WANTED, "ignore_patterns": UNWANTED, "commit_message": message}
-    with translate_errors(space, headers):
+    with translate_errors(space, headers), TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         api = api_for(headers)
         api.create_repo(space, private=private or None, exist_ok=True, **kind)
-        api.upload_folder(repo_id=space, folder_path=ROOT, repo_type="space", **patterns)
+        for name in files():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, Path(folder) / name)
+        of_space = requirements(hardware_of(api, space) or hardware or CPU_BASIC)
+        (Path(folder) / REQUIREMENTS).write_bytes(of_space)
+        api.upload_folder(repo_id=space, folder_path=folder, repo_type="space", commit_message=message)
     print(f"{api.endpoint}/spaces/{space} is being built, which takes some minutes")

@@ -38,7 +38,8 @@ def hub(monkeypatch, tmp_path):
 def clone(monkeypatch, tmp_path):
     """Return a small clone of the repository that also contains private files."""
     folder = tmp_path / "clone"
-    for name in ("app.py", "README.md", "requirements.txt", "dp/serving/cli.py", "checkpoints/faces-32/config.json"):
+    names = ("app.py", "README.md", "requirements.txt", "requirements-cpu.txt", "dp/serving/cli.py")
+    for name in (*names, "checkpoints/faces-32/config.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     private = (
@@ -86,6 +87,7 @@ def test_the_whole_repository_is_uploaded_and_nothing_else(hub, command):
 
 
 def test_private_files_in_the_clone_are_not_uploaded(hub, clone, command):
+    (clone / "requirements-cpu.txt").unlink()
     assert command(SPACE)[0] == 0
     there = {"app.py", "README.md", "requirements.txt", "dp/serving/cli.py", "checkpoints/faces-32/config.json"}
     assert hub.repos[SPACE]["files"].keys() == there
@@ -94,6 +96,36 @@ def test_private_files_in_the_clone_are_not_uploaded(hub, clone, command):
     sizes = {name: int(size.replace(",", "")) for size, name in map(str.split, lines)}
     assert code == 0 and sizes == {name: (clone / name).stat().st_size for name in there}
     assert re.fullmatch(rf" *{sum(sizes.values()):,}  bytes in 5 files would be uploaded to the Space {SPACE}", total)
+
+
+def says_its_hardware(current, requested):
+    hardware = {"current": current, "requested": requested}
+    return lambda handler: handler.answer(200, {"stage": "RUNNING", "hardware": hardware})
+
+
+@pytest.mark.parametrize(
+    "options, hardware, is_cpu",
+    [
+        ([], None, True),  # a new Space
+        (["--hardware", "cpu-upgrade"], None, True),
+        (["--hardware", "zero-a10g"], None, False),
+        ([], ("zero-a10g", "zero-a10g"), False),  # there already
+        (["--hardware", "zero-a10g"], ("cpu-basic", "cpu-basic"), True),  # the option is for a new Space only
+        ([], ("cpu-basic", "t4-small"), False),
+        ([], ("cpu-basic", None), True),
+    ],
+)
+def test_a_space_on_a_cpu_gets_the_requirements_for_it(hub, clone, command, monkeypatch, options, hardware, is_cpu):
+    if hardware:
+        monkeypatch.setitem(fakehub.KINDS, "runtime", r"GET /api/spaces/(?P<repo>[^/]+/[^/]+)/runtime")
+        hub.trouble = {"runtime": says_its_hardware(*hardware)}
+    assert command(SPACE, *options)[0] == 0
+    own, extra = ((clone / name).read_bytes() for name in ("requirements.txt", "requirements-cpu.txt"))
+    assert extra.startswith(b"openvino>=") and own.endswith(b"\n")
+    assert hub.repos[SPACE]["files"]["requirements.txt"] == own + extra * is_cpu
+    _, said, _ = command(SPACE, "--dry-run", *options)
+    if not hardware:  # without the network it cannot know the Space's
+        assert f"{len(own + extra * is_cpu):,}  requirements.txt\n" in said
 
 
 def test_a_dry_run_sends_no_requests(hub, clone, command):
