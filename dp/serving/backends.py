@@ -84,14 +84,14 @@ def example_inputs(network: RIN, rows: int) -> list[Tensor]:
 
 
 class OpenVINONetwork(nn.Module):
-    """A RIN computed by OpenVINO on the CPU in float32: the contract of `dp.diffusion.policy`, for inference only. It
-    may be called from several threads.
+    """A RIN computed by OpenVINO on the CPU: the contract of `dp.diffusion.policy`, for inference only. It may be
+    called from several threads.
 
     file: what `convert` made of `reference`, which computes every call from the first one on that OpenVINO fails in.
-    Raises whatever OpenVINO does if it cannot use the file.
+    precision: 'f32' or 'bf16'. Raises whatever OpenVINO does if it cannot use the file.
     """
 
-    def __init__(self, file: Path, reference: RIN):
+    def __init__(self, file: Path, reference: RIN, precision: str = "f32"):
         super().__init__()
         self.reference = reference
         self.channels, self.image_size, self.num_classes = (
@@ -101,7 +101,7 @@ class OpenVINONetwork(nn.Module):
         )
         core = load_openvino().Core()
         core.set_property({"ENABLE_MMAP": False})  # a file that is cut short meanwhile would end the whole process
-        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         # One call at a time, on all threads, which share the cores with others and must not be tied to some of them.
         options |= {"NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
         self._request = core.compile_model(core.read_model(file), "CPU", options).create_infer_request()
