@@ -47,7 +47,8 @@ def test_the_requirements_allow_the_spaces_gradio():
 
 def test_requirements_are_floors():
     # The platform installs its own gradio, torch and spaces beside ours in one command; a pin would break that build.
-    assert "==" not in (ROOT / "requirements.txt").read_text()
+    for name in ("requirements.txt", "requirements-cpu.txt"):
+        assert "==" not in (ROOT / name).read_text()
 
 
 # What the platform installs in one command, by the build logs of Spaces: `requirements.txt`, and these.
@@ -63,7 +64,8 @@ def test_the_platforms_install_line_resolves(python, hardware, tmp_path):
         pytest.skip("uv is not installed: pip install uv")
     line = [*SPACE, *hardware]
     (tmp_path / "platform.txt").write_text("\n".join(line).format(sdk_version=SpaceCard(README).data.sdk_version))
-    files = [str(ROOT / "requirements.txt"), str(tmp_path / "platform.txt")]
+    names = ["requirements.txt"] if hardware is ZERO_GPU else ["requirements.txt", "requirements-cpu.txt"]
+    files = [*(str(ROOT / name) for name in names), str(tmp_path / "platform.txt")]
     target = ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"]
     done = subprocess.run([uv, "pip", "compile", "--no-header", *target, *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
