@@ -41,7 +41,8 @@ CACHE = ".backends"  # the folder of the converted networks in DP_HOME
 FILE, SUM = "model.xml", "sha256"  # of a converted network, beside model.bin
 KEPT = 8  # converted networks in it, of some 20 MB each
 TIMEOUT_S = 300  # of a conversion, which takes seconds
-BUSY_S = 10  # the longest that a conversion waits for the end of everybody's runs
+QUIET_S = 3  # without anybody's run, or the app's start, before a part of the work that takes a core
+BUSY_S = 15  # the longest wait for that
 TOLERANCE = 1e-3  # of the largest value: rounding is a tenth of that, and bfloat16 would be ten times as much
 CHECKED_ROWS = 3
 
@@ -269,6 +270,7 @@ class Converter:
                     log(f"OpenVINO cannot compute {job.name}, and PyTorch does: {last_line(error)}")
 
     def _prepared(self, job: Job) -> DiffusionPolicy:
+        self._wait_for_quiet()
         version = load_openvino().__version__.split("-")[0]
         with self._cache() as cache:
             kept = cache / f"{job.digest[:32]}-{version}"
@@ -282,17 +284,23 @@ class Converter:
                 convert(job.folder, temporary / FILE)
                 (temporary / SUM).write_text(checksum(temporary), encoding="ascii")
             prune(cache)
+            self._wait_for_quiet()
             try:
                 return self._compiled(job, kept)
             except Exception:
                 shutil.rmtree(kept, ignore_errors=True)
                 raise
 
+    def _wait_for_quiet(self) -> None:
+        since = now = time.monotonic()
+        end = now + BUSY_S
+        while now < min(since + QUIET_S, end) and not is_exiting():
+            time.sleep(0.1)
+            now = time.monotonic()
+            since = now if self.is_busy() else since
+
     def _compiled(self, job: Job, kept: Path) -> DiffusionPolicy:
         """Return the policy for a converted network once it is known to compute what the reference does."""
-        deadline = time.monotonic() + BUSY_S
-        while self.is_busy() and time.monotonic() < deadline and not is_exiting():
-            time.sleep(0.1)
         network = OpenVINONetwork(kept / FILE, job.policy.model)
         network.check()
         with suppress(OSError):

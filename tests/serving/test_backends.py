@@ -39,6 +39,11 @@ def installed(request):
         pytest.skip("OpenVINO is not installed: pip install -r requirements-cpu.txt")
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(backends, "QUIET_S", 0)
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
     """A cache that the tests of this file share, so that each network is converted once."""
@@ -51,6 +56,15 @@ def root(tiny_rin, tmp_path):
     for name, options in {"one": {}, "two": {"conv_widths": (8,), "num_classes": 3}}.items():
         DiffusionPolicy(tiny_rin(**options), timesteps=5).save_pretrained(tmp_path / name)
     return tmp_path
+
+
+@pytest.fixture
+def copied(root, home, monkeypatch):
+    """Let the conversion of `one` take no time: what it makes is copied. Return its folder in the cache of `home`."""
+    model = accelerated(root, home=home, names=["one"])._models.get("one")
+    [kept] = (home / CACHE).glob(f"{model.digest[:32]}-*")
+    monkeypatch.setattr(backends, "convert", lambda _, file: shutil.copytree(kept, file.parent, dirs_exist_ok=True))
+    return kept
 
 
 def finish(handle):
@@ -149,12 +163,11 @@ def test_several_threads_may_call_it_at_once(root, home):
 # A run and its backend
 
 
-def test_a_run_keeps_the_backend_that_it_began_with(root, home, monkeypatch):
-    monkeypatch.setattr(backends, "BUSY_S", 0)
+def test_a_run_keeps_the_backend_that_it_began_with(root, home, copied, monkeypatch):
     gate, compiled = threading.Event(), backends.Converter._compiled
     monkeypatch.setattr(backends.Converter, "_compiled", lambda *given: gate.wait(60) and compiled(*given))
     engine = Engine(root, device="cpu", runs=home, accelerate=True)
-    early = engine.submit(SampleSettings(2, timesteps=20_000, seed=0), "one")
+    early = engine.submit(SampleSettings(2, timesteps=50_000, seed=0), "one")
     next(iter(early))
     gate.set()
     wait_for(engine)
@@ -203,6 +216,25 @@ def test_a_branch_of_a_run_made_by_torch_goes_on_with_torch(root, home):
     assert engine._models.get("one").backend == OPENVINO
     assert finish(engine.branch_off(run.request_id, 0, 2)).provenance["backend"] == TORCH
     assert engine.replayed(run.request_id, 0, 2)[0] is engine._models.get("one").policy
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize("busy_s, ready_s", [(0, 3), (5, 8), (1000, 15)])
+def test_it_is_prepared_when_nobody_runs_anything_or_after_a_while(monkeypatch, busy_s, ready_s):
+    clock = Clock()
+    monkeypatch.setattr(backends, "time", clock)
+    monkeypatch.setattr(backends, "QUIET_S", 3)
+    backends.Converter(None, lambda: clock.now < busy_s)._wait_for_quiet()
+    assert clock.now == pytest.approx(ready_s, abs=0.25)
 
 
 def test_its_weights_count_as_memory(root, home):
@@ -268,10 +300,8 @@ def test_a_conversion_that_is_killed_leaves_the_model_to_torch(root, tmp_path, c
 
 
 @pytest.mark.parametrize("damage", ["cut short", "other weights", "wrong numbers", "not XML", "empty folder"])
-def test_a_damaged_cache_is_made_again(root, home, tmp_path, capfd, damage):
-    model = accelerated(root, home=home, names=["one"])._models.get("one")
-    [kept] = (home / CACHE).glob(f"{model.digest[:32]}-*")
-    kept = shutil.copytree(kept, tmp_path / "home" / CACHE / kept.name)
+def test_a_damaged_cache_is_made_again(root, copied, tmp_path, capfd, damage):
+    kept = shutil.copytree(copied, tmp_path / "home" / CACHE / copied.name)
     weights = kept / "model.bin"
     if damage == "cut short":
         weights.write_bytes(weights.read_bytes()[:-100])
@@ -290,9 +320,9 @@ def test_a_damaged_cache_is_made_again(root, home, tmp_path, capfd, damage):
     assert capfd.readouterr().err == "" and weights.stat().st_size > 0
 
 
-@pytest.mark.parametrize("home", [None, os.devnull], ids=["no home", "/dev/null"])
-def test_without_a_folder_nothing_is_kept(root, home):
-    engine = accelerated(root, home=home, names=["one"])
+@pytest.mark.parametrize("nowhere", [None, os.devnull], ids=["no home", "/dev/null"])
+def test_without_a_folder_nothing_is_kept(root, copied, nowhere):
+    engine = accelerated(root, home=nowhere, names=["one"])
     assert finish(engine.submit(SHORT, "one")).provenance["backend"] == OPENVINO
 
 
@@ -304,7 +334,7 @@ def test_the_cache_is_bounded(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {str(i) for i in range(3, backends.KEPT + 3)}
 
 
-def test_wrong_numbers_are_not_used(root, tmp_path, capfd, monkeypatch):
+def test_wrong_numbers_are_not_used(root, copied, tmp_path, capfd, monkeypatch):
     infer = backends.OpenVINONetwork.infer
     monkeypatch.setattr(backends.OpenVINONetwork, "infer", lambda *given: tuple(x * 1.01 for x in infer(*given)))
     engine = Engine(root, device="cpu", runs=tmp_path / "home", accelerate=True)
@@ -328,7 +358,7 @@ def test_where_it_is_not_installed_torch_serves_without_a_word():
     script = "import sys; sys.modules['openvino'] = None\n"  # as if it was not there
     script += "from test_backends import *\nimport tempfile\nfrom models import models_dir, MODEL\n"
     script += "engine = Engine(models_dir(), device='cpu', runs=tempfile.mkdtemp(), accelerate=True)\n"
-    script += "engine.policy(MODEL); wait_for(engine)\n"
+    script += "backends.QUIET_S = 0; engine.policy(MODEL); wait_for(engine)\n"
     script += "print(finish(engine.submit(SHORT, MODEL)).provenance['backend'])\n"
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests/helpers", ROOT / "tests/serving")))
     options = {"capture_output": True, "text": True, "timeout": 120, "env": os.environ | {"PYTHONPATH": path}}
