@@ -44,7 +44,7 @@ SLOW += (
     "test_startup",
     "test_gateway",
 )
-SLOW += ("test_engine", "test_policy")
+SLOW += ("test_backends", "test_engine", "test_policy")
 
 
 def pytest_collection_modifyitems(items):

@@ -5,7 +5,7 @@ A backend is another network with the contract of `dp.diffusion.policy`. A check
 its other backend is ready, which a background thread sees to:
 
 - Tracing a network takes seconds and would hold up Python's other threads again and again, so a process of its own,
-  with the lowest priority, converts it to a file. The file is kept, by the hash of the weights, for the next start.
+  with a low priority, converts it to a file. The file is kept, by the hash of the weights, for the next start.
 - What was read from a file is compared with the reference before it is used. A damaged file is made again.
 - Whatever goes wrong, from a processor that is not supported to a process that is killed, costs one line in the log,
   and that checkpoint stays with the reference.
@@ -40,7 +40,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ".backends"  # the folder of the converted networks in DP_HOME
 FILE, SUM = "model.xml", "sha256"  # of a converted network, beside model.bin
 KEPT = 8  # converted networks in it, of some 20 MB each
-TIMEOUT_S = 300  # of a conversion, which takes seconds
+NICE = 10  # priority of a conversion: a tenth of a core where all cores are busy, and 19 would hardly get any
+TIMEOUT_S = 900  # of a conversion, which takes seconds where they are not
 QUIET_S = 3  # without anybody's run, or the app's start, before a part of the work that takes a core
 BUSY_S = 15  # the longest wait for that
 TOLERANCE = 1e-3  # of the largest value: rounding is a tenth of that, and bfloat16 would be ten times as much
@@ -186,7 +187,7 @@ def convert(folder: Path, file: Path) -> None:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
         if hasattr(os, "setpriority"):
             with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, process.pid, 19)
+                os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
         deadline = time.monotonic() + TIMEOUT_S
         while process.poll() is None:
             if time.monotonic() > deadline or is_exiting():

@@ -41,7 +41,9 @@ def installed(request):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
+    """The tests wait for each conversion, so it must not wait for others."""
     monkeypatch.setattr(backends, "QUIET_S", 0)
+    monkeypatch.setattr(backends, "NICE", 0)
 
 
 @pytest.fixture(scope="session")
