@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,18 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = ("faces-32", "creatures-32", "letters-32")
 SHORT = SampleSettings(2, timesteps=3, seed=5)
 
-try:
-    openvino = backends.load_openvino()
-except ImportError:
-    openvino = None
+openvino = find_spec("openvino")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_stream_is_closed():
+    """OpenVINO imports absl, if that is there, whose log handler keeps the standard error of that moment, one of
+    pytest's, and closes it when another server configures logging. Give it the real one.
+    """
+    if openvino:
+        backends.load_openvino()
+        if absl := sys.modules.get("absl.logging"):
+            absl.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(autouse=True)
