@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 from measure import print_table
-from playwright.sync_api import CDPSession
+from playwright.sync_api import CDPSession, sync_playwright
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent / name) for name in ("", "tests/helpers")]
 
@@ -49,7 +49,7 @@ def main() -> None:
     for name, value in dict(timesteps=1000, images=16, scrubs=300).items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
     args = parser.parse_args()
-    with serve("app.py") as url, open_browser() as browser:
+    with serve("app.py") as url, sync_playwright() as playwright, open_browser(playwright) as browser:
         page, received = browser.new_page(), [0]
         cdp = page.context.new_cdp_session(page)
         cdp.send("Network.enable")
