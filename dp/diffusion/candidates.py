@@ -1,4 +1,4 @@
-"""What a run could still become: the training images that remain possible at each of its steps.
+"""Candidates: the training images that are still possible at each step of a run.
 
 At every step the noisy image x_t says how likely each training image is as its origin (`ExactDenoiser.posterior`). At
 first nearly all of them are possible; at some step one is left. The images of the run itself come from its own network,
@@ -19,9 +19,9 @@ from dp.diffusion.state import SampleState
 
 
 class Candidates(NamedTuple):
-    """Of B images at K steps, whose numbers, from 1, are `steps`. counts: the effective number of training images that
-    are possible, [K,B]. likeliest: the indices of the M likeliest, most likely first, and their weights, [K,B,M] each.
-    x0: the prediction in the last of these steps, [B,C,H,W] in [-1, 1].
+    """The candidates of B images at K steps; `steps` are their numbers, from 1. counts: the effective number of
+    training images that are possible, [K,B]. likeliest: the indices of the M likeliest, most likely first, and their
+    weights, [K,B,M] each. x0: the prediction in the last of these steps, [B,C,H,W] in [-1, 1].
     """
 
     steps: list[int]

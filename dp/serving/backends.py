@@ -136,7 +136,7 @@ class OpenVINONetwork(nn.Module):
                 return self.infer(inputs)
             except RuntimeError as error:  # also where memory runs out
                 self.has_failed = True
-                log(f"OpenVINO failed and PyTorch goes on: {last_line(error)}")
+                log(f"OpenVINO failed, so PyTorch takes over: {last_line(error)}")
         return self.reference(*inputs, return_latents=True)
 
     def infer(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:

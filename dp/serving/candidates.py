@@ -1,4 +1,4 @@
-"""What the training images say about a run: which of them it could still become at each step, and the best prediction
+"""Compare a run with the training images: the candidates that are still possible at each step, and the best prediction
 that anyone who knows them could make. The images are made again from their seeds, in the caller's thread.
 """
 
@@ -28,12 +28,12 @@ COARSE = 4  # squares along each side of the coarse image
 
 
 class RunCandidates(NamedTuple):
-    """Of B images at K steps, whose numbers, from 1, are `steps`. counts: the effective number of possible training
-    images [K,B]. likeliest: places of the M likeliest in `images`, and their weights, [K,B,M] each. decided: the step
-    from which fewer than DECIDED are possible, for each image, or None. settled: the steps from which the coarse image
-    and its details stay close to the result, for each image. nearest, distances: the place of the training image
-    nearest to each result, and its root mean square distance. images: the training images that occur, uint8
-    [n,H,W,C]. total: how many different images the training set has.
+    """The candidates of B images at K steps; `steps` are their numbers, from 1. counts: the effective number of
+    possible training images [K,B]. likeliest: places of the M likeliest in `images`, and their weights, [K,B,M] each.
+    decided: the step from which fewer than DECIDED are possible, for each image, or None. settled: the steps from which
+    the coarse image and its details stay close to the result, for each image. nearest, distances: the place of the
+    training image nearest to each result, and its root mean square distance. images: the training images that occur,
+    uint8 [n,H,W,C]. total: how many different images the training set has.
     """
 
     steps: list[int]

@@ -361,7 +361,9 @@ def test_a_call_that_fails_is_made_by_torch_and_the_run_goes_on(root, home, capf
     run = finish(engine.submit(SampleSettings(2, timesteps=6, seed=1), "one"))
     assert run.provenance["backend"] == OPENVINO and len(calls) == 2
     assert_one_gray_level(run.frame.x0, to_uint8(policy.sample(2, timesteps=6, seed=1)))
-    assert capfd.readouterr().err.splitlines() == ["OpenVINO failed and PyTorch goes on: RuntimeError: bad allocation"]
+    assert capfd.readouterr().err.splitlines() == [
+        "OpenVINO failed, so PyTorch takes over: RuntimeError: bad allocation"
+    ]
     assert finish(engine.submit(SHORT, "one")).provenance["backend"] == TORCH
 
 

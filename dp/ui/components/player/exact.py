@@ -1,4 +1,4 @@
-"""What a player asks about training images: what a run could still become, and the best possible prediction."""
+"""Answer a player's questions about training images: the candidates of a run, and the best possible prediction."""
 
 from __future__ import annotations
 
