@@ -3,7 +3,7 @@
 import pytest
 from exact_bundle import bundle, finished
 from launching import launched
-from pages import set_run, until
+from pages import canvas_pixels, set_run, until
 
 from dp.serving.candidates import run_candidates
 from dp.serving.engine import Engine
@@ -17,6 +17,7 @@ OPEN = "document.querySelector('#player .player').dataset"
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
+    bundle(folder, "c", classes=("cats", "dogs"), training_set={})
     return bundle(bundle(folder, "a", training_set={"mirrored": True}), "b")
 
 
@@ -97,6 +98,29 @@ def test_the_best_possible_prediction_of_one_image(page):
 
 
 @pytest.mark.browser
+def test_two_panels_of_predictions_leave_each_other_alone(page):
+    choose_model(page, "c")
+    page.locator("#class input").click()
+    page.get_by_role("option", name="dogs", exact=True).click()
+    page.locator("#guidance input[type=number]").fill("2")
+    set_run(page, timesteps=4, seed=1, images=1)
+    page.click("#generate")
+    until(page, "d.state === 'done' && +d.kept === 4 && step === 4")
+    page.locator("#player .prediction canvas").click()
+    page.click("#player .best-toggle")
+    page.wait_for_function(f"{OPEN}.best === '4'")
+    before = canvas_pixels(page, ".inspector.best")
+    page.click("#player .guidance-toggle")
+    page.wait_for_function(f"{OPEN}.guidance === '4'")
+    assert (canvas_pixels(page, ".inspector.best") == before).all() and before.any()
+    for panel in ("best", "guidance"):
+        for canvas in page.locator(f"#player .inspector.{panel} canvas").all():
+            assert canvas.is_visible()
+        page.click(f"#player .{panel}-toggle")
+    page.locator("#player .show-all").click()
+
+
+@pytest.mark.browser
 def test_the_map_follows_the_step_the_pointer_and_the_image(page):
     choose_model(page, "b")
     set_run(page, timesteps=6, seed=1, images=4)
@@ -148,7 +172,7 @@ def test_a_model_without_its_training_images_says_so(page):
     until(page, "d.state === 'done' && +d.kept === 2 && step === 2")
     toggle = page.get_by_role("button", name="What could it still become?")
     toggle.click()
-    reason = "this needs all training images of b, which do not come with it; choose a"
+    reason = "this needs all training images of b, which do not come with it; choose a or c"
     summary = "document.querySelector('#player .candidates-summary')"
     page.wait_for_function(f"text => {summary}.innerText === text", arg=reason)
     assert not page.locator("#player .possible").is_visible()

@@ -1,16 +1,11 @@
 // The best possible prediction: what the model predicts for the selected image, beside what it would predict if it knew
 // its training images by heart and nothing else, and the difference.
 function createBest({ root, state, server, isWalking, isAvailable }) {
-  const canvases = [...root.querySelectorAll(".best .predictions canvas")];
+  const canvases = [...root.querySelectorAll(".inspector.best canvas")];
   const summary = root.querySelector(".best-summary");
 
   function show({ image, difference, possible, total, index }) {
-    const side = image.height;
-    canvases.forEach((canvas, i) => {
-      [canvas.width, canvas.height] = [side, side];
-      canvas.getContext("2d").drawImage(image, i * side, 0, side, side, 0, 0, side, side);
-      canvas.classList.remove("stale");
-    });
+    drawTiles(canvases, image);
     const many = possible < 1.05 ? "the one training image that is left" : `the mean of the ${possible.toFixed(possible < 10 ? 1 : 0)} training images (of ${total}) that are still possible, the likely ones most`;
     const far = difference < 5e-4 ? "The two are equal." : `They differ by ${difference.toFixed(3)} RMS: that is what the network has learned beyond copying, or gets wrong.`;
     summary.textContent = `The best possible prediction is ${many}. ${far}`;

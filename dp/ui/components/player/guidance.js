@@ -1,15 +1,10 @@
 // Guidance: what the network predicts for the selected image without its class and with it, and the two combined.
 function createGuidance({ root, state, server, isWalking, isAvailable }) {
-  const canvases = [...root.querySelectorAll(".predictions canvas")];
+  const canvases = [...root.querySelectorAll(".inspector.guidance canvas")];
   const summary = root.querySelector(".guidance-summary");
 
   function show({ image, guidance, index, row, run }) {
-    const side = image.height;
-    canvases.forEach((canvas, i) => {
-      [canvas.width, canvas.height] = [side, side];
-      canvas.getContext("2d").drawImage(image, i * side, 0, side, side, 0, 0, side, side);
-      canvas.classList.remove("stale");
-    });
+    drawTiles(canvases, image);
     const name = run.classes[row];
     root.querySelector(".class-name").textContent = name;
     const sum = `no class + ${guidance} × (${name} − no class)`;

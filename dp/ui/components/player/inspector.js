@@ -44,3 +44,13 @@ function createInspector({ root, state, isWalking, isAvailable, name, ask, waiti
   // Another frame or another image is shown.
   new MutationObserver(update).observe(root, { attributeFilter: ["data-step", "data-image", "data-kept"] });
 }
+
+// Draw the images of a sheet with one line, one on each canvas.
+function drawTiles(canvases, sheet) {
+  const side = sheet.height;
+  canvases.forEach((canvas, i) => {
+    [canvas.width, canvas.height] = [side, side];
+    canvas.getContext("2d").drawImage(sheet, i * side, 0, side, side, 0, 0, side, side);
+    canvas.classList.remove("stale");
+  });
+}
