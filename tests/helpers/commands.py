@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from pages import ROOT
 
+from dp.serving.engine import Engine
 from dp.system import startup
 from dp.ui.server import Page
 
@@ -53,6 +54,7 @@ def launch_options_of(*arguments: str) -> dict:
     launched = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(startup, "try_port", lambda family, place: None)  # another program may have the port
+        patch.setattr(Engine, "warm_up", lambda engine: None)  # its threads would outlive this call
         patch.setattr(Page, "launch", lambda page, **options: launched.append(options))
         assert exit_code_of(*arguments) == 0
     [options] = launched
