@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from dp.checkpoints import folder as checkpoint
 from dp.checkpoints import schema
-from dp.data.codec import MODES, encode_png, make_grid, to_float, to_uint8
+from dp.data.codec import MODES, to_float
 from dp.data.dataset import ImageDataset
 from dp.diffusion.policy import DiffusionPolicy
 from dp.system.device import best_device, is_out_of_memory
@@ -32,10 +32,10 @@ from dp.system.validation import MAX_SEED, MAX_TIMESTEPS, check_integer, quote
 from dp.training.batches import draw_batch, learning_rate
 from dp.training.reporter import RunReporter
 from dp.training.run_folder import RunFolder
+from dp.training.samples import draw_samples
 from dp.training.state import prune, read_state, restore, resumable_steps, state_tensors, translate_errors, write_state
 
 LOG_EVERY_STEPS, MAX_ROLLBACKS = 10, 3
-MAX_COLUMNS = 16  # of the sample grid: one class each
 
 
 class Batch(NamedTuple):
@@ -208,6 +208,7 @@ class Trainer:
         """
         with self.run.hold_lock() if self.reporter.is_main else nullcontext():
             try:
+                self._draw_missing_samples()
                 end = self._train_loop() if self.step < self.train_num_steps else "finished"
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -231,7 +232,7 @@ class Trainer:
                     elif end := self._handle_commands(commands):
                         return end
                 self.reporter.losses.append(self.train_step())
-                is_saved = self.step % self.save_and_sample_every == 0 or self.step == self.train_num_steps
+                is_saved = self._is_scheduled()
                 is_recorded = self.step % LOG_EVERY_STEPS == 0
                 if (is_saved or is_recorded) and not self.reporter.is_finite(self.policy.parameters()):
                     self._roll_back()
@@ -244,6 +245,16 @@ class Trainer:
                         self.sample(self.step)
                 progress.update(self.step - progress.n)
         return "finished"
+
+    def _is_scheduled(self) -> bool:
+        return self.step % self.save_and_sample_every == 0 or self.step == self.train_num_steps
+
+    def _draw_missing_samples(self) -> None:
+        """Sample at the current step if the process that saved its checkpoint ended before it had."""
+        if self.saved == self.step and self._is_scheduled():
+            with self.reporter.writing():
+                if not self.run.sample(self.step).exists():
+                    self.sample(self.step)
 
     def _handle_commands(self, commands: set[str]) -> str | None:
         """Save and sample as requested; return 'stopped' or 'paused' if the run is to end."""
@@ -316,22 +327,12 @@ class Trainer:
     # Checkpoints and samples, which are stored under the step they were made at
 
     def sample(self, step: int) -> None:
-        """Write samples/<step>.png: images of the EMA model, always from the same seeds. With classes, each column
-        shows one of up to 16, chosen evenly.
-        """
+        """Write samples/<step>.png: images of the EMA model, see `draw_samples`."""
         if self.reporter.is_main:
-            columns, count, label = None, self.num_samples, None
-            if classes := self.policy.num_classes:
-                columns = min(classes, MAX_COLUMNS)
-                shown = [1 + i * (classes - 1) // max(columns - 1, 1) for i in range(columns)]
-                label = shown * max(1, self.num_samples // columns)
-                count = len(label)
-            settings = {"timesteps": self.sample_steps, "seed": self.seed, "label": label}
-            for frame in self.ema.ema_model.stream(count, **settings):
-                self.reporter.heartbeat(self.step)
-                images = (frame.x0 + 1) / 2
+            drawn = self.num_samples, self.sample_steps, self.seed
+            grid = draw_samples(self.ema.ema_model, *drawn, lambda: self.reporter.heartbeat(self.step))
             with self.run.replacing(self.run.sample(step)) as path:
-                path.write_bytes(encode_png(make_grid(to_uint8(images), columns)))
+                path.write_bytes(grid)
 
     def save(self, milestone: int) -> None:
         """Write checkpoints/<step>/ for the step `milestone`: the EMA weights, and the training state for `load`.

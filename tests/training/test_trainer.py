@@ -392,6 +392,18 @@ def test_a_checkpoint_comes_with_a_square_grid_of_samples(make_trainer):
     assert (config["step"], config["dataset"]) == (4, "images")
 
 
+@pytest.mark.parametrize("step, total", [(2, 4), (4, 4)])
+def test_samples_that_a_killed_process_had_not_drawn_are_drawn_on_resuming(make_trainer, step, total):
+    whole = make_trainer(train_num_steps=step, save_and_sample_every=2)
+    whole.train()
+    expected = whole.run.sample(step).read_bytes()
+    whole.run.sample(step).unlink()
+    resumed = make_trainer(train_num_steps=total, save_and_sample_every=2)
+    resumed.resume()
+    assert resumed.train() == "finished"
+    assert resumed.run.sample(step).read_bytes() == expected
+
+
 def test_samples_use_the_same_seeds_with_every_checkpoint(make_trainer):
     trainer = make_trainer()
     trainer.sample(1)
