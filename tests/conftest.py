@@ -3,6 +3,7 @@ app, and the browser that looks at it.
 """
 
 import os
+import sys
 import warnings
 from contextlib import ExitStack
 
@@ -58,6 +59,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if {"url", "app", "page", "browser", "playwright"} & set(item.fixturenames):
             item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.fixture(autouse=True)
+def reset_accelerate():
+    """Reset accelerate's process-wide settings, since the next trainer may have another precision."""
+    yield
+    if accelerate := sys.modules.get("accelerate.state"):
+        accelerate.AcceleratorState._reset_state(True)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from dp.checkpoints import schema
 from dp.data.codec import MODES, to_float
 from dp.data.dataset import ImageDataset
 from dp.diffusion.policy import DiffusionPolicy
-from dp.system.device import best_device, is_out_of_memory
+from dp.system.device import best_device, has_fast_bfloat16, is_out_of_memory
 from dp.system.records import readable
 from dp.system.validation import MAX_SEED, MAX_TIMESTEPS, check_integer, quote
 from dp.training.batches import draw_batch, learning_rate
@@ -177,8 +177,8 @@ class Trainer:
 
     @classmethod
     def from_run(cls, folder: str | Path) -> Trainer:
-        """Create the trainer of a run folder from its config.json and dataset, with bf16 on CUDA unless the config sets
-        `amp`. Raises ValueError if the config is not valid.
+        """Create the trainer of a run folder from its config.json and dataset, in bf16 where the device is faster in it
+        unless the config sets `amp`. Raises ValueError if the config is not valid.
         """
         run = RunFolder(folder)
         config, where = run.config(), f"config.json of the run {quote(run.id)}"
@@ -187,7 +187,7 @@ class Trainer:
         schema.check_config(model, where)
         if unknown := settings.keys() - cls.__init__.__kwdefaults__.keys() | settings.keys() & {"results_folder"}:
             raise ValueError(f"{where}: unknown field {quote(min(unknown))} in trainer")
-        if "amp" not in settings and best_device().type == "cuda" and torch.cuda.is_bf16_supported():
+        if "amp" not in settings and has_fast_bfloat16(best_device()):
             settings = settings | {"amp": True, "mixed_precision_type": "bf16"}
         try:
             torch.manual_seed(settings.get("seed", 0))  # a run started again has the same initial weights

@@ -21,7 +21,7 @@ NETWORK = dict(
 )
 NETWORK |= dict(num_latents=4, heads=2, dim_head=4, conv_widths=[], conv_blocks=1)
 TRAINER = dict(train_batch_size=4, train_num_steps=8, save_and_sample_every=4, num_samples=1, sample_steps=1)
-TRAINER |= dict(train_lr=3e-3, ema_update_every=2, lr_warmup_steps=3)
+TRAINER |= dict(train_lr=3e-3, ema_update_every=2, lr_warmup_steps=3, amp=False)
 CONFIG = {"image_size": 8, "network": NETWORK, "policy": {}, "trainer": TRAINER, "processes": 1, "license": None}
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from filelock import FileLock
 from PIL import Image
 from tiny_runs import make_pictures, make_run
@@ -48,14 +47,6 @@ def make_policy(seed: int = 0, **settings) -> DiffusionPolicy:
     torch.manual_seed(seed)
     network = dict(dim=8, image_size=8, patch_size=4, depth=1, latent_self_attn_depth=1, num_latents=4)
     return DiffusionPolicy(RIN(**network, heads=2, dim_head=4), **settings)
-
-
-@pytest.fixture(autouse=True)
-def reset_accelerate():
-    """Reset accelerate's process-wide settings, so that a test of amp does not affect the next one."""
-    torch.set_num_threads(1)  # for a fixed order of summation
-    yield
-    AcceleratorState._reset_state(True)
 
 
 @pytest.fixture(scope="module")
@@ -664,10 +655,23 @@ def test_a_trainer_is_created_from_a_run_folder(tmp_path, name):
     trainer, again = Trainer.from_run(run.path), Trainer.from_run(run.path)
     assert same(state(trainer), state(again))  # the initial weights depend on the seed, too
     assert (trainer.seed, trainer.train_num_steps, len(trainer.pixels)) == (5, 2, 6)
-    assert trainer.accelerator.mixed_precision == ("bf16" if torch.cuda.is_available() else "no")
+    assert trainer.accelerator.mixed_precision == "no"  # as its config says
     trainer.train()
     config = checkpoint.read_config(run.checkpoint(2))
     assert (config["dataset"], config["license"]) == ("My cats", "cc0-1.0")
+
+
+@pytest.mark.parametrize("has_instructions, precision", [(True, "bf16"), (False, "no")])
+def test_a_run_trains_in_bfloat16_on_a_cpu_with_instructions_for_it(tmp_path, monkeypatch, has_instructions, precision):
+    monkeypatch.setenv("DP_DEVICE", "cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_instructions}, raising=False)
+    run = make_run(tmp_path)
+    config = run.config()
+    del config["trainer"]["amp"]
+    write_json(run.config_file, config)
+    trainer = Trainer.from_run(run.path)
+    assert trainer.accelerator.mixed_precision == precision
+    assert math.isfinite(trainer.train_step())
 
 
 @pytest.mark.parametrize(
