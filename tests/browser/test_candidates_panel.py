@@ -91,7 +91,7 @@ def test_the_best_possible_prediction_of_one_image(page):
     page.get_by_role("button", name="Best possible prediction").click()
     page.get_by_role("button", name="Look inside").click()  # its latents are alike
     page.wait_for_function(f"{OPEN}.attention === '1/1/0'")
-    alike = "all 4 latents read the same patches, so there are no territories to show"
+    alike = "all 4 latents read the same patches, so there are no groups to show"
     assert alike in page.locator("#player .attention-summary").inner_text()
     page.get_by_role("button", name="Look inside").click()
     page.locator("#player .show-all").click()

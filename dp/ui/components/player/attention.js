@@ -1,31 +1,52 @@
-// Look inside: the attention of the network's latents to the patches of the selected image. An overlay shows which latent
-// reads which patches most, or for one of them darkens what it does not read.
+// Look inside: the attention of the network's latents to the patches of the selected image, in groups of latents that read
+// about the same, and one by one: an overlay then darkens what the latent does not read.
 function createAttention({ root, state, server, panes, isWalking, isAvailable }) {
-  const DARKEST = 0.85; // opacity of the overlay where nothing is attended to
-  const TINT = 0.4; // opacity of the territories
-  const PATCH_PX = 16; // of the overlay with territories
+  const DARKEST = 0.85; // opacity where nothing is attended to
   const LEAST_VARIATION = 0.1; // between the latents' maps: with less, they read the same patches
   const $ = (selector) => root.querySelector(selector);
-  const [block, latent, sheet, summary] = [$(".attention .block"), $(".attention .latent"), $(".attention canvas"), $(".attention-summary")];
+  const [block, latent, sheet, summary] = [$(".attention .block"), $(".attention .latent"), $(".attention .maps"), $(".attention-summary")];
+  const list = $(".attention .groups");
+  list.append(...Array.from({ length: MOST_GROUPS }, () => createPicture())); // they keep their places
   const overlays = [0, 1].map(() => Object.assign(document.createElement("canvas"), { className: "overlay" }));
   let maps = null; // of a step: { index, row, run, image, depth, latents, side, peaks, variation }
-  let territories = null; // of the block that is shown
+  let groups = null; // of the latents in the block that is shown, none if they all read the same
 
   function showMaps(found) {
     maps = found;
     [latent.max, latent.disabled, block.max, block.disabled] = [maps.latents, false, maps.depth, maps.depth < 2];
+    showBlock();
+  }
+
+  function showBlock() {
+    const b = Number(block.value) - 1;
+    groups = maps.variation[b] < LEAST_VARIATION ? [] : groupLatents(readMaps(b));
+    [...list.children].forEach((picture, i) => drawPicture(picture, groups[i]));
     showOverlay();
+  }
+
+  function createPicture() {
+    const [item, canvas, caption] = ["li", "canvas", "span"].map((tag) => document.createElement(tag));
+    [canvas.width, canvas.height] = [1, 1];
+    canvas.setAttribute("aria-hidden", "true");
+    item.append(canvas, caption);
+    return item;
+  }
+
+  // What the latents of a group read of the prediction.
+  function drawPicture(item, group) {
+    item.classList.toggle("stale", !group);
+    if (!group) return;
+    const [canvas, caption] = item.children;
+    paintLit(canvas, panes.canvases.x0, group.map, DARKEST);
+    canvas.style.borderColor = group.color;
+    caption.textContent = `${group.latents.length} of ${maps.latents} latents`;
   }
 
   // Latent 0 stands for all.
   function showOverlay() {
     const [b, l] = [Number(block.value) - 1, Number(latent.value)];
-    const isAlike = maps.variation[b] < LEAST_VARIATION;
-    territories = isAlike ? null : createTerritories(readMaps(b), maps.side);
-    if (l) for (const overlay of overlays) darken(overlay, b, l);
-    else if (territories) paintTerritories(overlays[1], territories, maps.side, PATCH_PX, TINT);
     for (const [i, canvas] of [panes.canvases.x_t, panes.canvases.x0].entries()) {
-      if (l || (territories && i)) canvas.after(overlays[i]); // beside the territories, the noisy image stays as it is
+      if (l) [darken(overlays[i], b, l), canvas.after(overlays[i])];
       else overlays[i].remove();
     }
     summary.textContent = l ? describeLatent(b, l) : describeAll(b);
@@ -44,9 +65,8 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
 
   function describeAll(b) {
     const where = `Block ${b + 1} of ${maps.depth}, step ${maps.index}`;
-    if (!territories) return `${where}: all ${maps.latents} latents read the same patches, so there are no territories to show.`;
-    const owners = territories.color.filter(Boolean).length;
-    return `${where}: ${owners} of ${maps.latents} latents read some patches more than any other does. Those that read about the same have one color, ${territories.groups} in all.`;
+    if (!groups.length) return `${where}: all ${maps.latents} latents read the same patches, so there are no groups to show.`;
+    return `${where}: the ${maps.latents} latents in ${groups.length} groups. Those of a group read about the same patches.`;
   }
 
   function describeLatent(b, l) {
@@ -57,7 +77,7 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
   }
 
   function hideOverlay() {
-    sheet.classList.add("stale");
+    for (const part of [sheet, list]) part.classList.add("stale");
     latent.disabled = block.disabled = true;
     for (const overlay of overlays) overlay.remove();
     delete root.dataset.attention;
@@ -83,7 +103,7 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
 
   const columns = () => Math.min(maps.latents + 1, sheet.clientWidth < 420 ? 11 : 17);
   const rows = () => Math.ceil((maps.latents + 1) / columns());
-  const order = () => [0, ...(territories ? territories.order.map((l) => l + 1) : Array.from({ length: maps.latents }, (_, l) => l + 1))];
+  const order = () => [0, ...(groups.length ? groups.flatMap(({ latents }) => latents.map((l) => l + 1)) : Array.from({ length: maps.latents }, (_, l) => l + 1))];
 
   function drawThumbnails(b, selected) {
     const { image, side } = maps;
@@ -93,18 +113,15 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
     const accent = getComputedStyle(root).getPropertyValue("--color-accent");
     order().forEach((l, place) => {
       const [x, y] = tilePosition(place, columns(), cell);
-      const color = l && territories?.color[l - 1];
-      pen.fillStyle = l === selected ? accent : color ? `rgb(${color.join(" ")})` : "transparent";
+      pen.fillStyle = l === selected ? accent : groups.find(({ latents }) => latents.includes(l - 1))?.color ?? "transparent";
       pen.fillRect(x, y, cell, cell);
-      if (l || !territories) return pen.drawImage(image, l * side, b * side, side, side, x + frame, y + frame, side, side);
-      const whole = document.createElement("canvas");
-      paintTerritories(whole, territories, side, 1, 1);
-      pen.drawImage(whole, x + frame, y + frame);
+      pen.drawImage(image, l * side, b * side, side, side, x + frame, y + frame, side, side);
     });
-    sheet.classList.remove("stale");
+    for (const part of [sheet, list]) part.classList.remove("stale");
   }
 
-  for (const slider of [latent, block]) slider.addEventListener("input", () => maps && showOverlay());
+  latent.addEventListener("input", () => maps && showOverlay());
+  block.addEventListener("input", () => maps && showBlock());
   sheet.addEventListener("click", (event) => {
     const place = maps ? tileAt(event, sheet, columns(), rows()) : -1;
     if (place < 0 || place > maps.latents) return;

@@ -55,7 +55,7 @@ STYLES = ("shared/transport", "shared/chart", "shared/image_map", "player/player
 # What follows the run. A variant has only this: there are several of them on the page, and each comes with its scripts.
 CORE = ("run", "panes", "charts", "selection", "walk", "files", "rerun", "variant", "player")
 # What looks into it.
-PANELS = ("mini", "inspector", "territories", "attention", "guidance", "best", "apart", "endings", "candidates", "map")
+PANELS = ("mini", "inspector", "groups", "attention", "guidance", "best", "apart", "endings", "candidates", "map")
 PANELS += ("moment", "recording", "panels")
 CHUNK_FRAMES = 16  # in one answer to the player
 SHEET_COLUMNS = 16  # of the sheet with all frames of one image
