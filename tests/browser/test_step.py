@@ -66,11 +66,17 @@ def test_a_step_is_taken_apart_with_the_numbers_of_its_plan(inspected):
     split, mix = ([number(symbol) for symbol in symbols(page, name)[1:]] for name in ("split", "mix"))
     assert split == pytest.approx([parts.alpha, parts.sigma], rel=0.03)
     assert mix == pytest.approx(parts.coefficients[:3], rel=0.03) and parts.coefficients[3] == 0
+    after = (parts.coefficients[0] * parts.alpha + parts.coefficients[1]) ** 2
+    percents = [f"{share:.0%}" for share in (parts.alpha**2, parts.sigma**2, after, 1 - after)]
+    assert [text.split()[0] for text in page.locator(".share-words span").all_inner_texts()] == percents
+    assert page.locator(".when").all_inner_texts() == ["Before step 5", "After step 5"]
     assert page.inner_text(".notes") == "No fresh noise: DPM-Solver++(2M) adds none."
     stretch = stretch_of(parts.change.abs().max().item())
     for name, picture in {"x_t": parts.x_t, "x0": parts.x0, "noise": parts.noise}.items():
         shown = canvas_pixels(page, f".split [data-part={name}]")
         np.testing.assert_allclose(shown, to_uint8((picture + 1) / 2)[0], atol=1)
+    np.testing.assert_array_equal(canvas_pixels(page, ".level.at-start"), canvas_pixels(page, ".split [data-part=x_t]"))
+    np.testing.assert_array_equal(canvas_pixels(page, ".level.at-end"), canvas_pixels(page, ".mix [data-part=x_s]"))
     for name, picture in {"x_s": parts.x_s, "change": parts.change * stretch}.items():
         shown = canvas_pixels(page, f".mix [data-part={name}]")
         np.testing.assert_allclose(shown, to_uint8((picture + 1) / 2)[0], atol=1)
@@ -95,6 +101,7 @@ def test_a_step_is_taken_apart_with_the_numbers_of_its_plan(inspected):
     assert page.inner_text(".notes").startswith("No previous prediction: this is the first.")
     go_to(page, STEPS, "apart")
     assert symbols(page, "mix") == ["xₛ", "1.000 · x₀"]
+    assert page.locator(".level.at-end span").all_inner_texts()[-2:] == ["100% image", "0% noise"]
     assert f"Step {STEPS} of {STEPS}: xₜ = " in page.inner_text(".apart-summary")
     assert page.inner_text(".apart-summary").endswith("xₛ = 1.000 · x₀")
     page.click(".apart-toggle")

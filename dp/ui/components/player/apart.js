@@ -1,4 +1,5 @@
-// One step taken apart: two equations with a picture above each term. The same quantity is highlighted in both.
+// One step taken apart: the noisy image before and after it, with the shares of image and noise; then two equations with
+// a picture above each term. The same quantity is highlighted in both.
 function createApart({ root, state, server, isWalking, isAvailable }) {
   // By quantity: its place on the sheet, its symbol, a name for the picture, and what it is.
   const PARTS = {
@@ -12,6 +13,7 @@ function createApart({ root, state, server, isWalking, isAvailable }) {
   const AMPLIFIED = 6; // the place of the amplified x_t
   const [panel, amplify, amplified] = [".inspector.apart", ".amplify", ".amplified"].map((name) => root.querySelector(name));
   const [recipe, notes, meaning, summary] = [".recipe", ".notes", ".meaning", ".apart-summary"].map((name) => root.querySelector(name));
+  const [before, after] = [panel.querySelector(".at-start"), panel.querySelector(".at-end")];
   let shown = null; // the answer of the server
 
   const split = createEquation(panel.querySelector(".split"), ["x_t", "x0", "noise"]);
@@ -71,9 +73,12 @@ function createApart({ root, state, server, isWalking, isAvailable }) {
 
   function draw() {
     const { alpha, sigma, coefficients, index, run } = shown;
+    const [a, b, , d] = coefficients;
+    writeLevel(before, "x_t", `Before step ${index}`, alpha, sigma);
+    writeLevel(after, "x_s", isLast() ? "The result" : `After step ${index}`, a * alpha + b, Math.hypot(a * sigma, d)); // where the prediction is right
     write(split, [alpha, sigma]);
     write(mix, coefficients);
-    recipe.textContent = isLast() ? "From these, the sampler makes the result:" : `The sampler mixes the noisy image of step ${index + 1} from the one of this step and the prediction. ${describeLevels()}`;
+    recipe.textContent = isLast() ? "Then the sampler makes the result of these:" : "Then the sampler mixes the next noisy image from this one and the prediction:";
     notes.textContent = shown.notes;
     amplified.textContent = isAmplified() ? describeAmplified() : "";
     summary.textContent = `Step ${index} of ${run.timesteps}: ${inOneLine(split)}; ${inOneLine(mix)}`;
@@ -81,11 +86,14 @@ function createApart({ root, state, server, isWalking, isAvailable }) {
     root.dataset.apart = index;
   }
 
-  // Of the next noisy image: a x_t + b x0 + d fresh, where the prediction is right.
-  function describeLevels() {
-    const { alpha, sigma, coefficients: [a, b, , d] } = shown;
-    const [more, less] = [a * alpha + b, Math.hypot(a * sigma, d)].map(formatFactor);
-    return `In it, the noise falls from ${formatFactor(sigma)} to ${less}, and the image grows from ${formatFactor(alpha)} to ${more}:`;
+  // A noisy image of this level, with the shares of image and noise in its variance.
+  function writeLevel(level, name, when, alpha, sigma) {
+    const share = alpha ** 2 / (alpha ** 2 + sigma ** 2);
+    const words = [`${formatPercent(share)} image`, `${formatPercent(1 - share)} noise`];
+    level.querySelector(".when").textContent = when;
+    drawPart(level.querySelector("canvas"), PARTS[name][0], `${when}: ${words.join(", ")}`);
+    level.querySelector(".shares i").style.width = `${100 * share}%`;
+    [...level.querySelector(".share-words").children].forEach((part, i) => (part.textContent = words[i]));
   }
 
   function describeAmplified() {
@@ -128,4 +136,10 @@ function createApart({ root, state, server, isWalking, isAvailable }) {
 // Three digits, but never 0 for what is not: 0.998, 0.059, 0.00003.
 function formatFactor(value) {
   return value >= 9.95 ? value.toFixed(0) : value >= 0.0995 ? value.toFixed(value >= 2 ? 1 : 3) : String(Number(value.toPrecision(2)));
+}
+
+// Whole percents, but never 0 or 100 for what is not.
+function formatPercent(share) {
+  if (share > 0 && share < 0.005) return "< 1%";
+  return share < 1 && share > 0.995 ? "> 99%" : `${Math.round(100 * share)}%`;
 }
