@@ -64,6 +64,9 @@ def test_the_candidates_of_all_images_and_of_one(page, models):
     assert page.locator("#player .likeliest li").count() == 8
     minds = page.locator("#player .minds button")
     assert minds.count() == 20
+    assert minds.first.inner_text() == "1\n+3" and minds.first.locator("canvas").count() == 6
+    decided = minds.nth(found.decided[2] - 1)
+    assert decided.inner_text() == f"{found.decided[2]}\n✓" and decided.locator("canvas").count() == 1
     minds.nth(19).click()
     page.wait_for_function(f"{OPEN}.candidates === '20/2'")
     assert summary.inner_text().startswith("At step 20, one of the 9 training images is left.")

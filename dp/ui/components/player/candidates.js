@@ -1,8 +1,10 @@
 // What could it still become? The training images that are still possible at the step shown: for the selected image the
 // likeliest of them, for all images when each was decided. The server computes it on demand, once for each run.
 function createCandidates({ root, state, server, goTo, select, isAvailable, isWalking }) {
+  const DECIDED = 2; // with fewer candidates, an image is decided
   const COLOR = "#059669";
-  const MINDS = 20; // steps whose likeliest image is shown
+  const MINDS = 20; // steps whose likeliest images are shown
+  const STACK = 6; // images at each of these steps
   const $ = (selector) => root.querySelector(selector);
   const [toggle, panel, summary] = [$(".candidates-toggle"), $(".candidates-panel"), $(".candidates-summary")];
   const chart = { canvas: $(".possible canvas"), reading: $(".possible .reading"), scales: null, hovered: null };
@@ -66,7 +68,8 @@ function createCandidates({ root, state, server, goTo, select, isAvailable, isWa
   }
 
   const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
-  const round = (count) => (count < 3 ? count.toFixed(1).replace(".0", "") : String(Math.round(count)));
+  const isLeft = (count) => count < 1.05; // the others have next to no weight
+  const round = (count) => (isLeft(count) ? "1" : count < DECIDED ? "fewer than 2" : String(Math.round(count)));
 
   function describeAll({ decided, rows, total }) {
     const settled = decided.filter((step) => step !== null);
@@ -77,8 +80,9 @@ function createCandidates({ root, state, server, goTo, select, isAvailable, isWa
   }
 
   function describeOne({ counts, decided, settled, total, steps }, at, k) {
-    const isOne = counts[at][k] < 1.05;
-    const left = isOne ? `At step ${steps[k]}, one of the ${total} training images is left.` : `At step ${steps[k]}, about ${round(counts[at][k])} of the ${total} training images are still possible.`;
+    const count = counts[at][k];
+    const several = count < DECIDED ? `one of the ${total} training images is likelier than all others together` : `about ${round(count)} of the ${total} training images are still possible`;
+    const left = `At step ${steps[k]}, ${isLeft(count) ? `one of the ${total} training images is left` : several}.`;
     const when = decided[at] === null ? "It is never decided." : `It is decided at step ${decided[at]}.`;
     const [coarse, fine] = settled[at];
     return `${left} ${when} In the prediction, the large shapes are near the result from step ${coarse} on, the details from step ${fine}.`;
@@ -92,35 +96,44 @@ function createCandidates({ root, state, server, goTo, select, isAvailable, isWa
     return canvas;
   }
 
+  // The same, paler where it is less likely than the likeliest at this step.
+  function weighted(answer, at, k, i) {
+    const canvas = thumbnail(answer, answer.likeliest[at][k][i]);
+    canvas.style.opacity = 0.25 + 0.75 * Math.min(1, answer.weights[at][k][i] / answer.weights[at][k][0]);
+    return canvas;
+  }
+
   function showLikeliest(answer, at, k) {
-    const items = answer.likeliest[at][k].map((tile, i) => {
+    const items = answer.likeliest[at][k].map((_, i) => {
       const weight = answer.weights[at][k][i];
       const [item, percent] = [document.createElement("li"), document.createElement("span")];
       percent.textContent = weight < 0.001 ? "< 0.1%" : `${(100 * weight).toFixed(1)}%`;
       const bar = Object.assign(document.createElement("i"), { className: "weight" });
       bar.style.width = `${100 * weight}%`;
-      const canvas = thumbnail(answer, tile);
-      canvas.style.opacity = 0.25 + 0.75 * Math.min(1, weight / answer.weights[at][k][0]);
-      item.append(canvas, bar, percent);
+      item.append(weighted(answer, at, k, i), bar, percent);
       return item;
     });
     $(".likeliest").replaceChildren(...items);
   }
 
-  // The likeliest training image at each step, so that changes of mind are seen.
+  // The likeliest training images at each step: how few are left, and changes of mind.
   function showMinds(answer, at) {
     if (at < 0) return;
-    const { steps, likeliest } = answer;
+    const { steps, likeliest, counts, decided } = answer;
     const many = Math.min(MINDS, steps.length);
     const places = Array.from({ length: many }, (_, i) => Math.round((i * (steps.length - 1)) / Math.max(many - 1, 1)));
     const best = likeliest[at].map((tiles) => tiles[0]);
     const changes = best.filter((tile, k) => k && tile !== best[k - 1]).length;
-    $(".minds-title").textContent = `The likeliest at each step (it changes ${changes === 1 ? "once" : `${changes} times`})`;
+    $(".minds-title").textContent = `Below each step, the training images it could still become. The likeliest, on top, changes ${changes === 1 ? "once" : `${changes} times`}. ✓: decided.`;
     $(".minds").replaceChildren(...places.map((k) => {
       const [item, button] = [document.createElement("li"), Object.assign(document.createElement("button"), { type: "button" })];
-      button.append(thumbnail(answer, best[k]), steps[k]);
+      const isDecided = decided[at] !== null && steps[k] >= decided[at];
+      const possible = isDecided ? 1 : Math.round(counts[at][k]);
+      const stack = Array.from({ length: Math.min(possible, STACK, likeliest[at][k].length) }, (_, i) => weighted(answer, at, k, i));
+      const rest = isDecided ? "✓" : possible > stack.length ? `+${possible - stack.length}` : "";
+      button.append(steps[k], ...stack, rest);
       button.dataset.step = steps[k];
-      button.setAttribute("aria-label", `Step ${steps[k]}`);
+      button.setAttribute("aria-label", `Step ${steps[k]}: ${isDecided ? "decided" : `${possible} possible`}`);
       button.addEventListener("click", () => goToStep(steps[k]));
       item.append(button);
       return item;
