@@ -23,7 +23,8 @@ def build_app(engine: Engine, on_zero_gpu: bool = False) -> gr.Blocks:
         gr.Markdown(words.INTRO, elem_id="intro")
         sessions = Sessions(GpuRunner(engine) if on_zero_gpu else engine, demo)
         questions = available(usable_checkpoints(engine), sessions.runner.can_replay)
-        guide = Guide(questions, elem_id="guide", padding=False)
+        folders = {entry.name: entry.path for entry in engine.checkpoints()}
+        guide = Guide(questions, folders, elem_id="guide", padding=False)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Denoise", id="denoise"):
                 denoising = denoise.build(demo, engine, sessions)

@@ -17,8 +17,9 @@ class Question(NamedTuple):
     """tab: the name of the tab where it is answered. settings: of the run, named as in `SampleSettings`, with its
     checkpoint. axis, values: of a comparison. moment: what the page then shows; in Denoise the `step`, the `image`
     (from 0, None for all) and the `panel` that is opened, in 2D the `example` and which particle to `follow`. point: a
-    CSS selector of what the page points at. models: the checkpoints that it needs. needs_replay: whether the server
-    makes images again for it.
+    CSS selector of what the page points at. beside, caption: a model whose samples, each above its nearest training
+    image, the page shows there too, from the model's folder; and the words above them. models: the checkpoints that it
+    needs. needs_replay: whether the server makes images again for it.
     """
 
     tab: str
@@ -27,6 +28,8 @@ class Question(NamedTuple):
     values: tuple[Any, ...] = ()
     moment: Mapping[str, Any] = NOTHING
     point: str = "#player .player"
+    beside: str = ""
+    caption: str = ""
     models: tuple[str, ...] = ()
     needs_replay: bool = False
 
@@ -36,9 +39,10 @@ FACES = RUN | {"checkpoint": "faces-32", "batch_size": 16}
 LETTERS = RUN | {"checkpoint": "letters-32", "guidance": 2.0}
 QUESTIONS = {
     "step": Question(
+        # Large steps, of two terms.
         "Denoise",
-        RUN | {"checkpoint": "creatures-32", "sampler": "ddim", "timesteps": 6},  # large steps, of two terms
-        moment={"step": 3, "image": 1, "panel": "apart"},
+        RUN | {"checkpoint": "creatures-32", "label": 6, "guidance": 1, "sampler": "ddim", "timesteps": 4},
+        moment={"step": 3, "image": 0, "panel": "apart"},
         point="#player .inspector.apart",
         models=("creatures-32",),
         needs_replay=True,
@@ -49,16 +53,16 @@ QUESTIONS = {
     "decided": Question(
         "Denoise",
         FACES,
-        moment={"step": 12, "image": None, "panel": "candidates"},
-        point="#player .possible",
+        moment={"step": 12, "image": 3, "panel": "candidates"},
+        point="#player .possible-each",
         models=("faces-32", "faces-32, exact"),
         needs_replay=True,
     ),
     "latents": Question(
         "Denoise",
-        RUN | {"checkpoint": "creatures-32", "label": 7, "guidance": 1},  # a planet
+        RUN | {"checkpoint": "creatures-32", "label": 2, "guidance": 1},  # one eye, on a plain ground
         moment={"step": 18, "image": 0, "panel": "attention"},
-        point="#player .panes",
+        point="#player .groups",
         models=("creatures-32",),
         needs_replay=True,
     ),
@@ -67,7 +71,9 @@ QUESTIONS = {
         FACES,
         moment={"step": 20, "image": None, "panel": "candidates"},
         point="#player .part:has(.pairs)",
-        models=("faces-32", "faces-32, exact"),
+        beside="creatures-32",
+        caption="For comparison, results of creatures-32, which has seen 40,000 images, above their nearest ones:",
+        models=("faces-32", "faces-32, exact", "creatures-32"),
         needs_replay=True,
     ),
     "guidance": Question(

@@ -39,12 +39,13 @@ def test_a_question_draws_goes_to_its_moment_and_offers_the_next(page):
     ask(page, "decided")
     page.wait_for_function("document.querySelector('#player .player').dataset.step === '12'")
     assert page.locator("#checkpoint input").input_value() == "faces-32"
-    assert page.locator("#player .possible.pointed-at").is_visible()
-    assert page.locator("#player .marks i").count() == 16
+    assert page.locator("#player .possible-each.pointed-at").is_visible()
+    assert page.locator("#player .minds [aria-current]").inner_text() == "12\n✓"
     assert page.locator(".questions").is_hidden() and page.locator("#guide").bounding_box()["y"] < 200
     page.get_by_role("button", name="Next: What do the latents look at?").click()
     page.wait_for_function("document.querySelector('#player .player').dataset.attention === '18/1/0'")
-    page.wait_for_selector("#player .panes.pointed-at")
+    page.wait_for_selector("#player .groups.pointed-at")
+    assert page.locator("#player .groups span").all_inner_texts() == [f"{n} of 32 latents" for n in (22, 4, 4, 2)]
     assert not page.locator("#player .possible").is_visible()
     close(page)
     assert page.locator(".questions").is_visible()
@@ -56,7 +57,24 @@ def test_another_question_ends_the_one_under_way(page):
     ask(page, "step")
     page.wait_for_function("document.querySelector('#player .player').dataset.apart === '3'")
     assert page.locator("#player .inspector.apart.pointed-at").is_visible()
+    shares = page.locator("#player .share-words span").all_inner_texts()
+    assert shares == ["28% image", "72% noise", "77% image", "23% noise"]
+    assert "from 28% image to 77%" in page.locator(".answer-text").inner_text()
     close(page)
+
+
+def test_another_model_is_beside_the_copies_until_the_answer_is_closed(page):
+    ask(page, "memorize")
+    picture = page.locator("#player .part:has(.pairs) .beside img")
+    picture.wait_for()
+    assert picture.evaluate("image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])") == [
+        768,
+        128,
+    ]
+    distances = [float(text) for text in page.locator("#player .pairs span").all_inner_texts()]
+    assert sum(distance < 0.03 for distance in distances) > len(distances) / 2  # as the answer says
+    close(page)
+    assert page.locator(".beside").count() == 0
 
 
 def test_a_question_about_a_comparison(page):

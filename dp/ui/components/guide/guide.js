@@ -53,7 +53,7 @@ function isOver(tab) {
 }
 
 async function answer(key) {
-  const { text, moment, point, tab } = props.questions[key];
+  const { text, moment, point, tab, picture, caption } = props.questions[key];
   const target = VIEWS[tab];
   if (!(await until(() => document.querySelector(target)?.checkVisibility(), key))) return; // the tab is shown for the first time
   document.querySelector(target).dispatchEvent(new CustomEvent("show-moment", { detail: moment }));
@@ -63,8 +63,20 @@ async function answer(key) {
   await pause(300); // what has just been opened takes its size
   const pointed = document.querySelector(point);
   pointed.classList.add("pointed-at");
+  if (picture) pointed.append(createFigure(picture, caption));
   const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  pointed.scrollIntoView({ block: "center", behavior: isCalm ? "instant" : "smooth" });
+  const isTall = pointed.offsetHeight > innerHeight - 2 * element.offsetHeight; // its center could hide its beginning
+  pointed.scrollIntoView({ block: isTall ? "start" : "center", behavior: isCalm ? "instant" : "smooth" });
+}
+
+// A picture beside what is pointed at, while the question is open.
+function createFigure(picture, caption) {
+  const [figure, words, image] = ["figure", "figcaption", "img"].map((tag) => document.createElement(tag));
+  figure.className = "beside";
+  words.textContent = caption;
+  Object.assign(image, { src: picture, alt: caption });
+  figure.append(words, image);
+  return figure;
 }
 
 function end() {
@@ -72,6 +84,7 @@ function end() {
   $(".answer").hidden = true;
   for (const button of root.querySelectorAll(".questions button")) button.setAttribute("aria-pressed", "false");
   for (const pointed of document.querySelectorAll(".pointed-at")) pointed.classList.remove("pointed-at");
+  for (const figure of document.querySelectorAll(".beside")) figure.remove();
 }
 
 $(".questions").replaceChildren(...keys.map((key) => {
