@@ -1,5 +1,5 @@
-// Look inside: the attention of the network's latents to the patches of the selected image, in groups of latents that read
-// about the same, and one by one: an overlay then darkens what the latent does not read.
+// Look inside: the attention of the network's latents to the patches of the selected image, in groups of latents whose
+// maps differ least, and one by one: an overlay then darkens what the latent does not read.
 function createAttention({ root, state, server, panes, isWalking, isAvailable }) {
   const DARKEST = 0.85; // opacity where nothing is attended to
   const LEAST_VARIATION = 0.1; // between the latents' maps: with less, they read the same patches
@@ -66,7 +66,7 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
   function describeAll(b) {
     const where = `Block ${b + 1} of ${maps.depth}, step ${maps.index}`;
     if (!groups.length) return `${where}: all ${maps.latents} latents read the same patches, so there are no groups to show.`;
-    return `${where}: the ${maps.latents} latents in ${groups.length} groups. Those of a group read about the same patches.`;
+    return `${where}: the ${maps.latents} latents in ${groups.length} groups, those together whose maps differ least.`;
   }
 
   function describeLatent(b, l) {

@@ -1,4 +1,4 @@
-// The latents in groups that read about the same patches.
+// The latents in groups, those together whose maps differ least.
 const MOST_GROUPS = 4; // pictures in one row, and colors that are easily told apart
 const GROUP_COLORS = ["#3b82f6", "#e11d48", "#eab308", "#10b981"];
 
