@@ -309,7 +309,7 @@ def expect_groups(page):
         })"""
     )
     assert len(groups) == 4
-    sizes = [int(text.removesuffix(" of 8 latents")) for text, *_ in groups]
+    sizes = [int(text.removesuffix(" latents")) for text, *_ in groups]
     assert sum(sizes) == 8 and sizes == sorted(sizes, reverse=True)
     alone = [lit(*pictures) for size, (_, *pictures) in zip(sizes, groups) if size == 1]
     peaks = weights / weights.max(dim=1, keepdim=True).values

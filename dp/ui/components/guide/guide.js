@@ -53,7 +53,7 @@ function isOver(tab) {
 }
 
 async function answer(key) {
-  const { text, moment, point, tab, picture, caption } = props.questions[key];
+  const { text, moment, point, tab, picture, caption, names } = props.questions[key];
   const target = VIEWS[tab];
   if (!(await until(() => document.querySelector(target)?.checkVisibility(), key))) return; // the tab is shown for the first time
   document.querySelector(target).dispatchEvent(new CustomEvent("show-moment", { detail: moment }));
@@ -63,6 +63,7 @@ async function answer(key) {
   await pause(300); // what has just been opened takes its size
   const pointed = document.querySelector(point);
   pointed.classList.add("pointed-at");
+  names.forEach((name, i) => (pointed.children[i].lastElementChild.dataset.name = name));
   if (picture) pointed.append(createFigure(picture, caption));
   const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const isTall = pointed.offsetHeight > innerHeight - 2 * element.offsetHeight; // its center could hide its beginning

@@ -36,7 +36,7 @@ class Guide(Component):
 def in_page(key: str, question: Question, folders: Mapping[str, Path]) -> dict[str, Any]:
     """Return what the page needs to know of a question."""
     title, text = texts()[key]
-    shown = {"title": title, "text": text, "moment": dict(question.moment)}
+    shown = {"title": title, "text": text, "moment": dict(question.moment), "names": question.names}
     picture = folders[question.beside] / "nearest.webp" if question.beside else None
     if picture and picture.exists():
         shown |= {"picture": data_uri("image/webp", picture.read_bytes()), "caption": question.caption}

@@ -39,7 +39,7 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
     const [canvas, caption] = item.children;
     paintLit(canvas, panes.canvases.x0, group.map, DARKEST);
     canvas.style.borderColor = group.color;
-    caption.textContent = `${group.latents.length} of ${maps.latents} latents`;
+    caption.textContent = `${group.latents.length} latents`;
   }
 
   // Latent 0 stands for all.
@@ -80,7 +80,13 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
     for (const part of [sheet, list]) part.classList.add("stale");
     latent.disabled = block.disabled = true;
     for (const overlay of overlays) overlay.remove();
+    forgetNames();
     delete root.dataset.attention;
+  }
+
+  // A guided question names the groups of the step and the block that it shows.
+  function forgetNames() {
+    for (const picture of list.children) delete picture.lastElementChild.dataset.name;
   }
 
   function readMap(b, l) {
@@ -121,7 +127,7 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
   }
 
   latent.addEventListener("input", () => maps && showOverlay());
-  block.addEventListener("input", () => maps && showBlock());
+  block.addEventListener("input", () => maps && [forgetNames(), showBlock()]);
   sheet.addEventListener("click", (event) => {
     const place = maps ? tileAt(event, sheet, columns(), rows()) : -1;
     if (place < 0 || place > maps.latents) return;

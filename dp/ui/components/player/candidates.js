@@ -2,6 +2,7 @@
 // likeliest of them, for all images when each was decided. The server computes it on demand, once for each run.
 function createCandidates({ root, state, server, goTo, select, isAvailable, isWalking }) {
   const DECIDED = 2; // with fewer candidates, an image is decided
+  const COPY = 0.03; // RMS below which a result is called a copy: 8 of 255 gray levels
   const COLOR = "#059669";
   const MINDS = 20; // steps whose likeliest images are shown
   const STACK = 6; // images at each of these steps
@@ -153,8 +154,9 @@ function createCandidates({ root, state, server, goTo, select, isAvailable, isWa
       const [item, button] = [document.createElement("li"), Object.assign(document.createElement("button"), { type: "button" })];
       const far = document.createElement("span");
       far.textContent = answer.distances[i].toFixed(3);
+      item.classList.toggle("copy", answer.distances[i] < COPY);
       button.append(thumbnail({ image: answer.resultImage, columns: answer.columns }, i), thumbnail(answer, answer.nearest[i]), far);
-      button.setAttribute("aria-label", `Image ${answer.rows[i] + 1}: ${far.textContent} from its nearest training image`);
+      button.setAttribute("aria-label", `Image ${answer.rows[i] + 1}: ${far.textContent} from its nearest training image${item.className && ", a copy"}`);
       button.addEventListener("click", () => select(answer.rows[i]));
       item.append(button);
       return item;
@@ -197,17 +199,20 @@ function createCandidates({ root, state, server, goTo, select, isAvailable, isWa
     [pen.lineWidth, pen.globalAlpha] = [2, 1];
     const middle = answer.steps.map((_, k) => median(curves.map((curve) => curve[k])));
     if (at < 0) drawLine(pen, middle.map((count, k) => [x(answer.steps[k]), y(count)]));
-    if (at >= 0 && answer.decided[at] !== null) drawDecided(pen, x(answer.decided[at]), y(2), width);
+    if (at >= 0 && answer.decided[at] !== null) {
+      const count = answer.counts[at][answer.steps.indexOf(answer.decided[at])];
+      drawDecided(pen, x(answer.decided[at]), y(count), y(DECIDED), width);
+    }
     readChart(middle, at);
   }
 
-  function drawDecided(pen, at, height, width) {
+  function drawDecided(pen, at, height, line, width) {
     pen.beginPath();
     pen.arc(at, height, 4, 0, 2 * Math.PI);
     pen.fill();
     const isLate = at > width - 100; // no room for the words on the right
     [pen.textAlign, pen.textBaseline] = [isLate ? "right" : "left", "bottom"];
-    pen.fillText("decided here", at + (isLate ? -8 : 8), height - 4);
+    pen.fillText("decided", at + (isLate ? -8 : 8), line - 2);
   }
 
   function readChart(counts, at) {
