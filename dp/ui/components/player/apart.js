@@ -13,6 +13,7 @@ function createApart({ root, state, server, isWalking, isAvailable }) {
   const AMPLIFIED = 6; // the place of the amplified x_t
   const [panel, amplify, amplified] = [".inspector.apart", ".amplify", ".amplified"].map((name) => root.querySelector(name));
   const [recipe, notes, meaning, summary] = [".recipe", ".notes", ".meaning", ".apart-summary"].map((name) => root.querySelector(name));
+  const [squares, sum] = [".squares", ".sum"].map((name) => root.querySelector(name));
   const [before, after] = [panel.querySelector(".at-start"), panel.querySelector(".at-end")];
   let shown = null; // the answer of the server
 
@@ -74,17 +75,24 @@ function createApart({ root, state, server, isWalking, isAvailable }) {
   function draw() {
     const { alpha, sigma, coefficients, index, run } = shown;
     const [a, b, , d] = coefficients;
+    const left = a * alpha + b; // of the image in the next noisy one, where the prediction is right
     writeLevel(before, "x_t", `Before step ${index}`, alpha, sigma);
-    writeLevel(after, "x_s", isLast() ? "The result" : `After step ${index}`, a * alpha + b, Math.hypot(a * sigma, d)); // where the prediction is right
+    writeLevel(after, "x_s", isLast() ? "The result" : `After step ${index}`, left, Math.hypot(a * sigma, d));
     write(split, [alpha, sigma]);
     write(mix, coefficients);
     recipe.textContent = isLast() ? "Then the sampler makes the result of these:" : "Then the sampler mixes the next noisy image from this one and the prediction:";
+    // With an input scale below 1, the squares do not add up to 1.
+    const isWhole = Math.abs(alpha ** 2 + sigma ** 2 - 1) < 1e-3;
+    squares.textContent = isWhole ? `Squared, they are the shares above: ${square(alpha)} and ${square(sigma)}.` : "";
+    sum.textContent = isWhole && a ? `So ${formatFactor(a)} · ${formatFactor(alpha)} + ${formatFactor(b)} = ${formatFactor(left)} of the image is in it: ${square(left)}.` : "";
     notes.textContent = shown.notes;
     amplified.textContent = isAmplified() ? describeAmplified() : "";
     summary.textContent = `Step ${index} of ${run.timesteps}: ${inOneLine(split)}; ${inOneLine(mix)}`;
     panel.classList.remove("outdated");
     root.dataset.apart = index;
   }
+
+  const square = (factor) => `${formatFactor(factor)}² = ${formatPercent(factor ** 2)}`;
 
   // A noisy image of this level, with the shares of image and noise in its variance.
   function writeLevel(level, name, when, alpha, sigma) {

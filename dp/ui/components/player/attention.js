@@ -66,7 +66,7 @@ function createAttention({ root, state, server, panes, isWalking, isAvailable })
   function describeAll(b) {
     const where = `Block ${b + 1} of ${maps.depth}, step ${maps.index}`;
     if (!groups.length) return `${where}: all ${maps.latents} latents read the same patches, so there are no groups to show.`;
-    return `${where}: the ${maps.latents} latents in ${groups.length} groups, those together whose maps differ least.`;
+    return `${where}: the ${maps.latents} latents in ${groups.length} groups of similar maps. Other steps and images have other groups.`;
   }
 
   function describeLatent(b, l) {
