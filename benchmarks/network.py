@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import itertools
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -78,11 +79,27 @@ def flops(model: nn.Module, x: torch.Tensor) -> int:
     return counter.get_total_flops()
 
 
+def converted(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Return the networks as OpenVINO computes them."""
+    from dp.serving.backends import OpenVINONetwork, write
+
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, network in networks.items():
+            network.num_classes = 0  # rin-pytorch's has no such attribute, and none
+            file = Path(folder) / f"{name}.xml"
+            write(network.eval(), file)
+            found[name] = OpenVINONetwork(file, network)
+    return found
+
+
 def sampling(networks: dict[str, nn.Module], batch: int, timesteps: int) -> dict[str, Callable[[], object]]:
     import rin_pytorch.rin_pytorch as theirs
 
     policy = DiffusionPolicy(networks[OURS], timesteps=timesteps)
-    diffusion = theirs.GaussianDiffusion(networks[THEIRS], timesteps=timesteps)
+    network = networks[THEIRS]
+    diffusion = theirs.GaussianDiffusion(getattr(network, "reference", network), timesteps=timesteps)
+    diffusion.model = network  # the constructor takes nothing but its own network
 
     def their_sample() -> None:
         with mock.patch.object(theirs, "tqdm", lambda pairs, **_: pairs):  # its progress bar would add to the time
@@ -97,6 +114,8 @@ def main() -> None:
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=value, help=f"(default {value})")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64], help="batch sizes (default 1 8 64)")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile (compiling takes minutes)")
+    parser.add_argument("--openvino", action="store_true", help="also sample with OpenVINO, on a CPU")
+    parser.add_argument("--only-sampling", action="store_true", help="do not time single passes")
     args = parser.parse_args()
     args.device = str(best_device())
 
@@ -113,7 +132,7 @@ def main() -> None:
     forward_flops = {name: flops(network, x) for name, network in networks.items()}
     rows = []
     kinds = (("forward", forward, 1), ("training step", training_step, 3))  # the backward pass counts as two
-    for kind, make, passes in kinds:
+    for kind, make, passes in () if args.only_sampling else kinds:
         for amp, batch in itertools.product((False, True), args.batch):
             x = torch.randn(batch, 3, args.image_size, args.image_size, device=args.device)
             modes = {"eager": networks}
@@ -132,14 +151,23 @@ def main() -> None:
     print_table(("network", "M parameters", "MFLOP per image, forward"), sizes)
 
     print("\n16 images in 50 DDIM steps, float32:\n")
-    rows = []
-    for mode in ("eager", "compiled") if args.compile else ("eager",):
-        if mode == "compiled":
-            for network in networks.values():
-                network.compile()
-        seconds = time_alternating(sampling(networks, 16, 50), max(3, args.rounds // 2))
-        rows += [(mode, name, took, seconds[THEIRS] / took) for name, took in seconds.items()]
+    modes = {"eager": sampling(networks, 16, 50)}
+    if args.openvino:
+        modes["OpenVINO"] = sampling(converted(networks), 16, 50)
+    rows = times_of(modes, args.rounds)
+    if args.compile:
+        for network in networks.values():
+            network.compile()
+        rows += times_of({"compiled": sampling(networks, 16, 50)}, args.rounds)
     print_table(("mode", "library", "seconds", "ratio"), rows)
+
+
+def times_of(modes: dict[str, dict[str, Callable[[], object]]], rounds: int) -> list[tuple]:
+    """Time the libraries' sampling in all modes, in turns. The ratio is to rin-pytorch in the first mode."""
+    calls = {(mode, name): call for mode, libraries in modes.items() for name, call in libraries.items()}
+    seconds = time_alternating(calls, max(3, rounds // 2))
+    reference = seconds[next(iter(modes)), THEIRS]
+    return [(*key, took, reference / took) for key, took in seconds.items()]
 
 
 if __name__ == "__main__":
