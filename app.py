@@ -14,7 +14,7 @@ import spaces  # noqa: F401 (before torch, which dp loads: on ZeroGPU it has to 
 
 from dp.serving.engine import Engine
 from dp.system.device import set_thread_count
-from dp.system.environment import runs_dir
+from dp.system.environment import precision, runs_dir
 from dp.ui.app import build_app
 from dp.ui.auth.permission import on_zero_gpu
 
@@ -24,7 +24,8 @@ ON_ZERO_GPU = on_zero_gpu()
 with startup.exit_on_error():
     set_thread_count()
     device, accelerate = ("cpu", False) if ON_ZERO_GPU else (None, True)
-    engine = Engine(os.path.join(HERE, "checkpoints"), device=device, runs=runs_dir(), accelerate=accelerate)
+    options = {"device": device, "runs": runs_dir(), "accelerate": accelerate, "precision": precision()}
+    engine = Engine(os.path.join(HERE, "checkpoints"), **options)
     demo = build_app(engine, on_zero_gpu=ON_ZERO_GPU)
 
 

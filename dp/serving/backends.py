@@ -1,5 +1,6 @@
 """Backends: other ways to compute a network. `torch` is the reference and always there; `openvino`, an optional extra
-(requirements-cpu.txt), computes the RIN of a checkpoint faster on a CPU.
+(requirements-cpu.txt), computes the RIN of a checkpoint faster on a CPU, and in bfloat16 still faster where the CPU has
+instructions for it.
 
 A backend is another network with the contract of `dp.diffusion.policy`. A checkpoint is served with the reference until
 its other backend is ready, which a background thread sees to:
@@ -36,6 +37,7 @@ from dp.system.atomic_files import replacing
 from dp.system.validation import message_of
 
 TORCH, OPENVINO = "torch", "openvino"
+BACKENDS = {"f32": OPENVINO, "bf16": f"{OPENVINO}-bf16"}  # by precision
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ".backends"  # the folder of the converted networks in DP_HOME
 FILE, SUM = "model.xml", "sha256"  # of a converted network, beside model.bin
@@ -44,7 +46,7 @@ NICE = 10  # priority of a conversion: a tenth of a core where all cores are bus
 TIMEOUT_S = 900  # of a conversion, which takes seconds where they are not
 QUIET_S = 3  # without anybody's run, or the app's start, before a part of the work that takes a core
 BUSY_S = 15  # the longest wait for that
-TOLERANCE = 1e-3  # of the largest value: rounding is a tenth of that, and bfloat16 would be ten times as much
+TOLERANCE = {"f32": 1e-3, "bf16": 0.1}  # of the largest value: ten times and twice what rounding is
 CHECKED_ROWS = 3
 
 
@@ -74,6 +76,11 @@ class Positional(nn.Module):
         return self.network(x, time, x_self_cond, latents, *condition, return_latents=True)
 
 
+def has_bfloat16() -> bool:
+    """Return whether OpenVINO computes in bfloat16 on this CPU."""
+    return "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def example_inputs(network: RIN, rows: int) -> list[Tensor]:
     """Return the inputs of `Positional` with random values, the same in every call."""
     generator = torch.Generator().manual_seed(0)
@@ -90,12 +97,12 @@ class OpenVINONetwork(nn.Module):
     called from several threads.
 
     file: what `convert` made of `reference`, which computes every call from the first one on that OpenVINO fails in.
-    precision: 'f32' or 'bf16'. Raises whatever OpenVINO does if it cannot use the file.
+    precision: 'f32', or 'bf16' where `has_bfloat16`. Raises whatever OpenVINO does if it cannot use the file.
     """
 
     def __init__(self, file: Path, reference: RIN, precision: str = "f32"):
         super().__init__()
-        self.reference = reference
+        self.reference, self.precision = reference, precision
         self.channels, self.image_size, self.num_classes = (
             reference.channels,
             reference.image_size,
@@ -152,7 +159,7 @@ class OpenVINONetwork(nn.Module):
         inputs = example_inputs(self.reference, CHECKED_ROWS)
         for own, expected in zip(self.infer(inputs), self.reference(*inputs, return_latents=True), strict=True):
             far = (own - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
-            if not far <= TOLERANCE:  # nor if it is not a number
+            if not far <= TOLERANCE[self.precision]:  # nor if it is not a number
                 raise ValueError(f"its results differ from PyTorch's by {far.item():.2g} of the largest")
 
 
@@ -163,9 +170,13 @@ class OpenVINONetwork(nn.Module):
 def main() -> None:
     """Convert the network of a checkpoint folder to a file: `python -m dp.serving.backends FOLDER FILE.xml`."""
     folder, file = map(Path, sys.argv[1:])
-    network, openvino = load(folder)[0].eval(), load_openvino()
-    inputs = example_inputs(network, 2)
-    shapes = [[-1, *value.shape[1:]] for value in inputs]  # any number of rows
+    write(load(folder)[0].eval(), file)
+
+
+def write(network: RIN, file: Path) -> None:
+    """Convert a network to a file in this process, for any number of rows."""
+    openvino, inputs = load_openvino(), example_inputs(network, 2)
+    shapes = [[-1, *value.shape[1:]] for value in inputs]
     model = openvino.convert_model(Positional(network).eval(), example_input=tuple(inputs), input=shapes)
     openvino.save_model(model, file, compress_to_fp16=False)
 
@@ -231,11 +242,11 @@ class Job(NamedTuple):
 class Converter:
     """Prepares the other backend of one checkpoint after the other in a thread of its own, which ends when it has none
     left. home: DP_HOME, where the converted networks are kept; without it they are not. is_busy: whether anybody's run
-    is being computed.
+    is being computed. precision: as of `OpenVINONetwork`; float32 where the CPU has no other.
     """
 
-    def __init__(self, home: str | Path | None, is_busy: Callable[[], bool] = lambda: False):
-        self.home, self.is_busy = home, is_busy
+    def __init__(self, home: str | Path | None, is_busy: Callable[[], bool] = lambda: False, precision: str = "f32"):
+        self.home, self.is_busy, self.precision = home, is_busy, precision
         self._waiting: list[Job] = []
         self._failed: set[str] = set()  # digests
         self._is_installed = True  # as far as is known
@@ -267,12 +278,17 @@ class Converter:
                 with self._lock:
                     self._failed.add(job.digest)
                     self._is_installed = getattr(error, "name", None) != OPENVINO  # of an ImportError
-                if self._is_installed and not is_exiting():
+                if not self._is_installed and self.precision != "f32":
+                    log(f"DP_PRECISION={self.precision} has no effect: install OpenVINO, see requirements-cpu.txt")
+                elif self._is_installed and not is_exiting():
                     log(f"OpenVINO cannot compute {job.name}, and PyTorch does: {last_line(error)}")
 
     def _prepared(self, job: Job) -> DiffusionPolicy:
         self._wait_for_quiet()
         version = load_openvino().__version__.split("-")[0]
+        if self.precision == "bf16" and not has_bfloat16():
+            log("DP_PRECISION=bf16 has no effect: this CPU has no instructions for bfloat16")
+            self.precision = "f32"
         with self._cache() as cache:
             kept = cache / f"{job.digest[:32]}-{version}"
             if kept.exists():
@@ -302,7 +318,7 @@ class Converter:
 
     def _compiled(self, job: Job, kept: Path) -> DiffusionPolicy:
         """Return the policy for a converted network once it is known to compute what the reference does."""
-        network = OpenVINONetwork(kept / FILE, job.policy.model)
+        network = OpenVINONetwork(kept / FILE, job.policy.model, self.precision)
         network.check()
         with suppress(OSError):
             os.utime(kept)  # used just now

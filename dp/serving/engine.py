@@ -52,7 +52,7 @@ class Engine:
     of one network call; a larger request is split, and the budget is halved when memory runs out. device: by default
     the best there is. memory_for_policies, memory_for_trajectories: in bytes; the least recently used checkpoint, or
     ended run, is evicted first. ttl_s: seconds for which an ended or parked run can be found again. accelerate: whether
-    new runs begin with a faster backend once it is ready (see `dp.serving.backends`).
+    new runs begin with a faster backend once it is ready (see `dp.serving.backends`), with `precision` 'f32' or 'bf16'.
     """
 
     can_replay = True
@@ -67,10 +67,11 @@ class Engine:
         memory_for_trajectories: int = 256 << 20,
         ttl_s: float = 600.0,
         accelerate: bool = False,
+        precision: str = "f32",
     ):
         self.memory_for_trajectories, self.ttl_s = memory_for_trajectories, ttl_s
         self.device = torch.device(device) if device else best_device()
-        converter = Converter(runs, self._is_busy) if accelerate else None
+        converter = Converter(runs, self._is_busy, precision) if accelerate else None
         self._models = ModelCache(
             *roots, device=self.device, memory=memory_for_policies, runs=runs, converter=converter
         )

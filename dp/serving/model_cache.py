@@ -15,7 +15,7 @@ from dp.checkpoints.classes import classes_of
 from dp.checkpoints.folder import load
 from dp.diffusion.policy import DiffusionPolicy
 from dp.hub import downloads
-from dp.serving.backends import OPENVINO, TORCH, Converter, Job
+from dp.serving.backends import BACKENDS, TORCH, Converter, Job
 from dp.serving.exact_models import Stamp, exact_or_none, files_of, find_exact, load_exact, stamp_of, with_exact
 from dp.system.records import name_of
 from dp.system.validation import quote
@@ -43,13 +43,15 @@ class LoadedModel:
     @property
     def backend(self) -> str:
         """Return the name of the backend that new runs begin with."""
-        return OPENVINO if self.openvino and not self.openvino.model.has_failed else TORCH
+        if self.openvino and not self.openvino.model.has_failed:
+            return BACKENDS[self.openvino.model.precision]
+        return TORCH
 
     def policy_of(self, backend: str) -> DiffusionPolicy:
-        """Return the policy for a run of that backend: the reference, which is within rounding of any other, while that
-        one is not here. The model may have been evicted, and loaded again.
+        """Return the policy for a run of that backend: the reference, which is within rounding of it, while it is not
+        here. The model may have been evicted, and loaded again.
         """
-        return self.openvino if backend == OPENVINO and self.openvino else self.policy
+        return self.openvino if self.openvino and backend != TORCH else self.policy
 
 
 class ModelCache:

@@ -40,6 +40,16 @@ def device() -> str | None:
     return name or None
 
 
+def precision() -> str:
+    """Return DP_PRECISION, the precision of the fast CPU backend: 'f32', also if it is not set, or 'bf16'. Raises
+    ValueError.
+    """
+    name = os.environ.get("DP_PRECISION", "").strip().lower() or "f32"
+    if name not in ("f32", "bf16"):
+        raise ValueError(f"DP_PRECISION must be f32 or bf16, got {quote(name)}")
+    return name
+
+
 def runs_dir() -> Path:
     """Return the folder of the training runs: DP_HOME, by default `runs` beside app.py. Raises ValueError."""
     given = os.environ.get("DP_HOME") or ROOT / "runs"

@@ -38,6 +38,7 @@ def prepare() -> None:
     """
     stdio.protect()
     environment.cores()
+    environment.precision()
     environment.device()
     environment.port()
     for name in COUNTS:

@@ -21,6 +21,7 @@ from dp.diffusion.settings import SampleSettings
 from dp.serving import backends
 from dp.serving.backends import CACHE, OPENVINO, TORCH
 from dp.serving.engine import Engine
+from dp.ui.sampling.page_values import describe_run
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = ("faces-32", "creatures-32", "letters-32")
@@ -214,6 +215,34 @@ def test_a_replay_and_a_branch_use_the_backend_of_their_run(root, home):
     assert_one_gray_level(by_torch.frame.x0, run.frame.x0)
     model.openvino = None  # as after it was evicted and loaded again
     assert engine.replayed(run.request_id, 1, 6)[0] is model.policy
+
+
+def test_in_bfloat16_a_row_alone_equals_the_row_in_a_batch(home):
+    if not backends.has_bfloat16():
+        pytest.skip("this CPU has no instructions for bfloat16")
+    engine = Engine(ROOT / "checkpoints", device="cpu", runs=home, accelerate=True, precision="bf16")
+    engine.policy("letters-32")
+    wait_for(engine)
+    settings = SampleSettings(3, timesteps=20, sampler="dpmpp_2m", seed=3, label=7, guidance=3.0)
+    run = finish(engine.submit(settings, "letters-32"))
+    assert run.provenance["backend"] == OPENVINO + "-bf16" and describe_run(run.provenance)[-2] == "bfloat16"
+    policy, state = engine.replayed(run.request_id, 1, 20)
+    [(_, step)] = policy.step([state])
+    assert np.array_equal(to_uint8((step.x0 + 1) / 2)[0], run.frame.x0[1])
+    reference = to_uint8(engine.policy("letters-32").sample(**vars(settings)))
+    assert 0 < np.abs(run.frame.x0.astype(int) - reference).mean() < 5  # the same letters, in gray levels of 255
+
+
+def test_without_instructions_for_bfloat16_it_uses_float32(root, home, capfd, monkeypatch):
+    monkeypatch.setattr(backends, "has_bfloat16", lambda: False)
+    engine = Engine(root, device="cpu", runs=home, accelerate=True, precision="bf16")
+    for name in ("one", "two"):
+        engine.policy(name)
+        wait_for(engine)
+        assert finish(engine.submit(SHORT, name)).provenance["backend"] == OPENVINO
+    assert capfd.readouterr().err.splitlines() == [
+        "DP_PRECISION=bf16 has no effect: this CPU has no instructions for bfloat16"
+    ]
 
 
 def test_a_branch_of_a_run_made_by_torch_goes_on_with_torch(root, home):

@@ -71,6 +71,7 @@ def test_cores_are_numbers_or_kubernetes_quantities_rounded_up(setting, monkeypa
         *[("DP_DEVICE", value, "cpu, cuda") for value in ("gpu", "cuda:x", "cuda:-1", "cuda:", "../x", "meta")],
         *[("GRADIO_SERVER_PORT", value, "1 to 65535") for value in ("abc", "", "0", "-1", "99999", "7860.0")],
         ("GRADIO_NUM_PORTS", "many", "whole number"),
+        ("DP_PRECISION", "fp16", "f32 or bf16"),
         ("DP_HOME", str(ROOT / "app.py"), "writable folder"),
         ("DP_HOME", str(ROOT / "app.py" / "runs"), "writable folder"),
         ("DP_HOME", "/proc/runs", "writable folder"),

@@ -15,6 +15,7 @@ from dp.checkpoints.catalog import CheckpointInfo
 from dp.checkpoints.classes import classes_of, label_of
 from dp.diffusion.schedules import SCHEDULES
 from dp.diffusion.settings import IMAGES, SAMPLER, TIMESTEPS, SampleSettings
+from dp.serving.backends import BACKENDS
 from dp.serving.engine import Engine
 from dp.serving.handle import RunHandle, Runner
 from dp.system.records import readable
@@ -310,6 +311,7 @@ def describe_run(made_with: Mapping[str, Any]) -> list[str]:
     difference = made_with["time_difference"] * timesteps / made_with["strength"]
     parts += [f"time difference {difference:g}"] if difference else []
     parts += [f"eta {made_with['eta']:g}"] if made_with["eta"] else []
+    parts += ["bfloat16"] if made_with.get("backend") == BACKENDS["bf16"] else []
     seed, count, walk_to = made_with["seed"], made_with["batch_size"], made_with["walk_to"]
     seeds = f"seed {seed}" if count == 1 else f"seeds {seed} to {seed + count - 1}"
     return [*parts, seeds if walk_to is None else f"from seed {seed} to {walk_to}"]
