@@ -85,6 +85,14 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     return network, config
 
 
+def load_weights(folder: str | Path, network: nn.Module) -> None:
+    """Load the weights of a checkpoint folder into a network with the same arguments. Raises CheckpointError."""
+    other, _ = load(folder)
+    if type(other) is not type(network) or other.config != network.config:
+        raise CheckpointError(f"{folder}: its network is not the one that its weights are needed for")
+    network.load_state_dict(other.state_dict())
+
+
 def build(config: dict[str, Any], where: str, device: str = "cpu") -> nn.Module:
     """Return a new network for a config that has been checked, initialized from torch's global generator. Raises
     CheckpointError with a message that begins with `where`.

@@ -26,6 +26,7 @@ POLICY_FIELDS: dict[str, Any] = {
     "scale": (float, 0, 1),
     "condition_drop_prob": (float, 0, 1),
     "uniform_loss_weight": bool,
+    "consistency": bool,
 }
 NETWORK_FIELDS: dict[str, dict[str, Any]] = {
     "rin": {
@@ -93,7 +94,7 @@ def check_config(config: Any, where: str) -> None:
         _check_policy(**config["policy"])
         _check_classes(config)
         _check_fields(config.get("sampling", {}), SAMPLING_FIELDS, "sampling", required=())
-        _check_sampling(**config.get("sampling", {}))
+        _check_sampling(config["policy"].get("consistency", False), **config.get("sampling", {}))
         _check_fields(config.get("training_set", {}), TRAINING_SET_FIELDS, "training_set", required=())
     except (ValueError, TypeError, OverflowError) as error:  # includes CheckpointError
         raise CheckpointError(f"{where}: {error}") from None
@@ -105,6 +106,7 @@ def _check_policy(
     schedule_kwargs: dict[str, Any] | None = None,
     scale: float = 1,
     min_snr_gamma: float = 5,
+    consistency: bool = False,
     **_: Any,
 ) -> None:
     """Check the constraints on policy fields that POLICY_FIELDS does not express. The defaults are those of
@@ -112,6 +114,8 @@ def _check_policy(
     """
     if objective not in OBJECTIVES:
         raise CheckpointError(f"unknown objective {quote(objective)}; choose one of: {', '.join(OBJECTIVES)}")
+    if consistency and objective == "eps":
+        raise CheckpointError("a consistency model predicts 'v' or 'x0', got objective 'eps'")
     if scale <= 0:
         raise CheckpointError(f"scale must lie in (0, 1], got {quote(scale)}")
     if min_snr_gamma <= 0:
@@ -134,6 +138,7 @@ def _check_classes(config: dict[str, Any]) -> None:
 
 
 def _check_sampling(
+    is_tuned: bool,
     sampler: str = "ddim",
     guidance_interval: list[float] | None = None,
     **_: Any,
@@ -141,6 +146,8 @@ def _check_sampling(
     """Check the constraints on `sampling` that SAMPLING_FIELDS does not express."""
     if sampler not in SAMPLERS:
         raise CheckpointError(f"unknown sampler {quote(sampler)} in sampling; choose one of: {', '.join(SAMPLERS)}")
+    if sampler == "consistency" and not is_tuned:
+        raise CheckpointError("the sampler 'consistency' in sampling needs a model whose policy has consistency = true")
     bounds = [0, 1] if guidance_interval is None else guidance_interval
     if len(bounds) != 2 or bounds[0] > bounds[1]:
         raise CheckpointError(f"guidance_interval in sampling must be [low, high], got {quote(bounds)}")

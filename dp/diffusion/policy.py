@@ -24,10 +24,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
+from dp.diffusion import consistency as tuning
 from dp.diffusion.guidance import Branches
 from dp.diffusion.plan import make_plan
 from dp.diffusion.samplers import expand_rows, update
-from dp.diffusion.schedules import checked, level, make_schedule
+from dp.diffusion.schedules import Level, checked, level, make_schedule
 from dp.diffusion.settings import OBJECTIVES, SampleSettings
 from dp.diffusion.state import (
     SampleState,
@@ -53,8 +54,9 @@ class DiffusionPolicy(nn.Module):
     arXiv 2303.09556. train_prob_self_cond: share of training batches that are self-conditioned (Chen et al. 2022, arXiv
     2208.04202). scale: input scaling in (0, 1], Chen 2023, arXiv 2301.10972, sec. 3. condition_drop_prob: share of
     training images whose class is dropped, so that the network also learns to predict without one (see
-    `dp.diffusion.guidance`). uniform_loss_weight: weight 1 for every image, whatever the objective. Raises ValueError,
-    with the value, for anything out of range.
+    `dp.diffusion.guidance`). uniform_loss_weight: weight 1 for every image, whatever the objective. consistency: the
+    model is tuned for few calls (see `dp.diffusion.consistency`): that is its loss, and the default sampler is
+    'consistency'. Raises ValueError, with the value, for anything out of range.
     """
 
     def __init__(
@@ -73,10 +75,14 @@ class DiffusionPolicy(nn.Module):
         scale: float = 1.0,
         condition_drop_prob: float = 0.1,
         uniform_loss_weight: bool = False,
+        consistency: bool = False,
     ):
         super().__init__()
         if objective not in OBJECTIVES:
             raise ValueError(f"unknown objective {quote(objective)}; choose one of: {', '.join(OBJECTIVES)}")
+        if consistency and objective == "eps":
+            reason = "in pure noise, the noise says nothing about x0"
+            raise ValueError(f"a consistency model predicts 'v' or 'x0', got objective 'eps': {reason}")
         for rule, value, holds in (  # the first two again, since None has a meaning to SampleSettings
             ("timesteps must be a whole number", timesteps, lambda x: True),
             ("time_difference must lie in [0, 1]", time_difference, lambda x: 0 <= x <= 1),
@@ -89,7 +95,8 @@ class DiffusionPolicy(nn.Module):
                 raise ValueError(f"{rule}, got {quote(value)}")
         scheduled = {"noise_schedule": noise_schedule, "schedule_kwargs": schedule_kwargs}
         lengths = {"timesteps": timesteps, "time_difference": time_difference}
-        self.defaults = SampleSettings(sampler="ddim" if use_ddim else "ddpm", **lengths, **scheduled)
+        sampler = "consistency" if consistency else "ddim" if use_ddim else "ddpm"
+        self.defaults = SampleSettings(sampler=sampler, **lengths, **scheduled)
         self.schedule = checked(make_schedule(noise_schedule, schedule_kwargs), scale)
         own = {"objective": objective, "scale": scale, "schedule": self.schedule}
         for name, needed in getattr(model, "requires", {}).items():
@@ -101,10 +108,12 @@ class DiffusionPolicy(nn.Module):
         trained |= {"objective": objective, "scale": scale, "train_prob_self_cond": train_prob_self_cond}
         trained |= {"min_snr_loss_weight": min_snr_loss_weight, "min_snr_gamma": min_snr_gamma}
         trained |= {"condition_drop_prob": condition_drop_prob, "uniform_loss_weight": uniform_loss_weight}
+        trained |= {"consistency": consistency}
         self.config = sampling | trained  # the keywords that make this policy again
         self.objective, self.scale, self.train_prob_self_cond = objective, scale, train_prob_self_cond
         self.min_snr_gamma = min_snr_gamma if min_snr_loss_weight else math.inf
         self.condition_drop_prob, self.uniform_loss_weight = condition_drop_prob, uniform_loss_weight
+        self.consistency = consistency
         self.num_classes = getattr(model, "num_classes", 0)
         # Tracks the device and dtype even if the network has no parameters, as a closed-form denoiser.
         self.register_buffer("_device_anchor", torch.empty(0), persistent=False)
@@ -145,13 +154,15 @@ class DiffusionPolicy(nn.Module):
 
     def to_x0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Return x0 in [-1, 1] for a prediction made at training time `t` [B]."""
-        at = level(self.schedule, t, self.scale)
+        return self._unclamped_x0(prediction, x_t, level(self.schedule, t, self.scale)).clamp(-1, 1)
+
+    def _unclamped_x0(self, prediction: Tensor, x_t: Tensor, at: Level) -> Tensor:
         alpha, sigma, power = expand_rows(x_t, at.alpha, at.sigma, at.alpha**2 + at.sigma**2)
         if self.objective == "eps":
             prediction = (x_t - sigma * prediction) / alpha.clamp(min=torch.finfo(alpha.dtype).tiny)
         elif self.objective == "v":
             prediction = (alpha * x_t - sigma * prediction) / power
-        return prediction.clamp(-1, 1)
+        return prediction
 
     def denoise(
         self,
@@ -191,6 +202,7 @@ class DiffusionPolicy(nn.Module):
         noise: Tensor | None = None,
         self_condition: bool | None = None,
         drop: Tensor | None = None,
+        progress: float = 1.0,
         per_image: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the training loss of images [B,C,H,W] in [0, 1]: a scalar, or with `per_image` (loss [B], log_snr
@@ -198,7 +210,7 @@ class DiffusionPolicy(nn.Module):
         network ignores it.
 
         If t [B] in [0, 1], noise [B,C,H,W], self_condition or drop [B] bool, the images whose class is dropped, is not
-        given, it is drawn from torch's global generator.
+        given, it is drawn from torch's global generator. progress: of consistency tuning, from 0 to 1.
         """
         self._check_shape("images", images.shape)
         if not images.is_floating_point():
@@ -209,17 +221,44 @@ class DiffusionPolicy(nn.Module):
         self_condition = torch.rand(()).item() < self.train_prob_self_cond if self_condition is None else self_condition
         condition = self._dropped(condition, drop, len(x0))
         at = level(self.schedule, t, self.scale)
+        if self.consistency:
+            before = tuning.earlier(self.schedule, at, self.scale, progress)
+            loss = self._consistency_losses(x0, eps, at, before, condition, self_condition)
+        else:
+            loss = self._diffusion_losses(x0, eps, at, condition, self_condition)
+        return (loss, at.log_snr) if per_image else loss.mean()
+
+    def _diffusion_losses(
+        self, x0: Tensor, eps: Tensor, at: Level, condition: Tensor | None, self_condition: bool
+    ) -> Tensor:
+        """Return the weighted squared error [B] of the prediction at the levels `at`."""
         alpha, sigma = expand_rows(x0, at.alpha, at.sigma)
         x_t = alpha * x0 + sigma * eps
-        carry = None
-        if self_condition:
-            with torch.no_grad():
-                _, carry = self.denoise(x_t, t, None, condition)
-        prediction, _ = self.predict(x_t, t, carry, condition)
+        carry = self._first_call(x_t, at, condition) if self_condition else None
+        prediction, _ = self.predict(x_t, at.t, carry, condition)
         target = {"x0": x0, "eps": eps}[self.objective] if self.objective != "v" else alpha * eps - sigma * x0
         error = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))  # [B]
-        loss = error * self.loss_weight(at.alpha, at.sigma).to(error.dtype).to(error.device)  # [B]: each its own weight
-        return (loss, at.log_snr) if per_image else loss.mean()
+        return error * self.loss_weight(at.alpha, at.sigma).to(error.dtype).to(error.device)  # [B]: each its own weight
+
+    def _consistency_losses(
+        self, x0: Tensor, eps: Tensor, at: Level, before: Level, condition: Tensor | None, self_condition: bool
+    ) -> Tensor:
+        """Return the weighted distance [B] between x0 at the levels `at` and `before`: `dp.diffusion.consistency`."""
+        alpha, sigma, alpha_r, sigma_r = expand_rows(x0, at.alpha, at.sigma, before.alpha, before.sigma)
+        x_t, x_r = alpha * x0 + sigma * eps, alpha_r * x0 + sigma_r * eps
+        carry = self._first_call(x_t, at, condition) if self_condition else None
+        with torch.no_grad():
+            target, _ = self.denoise(x_r, before.t, carry, condition)
+        target = torch.where((before.t > 0).to(x0.device)[:, None, None, None], target, x0)
+        prediction, _ = self.predict(x_t, at.t, carry, condition)
+        # Without the clamp, which has no gradient beyond its bounds.
+        error = self._unclamped_x0(prediction.float(), x_t, at) - target.float()
+        return tuning.pseudo_huber(error) * tuning.loss_weight(at).to(error.dtype).to(error.device)
+
+    def _first_call(self, x_t: Tensor, at: Level, condition: Tensor | None) -> TensorDict:
+        """Return what a call at the levels `at` carries into the next one, without a gradient."""
+        with torch.no_grad():
+            return self.denoise(x_t, at.t, None, condition)[1]
 
     def _dropped(self, condition: Tensor | None, drop: Tensor | None, count: int) -> Tensor | None:
         """Return the classes of `count` training images with those of `drop` set to 0; None if the network has none."""
@@ -256,6 +295,9 @@ class DiffusionPolicy(nn.Module):
             classes = f"the classes of this model are 1 to {self.num_classes}, and 0 means none"
             reason = classes if self.num_classes else "this model has no classes"
             raise ValueError(f"label {label} does not exist: {reason}")
+        if settings.sampler == "consistency" and not self.consistency:
+            reason = "it draws sharp images only from a model that was tuned for it, and this one was not"
+            raise ValueError(f"the sampler 'consistency' cannot be used: {reason}; choose another")
         plan = make_plan(settings, self.schedule, self.scale)
         return init_state(plan, settings, self._device_anchor.new_empty(0, *self.image_shape), start, mask)
 

@@ -55,6 +55,15 @@ def dpmpp_2m_sde(t: Level, s: Level, eta: float = 1.0) -> Tensor:
     return second_order(ddim(t, s, 1.0), t, s)
 
 
+def consistency(t: Level, s: Level, eta: float = 1.0) -> Tensor:
+    """Multistep consistency sampling, Song et al. 2023, arXiv 2303.01469, Algorithm 1: each x0 is noised afresh to the
+    next level. For models that were tuned for it, see `dp.diffusion.consistency`. It is not DDIM at any eta up to 1,
+    which keeps a part of x_t.
+    """
+    zeros = torch.zeros_like(s.alpha)
+    return torch.stack([zeros, s.alpha, zeros, s.sigma], dim=1)
+
+
 def second_order(table: Tensor, t: Level, s: Level) -> Tensor:
     """Return `table` [K,4] with x0 extrapolated to the middle of each step in lambda, from this call and the one
     before. Not on the first step, not where a clipped schedule stands still, and not on a step that reaches t = 0,
@@ -73,12 +82,13 @@ SAMPLERS: dict[str, Callable[[Level, Level, float], Tensor]] = {
     "ddpm": ddpm,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,
+    "consistency": consistency,
 }
 
 
 def is_stochastic(sampler: str, eta: float) -> bool:
     """Return whether a sampler adds fresh noise."""
-    return sampler in ("ddpm", "dpmpp_2m_sde") or eta > 0
+    return sampler in ("ddpm", "dpmpp_2m_sde", "consistency") or eta > 0
 
 
 def update(x_t: Tensor, x0: Tensor, x0_prev: Tensor | None, noise: Tensor | None, rows: Tensor) -> Tensor:

@@ -266,6 +266,8 @@ CONFIGS: dict[str, tuple[Callable[[dict], object], str]] = {
     "sampling is no object": (lambda c: c.update(sampling=[1]), "'sampling'.*an object"),
     "an unknown sampling default": (lambda c: c.update(sampling={"steps": 3}), "unknown field 'steps' in sampling"),
     "an unknown sampler": (lambda c: c.update(sampling={"sampler": "euler"}), "unknown sampler 'euler'.*ddim"),
+    "a sampler for tuned models": (lambda c: c.update(sampling={"sampler": "consistency"}), "'consistency'.*policy"),
+    "a tuned model that predicts noise": (lambda c: c["policy"].update(consistency=True, objective="eps"), "eps"),
     "a guidance out of bounds": (lambda c: c.update(sampling={"guidance": 21}), "'guidance'.*0 to 20.*21"),
     "a reversed interval": (lambda c: c.update(sampling={"guidance_interval": [0.9, 0.1]}), "guidance_interval"),
     "half an interval": (lambda c: c.update(sampling={"guidance_interval": [0.9]}), "guidance_interval"),

@@ -25,7 +25,7 @@ RUNS = {
 
 @pytest.fixture
 def policy(tiny_rin):
-    return DiffusionPolicy(tiny_rin(num_classes=3))
+    return DiffusionPolicy(tiny_rin(num_classes=3), consistency=True)
 
 
 def beginning(policy, index, row=1, start=None, mask=None, **settings):
@@ -50,7 +50,8 @@ def test_the_beginning_is_the_runs_and_the_rest_is_stochastic(policy, name, inde
         assert torch.equal(branch.carry["x0"], state.carry["x0"].expand(8, -1, -1, -1))
     assert all(torch.equal(a, b) for a, b in zip((*branch.plan.t, *branch.plan.s), (*state.plan.t, *state.plan.s)))
     assert branch.plan.draws.equal(branch.plan.s.t > 0)
-    expected = "dpmpp_2m_sde" if settings.sampler.startswith("dpmpp") else "ddpm"
+    kept = settings.sampler if settings.sampler == "consistency" else "ddpm"
+    expected = "dpmpp_2m_sde" if settings.sampler.startswith("dpmpp") else kept
     assert torch.equal(branch.plan.table, SAMPLERS[expected](branch.plan.t, branch.plan.s, 1.0))
     steps = list(policy.run(branch))
     assert [step.index for step in steps] == list(range(index, STEPS + 1))

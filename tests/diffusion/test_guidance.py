@@ -96,7 +96,7 @@ def test_guidance_changes_the_images_toward_their_class():
 
 @pytest.fixture
 def policy(tiny_rin):
-    return DiffusionPolicy(tiny_rin(num_classes=4), timesteps=6)
+    return DiffusionPolicy(tiny_rin(num_classes=4), timesteps=6, consistency=True)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

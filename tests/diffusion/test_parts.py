@@ -30,7 +30,7 @@ def state_of(policy, start=None, mask=None, **settings):
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_parts_add_up_in_every_step(tiny_rin, name, channels):
-    policy = DiffusionPolicy(tiny_rin(num_classes=3, channels=channels))
+    policy = DiffusionPolicy(tiny_rin(num_classes=3, channels=channels), consistency=True)
     run = RUNS[name] | ({"start": START[:1]} if name == "mask" and channels == 1 else {})
     state, before = state_of(policy, **run), None
     while not state.is_finished:

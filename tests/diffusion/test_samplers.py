@@ -9,7 +9,7 @@ from gaussian import best_predictions
 from torch import Tensor
 
 from dp.diffusion.plan import Plan, make_plan
-from dp.diffusion.samplers import SAMPLERS, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, is_stochastic, update
+from dp.diffusion.samplers import SAMPLERS, consistency, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, is_stochastic, update
 from dp.diffusion.schedules import Level, level, make_schedule
 from dp.diffusion.settings import SampleSettings
 from dp.system.validation import MAX_SEED, MAX_TIMESTEPS
@@ -17,6 +17,9 @@ from dp.system.validation import MAX_SEED, MAX_TIMESTEPS
 # Every sampler, DDIM at each kind of eta.
 EVERY = {name: (name, 0.0) for name in SAMPLERS} | {f"ddim eta {eta}": ("ddim", eta) for eta in (0.4, 1.0)}
 every_sampler = pytest.mark.parametrize("sampler, eta", EVERY.values(), ids=EVERY)
+# For the best denoiser; consistency sampling needs a model that predicts the end of the path, not the mean.
+SOLVERS = {name: run for name, run in EVERY.items() if name != "consistency"}
+every_solver = pytest.mark.parametrize("sampler, eta", SOLVERS.values(), ids=SOLVERS)
 
 
 def at_lambda(values, scale: float = 1.0) -> Level:
@@ -71,7 +74,7 @@ def test_convergence_has_the_papers_order(sampler, order):
 
 @pytest.mark.parametrize("mu, s", [(0.04, 0.24), (0.3, 0.5)])
 @pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
-@every_sampler
+@every_solver
 def test_a_thousand_steps_give_back_the_data(sampler, eta, name, mu, s):
     """Within 3 % of the deviation, which ancestral sampling falls short by, or 2 % without fresh noise."""
     plan = plan_of(1000, sampler=sampler, eta=eta, schedule=name, trained=name)
@@ -126,11 +129,29 @@ def test_ddpm_has_the_posterior_mean():
     torch.testing.assert_close(ddpm(t, s)[:, :2], mean)
 
 
-@every_sampler
+@every_solver
 def test_a_step_to_the_same_level_changes_nothing(sampler, eta):
     t = at_lambda([-4, 0, 2])
     row = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64).expand(3, 4)
     torch.testing.assert_close(SAMPLERS[sampler](t, t, eta), row, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_consistency_sampling_of_the_true_paths_gives_back_gaussian_pixels(steps):
+    """Along the probability-flow ODE a pixel of N(mu, s²) keeps its number of deviations z, so the consistency function
+    is mu + s z. Every x0, and with it every x_s, then has the distribution of the data, in as few steps as one.
+    """
+    mu, s = 0.3, 0.5
+    plan = plan_of(steps, sampler="consistency", schedule="sigmoid", trained="sigmoid")
+    assert torch.equal(plan.table, consistency(plan.t, plan.s))
+    mean, variance = 0.0, 1.0  # of x_t
+    for t, (a, b, c, d) in zip(map(plan.t.at, range(steps)), plan.table.tolist(), strict=True):
+        slope = s / (t.alpha**2 * s**2 + t.sigma**2).sqrt().item()
+        mean_x0, variance_x0 = mu + slope * (mean - t.alpha.item() * mu), slope**2 * variance
+        assert mean_x0 == pytest.approx(mu, abs=1e-4) and variance_x0 == pytest.approx(s**2, abs=1e-4)
+        assert a == c == 0  # only x0 and fresh noise count
+        mean, variance = b * mean_x0, b**2 * variance_x0 + d**2
+    assert (mean, variance) == (mean_x0, variance_x0)
 
 
 STEEP = [
@@ -227,7 +248,7 @@ def test_a_time_difference_of_whole_steps_reaches_time_0_that_many_steps_earlier
 @every_sampler
 def test_stochastic_samplers_draw_noise_on_every_step_that_ends_above_time_0(sampler, eta):
     plan = plan_of(5, 0.25, sampler, eta=eta)
-    is_noisy = sampler in ("ddpm", "dpmpp_2m_sde") or eta > 0
+    is_noisy = sampler in ("ddpm", "dpmpp_2m_sde", "consistency") or eta > 0
     assert is_noisy == is_stochastic(sampler, eta)
     assert plan.draws.tolist() == [is_noisy and k < 3 for k in range(5)]
     assert (plan.table[:, 3] > 0).tolist() == plan.draws.tolist()
@@ -274,7 +295,7 @@ def test_a_setting_out_of_range_is_refused_with_its_value(key, value):
 
 
 def test_unknown_names_list_the_names():
-    with pytest.raises(ValueError, match=r"'euler'.*ddim, ddpm, dpmpp_2m, dpmpp_2m_sde"):
+    with pytest.raises(ValueError, match=r"'euler'.*ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, consistency"):
         SampleSettings(sampler="euler")
     with pytest.raises(ValueError, match=r"'log'.*linear, cosine, sigmoid"):
         SampleSettings(noise_schedule="log")
@@ -285,7 +306,7 @@ def test_a_schedules_keywords_are_checked_with_it():
         SampleSettings(noise_schedule="cosine", schedule_kwargs={"tau": -1})
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "dpmpp_2m_sde", "consistency"])
 def test_eta_is_refused_where_it_means_nothing(sampler):
     with pytest.raises(ValueError, match=rf"0\.5.*{sampler}"):
         SampleSettings(sampler=sampler, eta=0.5)

@@ -136,7 +136,7 @@ def test_a_bundled_model_predicts_what_the_reference_does(name, home):
             torch.testing.assert_close(other.model(x, time_of), policy.model(x, time_of), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "consistency"])
 def test_a_run_is_within_one_gray_level_alone_and_in_a_mixture(sampler, home):
     engine = accelerated(ROOT / "checkpoints", home=home, names=["letters-32"])
     policy, _ = both(engine, "letters-32")

@@ -71,6 +71,8 @@ const SAMPLERS = {
   dpmpp_2m: (t, s) => extrapolate(SAMPLERS.ddim(t, s, 0), t, s),
   // SDE-DPM-Solver++(2M): ancestral sampling, of second order, in the "midpoint" form of k-diffusion
   dpmpp_2m_sde: (t, s) => extrapolate(SAMPLERS.ddim(t, s, 1), t, s),
+  // Multistep consistency sampling. Song et al. 2023, arXiv 2303.01469, Algorithm 1
+  consistency: (t, s) => s.map((to) => [0, to.alpha, 0, to.sigma]),
 };
 
 function takeFirstOrder(t, s, eta) {
@@ -92,7 +94,7 @@ function extrapolate(table, t, s) {
 }
 
 // Whether a sampler adds fresh noise.
-const isStochastic = (sampler, eta) => sampler === "ddpm" || sampler === "dpmpp_2m_sde" || eta > 0;
+const isStochastic = (sampler, eta) => ["ddpm", "dpmpp_2m_sde", "consistency"].includes(sampler) || eta > 0;
 
 // ---- the plan: everything that a run needs, computed once. Step k goes from level t[k] to level s[k].
 
