@@ -52,7 +52,7 @@ HELP = {  # for the fields of dp.training.presets.Settings
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m dp train",
-        usage="%(prog)s RUN\n       %(prog)s IMAGES... --out RUN [settings]",
+        usage="%(prog)s RUN\n       %(prog)s IMAGES... --out RUN [settings]\n       %(prog)s RUN --fast --out NEW",
         description="Train a model on images. Ctrl-C saves and pauses the run; the same command resumes it.",
         epilog="example: python -m dp train my/images --out runs/mine --steps 5000",
     )
@@ -104,6 +104,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "source", nargs="+", help="a run folder; or, with --out, images: a folder, zip or tar archives, or files"
     )
     parser.add_argument("--out", metavar="RUN", help="create a run in this folder, or resume the run there")
+    text = "make the model of the finished run RUN fast, in a new run: tune it to draw in 1 to 4 calls"
+    parser.add_argument("--fast", action="store_true", help=text)
     parser.add_argument("--prepare", action="store_true", help="create the run only; python -m dp train RUN trains it")
     group = parser.add_argument_group("settings of a new run")
     lines = [f"{name}: {p.image_size} x {p.image_size}, {p.steps:,} steps" for name, p in PRESETS.items()]
@@ -126,8 +128,15 @@ def open_run(args: argparse.Namespace) -> RunFolder:
         given = {key: value for key, value in vars(PRESETS[args.preset]).items() if key != "name"} | given
     if not args.out and len(args.source) > 1:
         raise ValueError("only one run can be trained at a time; to create one from these images, add --out runs/mine")
+    if args.fast and (given or not args.out or len(args.source) > 1):
+        raise ValueError("--fast takes a finished run and --out, the folder of the new one; it has no other settings")
     run = RunFolder(args.out or args.source[0])
-    if run.config_file.exists():
+    if args.fast and not run.config_file.exists():
+        check_free(run)
+        check_alone()
+        path = run.path.resolve()
+        processes.make_fast(RunFolder(args.source[0]), path.parent, path.name)
+    elif run.config_file.exists():
         if given:
             apply_settings(run, given)
     elif not args.out:
@@ -162,15 +171,25 @@ def create_run(run: RunFolder, settings: Settings, args: argparse.Namespace) -> 
     """Create a run from images, in a subprocess unless `--prepare` is given."""
     if missing := [source for source in args.source if not Path(source).exists()]:
         raise ValueError(f"there is no file or folder {quote(missing[0])}")
+    check_free(run)
+    if args.prepare:
+        return prepare(run, settings, args.source)
+    check_alone()
+    if code := subprocess.run([sys.executable, "-m", "dp", "train", *sys.argv[1:], "--prepare"]).returncode:
+        sys.exit(code)
+
+
+def check_free(run: RunFolder) -> None:
+    """Raise ValueError unless a run can be created in this folder."""
     check_encodable("the path of a run's folder", str(run.path.resolve()))  # safetensors cannot open others
     if run.path.exists() and not (run.path.is_dir() and not any(run.path.iterdir())):
         raise ValueError(f"{quote(str(run.path))} is neither empty nor a training run; choose another folder")
-    if args.prepare:
-        return prepare(run, settings, args.source)
+
+
+def check_alone() -> None:
+    """Raise ValueError if this is one of several processes."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("several processes cannot create a run together: create it with --prepare, then train it")
-    if code := subprocess.run([sys.executable, "-m", "dp", "train", *sys.argv[1:], "--prepare"]).returncode:
-        sys.exit(code)
 
 
 def prepare(run: RunFolder, settings: Settings, sources: list[str]) -> None:

@@ -22,7 +22,9 @@ POLICY = {  # as for the bundled models; see benchmarks/README.md
     "noise_schedule": "sigmoid",
     "schedule_kwargs": {"start": -3.0, "end": 7.0},
     "train_prob_self_cond": 0.5,
+    "consistency": False,  # also if the settings are those of a run that made a model fast
 }
+FAST_SHARE, FAST_LR = 0.2, 0.15  # of the run that a model is from: how many steps it is tuned, at which learning rate
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,11 @@ class Settings:
             "seed": self.seed,
         }
         facts = {"name": self.name or dataset, "created": created, "image_size": self.image_size, "network": network}
-        facts |= {"policy": POLICY, "trainer": trainer, "dataset": {"name": dataset, "count": count}}
+        facts |= {
+            "policy": POLICY,
+            "trainer": trainer,
+            "dataset": {"name": dataset, "count": count},
+        }
         return facts | {"processes": 1, "license": None}
 
     @classmethod
@@ -133,3 +139,19 @@ PRESETS = {
     "evening": Settings(),
     "overnight": Settings(image_size=64, width=192, lr=1e-3, steps=30_000),
 }
+
+
+def fast_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes to a finished run's config with which a new run makes its model fast: see
+    `dp.diffusion.consistency`. Raises ValueError for a model that cannot be.
+    """
+    policy, trainer = config.get("policy", {}), config.get("trainer", {})
+    if policy.get("consistency"):
+        raise ValueError("this model is fast already")
+    if policy.get("objective") == "eps":
+        raise ValueError("this model predicts the noise, and only models that predict v or x0 can be made fast")
+    steps = max(1, round(FAST_SHARE * check_number("train_num_steps", trainer.get("train_num_steps"), 1, MAX_STEPS)))
+    lr = FAST_LR * check_number("train_lr", trainer.get("train_lr", 1e-4), 0, 1, whole=False)
+    tuning = {"train_num_steps": steps, "train_lr": lr, "lr_decay_steps": steps, "num_samples": SAMPLES}
+    tuning |= {"lr_warmup_steps": round(WARMUP_FRACTION * steps), "save_and_sample_every": max(1, steps // 10)}
+    return {"policy": {"consistency": True, "timesteps": 2}, "trainer": tuning}

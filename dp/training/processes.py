@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from dp.system import environment, proxies
 from dp.system.atomic_files import replacing, write_json
 from dp.system.validation import check_encodable, check_integer, check_number, quote
 from dp.training.locks import acquire_lock, device_lock_file, is_locked
-from dp.training.presets import MAX_STEPS
+from dp.training.presets import MAX_STEPS, fast_config
 from dp.training.run_folder import LOCK_TIMEOUT_S, MAX_NAME_LENGTH, RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]  # the working directory of `python -m dp train`
 DEFAULT_DEVICE = "device"  # the name of the best device, if the environment names none
+START_FILES = ("config.json", "model.safetensors")  # of a checkpoint folder
 START_TIMEOUT_S = 120  # torchrun loads torch before it starts the process
 
 
@@ -40,32 +42,68 @@ def create(runs_dir: str | Path, config: dict[str, Any], dataset: str | Path, na
 
 
 def duplicate(run: RunFolder, runs_dir: str | Path, **changes: Any) -> RunFolder:
-    """Create a run with the same images and `changes` to the config; dictionaries among them are merged."""
+    """Create a run with the same images and `changes` to the config; dictionaries among them are merged. One that makes
+    a model fast keeps its start.
+    """
+    return _duplicate(run, runs_dir, {"name": f"{run.name} again"[:MAX_NAME_LENGTH]} | changes)
+
+
+def make_fast(run: RunFolder, runs_dir: str | Path, id: str | None = None) -> RunFolder:
+    """Create a run that makes the newest model of a finished run fast: it learns to draw in a few calls. id: the name
+    of its folder, by default a new one. Raises ValueError if the run or its model does not allow it.
+    """
+    if (state := run.status().state) != "finished":
+        raise ValueError(f"the run {quote(run.name)} is {state}: only the model of a finished run can be made fast")
+    if not (steps := run.checkpoint_steps()):
+        raise ValueError(f"the run {quote(run.name)} has no checkpoint left to start from")
+    changes = {"name": f"{run.name[: MAX_NAME_LENGTH - 5]} fast"} | fast_config(run.config())
+    return _duplicate(run, runs_dir, changes, start=run.checkpoint(steps[-1]), id=id)
+
+
+def _duplicate(run: RunFolder, runs_dir: str | Path, changes: dict[str, Any], **options: Any) -> RunFolder:
     config = run.config()
     if not config or not run.dataset.is_dir():
         raise ValueError(f"the run {quote(run.id)} cannot be duplicated: it has no config or no dataset")
-    config |= {"name": f"{run.name} again"[:MAX_NAME_LENGTH]}
     for key, value in changes.items():
         are_dicts = isinstance(value, dict) and isinstance(config.get(key), dict)
         config[key] = config[key] | value if are_dicts else value
-    return _create(runs_dir, config, run.dataset, lambda old, new: shutil.copytree(old, new, copy_function=_link))
+    if run.start.is_dir() and config.get("policy", {}).get("consistency"):
+        options = {"start": run.start} | options
+    return _create(runs_dir, config, run.dataset, _copy_folder, **options)
 
 
-def _create(runs_dir: str | Path, config: dict[str, Any], dataset: Path, transfer) -> RunFolder:
+def _create(
+    runs_dir: str | Path,
+    config: dict[str, Any],
+    dataset: Path,
+    transfer: Callable[[Path, Path], object],
+    start: Path | None = None,
+    id: str | None = None,
+) -> RunFolder:
+    """start: the checkpoint folder that the run starts from, if it makes a model fast."""
     name = _check_name(config["name"])
     config = config | {"name": name, "created": time.time()}
     # The random part keeps ids from being guessed, as they appear in links to the run's images.
-    run = RunFolder(Path(runs_dir) / f"{slug(name)}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(6)}")
+    id = id or f"{slug(name)}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(6)}"
+    run = RunFolder(Path(runs_dir) / id)
     with replacing(run.path) as temporary:
         temporary.mkdir()
         write_json(temporary / "config.json", config)
         transfer(dataset, temporary / "dataset")
+        if start:
+            (temporary / run.start.name).mkdir()
+            for file in START_FILES:
+                _link(str(start / file), str(temporary / run.start.name / file))
     return run
+
+
+def _copy_folder(old: Path, new: Path) -> None:
+    shutil.copytree(old, new, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:
     try:
-        os.link(source, target)  # safe, as a prepared dataset is never modified
+        os.link(source, target)  # safe, as prepared datasets and checkpoints are never modified
     except OSError:  # another file system, or one without hard links
         shutil.copy2(source, target)
 

@@ -10,6 +10,7 @@ app. Needs the standard library and filelock only; every file is validated by dp
     control/             empty files, one per pending command: stop, pause, save, sample
     samples/000500.png   images of the EMA model at step 500, always from the same seeds
     checkpoints/000500/  the checkpoint folder of step 500, with training-state/ for resuming
+    start/               the checkpoint folder that the run starts from, if it makes a finished model fast
 
 A run is alive if and only if its lock is held, which holds after kill -9 and when process ids are reused. The state of
 a run is therefore derived: a run whose status.json says "running" while nobody holds its lock is "interrupted". For a
@@ -80,7 +81,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.dataset, self.samples = self.path / "dataset", self.path / "samples"
+        self.dataset, self.samples, self.start = (self.path / name for name in ("dataset", "samples", "start"))
         self.config_file, self.status_file = self.path / "config.json", self.path / "status.json"
         self.metrics_file, self.log_file = self.path / "metrics.jsonl", self.path / "log.txt"
 

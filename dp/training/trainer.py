@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from tqdm.auto import tqdm
 
 from dp.checkpoints import folder as checkpoint
 from dp.checkpoints import schema
-from dp.data.codec import MODES, to_float
+from dp.data.codec import MODES, encode_png, to_float
 from dp.data.dataset import ImageDataset
 from dp.diffusion.policy import DiffusionPolicy
 from dp.system.device import best_device, has_fast_bfloat16, is_out_of_memory
@@ -32,7 +33,7 @@ from dp.system.validation import MAX_SEED, MAX_TIMESTEPS, check_integer, quote
 from dp.training.batches import draw_batch, learning_rate
 from dp.training.reporter import RunReporter
 from dp.training.run_folder import RunFolder
-from dp.training.samples import draw_samples
+from dp.training.samples import FAST_SAMPLING, sample_grid
 from dp.training.state import prune, read_state, restore, resumable_steps, state_tensors, translate_errors, write_state
 
 LOG_EVERY_STEPS, MAX_ROLLBACKS = 10, 3
@@ -40,13 +41,14 @@ LOG_EVERY_STEPS, MAX_ROLLBACKS = 10, 3
 
 class Batch(NamedTuple):
     """One process's slice of a micro-batch: images [B,C,H,W] in [0, 1], and the randomness that its loss uses. With
-    classes also the labels [B], `condition`, and which of them are dropped.
+    classes also the labels [B], `condition`, and which of them are dropped. progress: of consistency tuning, 0 to 1.
     """
 
     images: Tensor
     t: Tensor
     noise: Tensor
     self_condition: bool
+    progress: float
     condition: Tensor | None = None
     drop: Tensor | None = None
 
@@ -62,7 +64,9 @@ class Trainer:
     update. Every `save_and_sample_every` steps and at the end, the trainer saves a checkpoint and a grid of
     `num_samples` EMA images, square or with a column for each class, sampled in `sample_steps` steps and always from
     the same seeds. amp, mixed_precision_type: 'bf16' or 'fp16' autocast; fp16 needs a GPU. log_with: one or
-    several of accelerate's trackers. Raises ValueError for a setting out of range.
+    several of accelerate's trackers. A policy with `consistency` is tuned from its weights; `lr_decay_steps` is then
+    also the length of the tuning (None: at its end from the first step on), and the samples show 1, 2 and
+    4 calls. Raises ValueError for a setting out of range.
     """
 
     def __init__(
@@ -168,6 +172,7 @@ class Trainer:
         self.num_samples, self.sample_steps = num_samples, sample_steps
         self.card: dict[str, Any] = {"dataset": readable(self.dataset.folder.resolve().name)}
         self.card |= {"classes": self.dataset.classes} if num_classes else {}
+        self.card |= {"sampling": FAST_SAMPLING} if diffusion_model.consistency else {}
         self.step, self.lr_factor = 0, 1.0
         self.rollbacks = 0  # since the last scheduled checkpoint; each halves lr_factor
         self.saved: int | None = None  # the last checkpoint saved or loaded, to roll back to
@@ -191,7 +196,10 @@ class Trainer:
             settings = settings | {"amp": True, "mixed_precision_type": "bf16"}
         try:
             torch.manual_seed(settings.get("seed", 0))  # a run started again has the same initial weights
-            policy = DiffusionPolicy(checkpoint.build(model, where), **model["policy"])
+            network = checkpoint.build(model, where)
+            if model["policy"].get("consistency"):
+                checkpoint.load_weights(run.start, network)
+            policy = DiffusionPolicy(network, **model["policy"])
             trainer = cls(policy, run.dataset, **settings, results_folder=run.path)
         except (TypeError, LookupError, OverflowError, AttributeError) as error:  # such as text for a number
             raise ValueError(f"{where}: a field of trainer has a value of the wrong type ({error})") from error
@@ -317,7 +325,8 @@ class Trainer:
         if self.augment_horizontal_flip:
             images = torch.where(drawn.flips[mine, None, None, None], images.flip(-1), images)
         self_condition = drawn.self_cond_u < self.policy.train_prob_self_cond
-        batch = Batch(images.to(device), drawn.t[mine], drawn.noise[mine].to(device), self_condition)
+        progress = min(1.0, step / self.lr_decay_steps) if self.lr_decay_steps else 1.0
+        batch = Batch(images.to(device), drawn.t[mine], drawn.noise[mine].to(device), self_condition, progress)
         if self.labels is None:
             return batch
         drop = drawn.drop_u[mine] < self.policy.condition_drop_prob
@@ -327,12 +336,12 @@ class Trainer:
     # Checkpoints and samples, which are stored under the step they were made at
 
     def sample(self, step: int) -> None:
-        """Write samples/<step>.png: images of the EMA model, see `draw_samples`."""
+        """Write samples/<step>.png: images of the EMA model, always from the same seeds (see `sample_grid`)."""
         if self.reporter.is_main:
-            drawn = self.num_samples, self.sample_steps, self.seed
-            grid = draw_samples(self.ema.ema_model, *drawn, lambda: self.reporter.heartbeat(self.step))
+            heartbeat = partial(self.reporter.heartbeat, self.step)
+            grid = sample_grid(self.ema.ema_model, self.num_samples, self.sample_steps, self.seed, heartbeat)
             with self.run.replacing(self.run.sample(step)) as path:
-                path.write_bytes(grid)
+                path.write_bytes(encode_png(grid))
 
     def save(self, milestone: int) -> None:
         """Write checkpoints/<step>/ for the step `milestone`: the EMA weights, and the training state for `load`.

@@ -99,6 +99,21 @@ def test_images_become_a_run_that_can_be_resumed_and_extended(place, run_command
         open_run(str(run.path), "--steps", "13")
 
 
+def test_a_finished_run_is_made_fast_in_a_new_run(place, run_command):
+    run_command("images", "--out", "runs/mine", "--prepare", *TINY, "--steps", "10")
+    fast = ["runs/mine", "--fast", "--out", "runs/fast"]
+    code, _, errors = run_command(*fast)
+    assert (code, errors) == (2, "the run 'images' is new: only the model of a finished run can be made fast\n")
+    assert run_command("runs/mine")[0] == 0
+    for wrong in ([*fast[:2]], [*fast, "--steps", "3"]):
+        code, _, errors = run_command(*wrong)
+        assert code == 2 and errors.startswith("--fast takes a finished run and --out")
+    assert run_command(*fast)[:2] == (0, "fast: finished at step 2\n")  # a fifth of the steps
+    run = RunFolder(place / "runs" / "fast")
+    assert run.name == "images fast" and run.checkpoint_steps() == [1, 2]
+    assert run_command(*fast)[:2] == (0, "fast: finished at step 2\n")  # the same command resumes it
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C works differently")
 def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(place, run_command, monkeypatch):
     terminal, end = pytest.importorskip("pty").openpty()

@@ -33,6 +33,7 @@ DOWNLOADABLE = {  # pattern -> largest size in bytes
 }
 # status.json is uploaded by the job's worker alone, with fields of its own.
 UPLOADABLE = (*list(DOWNLOADABLE)[1:], r"config\.json", r"dataset/\w[\w.-]*")
+UPLOADABLE += (r"start/(config\.json|model\.safetensors)",)
 APPEND_ONLY = ("metrics.jsonl", "log.txt")
 TRAINING_STATE = "training-state"
 NUMBER = (int, float)
