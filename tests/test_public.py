@@ -40,6 +40,7 @@ SIGNATURES = {
         "scale": 1.0,
         "condition_drop_prob": 0.1,
         "uniform_loss_weight": False,
+        "consistency": False,
     },
     "ImageDataset": {
         "folder": REQUIRED,
