@@ -56,6 +56,7 @@ CARD_FIELDS: dict[str, Any] = {
     "license": str,
     "classes": [str, MAX_CLASSES],
     "sampling": dict,
+    "original": str,  # the model that this one makes fast: a bundled one, or "run/step"
     "training_set": dict,
 }
 # The settings with which page, API and command line begin for this model.

@@ -16,6 +16,7 @@ from torch import Tensor
 from dp.diffusion.schedules import Level, Schedule, level
 
 FIRST, LAST = 16, 256  # q^stage of the paper, at the beginning and at the end of tuning
+ANCHOR = 0.3  # ratio of noise to signal below which the target is always the image
 HUBER = 1e-3  # RMS error below which the loss is quadratic
 
 
@@ -23,21 +24,22 @@ def earlier(schedule: Schedule, at: Level, scale: float, progress: float) -> Lev
     """Return the levels [B] of the targets for levels `at` [B]. progress: of tuning, from 0 to 1.
 
     Geng et al. 2024, sec. 3.3, with the paper's t, the ratio of noise to signal: r / t = 1 - n(t) / q^stage, where n(t)
-    = 1 + 8 sigmoid(-t), and 0 if that is negative. Here q^stage grows continuously. At first, where there is more
-    signal than noise, the target is the image.
+    = 1 + 8 sigmoid(-t). Here q^stage grows continuously. And r = 0 below ANCHOR: there, the mean of all possible x0 is
+    close to the end of the path, and without that, the model drifts away from the images in short runs.
     """
     stage = FIRST * (LAST / FIRST) ** progress
     noise = at.sigma / at.alpha
-    noise = noise * (1 - (1 + 8 * torch.sigmoid(-noise)) / stage).clamp(min=0)
+    ratio = 1 - (1 + 8 * torch.sigmoid(-noise)) / stage
+    noise = torch.where(noise < ANCHOR, 0.0, noise * ratio)
     r = schedule.time(1 / (1 + (scale * noise) ** 2))
     return level(schedule, torch.where(noise > 0, torch.minimum(r, at.t), 0.0), scale)
 
 
 def loss_weight(at: Level) -> Tensor:
-    """Return the weight [B] of the loss at levels `at` [B]: the signal-to-noise ratio and that of the data themselves,
-    4 if their deviation is 0.5. Geng et al. 2024, sec. 3.4. Bounded at 404, where next to no noise is left.
+    """Return the weight [B] of the distance between two x0 at levels `at` [B]: 1 / sigma, which makes it one between two
+    v. Bounded at 20, where next to no noise is left. The paper's weight grows faster there.
     """
-    return (at.alpha / at.sigma.clamp(min=0.05)) ** 2 + 4
+    return 1 / at.sigma.clamp(min=0.05)
 
 
 def pseudo_huber(error: Tensor) -> Tensor:

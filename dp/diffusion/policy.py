@@ -243,12 +243,16 @@ class DiffusionPolicy(nn.Module):
     def _consistency_losses(
         self, x0: Tensor, eps: Tensor, at: Level, before: Level, condition: Tensor | None, self_condition: bool
     ) -> Tensor:
-        """Return the weighted distance [B] between x0 at the levels `at` and `before`: `dp.diffusion.consistency`."""
+        """Return the weighted distance [B] between x0 at the levels `at` and `before`: `dp.diffusion.consistency`. Each
+        has a carry of its own: with the same, x0 of the carry would be the same x0 for both, whatever x_t.
+        """
         alpha, sigma, alpha_r, sigma_r = expand_rows(x0, at.alpha, at.sigma, before.alpha, before.sigma)
         x_t, x_r = alpha * x0 + sigma * eps, alpha_r * x0 + sigma_r * eps
-        carry = self._first_call(x_t, at, condition) if self_condition else None
+        carry, carry_r = (
+            self._first_call(x, where, condition) if self_condition else None for x, where in ((x_t, at), (x_r, before))
+        )
         with torch.no_grad():
-            target, _ = self.denoise(x_r, before.t, carry, condition)
+            target, _ = self.denoise(x_r, before.t, carry_r, condition)
         target = torch.where((before.t > 0).to(x0.device)[:, None, None, None], target, x0)
         prediction, _ = self.predict(x_t, at.t, carry, condition)
         # Without the clamp, which has no gradient beyond its bounds.

@@ -24,7 +24,7 @@ POLICY = {  # as for the bundled models; see benchmarks/README.md
     "train_prob_self_cond": 0.5,
     "consistency": False,  # also if the settings are those of a run that made a model fast
 }
-FAST_SHARE, FAST_LR = 0.2, 0.15  # of the run that a model is from: how many steps it is tuned, at which learning rate
+FAST_SHARE, FAST_LR = 0.15, 0.1  # of the run that a model is from: how many steps it is tuned, at which learning rate
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,9 @@ def make_fast(run: RunFolder, runs_dir: str | Path, id: str | None = None) -> Ru
         raise ValueError(f"the run {quote(run.name)} is {state}: only the model of a finished run can be made fast")
     if not (steps := run.checkpoint_steps()):
         raise ValueError(f"the run {quote(run.name)} has no checkpoint left to start from")
-    changes = {"name": f"{run.name[: MAX_NAME_LENGTH - 5]} fast"} | fast_config(run.config())
-    return _duplicate(run, runs_dir, changes, start=run.checkpoint(steps[-1]), id=id)
+    start = run.checkpoint(steps[-1])
+    changes = {"name": f"{run.name[: MAX_NAME_LENGTH - 5]} fast", "original": f"{run.id}/{start.name}"}
+    return _duplicate(run, runs_dir, changes | fast_config(run.config()), start=start, id=id)
 
 
 def _duplicate(run: RunFolder, runs_dir: str | Path, changes: dict[str, Any], **options: Any) -> RunFolder:

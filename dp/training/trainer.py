@@ -204,6 +204,7 @@ class Trainer:
         except (TypeError, LookupError, OverflowError, AttributeError) as error:  # such as text for a number
             raise ValueError(f"{where}: a field of trainer has a value of the wrong type ({error})") from error
         card = {"dataset": config.get("dataset", {}).get("name"), "license": config.get("license")}
+        card |= {"original": config.get("original")}
         trainer.card |= {key: value for key, value in card.items() if value}
         return trainer
 

@@ -108,7 +108,7 @@ def test_a_finished_run_is_made_fast_in_a_new_run(place, run_command):
     for wrong in ([*fast[:2]], [*fast, "--steps", "3"]):
         code, _, errors = run_command(*wrong)
         assert code == 2 and errors.startswith("--fast takes a finished run and --out")
-    assert run_command(*fast)[:2] == (0, "fast: finished at step 2\n")  # a fifth of the steps
+    assert run_command(*fast)[:2] == (0, "fast: finished at step 2\n")  # 15 % of the steps
     run = RunFolder(place / "runs" / "fast")
     assert run.name == "images fast" and run.checkpoint_steps() == [1, 2]
     assert run_command(*fast)[:2] == (0, "fast: finished at step 2\n")  # the same command resumes it
