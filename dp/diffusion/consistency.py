@@ -36,8 +36,8 @@ def earlier(schedule: Schedule, at: Level, scale: float, progress: float) -> Lev
 
 
 def loss_weight(at: Level) -> Tensor:
-    """Return the weight [B] of the distance between two x0 at levels `at` [B]: 1 / sigma, which makes it one between two
-    v. Bounded at 20, where next to no noise is left. The paper's weight grows faster there.
+    """Return the weight [B] of the distance between two x0 at levels `at` [B]: 1 / sigma, which makes it that between
+    two v. Bounded at 20, where next to no noise is left. The paper's weight grows faster there.
     """
     return 1 / at.sigma.clamp(min=0.05)
 

@@ -24,7 +24,7 @@ SAME = 0.07  # RMS distance, with white at 1, below which two endings count as t
 
 def stochastic(settings: SampleSettings) -> SampleSettings:
     """Return settings without any None in their stochastic form, which adds fresh noise at every step: DDIM with eta 1,
-    and 2M's SDE. DDPM and the SDE are stochastic already.
+    and 2M's SDE. DDPM, the SDE and consistency sampling are stochastic already.
     """
     if settings.sampler == "ddim":
         return replace(settings, eta=1.0)

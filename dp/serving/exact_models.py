@@ -99,8 +99,9 @@ def _find(path: Path, run: str | None, hub: str | None, stamp: Stamp) -> Checkpo
     numbers = count * config["network"]["channels"] * config["network"]["image_size"] ** 2
     if numbers > MOST_NUMBERS:
         return f"the training images of {entry.name} have {numbers:,} numbers, and the limit is {MOST_NUMBERS:,}"
-    exact = {"policy": config["policy"] | {"objective": "x0"}, "images": count}
-    return replace(entry, config={key: config[key] for key in config if key != "step"} | exact, is_exact=True)
+    exact = {"policy": config["policy"] | {"objective": "x0", "consistency": False}, "images": count}
+    dropped = {"step", "original"} | ({"sampling"} if config["policy"].get("consistency") else set())
+    return replace(entry, config={key: config[key] for key in config if key not in dropped} | exact, is_exact=True)
 
 
 def count_images(entry: CheckpointInfo) -> int:

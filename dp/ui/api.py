@@ -58,6 +58,7 @@ def describe_parameters(checkpoint: str) -> dict[str, tuple[str, str]]:
     """
     example = f", such as {checkpoint!r}" if checkpoint else ""
     samplers = ", ".join(repr(value) for _, value in page_values.SAMPLERS)
+    samplers += f", or {page_values.CONSISTENCY!r} for models that were made fast"
     schedules = ", ".join(map(repr, SCHEDULES))
     return {
         "checkpoint": ("Checkpoint", f"name of the model{example}; the choices are those of the page"),

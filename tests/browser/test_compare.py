@@ -6,7 +6,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from models import model
+from models import model, save_fast
 from pages import awaited, close_toasts, decode, hearing_late, settle, type_numbers, unfold
 
 from dp import DiffusionPolicy
@@ -16,7 +16,7 @@ from dp.serving.handle import SampleRequest
 from dp.training.run_folder import RunFolder
 from dp.ui.sampling.comparison import ComparisonResult, Comparisons, side_by_side
 from dp.ui.sampling.page_values import TRAINED
-from dp.ui.sampling.variants import MAX_VARIANTS, SHORT_RUNS, make_variants
+from dp.ui.sampling.variants import FAST, MAX_VARIANTS, SHORT_RUNS, make_variants
 from dp.ui.streaming import Sessions
 from dp.ui.tabs.compare import AXES, NUMBERS, axes, checkpoints_of_run
 from dp.ui.zero_gpu import GpuRunner
@@ -32,6 +32,7 @@ VALUES = {
     "class": ["1", "3", ""],
     "guidance": ["1", "0", "2.5"],
     SHORT_RUNS: ["2", "9", "5"],
+    FAST: ["1", "2", "4"],
 }
 
 
@@ -39,6 +40,7 @@ VALUES = {
 def engine(tiny_rin, tmp_path):
     for name, conv_widths in (("one", ()), ("two", (8,))):
         DiffusionPolicy(tiny_rin(conv_widths=conv_widths, num_classes=3)).save_pretrained(tmp_path / name)
+    save_fast(DiffusionPolicy(tiny_rin(num_classes=3)), tmp_path / "one-fast", "one")
     DiffusionPolicy(tiny_rin()).save_pretrained(tmp_path / "without classes")
     return Engine(tmp_path, device="cpu")
 
@@ -90,7 +92,7 @@ def test_all_variants_start_from_the_same_noise_to_the_bit(engine, axis):
     assert all(np.array_equal(x_t, shown[0]) for x_t in shown)
 
 
-@pytest.mark.parametrize("axis", [value for _, value in AXES if value != SHORT_RUNS])
+@pytest.mark.parametrize("axis", [value for _, value in AXES if value not in (SHORT_RUNS, FAST)])
 def test_variants_differ_only_in_the_chosen_setting(engine, axis):
     field = {"sampler": "sampler", "timesteps": "timesteps", "schedule": "noise_schedule", "eta": "eta"}
     field |= {"difference": "time_difference", "checkpoint": "batch_size", "class": "label", "guidance": "guidance"}
@@ -165,6 +167,38 @@ def test_step_k_of_a_long_run_is_paired_with_a_k_step_run(engine):
     assert all(float(far) > 0 for *_, far in result.table()["rows"])
 
 
+@pytest.mark.parametrize("chosen", ["one", "one-fast", "two"])
+def test_a_fast_model_is_compared_with_the_one_that_it_was_made_from(engine, chosen):
+    values = page_values(sampler="ddim", eta=0.5, checkpoint=chosen)
+    variants = make_variants(engine, FAST, ["1", "2", 4], values)
+    *few, original = variants
+    labels = ["one-fast, 1 step", "one-fast, 2 steps", "one-fast, 4 steps", "original one, 20 steps"]
+    assert [variant.label for variant in variants] == labels
+    assert {(one.checkpoint, one.settings.sampler) for one in few} == {("one-fast", "consistency")}
+    assert (original.checkpoint, original.settings.sampler) == ("one", "dpmpp_2m")
+    assert ComparisonResult(variants).table()["longest"] == original.label  # from which distances are measured
+    for steps, words in (([str(k) for k in range(1, 7)], "choose 1 to 5"), ([0], "Timesteps")):
+        with pytest.raises(gr.Error, match=words):
+            make_variants(engine, FAST, steps, values)
+
+
+def test_without_a_fast_model_or_its_original_there_is_nothing_to_compare(engine, tmp_path):
+    shutil.rmtree(tmp_path / "one")
+    assert FAST not in [value for _, value in axes(engine)]
+    with pytest.raises(gr.Error, match="no fast model"):
+        make_variants(engine, FAST, ["1"], page_values(checkpoint="two"))
+
+
+def test_a_fast_run_is_compared_with_the_checkpoint_that_it_started_from(engine, tiny_rin, tmp_path):
+    for name in ("cats-1", "cats-2"):
+        RunFolder(tmp_path / "runs" / name).update_status(state="finished")
+    shutil.copytree(tmp_path / "two", tmp_path / "runs/cats-1/checkpoints/000009")
+    save_fast(DiffusionPolicy(tiny_rin()), tmp_path / "runs/cats-2/checkpoints/000002", "cats-1/000009")
+    engine = Engine(tmp_path, device="cpu", runs=tmp_path / "runs")
+    variants = make_variants(engine, FAST, ["1"], page_values(checkpoint="cats-1/000009"))
+    assert [variant.checkpoint for variant in variants] == ["cats-2/000002", "cats-1/000009"]
+
+
 def test_a_lent_gpu_samples_the_same_images_one_run_after_the_other(engine):
     for axis in ("sampler", SHORT_RUNS):
         variants = make_variants(engine, axis, VALUES[axis], page_values())
@@ -235,7 +269,7 @@ def test_classes_are_compared_only_if_a_model_has_some(engine, tiny_rin, tmp_pat
     assert axes(engine) == AXES
     DiffusionPolicy(tiny_rin()).save_pretrained(tmp_path / "plain" / "one")
     offered = [value for _, value in axes(Engine(tmp_path / "plain", device="cpu"))]
-    assert offered == [value for _, value in AXES if value not in ("class", "guidance")]
+    assert offered == [value for _, value in AXES if value not in ("class", "guidance", FAST)]
 
 
 def test_the_default_values_can_be_compared(engine):

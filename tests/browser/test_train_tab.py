@@ -346,6 +346,15 @@ def test_a_finished_run_can_be_extended_next_to_a_damaged_one(browser, home, tmp
         page.emulate_media(color_scheme="dark")
         page.click("#board [data-verb=extend]")
         assert (int(field.input_value()), int(field.get_attribute("min"))) == (90, 46)
+
+        page.click("#board [data-verb=fast]")  # tunes the model in a new run, which is then shown
+        page.locator("#board .run .name", has_text="cats fast").wait_for()
+        in_state(page, "finished")
+        page.wait_for_function("+document.querySelector('#board .run').dataset.samples >= 1")
+        assert not page.is_visible("#board [data-verb=fast]") and page.is_visible("#board [data-verb=extend]")
+        made = next(one for one in list_runs(home) if one.name == "cats fast")
+        assert made.status().step == round(0.15 * 45) and made.config()["original"] == f"{run.id}/000045"
+        assert "fast already" in run_board.command({"run": made.id, "verb": "fast"}, asking())["problem"]
     said = run_board.command({"run": run.id, "verb": "extend", "steps": 45}, asking())
     assert said == {"problem": "Steps must be a whole number from 46 to 10000000, got 45"}
 

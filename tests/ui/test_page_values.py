@@ -7,6 +7,7 @@ import re
 import gradio as gr
 import numpy as np
 import pytest
+from models import save_fast
 from PIL import Image
 from saving import save_policy
 
@@ -19,6 +20,7 @@ from dp.ui.app import build_app
 from dp.ui.components.player.player import show
 from dp.ui.sampling import page_values
 from dp.ui.sampling.links import NAMES
+from dp.ui.sampling.panel import build_panel
 
 
 @pytest.fixture
@@ -109,6 +111,28 @@ def test_an_invalid_setting_in_a_png_is_a_clear_error(engine, key, bad):
     with pytest.raises((ValueError, gr.Error)) as error:
         page_values.to_page_values(engine, read_settings(encode_png(np.zeros((8, 8, 3), np.uint8), {"dp": text})))
     assert len(str(error.value)) < 700
+
+
+def test_only_a_fast_model_has_the_consistency_sampler_and_its_own_settings_come_with_it(engine, tiny_rin, tmp_path):
+    save_fast(DiffusionPolicy(tiny_rin()), tmp_path / "tiny-fast", "tiny")
+    assert page_values.fast_pairs(engine) == [("tiny-fast", "tiny")]
+    values = {"images": 1, "timesteps": 2, "sampler": "consistency", "noise_schedule": "trained"}
+    values |= {"time_difference_steps": 0, "eta": 0, "seed": 3, "random_seed": False}
+    assert page_values.parse_settings(engine, "tiny-fast", **values)[1].sampler == "consistency"
+    with pytest.raises(gr.Error, match="tiny was not tuned for the sampler 'consistency'"):
+        page_values.parse_settings(engine, "tiny", **values)
+    with gr.Blocks():
+        panel = build_panel(engine)
+    sampler, steps = panel.controls.sampler, panel.controls.timesteps
+    updates = panel.select("tiny-fast", sampler="ddim")
+    assert (updates[sampler]["value"], updates[steps]["value"]) == ("consistency", 2)
+    assert ("Consistency", "consistency") in updates[sampler]["choices"]
+    back = panel.select("tiny", sampler="consistency")  # whose config says nothing of its own
+    assert (back[sampler]["value"], back[steps]["value"]) == ("dpmpp_2m", 20)
+    assert ("Consistency", "consistency") not in back[sampler]["choices"]
+    assert "value" not in panel.select("tiny", sampler="ddim")[sampler]  # a visitor's choice stays
+    link = panel.apply_settings({"checkpoint": "tiny-fast", "sampler": "consistency", "timesteps": 1})
+    assert link[sampler]["value"] == "consistency" and len(link[sampler]["choices"]) == 5
 
 
 def test_time_difference_is_counted_in_steps(engine):

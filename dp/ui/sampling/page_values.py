@@ -33,6 +33,9 @@ SAMPLERS = [
     ("DDPM", "ddpm"),
     ("DPM-Solver++(2M) SDE", "dpmpp_2m_sde"),
 ]
+CONSISTENCY = "consistency"  # the sampler of models tuned for few calls, and of no others
+FAST_SAMPLERS = [("Consistency", CONSISTENCY), *SAMPLERS]
+SAMPLER_TITLES = {value: title for title, value in FAST_SAMPLERS}
 CLASSES_SHOWN = 3  # by name, of a run
 ANY, EACH = "", "one of each"  # choices of the class, beside the names of the classes
 MAX_GUIDANCE = 10  # on the page; the library's limit is higher
@@ -71,7 +74,10 @@ def parse_settings(
         walk_to = None if walk_to in (None, "") else check_number("Walk to seed", walk_to, 0, MAX_SEED - 1)
         if walk_to is not None:
             images = check_number("Images of a walk", images, 2, MAX_IMAGES)
-        classes = parse_classes(config_of(engine, checkpoint), label, guidance, images)
+        config = config_of(engine, checkpoint)
+        if sampler == CONSISTENCY and not is_fast(config):
+            raise ValueError(f"{checkpoint} was not tuned for the sampler {CONSISTENCY!r}: choose another sampler")
+        classes = parse_classes(config, label, guidance, images)
         strength = check_number("Strength", strength, 0, 1, whole=False)
         settings = SampleSettings(
             batch_size=images,
@@ -104,6 +110,24 @@ def parse_classes(config: Mapping[str, Any], name: str, guidance: float | None, 
     guidance = own_guidance(config) if guidance is None else guidance
     guidance = check_number("Guidance", guidance, 0, MAX_GUIDANCE, whole=False) if label else 1
     return {"label": label, "guidance": guidance, "guidance_interval": own_interval(config)}
+
+
+def is_fast(config: Mapping[str, Any]) -> bool:
+    """Return whether a model was tuned to draw in a few calls."""
+    return config.get("policy", {}).get("consistency", False)
+
+
+def sampler_choices(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (title, name) of a model's samplers."""
+    return FAST_SAMPLERS if is_fast(config) else SAMPLERS
+
+
+def fast_pairs(engine: Engine) -> list[tuple[str, str]]:
+    """Return the names of each fast model and of the model that it was made from, where the visitor may see both."""
+    usable = [entry for entry in visible_checkpoints(engine) if not (entry.problem or entry.is_exact or entry.hub)]
+    names = {f"{entry.path.parent.parent.name}/" * bool(entry.run) + entry.path.name: entry.name for entry in usable}
+    pairs = [(entry.name, names.get(entry.config.get("original"))) for entry in usable if is_fast(entry.config)]
+    return [(fast, original) for fast, original in pairs if original]
 
 
 def own_interval(config: Mapping[str, Any]) -> tuple[float, float]:
@@ -305,8 +329,9 @@ def describe_run(made_with: Mapping[str, Any]) -> list[str]:
     classes = [", ".join(names) if len(names) <= CLASSES_SHOWN else f"{len(names)} classes"] if names else []
     if classes and made_with["guidance"] != 1:
         classes += [f"guidance {made_with['guidance']:g}"]
-    timesteps, titles = made_with["timesteps"], {value: title for title, value in SAMPLERS}
-    parts = [made_with["checkpoint"], *classes, f"{timesteps} steps", titles[made_with["sampler"]]]
+    timesteps = made_with["timesteps"]
+    steps = f"{timesteps} step" if timesteps == 1 else f"{timesteps} steps"
+    parts = [made_with["checkpoint"], *classes, steps, SAMPLER_TITLES[made_with["sampler"]]]
     parts += [f"{made_with['noise_schedule']} schedule"]
     difference = made_with["time_difference"] * timesteps / made_with["strength"]
     parts += [f"time difference {difference:g}"] if difference else []

@@ -70,7 +70,8 @@ class Panel:
     @property
     def opening(self) -> Opening:
         """Return how to open a checkpoint in a tab that needs nothing else for it."""
-        return Opening(lambda name, _: self.select(name), set(), self.checkpoint_outputs)
+        sampler = self.controls.sampler
+        return Opening(lambda name, given: self.select(name, given[sampler]), {sampler}, self.checkpoint_outputs)
 
     def values(self, given: Given) -> dict[str, Any]:
         """Return the arguments of `page_values.parse_settings` from the inputs of a handler."""
@@ -101,23 +102,26 @@ class Panel:
         if values["seed"] is None:
             del updates[controls.seed]
         updates |= self.checkpoint_updates(values["checkpoint"], values["noise_schedule"])
+        updates[controls.sampler] |= {"value": values["sampler"]}
         return updates | self.class_updates(values["checkpoint"], values["label"], values["guidance"])
 
-    def select(self, name: str) -> Updates:
-        """Select a checkpoint."""
+    def select(self, name: str, sampler: str | None = None) -> Updates:
+        """Select a checkpoint. sampler: the one that is selected, see `own_settings`."""
         choices = page_values.checkpoint_choices(self.engine)
         chosen = {self.controls.checkpoint: gr.update(choices=choices, value=name)}
-        return chosen | self.checkpoint_updates(name) | self.own_settings(name)
+        return chosen | self.checkpoint_updates(name) | self.own_settings(name, sampler)
 
     def list_checkpoints(self) -> Updates:
         """List the checkpoints that exist now, and keep the selection."""
         return {self.controls.checkpoint: gr.update(choices=page_values.checkpoint_choices(self.engine))}
 
     def checkpoint_updates(self, name: str | None, noise_schedule: str = page_values.TRAINED) -> Updates:
-        """Update what depends on the checkpoint: its description, the noise schedules and the classes."""
+        """Update what depends on the checkpoint: its description, the samplers, the noise schedules and the classes."""
         choices = page_values.schedule_choices(self.engine, name) if name else []
         schedule = gr.update(choices=choices, value=noise_schedule)
+        samplers = page_values.sampler_choices(page_values.config_of(self.engine, name) if name else {})
         updates = {self.about: self._describe(name), self.controls.noise_schedule: schedule}
+        updates[self.controls.sampler] = gr.update(choices=samplers)
         return updates | self.class_updates(name)
 
     def class_updates(self, name: str | None, label: str = page_values.ANY, guidance: float | None = None) -> Updates:
@@ -130,12 +134,18 @@ class Panel:
             self.controls.guidance: gr.update(value=guidance, visible=bool(choices)),
         }
 
-    def own_settings(self, name: str) -> Updates:
-        """Apply the model's own timesteps and sampler, where its config has them."""
-        own, controls = page_values.config_of(self.engine, name).get("sampling", {}), self.controls
+    def own_settings(self, name: str, sampler: str | None = None) -> Updates:
+        """Apply the model's own timesteps and sampler, where its config has them, or the defaults where the `sampler`
+        that is selected is not for this model.
+        """
+        config, controls = page_values.config_of(self.engine, name), self.controls
+        own, choices = config.get("sampling", {}), page_values.sampler_choices(config)
+        if sampler is not None and sampler not in [value for _, value in choices]:
+            own = {"timesteps": page_values.TIMESTEPS, "sampler": page_values.SAMPLER} | own
         updates: Updates = {controls.timesteps: gr.update(value=own["timesteps"])} if "timesteps" in own else {}
         if "sampler" in own:
-            updates |= {controls.sampler: gr.update(value=own["sampler"]), controls.eta: update_eta(own["sampler"])}
+            chosen = gr.update(choices=choices, value=own["sampler"])
+            updates |= {controls.sampler: chosen, controls.eta: update_eta(own["sampler"])}
         return updates
 
     def _describe(self, name: str | None) -> str:
@@ -162,8 +172,9 @@ def build_panel(
     schedules = page_values.schedule_choices(engine, default) if default else []
     config = page_values.config_of(engine, default) if default else {"network": {}}
     sampler = config.get("sampling", {}).get("sampler", page_values.SAMPLER)
-    basic = class_controls(prefix, config) | size_controls(prefix, images, config) | sampler_control(prefix, sampler)
-    basic |= seed_controls(prefix)
+    samplers = page_values.sampler_choices(config)
+    basic = class_controls(prefix, config) | size_controls(prefix, images, config)
+    basic |= sampler_control(prefix, samplers, sampler) | seed_controls(prefix)
     with gr.Accordion("More settings", open=False, elem_id=prefix + "more", elem_classes="more") as more:
         controls = Controls(checkpoint=checkpoint, **basic, **step_controls(prefix, schedules, sampler))
     panel = Panel(engine, controls, about, more, folded)
@@ -171,10 +182,10 @@ def build_panel(
         if control is not controls.random_seed:
             page_values.skip_gradio_check(control)
 
-    def choose(name: str) -> Updates:
-        return panel.checkpoint_updates(name) | panel.own_settings(name)
+    def choose(name: str, sampler: str) -> Updates:
+        return panel.checkpoint_updates(name) | panel.own_settings(name, sampler)
 
-    checkpoint.input(choose, checkpoint, panel.checkpoint_outputs[1:], **QUIET)
+    checkpoint.input(choose, [checkpoint, controls.sampler], panel.checkpoint_outputs[1:], **QUIET)
     controls.sampler.input(update_eta, controls.sampler, controls.eta, **QUIET)
     return panel
 
@@ -226,15 +237,15 @@ def size_controls(prefix: str, images: int, config: Mapping[str, Any]) -> dict[s
     }
 
 
-def sampler_control(prefix: str, sampler: str) -> dict[str, Component]:
+def sampler_control(prefix: str, samplers: list[tuple[str, str]], sampler: str) -> dict[str, Component]:
     return {
         "sampler": gr.Radio(
-            page_values.SAMPLERS,
+            samplers,
             value=sampler,
             label="Sampler",
             elem_id=prefix + "sampler",
             info="DPM-Solver++ uses the last two predictions and needs the fewest steps. DDIM adds no noise. "
-            "DDPM and SDE add new noise at every step.",
+            "DDPM and SDE add new noise at every step. Fast models have Consistency, for 1 to 4 steps.",
         )
     }
 

@@ -13,10 +13,12 @@ from dp.ui.sampling.links import parse_number
 
 MAX_VARIANTS = 6
 SHORT_RUNS = "short runs"  # this axis shows x0 at step k of a long run next to the result of a k-step run
+FAST = "fast"  # this axis shows a fast model in few steps, and the model that it was made from
 CLASS_AXES = ("class", "guidance")  # for models with classes
 PARAMETERS = {  # an axis -> its parameter of `page_values.parse_settings`
     "checkpoint": "checkpoint",
     "timesteps": "timesteps",
+    FAST: "timesteps",
     "sampler": "sampler",
     "schedule": "noise_schedule",
     "difference": "time_difference_steps",
@@ -59,17 +61,21 @@ def make_variants(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapp
     chosen = [value for i, value in enumerate(chosen) if value not in chosen[:i]]
     if axis not in ("sampler", "schedule", "checkpoint", "class"):
         chosen = [parse_number(value) if isinstance(value, str) else value for value in chosen]
-    most = MAX_VARIANTS // 2 if axis == SHORT_RUNS else MAX_VARIANTS
+    most = most_values(axis)
     if not 1 <= len(chosen) <= most:
         raise page_values.user_error(f"Values: choose 1 to {most} to compare, got {len(chosen)}")
     values = dict(values)
     if axis == "eta":
         values["sampler"] = "ddim"  # the only sampler with an eta
     shared = values | ({"label": page_values.ANY, "guidance": None} if axis == "class" else {})
+    if axis == FAST:  # the controls of sampler and eta are hidden
+        shared |= {"sampler": page_values.SAMPLER, "eta": 0}
     _, first = page_values.parse_settings(engine, **shared)
     values |= {"seed": first.seed, "random_seed": False}  # variants share a random seed, too
     if axis == SHORT_RUNS:
         return make_pairs(engine, chosen, first.timesteps, values)
+    if axis == FAST:
+        return make_fast(engine, chosen, values)
     variants = []
     for value in chosen:
         changed = values | {PARAMETERS[axis]: value}
@@ -80,6 +86,33 @@ def make_variants(engine: Engine, axis: str, chosen: Sequence[Any], values: Mapp
     if axis == "checkpoint" and len(set(chosen)) == 1:
         raise page_values.user_error("choose two checkpoints or more; if there is only one, load or train another")
     return variants
+
+
+def most_values(axis: str) -> int:
+    """Return how many values of an axis can be compared."""
+    return {SHORT_RUNS: MAX_VARIANTS // 2, FAST: MAX_VARIANTS - 1}.get(axis, MAX_VARIANTS)
+
+
+def make_fast(engine: Engine, steps: Sequence[Any], values: dict[str, Any]) -> list[Variant]:
+    """Return a variant of a fast model for each number of `steps`, and one of its original with that model's own
+    settings: of the checkpoint in `values`, or of the first that is or has one.
+    """
+    pairs = page_values.fast_pairs(engine)
+    if not pairs:
+        raise page_values.user_error("there is no fast model here, or not the model that it was made from")
+    fast, original = next((pair for pair in pairs if values["checkpoint"] in pair), pairs[0])
+    own = {"timesteps": page_values.TIMESTEPS, "sampler": page_values.SAMPLER, "eta": 0, "checkpoint": original}
+    sampling = page_values.config_of(engine, original).get("sampling", {})
+    own |= {key: sampling[key] for key in ("timesteps", "sampler") if key in sampling}
+    few = own | {"checkpoint": fast, "sampler": page_values.CONSISTENCY}
+    runs = [(fast, few | {"timesteps": k}) for k in steps] + [(f"original {original}", own)]
+    return [
+        Variant(
+            f"{name}, {of['timesteps']} step{'s' * (of['timesteps'] != 1)}",
+            *page_values.parse_settings(engine, **values | of),
+        )
+        for name, of in runs
+    ]
 
 
 def check_has_classes(engine: Engine, checkpoint: str) -> None:

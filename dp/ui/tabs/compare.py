@@ -19,7 +19,16 @@ from dp.ui.components.player.player import Player
 from dp.ui.sampling import page_values
 from dp.ui.sampling.comparison import Comparison, ComparisonResult, Comparisons, Values, side_by_side
 from dp.ui.sampling.panel import QUIET, Given, Opening, Panel, Updates, build_panel
-from dp.ui.sampling.variants import CLASS_AXES, MAX_VARIANTS, PARAMETERS, SHORT_RUNS, Variant, make_variants
+from dp.ui.sampling.variants import (
+    CLASS_AXES,
+    FAST,
+    MAX_VARIANTS,
+    PARAMETERS,
+    SHORT_RUNS,
+    Variant,
+    make_variants,
+    most_values,
+)
 from dp.ui.streaming import Sessions
 
 AXES = [
@@ -32,6 +41,7 @@ AXES = [
     ("Class: the same noise, every class", "class"),
     ("Guidance", "guidance"),
     ("Step k of a long run vs. a whole run of k steps", SHORT_RUNS),
+    ("Few steps of a fast model vs. its original", FAST),
 ]
 NUMBERS = {  # an axis with numeric values -> the values on offer, and those selected at first
     "timesteps": (["2", "3", "5", "10", "20", "50", "100", "250"], ["3", "5", "10", "20", "50", "100"]),
@@ -39,6 +49,7 @@ NUMBERS = {  # an axis with numeric values -> the values on offer, and those sel
     "eta": (["0", "0.25", "0.5", "0.75", "1"], ["0", "0.5", "1"]),
     "guidance": (["0", "1", "1.5", "2", "3", "5", "10"], ["1", "2", "3", "5"]),
     SHORT_RUNS: (["2", "3", "5", "10", "20", "30"], ["5", "10", "20"]),
+    FAST: (["1", "2", "3", "4", "8"], ["1", "2", "4"]),
 }
 IMAGES = 4
 SAMPLERS = [value for _, value in page_values.SAMPLERS[:3]]  # selected at first: one row of players
@@ -89,8 +100,8 @@ class Tab:
     def visibility(self, axis: str, name: str | None, sampler: str) -> Updates:
         """Hide the control of the setting that varies, and those without effect."""
         visible = {setting: setting != PARAMETERS.get(axis) for setting in self.panel.controls._fields}
-        visible["sampler"] = axis not in ("sampler", "eta")  # eta is a setting of DDIM only
-        visible["eta"] = axis == "sampler" or (axis != "eta" and sampler == "ddim")
+        visible["sampler"] = axis not in ("sampler", "eta", FAST)  # eta is a setting of DDIM only
+        visible["eta"] = axis == "sampler" or (axis not in ("eta", FAST) and sampler == "ddim")
         if not (name and page_values.class_choices(page_values.config_of(self.panel.engine, name))):
             visible["label"] = visible["guidance"] = False
         controls = self.panel.controls._asdict()
@@ -249,8 +260,13 @@ def wire_choices(page: gr.Blocks, tab: Tab, comparisons: Comparisons) -> None:
         return updates
 
     def list_values(given: Given) -> Updates:
-        """Offer the schedules and classes of the newly chosen checkpoint."""
+        """Offer the schedules and classes of the newly chosen checkpoint, and its samplers if they are others."""
         axis, name = given[tab.axis], given[controls.checkpoint]
+        if axis == "sampler":
+            values = update_values(engine, axis, name)
+            names = [value for _, value in values["choices"]]
+            kept = [value for value in given[tab.chosen] if value in names]
+            return {tab.chosen: values | {"value": kept or values["value"]}}
         return {tab.chosen: update_values(engine, axis, name) if axis in ("schedule", "class") else gr.skip()}
 
     def list_checkpoints(axis: str) -> Updates:
@@ -267,16 +283,21 @@ def wire_choices(page: gr.Blocks, tab: Tab, comparisons: Comparisons) -> None:
     axis_inputs = {tab.axis, controls.checkpoint, controls.sampler}
     tab.axis.input(choose_axis, axis_inputs, [tab.chosen, *controls], **QUIET)
     tab.chosen.focus(list_checkpoints, tab.axis, tab.chosen, **QUIET)
-    controls.checkpoint.input(list_values, {tab.axis, controls.checkpoint}, tab.chosen, **QUIET)
+    inputs = {tab.axis, tab.chosen, controls.checkpoint}
+    controls.checkpoint.input(list_values, inputs, tab.chosen, **QUIET)
     outputs = [tab.start, tab.axis, tab.chosen, *tab.panel.outputs]
     page.load(refresh, remembered, outputs, js=scripts.REMEMBERED_COMPARISON, **QUIET)
 
 
 def axes(engine: Engine) -> list[tuple[str, str]]:
-    """Return the axes on offer: those of classes only while there is a model with classes."""
+    """Return the axes on offer: those of classes only while there is a model with classes, that of a fast model only
+    while there is one.
+    """
     usable = [entry.config for entry in page_values.visible_checkpoints(engine) if not entry.problem]
     has_classes = any(page_values.class_choices(config) for config in usable)
-    return AXES if has_classes else [axis for axis in AXES if axis[1] not in CLASS_AXES]
+    hidden = () if has_classes else CLASS_AXES
+    hidden = hidden if page_values.fast_pairs(engine) else (*hidden, FAST)
+    return [axis for axis in AXES if axis[1] not in hidden]
 
 
 def update_values(engine: Engine, axis: str, name: str | None) -> Any:
@@ -284,7 +305,8 @@ def update_values(engine: Engine, axis: str, name: str | None) -> Any:
     if axis in NUMBERS:
         choices, value = NUMBERS[axis]
     elif axis == "sampler":
-        choices, value = page_values.SAMPLERS, SAMPLERS
+        choices = page_values.sampler_choices(page_values.config_of(engine, name) if name else {})
+        value = [value for _, value in choices[:3]]
     elif axis == "schedule":
         choices = page_values.schedule_choices(engine, name) if name else []
         value = [choice for _, choice in choices]
@@ -295,12 +317,11 @@ def update_values(engine: Engine, axis: str, name: str | None) -> Any:
     else:
         choices = page_values.checkpoint_choices(engine)
         value = [name for _, name in choices][:MAX_VARIANTS]
-    most = MAX_VARIANTS // 2 if axis == SHORT_RUNS else MAX_VARIANTS
     return gr.update(
         choices=choices,
         value=value,
         allow_custom_value=axis in NUMBERS,
-        info=VALUES_INFO.format(most) + (" You can type others." if axis in NUMBERS else ""),
+        info=VALUES_INFO.format(most_values(axis)) + (" You can type others." if axis in NUMBERS else ""),
     )
 
 

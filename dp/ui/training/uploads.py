@@ -163,8 +163,11 @@ def uploads_dir() -> Path:
 
 
 def bundled_files(checkpoints: Iterable[CheckpointInfo], name: str) -> dict[str, Path]:
-    """Return the files of that name that come with the bundled models among the checkpoints, by the model's name."""
+    """Return the files of that name that come with the bundled models among the checkpoints, by the model's name: not
+    those of fast models, whose images are those of their originals.
+    """
     bundled = [entry for entry in checkpoints if not (entry.run or entry.hub or entry.is_exact)]
+    bundled = [entry for entry in bundled if "original" not in (entry.config or {})]
     return {entry.name: entry.path / name for entry in bundled if (entry.path / name).is_file()}
 
 

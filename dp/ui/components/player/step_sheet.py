@@ -13,7 +13,7 @@ from dp.diffusion.parts import StepParts, amplify
 from dp.diffusion.samplers import is_stochastic
 from dp.serving.handle import Runner
 from dp.ui.components.data_uri import png_uri
-from dp.ui.sampling.page_values import SAMPLERS
+from dp.ui.sampling.page_values import SAMPLER_TITLES
 
 PICTURES = ("x_t", "x0", "noise", "change", "fresh", "x_s", "amplified")  # from left to right
 MOST_STRETCH = 64  # by which a small change is multiplied to be seen
@@ -52,7 +52,7 @@ def notes_on(parts: StepParts, index: int, made_with: Mapping[str, Any]) -> str:
     if c == 0 and sampler.startswith("dpmpp"):
         notes.append("No previous prediction: this is the first." if index == 1 else "No previous prediction here.")
     if d == 0:
-        name = next(title for title, value in SAMPLERS if value == sampler)
+        name = SAMPLER_TITLES[sampler]
         name += f" with eta {eta:g}" if sampler == "ddim" else ""
         why = "this step adds none" if is_stochastic(sampler, eta) else f"{name} adds none"
         notes.append(f"No fresh noise: {why}.")

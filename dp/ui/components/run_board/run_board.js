@@ -226,6 +226,15 @@ async function sendCommand(verb, call) {
   return answer;
 }
 
+// The model of this run is tuned in a new run, which is then shown.
+async function makeFast() {
+  const { run } = await command("fast");
+  if (!run) return;
+  isChosen = true;
+  showRun(run);
+  poll();
+}
+
 function requestConfirmation(question, yes, no, action) {
   $(".confirmation").hidden = false;
   [$(".confirmation span").textContent, $(".confirmation .yes").textContent, $(".confirmation .no").textContent] = [question, yes, no];
@@ -263,6 +272,7 @@ const verbs = {
   publish: publishForm.open,
   rent: rentForm.open,
   extend: extendForm.open,
+  fast: makeFast,
   end: confirmEnd,
   duplicate: () => trigger("duplicated", { run: board.runId }),
   download: () => trigger("downloaded", { run: board.runId, checkpoint: board.facts.checkpoints.at(-1) }),

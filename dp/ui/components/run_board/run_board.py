@@ -102,7 +102,9 @@ def poll(data: Any, request: gr.Request) -> dict[str, Any]:
 
 
 def command(data: Any, request: gr.Request) -> dict[str, Any]:
-    """Apply a `verb` to the run `run`. 'rename' takes a `name`, and 'extend' the new total number of `steps`."""
+    """Apply a `verb` to the run `run`. 'rename' takes a `name`, and 'extend' the new total number of `steps`. 'fast'
+    returns the id of a new `run`.
+    """
     if reason := permission.denial_reason(request):
         return {"problem": reason}
     try:
@@ -112,6 +114,10 @@ def command(data: Any, request: gr.Request) -> dict[str, Any]:
         elif verb == "extend":
             processes.extend(run, data["steps"])
             processes.start(run)
+        elif verb == "fast":
+            fast = processes.make_fast(run, runs_dir())
+            processes.start(fast)
+            return {"run": fast.id}
         else:
             VERBS[verb](run)
     except (KeyError, TypeError):
@@ -178,6 +184,8 @@ def facts(run: RunFolder) -> dict[str, Any]:
     description = f"{dataset.get('count', '?')} images · {dataset.get('name', '?')} · {side} × {side}"
     description += f" · width {network.get('dim', '?')}, depth {network.get('depth', '?')}"
     shown |= {"seconds_left": seconds_left(config, status), "image_size": config.get("image_size")}
+    policy = config.get("policy", {})
+    shown |= {"can_be_fast": not policy.get("consistency") and policy.get("objective") != "eps"}
     return shown | {"description": description}
 
 
