@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,10 +14,13 @@ from tiny_runs import CONFIG, TRAINER, contents, make_run, undisturbed
 from dp import DiffusionPolicy
 from dp.checkpoints import folder as checkpoint
 from dp.checkpoints.schema import CheckpointError
+from dp.data.codec import make_grid, to_uint8
 from dp.system.atomic_files import write_json
 from dp.training import processes
 from dp.training.presets import Settings, fast_config
+from dp.training.remote import sync
 from dp.training.run_folder import RunFolder
+from dp.training.samples import sample_grid
 from dp.training.trainer import Trainer
 
 STEPS = TRAINER["train_num_steps"]
@@ -76,6 +81,21 @@ def test_a_resumed_run_is_bit_identical_and_its_checkpoint_says_how_to_sample(fi
         images = policy.sample(4, seed=resumed.seed, timesteps=steps)
         expected_row = torch.cat(list(images), dim=2).permute(1, 2, 0).mul(255)
         assert np.abs(row - expected_row.numpy()).max() <= 1
+
+
+def test_with_classes_the_samples_of_1_2_and_4_calls_have_a_column_for_each_class(tiny_rin):
+    policy, calls = DiffusionPolicy(tiny_rin(num_classes=2), consistency=True), []
+    grid = sample_grid(policy, 4, timesteps=9, seed=3, heartbeat=lambda: calls.append(1))
+    assert grid.shape == (3 * 2 * 8, 2 * 8, 3) and len(calls) == 1 + 2 + 4
+    for i, steps in enumerate((1, 2, 4)):
+        images = to_uint8(policy.sample(4, seed=3, timesteps=steps, label=(1, 2, 1, 2)))
+        assert np.array_equal(grid[16 * i : 16 * (i + 1)], make_grid(images, 2))
+
+
+def test_a_rented_machine_gets_the_start(finished, tmp_path):
+    run = make_fast(finished, tmp_path)
+    names = [path.relative_to(run.path).as_posix() for path in run.start.iterdir()]
+    assert names and all(any(re.fullmatch(rule, name) for rule in sync.UPLOADABLE) for name in names)
 
 
 def test_tuning_moves_r_towards_t_with_the_steps_and_not_with_their_number(finished, tmp_path):
