@@ -18,6 +18,20 @@ from torch import Tensor
 EXTENDED_LR_FACTOR = 0.1  # relative to the peak
 
 
+class Batch(NamedTuple):
+    """One process's slice of a micro-batch: images [B,C,H,W] in [0, 1], and the randomness that its loss uses. With
+    classes also the labels [B], `condition`, and which of them are dropped. progress: of consistency tuning, 0 to 1.
+    """
+
+    images: Tensor
+    t: Tensor
+    noise: Tensor
+    self_condition: bool
+    progress: float
+    condition: Tensor | None = None
+    drop: Tensor | None = None
+
+
 class BatchRandomness(NamedTuple):
     """The random choices of one micro-batch, over all processes.
 

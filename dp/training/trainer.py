@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -30,27 +30,13 @@ from dp.diffusion.policy import DiffusionPolicy
 from dp.system.device import best_device, has_fast_bfloat16, is_out_of_memory
 from dp.system.records import readable
 from dp.system.validation import MAX_SEED, MAX_TIMESTEPS, check_integer, quote
-from dp.training.batches import draw_batch, learning_rate
+from dp.training.batches import Batch, draw_batch, learning_rate
 from dp.training.reporter import RunReporter
 from dp.training.run_folder import RunFolder
 from dp.training.samples import FAST_SAMPLING, sample_grid
 from dp.training.state import prune, read_state, restore, resumable_steps, state_tensors, translate_errors, write_state
 
 LOG_EVERY_STEPS, MAX_ROLLBACKS = 10, 3
-
-
-class Batch(NamedTuple):
-    """One process's slice of a micro-batch: images [B,C,H,W] in [0, 1], and the randomness that its loss uses. With
-    classes also the labels [B], `condition`, and which of them are dropped. progress: of consistency tuning, 0 to 1.
-    """
-
-    images: Tensor
-    t: Tensor
-    noise: Tensor
-    self_condition: bool
-    progress: float
-    condition: Tensor | None = None
-    drop: Tensor | None = None
 
 
 class Trainer:
