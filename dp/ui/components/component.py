@@ -8,24 +8,12 @@ A component's JavaScript is one function body, put together from several files. 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-FOLDER = Path(__file__).parent
-
-
-@cache
-def read_file(name: str, without: tuple[str, ...] = ()) -> str:
-    """Return the text of a file in this folder. A comment such as `<!-- shared/x.html -->` is replaced by that file, or
-    by nothing for those in `without`.
-    """
-    text = (FOLDER / name).read_text(encoding="utf-8")
-    return re.sub(r"<!-- (\w+/\w+\.html) -->", lambda m: "" if m[1] in without else read_file(m[1], without), text)
+from dp.ui.components.files import read_file
 
 
 class Component(gr.HTML):

@@ -46,17 +46,11 @@ from dp.ui.components.player.endings_sheet import endings_sheet
 from dp.ui.components.player.exact import compute_best, compute_candidates
 from dp.ui.components.player.guard import OneAtATime, inspected, read_number
 from dp.ui.components.player.map import compute_map
+from dp.ui.components.player.parts import CORE, PANELS, SHARED, STYLES
 from dp.ui.components.player.step_sheet import step_sheet
 from dp.ui.components.recording import recording_reader
 from dp.ui.sampling.page_values import find_run
 
-SHARED = ("canvas", "format", "chart", "image_map", "playback", "menu", "transport", "storage")
-STYLES = ("shared/transport", "shared/chart", "shared/image_map", "player/player", "player/step")
-# What follows the run. A variant has only this: there are several of them on the page, and each comes with its scripts.
-CORE = ("run", "panes", "charts", "selection", "walk", "files", "rerun", "variant", "player")
-# What looks into it.
-PANELS = ("mini", "inspector", "groups", "attention", "guidance", "best", "apart", "endings", "candidates", "map")
-PANELS += ("moment", "recording", "panels")
 CHUNK_FRAMES = 16  # in one answer to the player
 SHEET_COLUMNS = 16  # of the sheet with all frames of one image
 
