@@ -41,10 +41,11 @@ POLICY, FOLDER, MODELS = "dp.diffusion.policy", "dp.checkpoints.folder", "dp.hub
 EXCEPTIONS = {(POLICY, name, FOLDER) for name in ("from_pretrained", "save_pretrained")}
 EXCEPTIONS |= {(POLICY, name, MODELS) for name in ("from_pretrained", "push_to_hub")}
 EXCEPTIONS |= {("dp.serving.backends", "load_openvino", "openvino")}
+EXCEPTIONS |= {("dp.ui.web.graph", "load_onnx", name) for name in ("onnx", "onnxscript")}
 
 # Foreign packages that only some packages may import, and the foreign packages to which a part of dp is limited.
 ONLY_IN = {"gradio": {"ui", "app"}, "accelerate": {"training"}, "ema_pytorch": {"training"}, "av": {"data"}}
-ONLY_IN |= {"openvino": {"serving"}}
+ONLY_IN |= {"openvino": {"serving"}, "onnx": {"ui"}, "onnxscript": {"ui"}}
 LIMITED_TO = {
     "dp.diffusion.": {"torch"},
     "dp.data.archives.archive_kinds": set(),
@@ -244,7 +245,7 @@ LOADED = {
     "training without torch": ([f"dp.training.{name}" for name in WITHOUT_TORCH], {"torch", "PIL", "gradio"}),
     "preparing images": (["dp.data.prepare"], {"torch", "gradio"}),
     "serving": ([POLICY, FOLDER, "dp.serving.engine"], {"accelerate", "ema_pytorch", "gradio"}),
-    "all below the ui": (below_ui(), {"gradio"}),
+    "all below the ui, and the exported page": ([*below_ui(), "dp.ui.web.cli"], {"gradio", "onnx"}),
 }
 
 

@@ -3,6 +3,8 @@ token comes from the machine's login (`hf auth login`) or HF_TOKEN; it is passed
 
 Only the files listed here are uploaded, so images, runs and notes in the working directory stay private. A Space builds
 from requirements.txt alone, so that of a Space on a CPU also has the lines of requirements-cpu.txt.
+
+`publish_static` publishes a page that runs in its visitors' browsers (`python -m dp export-web`).
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from huggingface_hub import HfApi, SpaceHardware
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import filter_repo_objects
 
-from dp.hub.client import HubError, api_for, headers_for, token_in, translate_errors
+from dp.hub.client import TIMEOUT_S, HubError, api_for, headers_for, token_in, translate_errors
 from dp.system import stdio
 from dp.system.validation import message_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("dp", "checkpoints", "docs", "tests", "benchmarks", ".ci")
 REQUIREMENTS, CPU_REQUIREMENTS = "requirements.txt", "requirements-cpu.txt"
-FILES = ("app.py", "README.md", "LICENSE", REQUIREMENTS, CPU_REQUIREMENTS)
+FILES = ("app.py", "README.md", "LICENSE", REQUIREMENTS, CPU_REQUIREMENTS, "requirements-web.txt")
 FILES += ("pyproject.toml", ".gitignore", ".gitattributes")
 WANTED = [*FILES, *(f"{folder}/*" for folder in FOLDERS)]
 CPU_BASIC = SpaceHardware.CPU_BASIC.value  # of a new Space, if no other is named
@@ -90,10 +92,7 @@ def hardware_of(api: HfApi, space: str) -> str | None:
 
 
 def publish(space: str, headers: Mapping[str, str], private: bool, hardware: str | None) -> None:
-    if not token_in(headers):
-        raise HubError(
-            "publishing needs a token; log in with `hf auth login`, or set HF_TOKEN to a token with write access"
-        )
+    check_token(headers)
     kind = {"repo_type": "space", "space_sdk": "gradio", "space_hardware": hardware}
     message = "Watch a diffusion model at work"
     with translate_errors(space, headers), TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -106,3 +105,29 @@ def publish(space: str, headers: Mapping[str, str], private: bool, hardware: str
         (Path(folder) / REQUIREMENTS).write_bytes(of_space)
         api.upload_folder(repo_id=space, folder_path=folder, repo_type="space", commit_message=message)
     print(f"{api.endpoint}/spaces/{space} is being built, which takes some minutes")
+
+
+def check_token(headers: Mapping[str, str]) -> None:
+    """Raise HubError without a token."""
+    if not token_in(headers):
+        raise HubError(
+            "publishing needs a token; log in with `hf auth login`, or set HF_TOKEN to a token with write access"
+        )
+
+
+def publish_static(folder: Path, space: str, headers: Mapping[str, str], private: bool) -> str:
+    """Publish a folder of static files, with its README.md, as a Space that runs nothing, and return its address.
+    Raises HubError, also where the Space exists and is of another kind, or public where it shall be private.
+    """
+    check_token(headers)
+    with translate_errors(space, headers):
+        api = api_for(headers)
+        api.create_repo(space, private=private or None, exist_ok=True, repo_type="space", space_sdk="static")
+        found = api.space_info(space, timeout=TIMEOUT_S)
+        if found.sdk not in (None, "static"):
+            raise HubError(f"{space} is a Space of another kind ({found.sdk}), which it would end; choose another name")
+        if private and not found.private:
+            raise HubError(f"{space} already exists and is public, so it cannot be private; choose another name")
+        message = "A diffusion model that runs in the browser"
+        api.upload_folder(repo_id=space, folder_path=folder, repo_type="space", commit_message=message)
+    return f"{api.endpoint}/spaces/{space}"

@@ -104,7 +104,19 @@ const isStochastic = (sampler, eta) => ["ddpm", "dpmpp_2m_sde", "consistency"].i
 // trained       [name, keywords] of the schedule that the network knows, if it is another one: networkTime is then the
 //               time at which that schedule has the level's gamma
 // draws         whether the step consumes fresh noise: apart from `d`, which may round to 0
-function makePlan({ timesteps, sampler, schedule, scheduleKwargs = {}, timeDifference = 0, eta = 0, strength = 1, scale = 1, trained = null }) {
+// guided        whether the step's network time is in `guidanceInterval`
+function makePlan({
+  timesteps,
+  sampler,
+  schedule,
+  scheduleKwargs = {},
+  timeDifference = 0,
+  eta = 0,
+  strength = 1,
+  scale = 1,
+  trained = null,
+  guidanceInterval = [0, 1],
+}) {
   const noise = SCHEDULES[schedule](scheduleKwargs);
   const grid = timeGrid(strength, timesteps);
   const t = grid.slice(0, -1).map((time) => levelAt(noise, time, scale));
@@ -112,12 +124,15 @@ function makePlan({ timesteps, sampler, schedule, scheduleKwargs = {}, timeDiffe
   const targets = grid.slice(1).map((time) => (time - timeDifference > 1e-12 ? time - timeDifference : 0));
   const s = targets.map((time) => levelAt(noise, time, scale));
   const known = trained && SCHEDULES[trained[0]](trained[1] || {});
+  const networkTime = t.map((at) => (known ? known.time(at.gamma) : at.t));
+  const [low, high] = guidanceInterval;
   return {
     t,
     s,
-    networkTime: t.map((at) => (known ? known.time(at.gamma) : at.t)),
+    networkTime,
     table: SAMPLERS[sampler](t, s, eta),
     draws: s.map((at) => at.t > 0 && isStochastic(sampler, eta)),
+    guided: networkTime.map((time) => low - 1e-9 <= time && time <= high + 1e-9),
   };
 }
 

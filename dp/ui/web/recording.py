@@ -1,0 +1,47 @@
+"""The run with which an exported page begins: the model's own settings, and each class in turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dp.checkpoints.classes import classes_of
+from dp.data.codec import encode, make_grid, to_pillow
+from dp.diffusion.policy import DiffusionPolicy
+from dp.diffusion.settings import IMAGES
+from dp.serving.frames import Frame, evenly
+from dp.ui.components.data_uri import data_uri
+
+NOISE_QUALITY, IMAGE_QUALITY = 10, 40  # of WebP: noise is the larger part of a recording
+MOST_FRAMES = 20
+ANY, EACH = "", "one of each"  # choices of the class on the page
+
+
+def record_run(policy: DiffusionPolicy, config: Mapping[str, Any], sampling: Mapping[str, Any]) -> bytes:
+    """Return recording.json: the `values` of the page's controls and the `frames` of the run. sampling: its timesteps,
+    sampler, guidance and guidance interval.
+    """
+    classes = classes_of(config)
+    shared = {"timesteps": sampling["timesteps"], "sampler": sampling["sampler"], "seed": 0}
+    values, run = {"images": IMAGES, "label": ANY, **shared}, dict(shared)
+    if classes and EACH not in classes:
+        values |= {"label": EACH, "guidance": sampling.get("guidance", 1)}
+        run |= {"label": [1 + i % len(classes) for i in range(IMAGES)], "guidance": values["guidance"]}
+        run["guidance_interval"] = tuple(sampling.get("guidance_interval", (0.0, 1.0)))
+    kept = evenly(shared["timesteps"], MOST_FRAMES)
+    frames, before = [], None
+    for step in policy.stream(IMAGES, time_difference=0.0, **run):
+        if step.index in kept:
+            frames.append(record_frame(Frame.of(step, before)))
+        before = step
+    return json.dumps({"values": values, "frames": frames}, separators=(",", ":")).encode()
+
+
+def record_frame(frame: Frame) -> dict[str, Any]:
+    images = {"x_t": (frame.x_t, NOISE_QUALITY), "x0": (frame.x0, IMAGE_QUALITY)}
+    uris = {
+        key: data_uri("image/webp", encode(to_pillow(make_grid(array)), format="WEBP", quality=quality, method=6))
+        for key, (array, quality) in images.items()
+    }
+    return {"index": frame.index, "moved": [round(float(value), 4) for value in frame.moved], **uris}

@@ -1,0 +1,75 @@
+"""A model as an exported page, and a plain server of static files in front of it."""
+
+import atexit
+import shutil
+import tempfile
+import threading
+from contextlib import contextmanager
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import torch
+from models import randomize
+
+from dp.checkpoints import folder as checkpoint
+from dp.diffusion.policy import DiffusionPolicy
+from dp.networks.rin import RIN
+from dp.ui.web.page import export_page
+
+NAME = "tiny-8"
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+CLASSES = ["A & B", HOSTILE, "C"]
+SIZES = {"dim": 16, "image_size": 8, "patch_size": 4, "channels": 3, "depth": 2, "latent_self_attn_depth": 1}
+SIZES |= {"dim_latent": 24, "num_latents": 8, "heads": 2, "dim_head": 8, "conv_widths": (8,), "conv_blocks": 1}
+SIZES |= {"num_classes": 3, "qk_norm": True, "query_std": 1.0}
+POLICY = {"scale": 0.7, "noise_schedule": "sigmoid", "schedule_kwargs": {"start": -3.0, "end": 5.0}}
+CARD = f"""---
+license: mit
+---
+
+# {NAME}
+
+A **tiny** model, see [its page](https://example.com). {HOSTILE}
+
+| | |
+|---|---|
+| images | none \\| at all |
+"""
+
+
+@cache
+def source_folder() -> Path:
+    """Return the checkpoint folder of a tiny model with classes, in half precision. It is the same in every process."""
+    source = Path(tempfile.mkdtemp()) / NAME
+    atexit.register(shutil.rmtree, source.parent, ignore_errors=True)
+    config = {"policy": DiffusionPolicy(model := randomize(RIN(**SIZES)), **POLICY).config, "classes": CLASSES}
+    sampling = {"timesteps": 5, "sampler": "ddim", "guidance": 2.0, "guidance_interval": [0.1, 0.9]}
+    checkpoint.save(source, model, config | {"sampling": sampling}, dtype=torch.float16)
+    (source / "README.md").write_text(CARD, encoding="utf-8")
+    return source
+
+
+@cache
+def page_folder() -> Path:
+    """Return the folder of the model's page, which lies in others. Making it takes seconds."""
+    page = source_folder().parent / "site" / "some" / "folder"
+    export_page(source_folder(), page, NAME)
+    return page
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@contextmanager
+def served(folder: Path):
+    """Yield the address of a server of static files."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
