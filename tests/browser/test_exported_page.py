@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import random
 import re
+import shutil
+import zipfile
 import zlib
 from hashlib import sha256
 
@@ -13,7 +17,8 @@ import pytest
 import torch
 from exported import CLASSES, HOSTILE, NAME, page_folder, served, source_folder
 from huggingface_hub import SpaceCard
-from pages import CHROMIUM_FLAGS, PATIENCE_S, canvas_pixels, expect_no_trouble, watched
+from pages import BROWSERS, CHROMIUM_FLAGS, PATIENCE_S, canvas_pixels, expect_no_trouble, watched
+from PIL import Image
 
 from dp.checkpoints import folder as checkpoint
 from dp.data.codec import make_grid, to_uint8
@@ -22,6 +27,7 @@ from dp.diffusion.policy import DiffusionPolicy
 from dp.diffusion.samplers import SAMPLERS
 from dp.diffusion.schedules import SCHEDULES
 from dp.diffusion.settings import SampleSettings
+from dp.serving.files import read_settings
 from dp.ui.components.files import read_scripts
 from dp.ui.web import graph
 from dp.ui.web.page import embedded
@@ -46,11 +52,9 @@ def policy():
 
 
 def opened(browser, address, **options):
-    """A page in a context of its own, for which there is no network but its own server."""
+    """A page in a context of its own."""
     context = browser.new_context(**options)
     context.set_default_timeout(PATIENCE_S * 1000)
-    origin = "/".join(address.split("/")[:3])
-    context.route(lambda url: not url.startswith(origin), lambda route: route.abort())
     page = watched(context.new_page())
     page.goto(address)
     page.wait_for_selector(".player[data-state=recorded]")
@@ -61,6 +65,7 @@ def opened(browser, address, **options):
 def lent(browser, site):
     page = opened(browser, site)
     yield page
+    # Nothing is asked of other servers.
     assert all(url.startswith((site, "blob:", "data:")) for url in page.asked), page.asked
     page.context.close()
 
@@ -244,6 +249,224 @@ def test_a_start_image_and_a_mask_are_the_librarys(page, policy):
     assert_near(computed(page, policy, settings), reference)
 
 
+# ----------------------------------------------------------------------------
+# The page
+
+
+def saved(page, kind):
+    """The name and the content of a file that the page saves."""
+    page.click(".save")
+    with page.expect_download() as download:
+        page.click(f'[data-kind="{kind}"]')
+    return download.value.suggested_filename, download.value.path().read_bytes()
+
+
+def test_files_are_the_apps(page, policy):
+    own = drawn(page, images=4, timesteps=5, sampler="ddim", seed=8, eta=0.5, guidance=2, **{"class": CLASSES[1]})
+    name, content = saved(page, "png")
+    assert name == f"{NAME}-8.png"
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), own)
+    made_with = read_settings(content)
+    settings = {key: made_with[key] for key in ("timesteps", "sampler", "eta", "seed", "label", "guidance")}
+    assert settings == {"timesteps": 5, "sampler": "ddim", "eta": 0.5, "seed": 8, "label": 2, "guidance": 2}
+    assert made_with["classes"] == {"2": HOSTILE} and made_with["guidance_interval"] == [0.1, 0.9]
+    assert_near(own, expected(policy, 4, **settings, guidance_interval=(0.1, 0.9)))
+    assert saved(page, "png4")[0] == name
+
+    name, content = saved(page, "images")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert (name, archive.testzip()) == (f"{NAME}-8-images.zip", None)
+        assert archive.namelist() == [f"{NAME}-{seed}.png" for seed in (8, 9, 10, 11)]
+        assert read_settings(archive.read(f"{NAME}-10.png"))["seed"] == 10
+    with zipfile.ZipFile(io.BytesIO(saved(page, "zip")[1])) as archive:
+        assert archive.testzip() is None and len(archive.namelist()) == 11
+        assert json.loads(archive.read("settings.json"))["steps_taken"] == 5
+
+
+def test_a_run_can_be_stopped_scrubbed_and_looked_at(page):
+    fill(page, images=64, timesteps=1000, seed=2, random=False)
+    run = page.get_attribute(".player", "data-run") or ""
+    page.click("#generate")
+    page.wait_for_selector(f'.player[data-state=running]:not([data-run="{run}"]):not([data-step="0"])')
+    assert not page.is_visible("#generate") and page.is_visible("#stop")
+    page.click("#stop")
+    page.wait_for_selector(".player[data-state=stopped][data-kept]")
+    assert re.fullmatch(r"stopped at \d+/1000", page.inner_text(".step")) and page.is_visible("#generate")
+    last = canvas_pixels(page)
+    page.focus(".player")
+    page.keyboard.press("Home")
+    page.wait_for_selector('.player[data-step="1"]')
+    assert (canvas_pixels(page) != last).any()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".strip-steps button")
+    assert canvas_pixels(page).shape[0] == 8
+    page.click(".show-all")
+    # The next run does not wait for more than the step under way.
+    drawn(page, images=2, timesteps=2, seed=3)
+
+
+def test_the_noise_of_a_run_can_be_drawn_again(page):
+    first = drawn(page, images=2, timesteps=3, seed=11, random=True)
+    page.click(".again")
+    page.wait_for_selector(".before:visible")
+    page.wait_for_selector(".player[data-state=done][data-kept]")
+    np.testing.assert_array_equal(canvas_pixels(page), first)
+
+
+def test_what_a_start_image_keeps_stays(page):
+    image = io.BytesIO()
+    Image.new("RGB", (300, 200), (200, 100, 50)).save(image, "PNG")
+    fill(page)
+    page.set_input_files("#start .choose input", {"name": "a.png", "mimeType": "image/png", "buffer": image.getvalue()})
+    page.wait_for_selector("#start .start[data-state=chosen]")
+    page.click("#start .invert")
+    own = drawn(page, images=2, timesteps=3, seed=0)
+    assert np.abs(own.astype(int) - (200, 100, 50)).max() <= 1
+    page.click("#start .remove")
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"images": "0"}, "Images must be a whole number from 1 to 64, got 0."),
+        ({"timesteps": ""}, "Timesteps must be a whole number from 1 to 1,000, got nothing."),
+        ({"seed": "1.5"}, "Seed must be a whole number from 0 to 2,147,483,647, got 1.5."),
+        ({"walk": "x"}, "Walk to seed must be a whole number from 0 to 2,147,483,647, got x."),
+    ],
+)
+def test_bad_values_get_a_sentence(page, values, words):
+    fill(page, **({"images": 2, "timesteps": 2, "seed": 0, "walk": "", "random": False} | values))
+    page.click("#generate")
+    assert page.inner_text(".status") == words and page.is_visible("#generate")
+    fill(page, images=2, timesteps=2, seed=0, walk="")
+
+
+def test_a_link_opens_with_the_settings(browser, site, page):
+    fill(page, images=3, timesteps=9, sampler="ddim", seed=6, random=False, eta=0.25, schedule="linear", guidance=4)
+    fill(page, **{"class": CLASSES[0]})
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined, configurable: true})")
+    page.click("#link")
+    link = page.input_value("#link-field input")
+    assert link.startswith(f"{site}?")
+    other = opened(browser, link.replace("difference=0", "difference=x"))
+    values = {name: other.input_value(f"#{name}") for name in ("images", "timesteps", "seed", "guidance", "class")}
+    assert values == {"images": "3", "timesteps": "9", "seed": "6", "guidance": "4", "class": CLASSES[0]}
+    assert not other.is_checked("#random") and other.is_checked("[name=schedule][value=linear]")
+    words = "Ignored from the link: difference (Time difference must be a number from 0 to 3, got x)"
+    assert other.inner_text(".status").startswith(words)
+    other.context.close()
+
+
+def test_names_and_words_are_text(page):
+    assert page.inner_text("h1") == NAME
+    assert page.inner_text("#class").split("\n") == ["any", *CLASSES, EACH]
+    assert "none | at all" in page.inner_text(".card")
+    assert page.locator("img").count() == 0
+
+
+@pytest.mark.parametrize("width, height", [(1280, 900), (390, 844)])
+def test_the_page_fits_its_window(browser, site, width, height):
+    page = opened(browser, site, viewport={"width": width, "height": height}, color_scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    box = page.locator("#generate").bounding_box()
+    assert box["y"] + box["height"] <= height
+    expect_no_trouble(page)
+    page.context.close()
+
+
+def test_what_was_loaded_once_works_without_a_connection(browser):
+    with served(page_folder().parents[1]) as address:
+        page = opened(browser, f"{address}/{PLACE}/")
+        page.evaluate("navigator.serviceWorker.ready.then(() => null)")
+        page.wait_for_selector("html")
+        first = drawn(page, images=2, timesteps=2, seed=1)
+    page.reload()
+    page.wait_for_selector(".player[data-state=recorded]")
+    np.testing.assert_array_equal(drawn(page, images=2, timesteps=2, seed=1), first)
+    page.context.close()
+
+
+# ----------------------------------------------------------------------------
+# What can go wrong
+
+
+@pytest.fixture
+def trouble():
+    """What the server answers for some files: an error's number, or other bytes."""
+    return {}
+
+
+@pytest.fixture
+def other(browser, trouble):
+    """A page whose server may have trouble."""
+    with served(page_folder().parents[1], trouble) as address:
+        page = opened(browser, f"{address}/{PLACE}/", service_workers="block")
+        yield page
+        page.context.close()
+
+
+def fails(page):
+    """Press Generate, and return the sentence that comes instead of images. The recorded run stays."""
+    page.click("#generate")
+    page.wait_for_selector(".status.problem:not(:empty)")
+    assert page.is_visible("#generate") and page.get_attribute(".player", "data-state") == "recorded"
+    assert page.inner_text(".step").startswith("Recorded")
+    return page.inner_text(".status")
+
+
+BROKEN = {
+    "truncated": (graph.WEIGHTS, lambda content: content[:-100], "is damaged, with"),
+    "altered": (
+        graph.WEIGHTS,
+        lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+        "is damaged, with",
+    ),
+    "no runtime": ("runtime/ort-wasm-simd-threaded.wasm.gz", lambda content: 404, "is missing (error 404)"),
+    "no graph": ("model.onnx", lambda content: 404, "is missing (error 404)"),
+}
+
+
+@pytest.mark.parametrize("name, change, words", BROKEN.values(), ids=BROKEN)
+def test_a_broken_file_gets_a_sentence_until_it_is_whole(other, trouble, name, change, words):
+    trouble[name] = change((page_folder() / name).read_bytes())
+    assert fails(other).startswith(f"The page's file {name} {words}")
+    trouble.clear()
+    packed = "runtime/ort.wasm.min.mjs.gz"  # a server may unpack what is compressed
+    trouble[packed] = gzip.decompress((page_folder() / packed).read_bytes())
+    drawn(other, images=2, timesteps=2, seed=1)
+
+
+def with_runner(trouble, before):
+    """Let JavaScript run in the worker before its own."""
+    trouble["runner.js"] = before.encode() + (page_folder() / "runner.js").read_bytes()
+
+
+def test_a_browser_without_webassembly_gets_a_sentence(other, trouble):
+    with_runner(trouble, "self.WebAssembly = undefined;")
+    assert fails(other).startswith("This browser has no WebAssembly")
+
+
+def test_a_missing_worker_gets_a_sentence(other, trouble):
+    trouble["runner.js"] = 404
+    assert fails(other).startswith("The page's file runner.js is missing")
+
+
+def test_results_unlike_the_librarys_are_not_shown(other, trouble):
+    with_runner(trouble, "const random = Math.log; Math.log = (x) => 1.1 * random(x);")
+    assert "its results differ from the model's by" in fails(other)
+
+
+def test_a_graphics_processor_that_fails_is_replaced(other, trouble, policy):
+    adapter = "{ requestAdapter: async () => ({}) }"
+    with_runner(trouble, f"Object.defineProperty(navigator, 'gpu', {{ value: {adapter} }});")
+    own = drawn(other, images=2, timesteps=2, sampler="ddim", seed=1, eta=0)
+    assert_near(own, expected(policy, 2, timesteps=2, sampler="ddim", seed=1))
+
+
+# ----------------------------------------------------------------------------
+# Long proofs
+
+
 def random_settings(draw, policy):
     sampler, images = draw.choice(list(SAMPLERS)), draw.randint(2, 5)
     given = {"timesteps": draw.randint(1, 30), "sampler": sampler, "seed": draw.randrange(2**31 - 9)}
@@ -272,15 +495,51 @@ def test_fifty_random_settings_are_the_librarys(page, policy):
         assert far <= 1, given
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_a_graphics_processor_draws_the_librarys_images(playwright, browser_path, site, policy):
-    """Emulated, by SwiftShader: slow, but the same kernels."""
+@pytest.fixture(scope="module")
+def gpu_browser(playwright):
+    """A browser with an emulated graphics processor, SwiftShader: slow, but with the same kernels."""
+    path = next(filter(None, map(shutil.which, BROWSERS)))
     flags = [flag for flag in CHROMIUM_FLAGS if flag != "--disable-gpu"]
     flags += ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
-    browser = playwright.chromium.launch(executable_path=browser_path, args=flags)
-    page = opened(browser, site)
+    browser = playwright.chromium.launch(executable_path=path, args=flags)
+    yield browser
+    browser.close()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_graphics_processor_draws_the_librarys_images(gpu_browser, site, policy):
+    page = opened(gpu_browser, site)
     given = {"timesteps": 4, "sampler": "ddpm", "seed": 1, "label": [1, 2], "guidance": 2.0}
     own = computed(page, policy, worker_settings(policy, 2, **given), builds=("webgpu",))
     assert_near(own, to_uint8(policy.sample(2, **given)))
-    browser.close()
+    page.context.close()
+
+
+LOSE = """
+const request = GPUAdapter.prototype.requestDevice;
+let device = null;
+GPUAdapter.prototype.requestDevice = async function (...given) {
+  return (device = await request.apply(this, given));
+};
+const post = self.postMessage.bind(self);
+self.postMessage = (message, transfer) => {
+  post(message, transfer);
+  if (message.type === "frame" && message.index === 2) device.destroy();
+};
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_lost_graphics_processor_is_told_and_replaced(gpu_browser, trouble):
+    with_runner(trouble, LOSE)
+    with served(page_folder().parents[1], trouble) as address:
+        page = opened(gpu_browser, f"{address}/{PLACE}/", service_workers="block")
+        fill(page, images=2, timesteps=6, sampler="ddim", seed=1, random=False)
+        page.click("#generate")
+        page.wait_for_selector(".player[data-state=failed]")
+        assert page.inner_text(".status").startswith("The graphics processor was lost")
+        assert canvas_pixels(page).any()
+        drawn(page, images=2, timesteps=3, seed=1)
+        page.context.close()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 from models import randomize
@@ -58,15 +59,34 @@ def page_folder() -> Path:
     return page
 
 
-class Quiet(SimpleHTTPRequestHandler):
+class Files(SimpleHTTPRequestHandler):
+    """Serves a folder, except for what `trouble` has instead of some files: the number of an error, or bytes."""
+
+    def __init__(self, *arguments, trouble, **options):
+        self.trouble = trouble
+        super().__init__(*arguments, **options)
+
+    def do_GET(self):
+        instead = next((what for name, what in self.trouble.items() if urlsplit(self.path).path.endswith(name)), None)
+        if instead is None:
+            super().do_GET()
+        elif isinstance(instead, int):
+            self.send_error(instead)
+        else:
+            self.send_response(200)
+            self.send_header("Content-Type", self.guess_type(urlsplit(self.path).path))
+            self.end_headers()
+            self.wfile.write(instead)
+
     def log_message(self, *arguments):
         pass
 
 
 @contextmanager
-def served(folder: Path):
-    """Yield the address of a server of static files."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+def served(folder: Path, trouble: dict[str, int | bytes] | None = None):
+    """Yield the address of a server of static files. trouble: as in `Files`, by the end of a file's path."""
+    handler = partial(Files, directory=str(folder), trouble={} if trouble is None else trouble)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:

@@ -13,7 +13,7 @@ from fakehub import connected, refuses
 from huggingface_hub import constants
 from pages import exit_code
 
-from dp.hub import space
+from dp.hub import client, space
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITER, READER = "hf_alice", "hf_reader"
@@ -181,3 +181,44 @@ def test_an_unreachable_hub_is_reported(hub, clone, command, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     code, _, complaint = command(SPACE)
     assert code == 2 and "cannot be reached; check the network connection" in complaint and complaint.count("\n") == 1
+
+
+@pytest.fixture
+def page(tmp_path):
+    """Return a folder of static files."""
+    folder = tmp_path / "page"
+    (folder / "runtime").mkdir(parents=True)
+    for name in ("index.html", "README.md", "runtime/a.gz"):
+        (folder / name).write_text(f"---\nsdk: static\n---\n{name}\n")
+    return folder
+
+
+def publish_page(page, token=WRITER, private=False):
+    return space.publish_static(page, SPACE, client.headers_for(SPACE, token), private)
+
+
+def test_a_folder_of_static_files_becomes_a_static_space(hub, page):
+    assert publish_page(page) == f"{hub.url}/spaces/{SPACE}"
+    there = hub.repos[SPACE]["files"]
+    assert there == {path.relative_to(page).as_posix(): path.read_bytes() for path in page.rglob("*") if path.is_file()}
+    assert not hub.repos[SPACE]["private"]
+    with pytest.raises(client.HubError, match="already exists and is public"):
+        publish_page(page, private=True)
+    assert hub.kinds().count("commit") == 1
+
+
+def test_a_space_that_runs_something_is_not_replaced(hub, page):
+    hub.repos[SPACE] = {"files": {}, "private": False}
+    hub.trouble = {"info": lambda handler: handler.answer(200, {"id": SPACE, "sdk": "gradio", "private": False})}
+    with pytest.raises(client.HubError, match="is a Space of another kind"):
+        publish_page(page)
+    assert "commit" not in hub.kinds()
+
+
+@pytest.mark.parametrize(
+    "token, words", [("", "publishing needs a token"), ("hf_nobody", "does not accept this token")]
+)
+def test_a_page_is_not_published_without_a_good_token(hub, page, token, words):
+    with pytest.raises(client.HubError, match=words):
+        publish_page(page, token)
+    assert SPACE not in hub.repos

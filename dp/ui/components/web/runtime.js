@@ -28,8 +28,9 @@ async function fetchFile(name, about, count, signal) {
   count(-content.length);
   const again = await download(name, about, "reload", count, signal); // past the browser's caches
   if (isIntact(name, again, about)) return again;
-  const sizes = [again.length, about.bytes].map((bytes) => bytes.toLocaleString("en"));
-  throw new Error(`the page's file ${name} is damaged (${sizes[0]} of ${sizes[1]} bytes, or other ones): its owner has to upload it again`);
+  const [has, due] = [again.length, about.bytes].map((bytes) => bytes.toLocaleString("en"));
+  const what = has === due ? "other content than when it was made" : `${has} instead of ${due} bytes`;
+  throw new Error(`the page's file ${name} is damaged, with ${what}: its owner has to upload it again`);
 }
 
 async function download(name, { crc32 }, cache, count, signal) {
