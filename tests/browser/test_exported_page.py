@@ -15,6 +15,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
+from axe_core_python.sync_playwright import Axe
 from exported import CLASSES, HOSTILE, NAME, page_folder, served, source_folder
 from huggingface_hub import SpaceCard
 from pages import BROWSERS, CHROMIUM_FLAGS, PATIENCE_S, canvas_pixels, expect_no_trouble, watched
@@ -364,12 +365,15 @@ def test_names_and_words_are_text(page):
     assert page.locator("img").count() == 0
 
 
-@pytest.mark.parametrize("width, height", [(1280, 900), (390, 844)])
-def test_the_page_fits_its_window(browser, site, width, height):
-    page = opened(browser, site, viewport={"width": width, "height": height}, color_scheme="dark")
+@pytest.mark.parametrize("width, height, theme", [(1280, 900, "light"), (390, 844, "dark")])
+def test_the_page_fits_its_window_and_is_accessible(browser, site, width, height, theme):
+    page = opened(browser, site, viewport={"width": width, "height": height}, color_scheme=theme)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     box = page.locator("#generate").bounding_box()
     assert box["y"] + box["height"] <= height
+    page.click(".more summary")
+    found = Axe().run(page, options={"resultTypes": ["violations"]})["violations"]
+    assert not found, [(each["id"], [node["html"] for node in each["nodes"]]) for each in found]
     expect_no_trouble(page)
     page.context.close()
 
@@ -444,6 +448,14 @@ def with_runner(trouble, before):
 def test_a_browser_without_webassembly_gets_a_sentence(other, trouble):
     with_runner(trouble, "self.WebAssembly = undefined;")
     assert fails(other).startswith("This browser has no WebAssembly")
+
+
+def test_a_browser_without_webgpu_gets_a_sentence_if_it_is_asked_for(other, trouble):
+    with_runner(trouble, "Object.defineProperty(navigator, 'gpu', { value: undefined });")
+    fill(other, device="webgpu")
+    assert fails(other).startswith("This browser lets no page use a graphics processor (WebGPU)")
+    drawn(other, images=2, timesteps=2, seed=1, device="any")
+    assert other.inner_text(".status") == "Computed on your own processor."
 
 
 def test_a_missing_worker_gets_a_sentence(other, trouble):
@@ -536,7 +548,7 @@ def test_a_lost_graphics_processor_is_told_and_replaced(gpu_browser, trouble):
     with_runner(trouble, LOSE)
     with served(page_folder().parents[1], trouble) as address:
         page = opened(gpu_browser, f"{address}/{PLACE}/", service_workers="block")
-        fill(page, images=2, timesteps=6, sampler="ddim", seed=1, random=False)
+        fill(page, images=2, timesteps=6, sampler="ddim", seed=1, random=False, device="webgpu")
         page.click("#generate")
         page.wait_for_selector(".player[data-state=failed]")
         assert page.inner_text(".status").startswith("The graphics processor was lost")

@@ -3,7 +3,7 @@
 A component's JavaScript is one function body, put together from several files. Most of them define a function
 `create…`, which adds the behavior of one part of the component and gets everything that it needs as arguments; files in
 `shared/` define helpers. The component's own file comes last and calls them. In it, Gradio defines `element`, `props`,
-`server`, `trigger` and `watch`.
+`server`, `trigger` and `watch`, and so does an exported page (`dp.ui.web`), which has no Gradio.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
-// The trajectory player. The server sends text, numbers and images, and none of them is inserted as markup. The frames
+// The trajectory player. Its source sends text, numbers and images, and none of them is inserted as markup. The frames
 // of a run stay in the page, so playing and scrubbing send no requests.
+//
+// A source is the app's server, or a worker that runs the model in an exported page (web/source.js). It sets
+// `props.value` and answers the functions in `server`; the player asks it for runs with `trigger`.
 const SILENCE_MS = 8000; // without a value of a live run, after which the page asks for the run again
 const REPLAY_S = 4; // duration of a replay of the whole run at 1x
 const LONG_RUN_S = 5; // a longer run shows the time that is left

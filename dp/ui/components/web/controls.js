@@ -31,8 +31,8 @@ function createControls({ form, about }) {
   function read() {
     const numbers = Object.fromEntries(NUMBERS.map((name) => [name, $(`#${name}`).value]));
     const chosen = (name) => $(`input[name=${name}]:checked`).value;
-    const [label, seed, walk, random] = [$("#class").value, $("#seed").value, $("#walk").value, $("#random").checked];
-    return { ...numbers, label, seed, walk, random, sampler: chosen("sampler"), schedule: chosen("schedule") };
+    const [label, seed, walk, device] = ["#class", "#seed", "#walk", "#device"].map((selector) => $(selector).value);
+    return { ...numbers, label, seed, walk, device, random: $("#random").checked, sampler: chosen("sampler"), schedule: chosen("schedule") };
   }
 
   function update() {

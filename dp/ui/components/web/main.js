@@ -9,6 +9,8 @@ const source = createSource({ about, emit: (value) => (player.props.value = valu
 const start = createProps({ value: null, side: about.network.image_size, levels: startLevels() });
 const controls = createControls({ form, about });
 
+const BUILDS_OF = { any: ["webgpu", "wasm"], webgpu: ["webgpu"], wasm: ["wasm"] };
+
 // The schedule from t = 0 to 1, for the preview of a start image.
 function startLevels() {
   const { noise_schedule: name, schedule_kwargs: keywords, scale } = about.policy;
@@ -20,18 +22,20 @@ async function run(changes = {}) {
     const values = { ...controls.read(), ...changes };
     const settings = toSettings({ ...values, start: await readStart(start.props.value, about.network) }, about);
     controls.setSeed(settings.seed);
-    source.start(settings);
+    source.start(settings, BUILDS_OF[values.device]);
   } catch (error) {
     showProgress({ isBusy: false, progress: null, problem: toSentence(error.message) });
   }
 }
 
-function showProgress({ isBusy, progress, problem }) {
+function showProgress({ isBusy, progress, problem, build }) {
   const toMegabytes = (bytes) => (bytes / 1e6).toFixed(1);
   [generate.hidden, stopButton.hidden] = [isBusy, !isBusy];
   const [received, total] = progress || [];
   const fetching = received < total ? `Fetching the model, once: ${toMegabytes(received)} of ${toMegabytes(total)} MB` : "Preparing the model…";
-  statusLine.textContent = problem || (progress ? fetching : "");
+  const device = build && `Computed on your own ${build === "webgpu" ? "graphics processor" : "processor"}.`;
+  const starting = isBusy && !build ? "Starting…" : "";
+  statusLine.textContent = problem || (progress ? fetching : device || starting);
   statusLine.classList.toggle("problem", Boolean(problem));
 }
 

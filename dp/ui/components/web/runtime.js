@@ -67,10 +67,12 @@ async function unpack(content) {
 
 const toAddress = (content, type) => URL.createObjectURL(new Blob([content], { type }));
 
-// Whether a graphics processor can compute here: an adapter, and a browser that lets WebAssembly wait for it.
+// Whether a graphics processor can compute here: an adapter that is none in name only, and a browser that lets
+// WebAssembly wait for it.
 async function canUseGpu() {
   if (!navigator.gpu || typeof WebAssembly.Suspending !== "function") return false;
-  return Boolean(await navigator.gpu.requestAdapter().catch(() => null));
+  const adapter = await navigator.gpu.requestAdapter().catch(() => null);
+  return Boolean(adapter) && !adapter.info?.isFallbackAdapter;
 }
 
 // Return { infer, release, build, lost } for a build. Raises an Error if it does not compute what the library does.

@@ -1,20 +1,22 @@
 // A source of the player: runs that a worker of this page computes. Another source is the app's server, with the same
 // values (dp/ui/components/player/player.py) and the same functions: `frames`, `closeup`, `save` and `recording`.
 //
-// emit: gets the values for the player. onChange({ isBusy, progress, problem }): what happens besides; progress is
-// [received, total] in bytes while the model is fetched. The player's run begins with its first frame, so that until then
+// emit: gets the values for the player. onChange({ isBusy, progress, problem, build }): what happens besides; progress is
+// [received, total] in bytes while the model is fetched, and build what computes. The player's run begins with its first frame, so that until then
 // it keeps what it shows, and also where nothing can be computed.
 function createSource({ about, emit, onChange }) {
   const FRAMES_PER_S = 15; // to the player; all of them are kept
   const [MOST_FRAMES, MOST_BYTES] = [256, 128 << 20]; // kept of a run
   const [SHEET_COLUMNS, CHUNK_FRAMES, HEARTBEAT_MS] = [16, 16, 1000];
   const size = { side: about.network.image_size, channels: about.network.channels };
-  let builds = ["webgpu", "wasm"]; // that may compute, in order
+  let wasLost = false; // the graphics processor
   let worker = null;
   let run = null; // { id, settings, provenance, plan, curves, frames, kept, hasBegun, isLive }
   let count = 0; // of runs
 
-  function start(settings) {
+  // builds: those that may compute it, in order.
+  function start(settings, builds) {
+    if (run?.isLive) stop();
     const id = `run-${(count += 1)}`;
     const frameBytes = 2 * settings.images * size.side ** 2 * size.channels;
     const most = Math.max(8, Math.min(MOST_FRAMES, Math.floor(MOST_BYTES / frameBytes)));
@@ -27,7 +29,7 @@ function createSource({ about, emit, onChange }) {
       return end(run, "failed", `this browser cannot start a worker for the model: ${error.message}`);
     }
     const { network, policy, files } = about;
-    worker.postMessage({ type: "run", id, model: { network, policy }, files, settings, builds });
+    worker.postMessage({ type: "run", id, model: { network, policy }, files, settings, builds: wasLost ? ["wasm"] : builds });
   }
 
   function createWorker() {
@@ -52,7 +54,7 @@ function createSource({ about, emit, onChange }) {
     if (!of.isLive) return;
     if (type === "progress") return onChange({ isBusy: true, progress: [data.received, data.total], problem: "" });
     if (type === "frame") return take(of, data);
-    if (data.wasLost) builds = ["wasm"];
+    wasLost ||= Boolean(data.wasLost);
     end(of, type, data.problem);
   }
 
@@ -74,7 +76,8 @@ function createSource({ about, emit, onChange }) {
   function begin(of, build) {
     of.hasBegun = true;
     of.provenance = toProvenance(of.settings, about, build === "webgpu" ? "webgpu" : "cpu");
-    onChange({ isBusy: true, progress: null, problem: "" });
+    of.build = build;
+    onChange({ isBusy: true, progress: null, problem: "", build });
     emit({ state: "waiting", ...describe(of) });
   }
 
@@ -102,7 +105,7 @@ function createSource({ about, emit, onChange }) {
   async function end(of, state, problem) {
     of.isLive = false;
     if (of.newest && of.frames.at(-1) !== of.newest) of.frames.push(of.newest);
-    onChange({ isBusy: false, progress: null, problem: problem ? toSentence(problem) : "" });
+    onChange({ isBusy: false, progress: null, problem: problem ? toSentence(problem) : "", build: of.build });
     if (!of.hasBegun) return;
     const value = await toValue(of, of.newest);
     const names = of.settings.labels.map((label) => about.classes[label - 1] ?? null);

@@ -2,7 +2,8 @@
 //
 // It receives { type: "run", id, model, files, settings, builds } and { type: "stop" }, and sends, each with the `id` of
 // the run, { type: "progress", received, total }, { type: "frame", index, x_t, x0, moved } with the images as bytes, and at
-// the end { type: "done" | "stopped" | "failed", problem }. builds: those that may compute, in order.
+// the end { type: "done" | "stopped" | "failed", problem }. builds: those that may compute, in order: of several, the one
+// for graphics processors is left out where there is none.
 let network = null; // what `openNetwork` returned
 let current = null; // the newest run: { id, abort }
 let last = Promise.resolve(); // of the runs, which come one after the other
@@ -16,6 +17,7 @@ self.onmessage = ({ data }) => {
 async function compute({ id, abort: { signal } }, data) {
   const send = (message, transfer) => self.postMessage({ id, build: network?.build, ...message }, transfer);
   try {
+    if (network && !data.builds.includes(network.build)) await close();
     if (!signal.aborted) network ||= await load(data, signal, (received, total) => send({ type: "progress", received, total }));
     if (!signal.aborted) await sample(data, signal, send);
     send({ type: signal.aborted ? "stopped" : "done" });
@@ -24,10 +26,18 @@ async function compute({ id, abort: { signal } }, data) {
   }
 }
 
+async function close() {
+  const { release } = network;
+  network = null;
+  await release();
+}
+
 async function load({ model, files, builds }, signal, onProgress) {
   if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly, or its settings forbid it, so it cannot compute the model");
   if (typeof DecompressionStream !== "function") throw new Error("this browser is too old to compute the model: it cannot unpack gzip files");
-  const usable = builds.includes("webgpu") && (await canUseGpu()) ? builds : builds.filter((build) => build !== "webgpu");
+  if (builds[0] === "webgpu" && builds.length === 1 && (!navigator.gpu || typeof WebAssembly.Suspending !== "function"))
+    throw new Error("this browser lets no page use a graphics processor (WebGPU): under Compute on, choose the processor");
+  const usable = builds.length === 1 || (await canUseGpu()) ? builds : builds.filter((build) => build !== "webgpu");
   const fetched = {};
   let reason = null;
   for (const build of usable) {
@@ -35,7 +45,9 @@ async function load({ model, files, builds }, signal, onProgress) {
     Object.assign(fetched, await fetchFiles(names, files, { onProgress, signal }));
     try {
       const opened = await openNetwork(build, model, fetched);
-      opened.lost.then(() => (network = null)); // the next run loads it again
+      opened.lost.then(() => {
+        if (network === opened) network = null; // the next run loads it again
+      });
       return opened;
     } catch (error) {
       console.info(`${build}: ${error.message}`);
