@@ -10,6 +10,7 @@ without `condition` if the network has no classes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import struct
@@ -148,7 +149,7 @@ def point_to_weights(onnx: Any, graph: Any, weights: Mapping[str, torch.Tensor],
 
 
 def key_of(array: np.ndarray) -> bytes:
-    return str(array.shape).encode() + np.ascontiguousarray(array).tobytes()
+    return hashlib.sha256(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes()).digest()
 
 
 def external_tensor(onnx: Any, name: str, dtype: str, shape: list[int], offset: int, length: int) -> Any:

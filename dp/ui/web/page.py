@@ -43,7 +43,7 @@ PAGE += ("web/png", "web/files", "web/settings", "web/source", "web/controls", "
 PLAYER_HTML = ("player/player.html", (("player/inspectors.html", "web/image_tools.html"),))
 LEFT_OUT = ("player/panels.html", "player/animations.html")
 
-MAX_TIMESTEPS = 1000  # on the page
+MAX_TIMESTEPS, MAX_GUIDANCE = 1000, 10  # on the page
 MIN_DRAW = 16  # numbers of one draw: torch makes fewer of them in a way that the page does not know
 MAX_WEIGHTS = 512 << 20  # bytes that a page may ask a browser to fetch
 CHECKED_TIMES = (0.8, 0.2)  # of the two rows in expected.bin, as in runtime.js
@@ -60,6 +60,7 @@ def export_page(source: Path, target: Path, name: str) -> int:
     check_exportable(policy, source)
     sampling = {"timesteps": TIMESTEPS, "sampler": SAMPLER} | config.get("sampling", {})
     sampling["timesteps"] = min(sampling["timesteps"], MAX_TIMESTEPS)
+    sampling["guidance"] = min(sampling.get("guidance", 1), MAX_GUIDANCE)
     (target / "runtime").mkdir(parents=True)
     for path in [*RUNTIME.glob("*.gz"), RUNTIME / "LICENSE"]:
         shutil.copyfile(path, target / "runtime" / path.name)
@@ -116,7 +117,7 @@ def describe(
         "dataset": config.get("dataset", ""),
         "step": config.get("step", 0),
         "network": sizes | {"latents": list(network.latents.shape)},
-        "policy": {key: own[key] for key in ("objective", "scale", "noise_schedule", "schedule_kwargs")},
+        "policy": {key: own[key] for key in ("objective", "scale", "noise_schedule", "schedule_kwargs", "consistency")},
         "sampling": dict(sampling),
     }
 

@@ -15,6 +15,7 @@ from dp.ui.components.data_uri import data_uri
 
 NOISE_QUALITY, IMAGE_QUALITY = 10, 40  # of WebP: noise is the larger part of a recording
 MOST_FRAMES = 20
+LARGE, FEW = 64, 4  # of images with a longer side in pixels, fewer are recorded
 ANY, EACH = "", "one of each"  # choices of the class on the page
 
 
@@ -24,14 +25,15 @@ def record_run(policy: DiffusionPolicy, config: Mapping[str, Any], sampling: Map
     """
     classes = classes_of(config)
     shared = {"timesteps": sampling["timesteps"], "sampler": sampling["sampler"], "seed": 0}
-    values, run = {"images": IMAGES, "label": ANY, **shared}, dict(shared)
+    images = IMAGES if policy.image_size <= LARGE else FEW
+    values, run = {"images": images, "label": ANY, **shared}, dict(shared)
     if classes and EACH not in classes:
-        values |= {"label": EACH, "guidance": sampling.get("guidance", 1)}
-        run |= {"label": [1 + i % len(classes) for i in range(IMAGES)], "guidance": values["guidance"]}
+        values |= {"label": EACH, "guidance": sampling["guidance"]}
+        run |= {"label": [1 + i % len(classes) for i in range(images)], "guidance": values["guidance"]}
         run["guidance_interval"] = tuple(sampling.get("guidance_interval", (0.0, 1.0)))
     kept = evenly(shared["timesteps"], MOST_FRAMES)
     frames, before = [], None
-    for step in policy.stream(IMAGES, time_difference=0.0, **run):
+    for step in policy.stream(images, time_difference=0.0, **run):
         if step.index in kept:
             frames.append(record_frame(Frame.of(step, before)))
         before = step

@@ -9,7 +9,7 @@ function createControls({ form, about }) {
     const each = classes.includes(EACH) ? [] : [EACH];
     if (classes.length) for (const name of ["any", ...classes, ...each]) select.append(Object.assign(new Option(name), { value: name === "any" ? ANY : name }));
     for (const part of form.querySelectorAll(".of-classes")) part.hidden = !classes.length;
-    for (const [value, title] of Object.entries(SAMPLER_TITLES)) addRadio("sampler", value, title);
+    for (const name of samplersOf(about)) addRadio("sampler", name, SAMPLER_TITLES[name]);
     const keywords = Object.entries(policy.schedule_kwargs).map(([key, value]) => `${key} ${value}`.replace("-", "−"));
     addRadio("schedule", TRAINED, `As trained (${[policy.noise_schedule, ...keywords].join(", ")})`);
     for (const name of Object.keys(SCHEDULES)) if (name !== policy.noise_schedule || keywords.length) addRadio("schedule", name, name);

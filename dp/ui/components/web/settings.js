@@ -13,8 +13,11 @@ const TITLES = {
   walk: "Walk to seed",
 };
 const WHOLE = ["images", "timesteps", "seed", "walk"];
-const SAMPLER_TITLES = { dpmpp_2m: "DPM-Solver++(2M)", ddim: "DDIM", ddpm: "DDPM", dpmpp_2m_sde: "DPM-Solver++(2M) SDE" };
+const CONSISTENCY = "consistency"; // the sampler of models that were tuned for few calls, and of no others
+const SAMPLER_TITLES = { [CONSISTENCY]: "Consistency", dpmpp_2m: "DPM-Solver++(2M)", ddim: "DDIM", ddpm: "DDPM", dpmpp_2m_sde: "DPM-Solver++(2M) SDE" };
 const [ANY, EACH, TRAINED] = ["", "one of each", "trained"];
+
+const samplersOf = ({ policy }) => Object.keys(SAMPLER_TITLES).filter((name) => name !== CONSISTENCY || policy.consistency);
 
 // The values with which the page begins, for the model that `about` describes.
 function defaultValues({ sampling }) {
@@ -53,7 +56,7 @@ function toSettings(values, about) {
   const [timesteps, strength] = [number("timesteps"), values.start?.strength ?? 1];
   const schedule = choose("noise schedule", values.schedule, [TRAINED, ...Object.keys(SCHEDULES)]);
   const isTrained = schedule === TRAINED;
-  const sampler = choose("sampler", values.sampler, Object.keys(SAMPLERS));
+  const sampler = choose("sampler", values.sampler, samplersOf(about));
   return {
     images,
     timesteps,
