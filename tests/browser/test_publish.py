@@ -5,6 +5,7 @@ which token is used, and what a public Space keeps.
 from __future__ import annotations
 
 import json
+import sys
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from dp.serving.engine import Engine
 from dp.ui.auth import permission
 from dp.ui.sampling import page_values
 from dp.ui.training import publish
+from dp.ui.web.graph import INSTALL
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 WRITER, READER = "hf_alice", "hf_reader"
@@ -373,3 +375,33 @@ def test_publishing_needs_permission_and_rejects_malformed_requests(fake, home, 
         == {"problem": permission.OFF}
     )
     assert fake.requests == []
+
+
+def test_a_page_needs_its_packages_before_anything_is_published(fake, home, monkeypatch, tiny_rin):  # noqa: F811
+    run = make_run(home, tiny_rin())
+    asked = {"run": run.id, "checkpoint": 2, "repo": "alice/cats", "private": False, "license": "", "token": WRITER}
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    answer = publish.publish(asked | {"page": True}, asking())
+    assert answer == {"problem": f"exporting needs onnx, which is not installed: {INSTALL}"}
+    assert fake.requests == []
+
+
+@pytest.mark.soak
+def test_a_model_is_also_published_as_a_page(fake, home, tiny_rin):  # noqa: F811
+    pytest.importorskip("onnxscript")
+    run = make_run(home, tiny_rin())
+    asked = {"run": run.id, "checkpoint": 2, "repo": "alice/cats", "private": False, "license": "mit", "token": WRITER}
+    answer = publish.publish(asked | {"page": True}, asking())
+    assert answer == {"url": f"{fake.url}/alice/cats", "page": f"{fake.url}/spaces/alice/cats"}
+    commits = [path for kind, path, token in fake.requests if kind == "commit" and token == WRITER]
+    assert commits == ["/api/models/alice/cats/commit/main", "/api/spaces/alice/cats/commit/main"]
+    files = fake.repos["alice/cats"]["files"]  # of both
+    assert {"config.json", "index.html", "runtime/LICENSE"} <= files.keys()
+    card = ModelCard(files["README.md"].decode()).data
+    assert (card.title, card.sdk, card.license) == ("cats", "static", "mit")
+    assert b"samples" not in files["index.html"]
+    about = {"id": "alice/cats", "sdk": "docker", "private": False}
+    fake.trouble["info"] = lambda handler: handler.answer(200, about)
+    answer = publish.publish(asked | {"page": True}, asking())
+    words = "the model is published, but not its page: alice/cats is a Space of another kind"
+    assert answer["url"] and answer["problem"].startswith(words)

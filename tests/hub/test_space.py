@@ -24,12 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """Return a fake Hub for Spaces instead of models."""
-    places = (("/api/models/", "/api/spaces/"), ("POST /(?P<repo>", "POST /spaces/(?P<repo>"))
-    for kind, rule in list(fakehub.KINDS.items()):
-        for models, of_spaces in places:
-            rule = rule.replace(models, of_spaces)
-        monkeypatch.setitem(fakehub.KINDS, kind, rule)
     with connected(monkeypatch, tmp_path) as hub:
         yield hub
 

@@ -27,6 +27,7 @@ def options() -> argparse.ArgumentParser:
     words = "a name below checkpoints/, a checkpoint folder, a run folder, or user/name on the Hub"
     add("checkpoint", metavar="CHECKPOINT", help=words)
     add("folder", metavar="FOLDER", type=Path, help="a new folder, or one of this command, which is replaced")
+    add("--name", metavar="NAME", help="title of the page (the model's name)")
     add("--publish", metavar="user/name", help="also publish it as this static Space on Hugging Face, which is free")
     add("--private", action="store_true", help="publish a private Space, which only you can see")
     return parser
@@ -47,7 +48,7 @@ def main() -> None:
         check_target(args.folder)
         folder, name = locate(args.checkpoint)
         with replacing(args.folder) as temporary:
-            size = export_page(folder, temporary, name)
+            size = export_page(folder, temporary, args.name or name)
         print(f"{args.folder}: {size:,} bytes. To look at it: python -m http.server --directory {args.folder}")
         if headers is not None:
             print(space.publish_static(args.folder, args.publish, headers, args.private))

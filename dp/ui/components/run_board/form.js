@@ -23,8 +23,9 @@ function createForm({ root, board, forms, name }) {
     return token;
   }
 
-  function report(text, { url, isProblem = false } = {}) {
-    field("outcome").replaceChildren(text, ...(url ? [createLink(url, url)] : []));
+  function report(text, { urls = [], isProblem = false } = {}) {
+    const links = urls.flatMap((url, i) => [i ? " and " : "", createLink(url, url)]);
+    field("outcome").replaceChildren(text, ...links);
     field("outcome").classList.toggle("bad", isProblem);
   }
 

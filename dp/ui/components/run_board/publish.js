@@ -26,11 +26,13 @@ function createPublishForm({ root, board, forms, server, showProblem }) {
       checkpoint: field("checkpoint").value,
       license: field("license").value,
       private: field("private").checked,
+      page: field("page").checked,
       token: publishing.takeToken(),
     };
     const noResponse = "The server did not respond. Check on the Hub whether the model is there, or try again.";
-    const { url } = await publishing.send(server.publish(request), "Publishing… A large model takes a while.", noResponse);
-    if (url && request.run === board.runId) publishing.report("Published: ", { url });
+    const waiting = request.page ? "Publishing… The page takes a minute." : "Publishing… A large model takes a while.";
+    const { url, page, problem } = await publishing.send(server.publish(request), waiting, noResponse);
+    if (url && !problem && request.run === board.runId) publishing.report("Published: ", { urls: [url, page].filter(Boolean) });
   });
 
   return { open };
