@@ -26,36 +26,28 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that it runs from a clone without installing
 
-from dp.data.codec import encode, make_grid, to_pillow
 from dp.serving.engine import Engine
 from dp.serving.frames import Frame
 from dp.serving.handle import RunHandle
 from dp.training.run_folder import RunFolder
-from dp.ui.components.data_uri import data_uri
 from dp.ui.components.run_board.run_board import facts
 from dp.ui.sampling import page_values
 from dp.ui.sampling.comparison import ComparisonResult, requests_of, shared_settings
 from dp.ui.sampling.variants import SHORT_RUNS, make_variants
 from dp.ui.streaming import curve_of
 from dp.ui.tabs import compare, denoise, train
+from dp.ui.web import recording
 
 CHECKPOINTS = ROOT / "checkpoints"
 FACES = CHECKPOINTS / "faces-32"
 SEED, STEPS = 7, [5, 10, 20]  # of the comparison
 SAVE_EVERY, MOST_RECORDS = 100, 100  # of the training run
-NOISE_QUALITY, IMAGE_QUALITY = 10, 40
-
-
-def webp_uri(image: Image.Image, quality: int) -> str:
-    return data_uri("image/webp", encode(image, format="WEBP", quality=quality, method=6))
 
 
 def record_frame(frame: Frame) -> dict[str, Any]:
     """Return a frame as the player keeps it."""
-    x_t, x0 = (to_pillow(make_grid(images)) for images in (frame.x_t, frame.x0))
-    values = {"index": frame.index, "time": round(frame.time, 4), "log_snr": round(frame.log_snr, 3)}
-    values["moved"] = [round(float(moved), 4) for moved in frame.moved]
-    return values | {"x_t": webp_uri(x_t, NOISE_QUALITY), "x0": webp_uri(x0, IMAGE_QUALITY)}
+    levels = {"time": round(frame.time, 4), "log_snr": round(frame.log_snr, 3)}
+    return recording.record_frame(frame) | levels
 
 
 def record_run(handle: RunHandle, until: int) -> dict[str, Any]:
@@ -121,7 +113,9 @@ def record_training(run: RunFolder, device: str, folder: Path) -> None:
     seconds = sum(every * run.config()["trainer"]["train_batch_size"] / r["images_per_s"] for r in records)
     shown = facts(run) | {"state": "recorded", "message": "", "checkpoints": []}
     shown["description"] += f" · {seconds / 60:.0f} minutes on {device}"
-    samples = [[step, webp_uri(Image.open(run.sample(step)), IMAGE_QUALITY)] for step in run.sample_steps()]
+    samples = [
+        [step, recording.webp_uri(Image.open(run.sample(step)), recording.IMAGE_QUALITY)] for step in run.sample_steps()
+    ]
     thinned = records[:: -math.ceil(len(records) / MOST_RECORDS)][::-1]
     content = {"facts": shown, "records": list(map(rounded, thinned)), "samples": samples}
     write(folder / train.RECORDING, content)

@@ -47,7 +47,7 @@ def test_the_requirements_allow_the_spaces_gradio():
 
 def test_requirements_are_floors():
     # The platform installs its own gradio, torch and spaces beside ours in one command; a pin would break that build.
-    for name in ("requirements.txt", "requirements-cpu.txt"):
+    for name in ("requirements.txt", "requirements-cpu.txt", "requirements-web.txt"):
         assert "==" not in (ROOT / name).read_text()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from axe_core_python.sync_playwright import Axe
-from exported import CLASSES, HOSTILE, NAME, page_folder, served, source_folder
+from exported import CLASSES, HOSTILE, NAME, load_onnx, page_folder, served, source_folder
 from huggingface_hub import SpaceCard
 from pages import BROWSERS, CHROMIUM_FLAGS, PATIENCE_S, canvas_pixels, expect_no_trouble, watched
 from PIL import Image
@@ -34,7 +34,7 @@ from dp.ui.web import graph
 from dp.ui.web.page import embedded
 
 pytestmark = pytest.mark.browser
-onnx = pytest.importorskip("onnx")
+onnx = load_onnx()
 
 EACH = "one of each"
 PLACE = "some/folder"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import WINDOWS
+from exported import load_onnx
 from fakehub import connected, refuses, trickles
 from gradio_client import Client
 from huggingface_hub import ModelCard
@@ -388,7 +389,7 @@ def test_a_page_needs_its_packages_before_anything_is_published(fake, home, monk
 
 @pytest.mark.soak
 def test_a_model_is_also_published_as_a_page(fake, home, tiny_rin):  # noqa: F811
-    pytest.importorskip("onnxscript")
+    load_onnx()
     run = make_run(home, tiny_rin())
     asked = {"run": run.id, "checkpoint": 2, "repo": "alice/cats", "private": False, "license": "mit", "token": WRITER}
     answer = publish.publish(asked | {"page": True}, asking())

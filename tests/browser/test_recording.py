@@ -30,7 +30,7 @@ def url(tmp_path_factory, home):
     engine = PacedEngine(root, device="cpu")
     with pytest.MonkeyPatch.context() as patch:
         # The images of an untrained model are all noise.
-        patch.setattr(recordings, "IMAGE_QUALITY", 95)
+        patch.setattr(recordings.recording, "IMAGE_QUALITY", 95)
         recordings.record_denoising(engine, "small", root / "small")
         recordings.record_comparison(engine, "small", root / "small")
     recordings.record_training(run, "a test's device", root / "small")

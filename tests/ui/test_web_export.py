@@ -8,7 +8,7 @@ import re
 import sys
 
 import pytest
-from exported import source_folder
+from exported import load_onnx, source_folder
 from pages import exit_code
 
 from dp.hub import client
@@ -17,7 +17,7 @@ from dp.ui.sampling import page_values
 from dp.ui.web import cli, graph
 from dp.ui.web.card import card_blocks
 
-pytest.importorskip("onnx")
+load_onnx()
 
 
 def test_a_card_becomes_words():

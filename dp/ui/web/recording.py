@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from PIL import Image
+
 from dp.checkpoints.classes import classes_of
 from dp.data.codec import encode, make_grid, to_pillow
 from dp.diffusion.policy import DiffusionPolicy
@@ -41,9 +43,12 @@ def record_run(policy: DiffusionPolicy, config: Mapping[str, Any], sampling: Map
 
 
 def record_frame(frame: Frame) -> dict[str, Any]:
-    images = {"x_t": (frame.x_t, NOISE_QUALITY), "x0": (frame.x0, IMAGE_QUALITY)}
-    uris = {
-        key: data_uri("image/webp", encode(to_pillow(make_grid(array)), format="WEBP", quality=quality, method=6))
-        for key, (array, quality) in images.items()
-    }
-    return {"index": frame.index, "moved": [round(float(value), 4) for value in frame.moved], **uris}
+    """Return what the player needs of a frame and cannot compute."""
+    x_t, x0 = (to_pillow(make_grid(images)) for images in (frame.x_t, frame.x0))
+    moved = [round(float(moved), 4) for moved in frame.moved]
+    images = {"x_t": webp_uri(x_t, NOISE_QUALITY), "x0": webp_uri(x0, IMAGE_QUALITY)}
+    return {"index": frame.index, "moved": moved, **images}
+
+
+def webp_uri(image: Image.Image, quality: int) -> str:
+    return data_uri("image/webp", encode(image, format="WEBP", quality=quality, method=6))
