@@ -22,7 +22,7 @@ load_onnx()
 
 def test_a_card_becomes_words():
     text = "# x\n\nOne *two* [three](u) `four`.\n\n```bash\nrm\n```\n\nLook:\n\n![a](b.png)\n\n"
-    text += "## Empty\n\n## Full\n\n- p\n- q"
+    text += "## Empty\n\n## Full\n\n- p\n- q\n\nimages.zip holds some."
     assert card_blocks(text, "x") == [
         {"kind": "paragraph", "text": "One two three four."},
         {"kind": "heading", "text": "Full"},

@@ -15,7 +15,7 @@ LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 def card_blocks(text: str, name: str) -> list[dict[str, Any]]:
     """Return the blocks of a card in Markdown: `kind` ('heading', 'paragraph' or 'item') and `text`, or the kind
     'table' and `rows` of texts. Code is left out, as are a heading that repeats the model's name or has nothing below
-    it, and a paragraph that only announces an image.
+    it, a paragraph that only announces an image, and one about images.zip, which a page does not have.
     """
     text = FRONT_MATTER.sub("", text.replace("\r\n", "\n"))[:MAX_CHARACTERS]
     blocks: list[dict[str, Any]] = []
@@ -25,7 +25,8 @@ def card_blocks(text: str, name: str) -> list[dict[str, Any]]:
                 blocks.pop()
             part = IMAGE.sub("", part)
         blocks += _blocks(part.strip("\n"))
-    blocks = [block for block in blocks if block != {"kind": "heading", "text": name}][:MAX_BLOCKS]
+    left_out = {"kind": "heading", "text": name}
+    blocks = [b for b in blocks if b != left_out and "images.zip" not in b.get("text", "")][:MAX_BLOCKS]
     following = [*blocks[1:], {"kind": "heading"}]
     return [block for block, after in zip(blocks, following) if {block["kind"], after["kind"]} != {"heading"}]
 
