@@ -1,5 +1,6 @@
 """Exact models beside the checkpoints whose training images are here, and what they say about a run."""
 
+import json
 import zipfile
 
 import numpy as np
@@ -22,6 +23,18 @@ def test_a_bundled_model_with_its_training_set_has_an_exact_one(tmp_path):
     far = np.abs(results[:, None].astype(int) - IMAGES).max(axis=(2, 3, 4))
     assert far.min(axis=1).max() <= 1  # every result is a training image
     assert engine.policy("tiny, exact").defaults.noise_schedule == "cosine"
+
+
+def test_the_exact_model_of_a_fast_one_is_no_fast_one(tmp_path):
+    bundle(tmp_path, training_set={}, sampling={"timesteps": 2, "sampler": "consistency"}, original="other")
+    path = tmp_path / "tiny" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"policy": config["policy"] | {"consistency": True}}))
+    engine = Engine(tmp_path)
+    fast, exact = engine.checkpoints()
+    assert fast.config["original"] == "other" and "sampling" not in exact.config
+    assert finished(engine, "tiny", batch_size=1, timesteps=1, seed=0).provenance["sampler"] == "consistency"
+    assert finished(engine, "tiny, exact", batch_size=1, timesteps=1, seed=0).provenance["sampler"] == "ddim"
 
 
 def test_its_classes_are_those_of_the_model(tmp_path):
