@@ -35,7 +35,7 @@ from dp import DiffusionPolicy, ImageDataset
 from dp.diffusion.samplers import SAMPLERS
 from dp.system.device import best_device
 
-STEPS = (4, 6, 8, 10, 15, 20, 30, 50, 100, 250, 1000)
+STEPS = (1, 2, 4, 6, 8, 10, 15, 20, 30, 50, 100, 250, 1000)
 DIFFERENCES = (0.0, 1.0, 2.0)  # in steps
 BATCH = 64
 SETTING = ("sampler", "schedule", "difference", "steps")
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, nargs="*", default=STEPS, help="without values: only print and plot results"
     )
-    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="(default all)")
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, help="(default all that the model has)")
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=SCHEDULES, help="(default all)")
     parser.add_argument(
         "--differences", type=float, nargs="+", default=DIFFERENCES, help="time differences in steps (default 0 1 2)"
@@ -129,6 +129,7 @@ def main() -> None:
     path = HERE / "steps" / f"{args.checkpoint}.jsonl"
     path.parent.mkdir(exist_ok=True)
     policy = DiffusionPolicy.from_pretrained(HERE.parent / "checkpoints" / args.checkpoint).to(best_device()).eval()
+    args.samplers = args.samplers or [name for name in SAMPLERS if name != "consistency" or policy.consistency]
     dataset = ImageDataset(args.folder, policy.image_size, convert_image_to="L" if policy.channels == 1 else "RGB")
     images = torch.stack([dataset[i] for i in range(len(dataset))])
     held_out = HeldOut(images if policy.num_classes else flips_and_shifts(images))

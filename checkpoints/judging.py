@@ -46,6 +46,17 @@ def accuracy(classifier: nn.Module, images: np.ndarray, labels: np.ndarray) -> f
     return (found.numpy() == labels).mean().item()
 
 
+def variety(images: np.ndarray, labels: np.ndarray) -> float:
+    """Return the root mean square distance between two of images uint8 [N,H,W,C] of the same class, averaged over the
+    pairs of each class and then over the classes; black to white is 1.
+    """
+    means = []
+    for label in np.unique(labels):
+        flat = torch.from_numpy(images[labels == label]).flatten(1).float() / 255
+        means.append(torch.pdist(flat).mean().item() / flat.shape[1] ** 0.5)
+    return float(np.mean(means))
+
+
 def to_input(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 

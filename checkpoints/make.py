@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import drawing
 import numpy as np
 import torch
-from judging import accuracy, nearest_images, train_classifier
+from judging import accuracy, nearest_images, train_classifier, variety
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that it runs from a clone without installing
@@ -33,14 +33,17 @@ from dp import RIN, DiffusionPolicy, ImageDataset, Trainer
 from dp.checkpoints import folder as checkpoint
 from dp.data.codec import encode_png, make_grid, to_pillow, to_uint8
 from dp.system.atomic_files import replacing
+from dp.training.presets import FAST_LR, FAST_SHARE
 from dp.training.run_folder import RunFolder
 
 COLUMNS, PAIRS = 12, 12  # samples of each class on the card; pairs of a sample and its nearest training image
 UNCONDITIONAL = 64  # samples on the card of a model without classes
 MEASURED = 520  # samples that the numbers on the card of a model with classes come from
 BATCH = 65
+SAMPLER_TITLES = {"dpmpp_2m": "DPM-Solver++(2M)", "consistency": "consistency sampling"}
 GUIDED = 2.0  # guidance of one of two sheets, and of half of the measured samples
 BUNDLED = 512  # images that a folder holds, at most
+FEW = (1, 2, 4)  # steps in which a fast model is compared with its original
 
 # The latents stay distinct with these two: see "The latents" in benchmarks/README.md.
 DISTINCT_LATENTS = dict(qk_norm=True, latent_std=1.0)
@@ -68,6 +71,7 @@ class Model(NamedTuple):
     origin: str
     read_gain: float = 1.0  # with which training begins: a larger one makes each latent read fewer patches
     more_steps: int = 0  # after the others, at a tenth of the peak learning rate
+    start: str = ""  # the bundled model that is made fast
 
 
 MODELS = {
@@ -116,6 +120,17 @@ MODELS = {
     ),
 }
 
+CREATURES = MODELS["creatures-32"]
+MODELS["creatures-32-fast"] = CREATURES._replace(
+    policy=CREATURES.policy | dict(timesteps=2, consistency=True),
+    training=CREATURES.training
+    | dict(train_lr=FAST_LR * CREATURES.training["train_lr"], lr_warmup_steps=80)
+    | dict(save_and_sample_every=400, num_samples=16),
+    steps=round(FAST_SHARE * CREATURES.steps),
+    sampling=dict(timesteps=2, sampler="consistency", guidance=1.0),
+    start="creatures-32",
+)
+
 
 def train(name: str, images: Path, run: Path) -> None:
     """Train the model `name`, resuming from the last checkpoint of the run, if there is one."""
@@ -124,6 +139,8 @@ def train(name: str, images: Path, run: Path) -> None:
     network = RIN(**model.network)
     for block in network.blocks:
         torch.nn.init.constant_(block.read.qk_gain, model.read_gain)
+    if model.start:
+        checkpoint.load_weights(HERE / model.start, network)
     policy = DiffusionPolicy(network, **model.policy)
     length = dict(train_num_steps=model.steps + model.more_steps, lr_decay_steps=model.steps)
     trainer = Trainer(policy, images, results_folder=run, **model.training, **length)
@@ -142,6 +159,7 @@ def bundle(name: str, images: Path, run: Path, device: str) -> None:
     newest = RunFolder(run).checkpoint(steps[-1])
     network, config = checkpoint.load(newest)
     title = {"dataset": model.dataset, "license": model.license, "sampling": model.sampling}
+    title |= {"original": model.start} if model.start else {}
     mode = {"convert_image_to": "L" if config["network"]["channels"] == 1 else "RGB"}
     dataset = ImageDataset(images, drawing.SIDE, **mode, classes="classes" in config)
     if len(dataset) <= BUNDLED:
@@ -161,8 +179,11 @@ def bundle(name: str, images: Path, run: Path, device: str) -> None:
                 (folder / "fonts.txt").write_text("\n".join(families) + "\n", encoding="utf-8")
         else:
             facts |= without_classes(policy, model.sampling, dataset, folder)
-        kind = "classes" if "classes" in config else "copies"
-        text = "".join((HERE / f"card{part}.md").read_text(encoding="utf-8") for part in ("", f"-{kind}"))
+        parts = ["", "-classes" if "classes" in config else "-copies"]
+        if model.start:
+            facts["table"] = beside_original(policy, model, dataset, test)
+            parts += ["-fast"]
+        text = "".join((HERE / f"card{part}.md").read_text(encoding="utf-8") for part in parts)
         (folder / "README.md").write_text(text.format(**facts), encoding="utf-8")
 
 
@@ -225,6 +246,25 @@ def without_classes(policy: DiffusionPolicy, sampling: dict, dataset: ImageDatas
     }
 
 
+def beside_original(policy: DiffusionPolicy, model: Model, dataset: ImageDataset, test: ImageDataset) -> str:
+    """Return a Markdown table of a fast model in FEW steps, of its original with its own settings, and of the test
+    images: how near they are to training images, and how much those of a class differ.
+    """
+    original, own = DiffusionPolicy.from_pretrained(HERE / model.start).eval(), MODELS[model.start].sampling
+    labels = np.resize(np.arange(1, len(dataset.classes) + 1), MEASURED)
+    runs = [
+        (f"this model, {steps} step{'s' * (steps > 1)}", policy, model.sampling | {"timesteps": steps}) for steps in FEW
+    ]
+    runs.append((f"{model.start}, {own['timesteps']} steps", original, own))
+    found = [(name, draw_samples(one, MEASURED, list(labels), sampling), labels) for name, one, sampling in runs]
+    found.append(("test images", test.images, np.asarray(test.labels)))
+    lines = ["| | nearest | variety |", "|---|---|---|"]
+    for name, images, classes in found:
+        nearest = np.median(nearest_images(images, dataset.images, mirrored=False)[1])
+        lines.append(f"| {name} | {nearest:.3f} | {variety(images, classes):.3f} |")
+    return "\n".join(lines)
+
+
 def draw_samples(policy: DiffusionPolicy, count: int, labels: list[int], sampling: dict) -> np.ndarray:
     """Return `count` samples of seeds 0, 1, ..., uint8 [count,H,W,C]; `labels` are theirs, or one for all."""
     samples = []
@@ -278,7 +318,9 @@ def facts_about(name: str, config: dict, run: Path, dataset: ImageDataset, devic
         "more": f", the last {model.more_steps:,} at a tenth of the learning rate" * bool(model.more_steps),
         "queries": "; each latent adds a learned embedding to its queries" * bool(config["network"].get("query_std")),
         "schedule": f"{config['policy']['noise_schedule']} ({keywords})",
-        "sampler": f"{model.sampling['timesteps']} steps of DPM-Solver++(2M)",
+        "sampler": f"{model.sampling['timesteps']} steps of {SAMPLER_TITLES[model.sampling['sampler']]}",
+        "objective": f"v, tuned from {model.start} for consistency" if model.start else "v with min-SNR weights",
+        "start": model.start,
         "self_cond": config["policy"]["train_prob_self_cond"],
         "step": config["step"],
         "seen": config["step"] * batch,

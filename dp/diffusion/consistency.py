@@ -24,8 +24,8 @@ def earlier(schedule: Schedule, at: Level, scale: float, progress: float) -> Lev
     """Return the levels [B] of the targets for levels `at` [B]. progress: of tuning, from 0 to 1.
 
     Geng et al. 2024, sec. 3.3, with the paper's t, the ratio of noise to signal: r / t = 1 - n(t) / q^stage, where n(t)
-    = 1 + 8 sigmoid(-t). Here q^stage grows continuously. And r = 0 below ANCHOR: there, the mean of all possible x0 is
-    close to the end of the path, and without that, the model drifts away from the images in short runs.
+    = 1 + 8 sigmoid(-t). Here q^stage grows continuously. And r = 0 below ANCHOR, which ties the model to the images:
+    there, the mean of all possible x0 is close to the end of the path.
     """
     stage = FIRST * (LAST / FIRST) ** progress
     noise = at.sigma / at.alpha

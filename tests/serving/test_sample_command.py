@@ -111,8 +111,8 @@ def test_a_path_and_a_training_run_are_as_good_as_a_name(command, tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["nope"], "there is no checkpoint 'nope'; there are: creatures-32, faces-32"),
-        (["../../etc"], "there is no checkpoint 'etc'; there are: creatures-32, faces-32"),
+        (["nope"], "there is no checkpoint 'nope'; there are: creatures-32, creatures-32-fast"),
+        (["../../etc"], "there is no checkpoint 'etc'; there are: creatures-32, creatures-32-fast"),
         (["."], "config.json is missing"),
         (["faces-32", "--images", "0"], "at least 1, got 0"),
         (["faces-32", "--timesteps", "0"], "from 1 to 100000, got 0"),
