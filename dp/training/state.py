@@ -28,7 +28,7 @@ from dp.training.run_folder import RunFolder
 
 KEEP_TRAINING_STATES = 3  # a training state is three times as large as the weights, which are all kept
 FIELDS: dict[str, Any] = {"step": WHOLE, "seed": WHOLE, "lr_decay_steps": WHOLE, "lr_factor": NUMBER}
-FIELDS |= {"rollbacks": WHOLE}
+FIELDS |= {"rollbacks": WHOLE, "precision": str}
 
 
 # ----------------------------------------------------------------------------

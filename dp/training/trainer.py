@@ -27,10 +27,11 @@ from dp.checkpoints import schema
 from dp.data.codec import MODES, encode_png, to_float
 from dp.data.dataset import ImageDataset
 from dp.diffusion.policy import DiffusionPolicy
-from dp.system.device import best_device, has_fast_bfloat16, is_out_of_memory
+from dp.system.device import best_device, is_out_of_memory
 from dp.system.records import readable
 from dp.system.validation import MAX_SEED, MAX_TIMESTEPS, check_integer, quote
 from dp.training.batches import Batch, draw_batch, learning_rate
+from dp.training.precision import trains_in_bfloat16
 from dp.training.reporter import RunReporter
 from dp.training.run_folder import RunFolder
 from dp.training.samples import FAST_SAMPLING, sample_grid
@@ -168,8 +169,8 @@ class Trainer:
 
     @classmethod
     def from_run(cls, folder: str | Path) -> Trainer:
-        """Create the trainer of a run folder from its config.json and dataset, in bf16 where the device is faster in it
-        unless the config sets `amp`. Raises ValueError if the config is not valid.
+        """Create the trainer of a run folder from its config.json and dataset, see `trains_in_bfloat16` if that does
+        not set `amp`. Raises ValueError if the config is not valid.
         """
         run = RunFolder(folder)
         config, where = run.config(), f"config.json of the run {quote(run.id)}"
@@ -178,7 +179,7 @@ class Trainer:
         schema.check_config(model, where)
         if unknown := settings.keys() - cls.__init__.__kwdefaults__.keys() | settings.keys() & {"results_folder"}:
             raise ValueError(f"{where}: unknown field {quote(min(unknown))} in trainer")
-        if "amp" not in settings and has_fast_bfloat16(best_device()):
+        if "amp" not in settings and trains_in_bfloat16(run):
             settings = settings | {"amp": True, "mixed_precision_type": "bf16"}
         try:
             torch.manual_seed(settings.get("seed", 0))  # a run started again has the same initial weights
@@ -383,6 +384,7 @@ class Trainer:
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         record = {"step": self.step, "seed": self.seed, "lr_decay_steps": self.lr_decay_steps, "scaler": scaler}
         record |= {"lr_factor": self.lr_factor, "rollbacks": self.rollbacks}
+        record |= {"precision": self.accelerator.mixed_precision}
         return state_tensors(self.policy, self.ema, self.optimizer), record
 
     def _restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from filelock import FileLock
 from PIL import Image
 from tiny_runs import make_pictures, make_run
@@ -672,6 +673,13 @@ def test_a_run_trains_in_bfloat16_on_a_cpu_with_instructions_for_it(tmp_path, mo
     trainer = Trainer.from_run(run.path)
     assert trainer.accelerator.mixed_precision == precision
     assert math.isfinite(trainer.train_step())
+    trainer.save(1)
+    record_file = run.checkpoint(1) / "training-state" / "state.json"
+    record = json.loads(record_file.read_text())
+    for begun, then in ((precision, precision), ("no", "no"), (None, "no")):  # it stays as it was begun
+        write_json(record_file, {key: value for key, value in (record | {"precision": begun}).items() if value})
+        AcceleratorState._reset_state(True)
+        assert Trainer.from_run(run.path).accelerator.mixed_precision == then
 
 
 @pytest.mark.parametrize(
