@@ -24,7 +24,7 @@ from dp.ui.web.page import export_page
 NAME = "tiny-8"
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 CLASSES = ["A & B", HOSTILE, "C"]
-SIZES = {"dim": 16, "image_size": 8, "patch_size": 4, "channels": 3, "depth": 2, "latent_self_attn_depth": 1}
+SIZES = {"dim": 16, "image_size": 8, "patch_size": 4, "channels": 3, "depth": 1, "latent_self_attn_depth": 1}
 SIZES |= {"dim_latent": 24, "num_latents": 8, "heads": 2, "dim_head": 8, "conv_widths": (8,), "conv_blocks": 1}
 SIZES |= {"num_classes": 3, "qk_norm": True, "query_std": 1.0}
 POLICY = {"scale": 0.7, "noise_schedule": "sigmoid", "schedule_kwargs": {"start": -3.0, "end": 5.0}}
