@@ -45,13 +45,14 @@ def main() -> None:
             raise ValueError("--private belongs to --publish user/name")
         set_thread_count()
         load_onnx()
-        check_target(args.folder)
+        target = args.folder.resolve()
+        check_target(target)
         folder, name = locate(args.checkpoint)
-        with replacing(args.folder) as temporary:
+        with replacing(target) as temporary:
             size = export_page(folder, temporary, args.name or name)
         print(f"{args.folder}: {size:,} bytes. To look at it: python -m http.server --directory {args.folder}")
         if headers is not None:
-            print(space.publish_static(args.folder, args.publish, headers, args.private))
+            print(space.publish_static(target, args.publish, headers, args.private))
     except (ValueError, OSError) as error:
         parser.exit(2, f"{message_of(error)}\n")
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ PLAYER += ["web/panels", "player/mini", "player/recording", *(f"player/{name}" f
 START = ("shared/drop_zone", "start_image/preview", "start_image/mask", "start_image/start_image")
 PAGE = ("shared/canvas", "shared/elements", "shared/format", "shared/plan", "web/noise", "web/sampling", "web/checksum")
 PAGE += ("web/png", "web/files", "web/settings", "web/source", "web/controls", "web/props", "web/card", "web/start")
-PLAYER_HTML = ("player/player.html", (("player/inspectors.html", "web/image_tools.html"),))
+INSTEAD = (("player/inspectors.html", "web/image_tools.html"),)
 LEFT_OUT = ("player/panels.html", "player/animations.html")
 
 MAX_TIMESTEPS, MAX_GUIDANCE = 1000, 10  # on the page
@@ -146,13 +147,19 @@ def write_page(target: Path, about: Mapping[str, Any]) -> None:
     scripts, style = {"runner.js": read_scripts(*RUNNER), "page.js": page_script()}, page_style()
     content = json.dumps([scripts, style, about], sort_keys=True)
     version = f"{zlib.crc32(content.encode()):08x}"
-    markup = read_file("web/page.html", LEFT_OUT, PLAYER_HTML[1]).replace("TITLE", html.escape(about["name"]))
-    markup = markup.replace("VERSION", version).replace("ABOUT", embedded(dict(about) | {"version": version}))
     names = ["./", *(f"{name}?{version}" for name in (*scripts, "page.css"))]
     names.append(f"recording.json?{about['files']['recording.json']['crc32']}")
-    offline = read_file("web/offline.js").replace("VERSION", version).replace("PAGE_FILES", json.dumps(names))
+    values = {"TITLE": html.escape(about["name"]), "ABOUT": embedded(dict(about) | {"version": version})}
+    values |= {"VERSION": version, "PAGE_FILES": json.dumps(names)}
+    markup = fill_in(read_file("web/page.html", LEFT_OUT, INSTEAD), values)
+    offline = fill_in(read_file("web/offline.js"), values)
     for name, text in {**scripts, "page.css": style, "index.html": markup, "offline.js": offline}.items():
         (target / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def fill_in(text: str, values: Mapping[str, str]) -> str:
+    """Return a text with each name in `values` replaced, but no name in a value."""
+    return re.sub(rf"\b({'|'.join(values)})\b", lambda match: values[match[0]], text)
 
 
 def embedded(value: Any) -> str:

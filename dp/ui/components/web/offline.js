@@ -1,4 +1,4 @@
-// A service worker: what the page has once fetched is there without a connection, too. VERSION changes with every export.
+// A service worker: what the page has once fetched is there without a connection, too.
 const NAME = `dp ${self.registration.scope}`;
 const CACHE = `${NAME} VERSION`;
 const PAGE = PAGE_FILES;

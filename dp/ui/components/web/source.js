@@ -2,8 +2,8 @@
 // values (dp/ui/components/player/player.py) and the same functions: `frames`, `closeup`, `save` and `recording`.
 //
 // emit: gets the values for the player. onChange({ isBusy, progress, problem, build }): what happens besides; progress is
-// [received, total] in bytes while the model is fetched, and build what computes. The player's run begins with its first frame, so that until then
-// it keeps what it shows, and also where nothing can be computed.
+// [received, total] in bytes while the model is fetched, and build is what computes. The player's run begins with its
+// first frame, so that until then it keeps what it shows, and also where nothing can be computed.
 function createSource({ about, emit, onChange }) {
   const FRAMES_PER_S = 15; // to the player; all of them are kept
   const [MOST_FRAMES, MOST_BYTES] = [256, 128 << 20]; // kept of a run
