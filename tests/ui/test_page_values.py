@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 
 import gradio as gr
@@ -116,6 +117,9 @@ def test_an_invalid_setting_in_a_png_is_a_clear_error(engine, key, bad):
 def test_only_a_fast_model_has_the_consistency_sampler_and_its_own_settings_come_with_it(engine, tiny_rin, tmp_path):
     save_fast(DiffusionPolicy(tiny_rin()), tmp_path / "tiny-fast", "tiny")
     assert page_values.fast_pairs(engine) == [("tiny-fast", "tiny")]
+    path = tmp_path / "tiny-fast" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 2400}))
+    assert "made fast in 2,400 steps</abbr>" in page_values.describe(engine, "tiny-fast")
     values = {"images": 1, "timesteps": 2, "sampler": "consistency", "noise_schedule": "trained"}
     values |= {"time_difference_steps": 0, "eta": 0, "seed": 3, "random_seed": False}
     assert page_values.parse_settings(engine, "tiny-fast", **values)[1].sampler == "consistency"

@@ -318,7 +318,9 @@ def describe(engine: Engine, checkpoint: str | None) -> str:
         return words.EXACT.format(count=f"{config['images']:,}") + describe_problems(engine)
     prediction = words.PREDICTIONS[policy.get("objective", "v")]
     facts = [escape(f"Trained on {config['dataset']}")] if "dataset" in config else []
-    facts += [f'<abbr title="{prediction}">{config["step"]:,} training steps</abbr>'] if "step" in config else []
+    if "step" in config:
+        text = f"made fast in {config['step']:,} steps" if is_fast(config) else f"{config['step']:,} training steps"
+        facts.append(f'<abbr title="{prediction}">{text}</abbr>')
     facts += [f"{network['image_size']} × {network['image_size']} pixels"]
     return " · ".join(facts) + describe_problems(engine)
 
