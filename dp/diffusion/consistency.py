@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dp.diffusion.samplers import sample_axes
 from dp.diffusion.schedules import Level, Schedule, level
 
 FIRST, LAST = 16, 256  # q^stage of the paper, at the beginning and at the end of tuning
@@ -46,4 +47,4 @@ def pseudo_huber(error: Tensor) -> Tensor:
     """Return the pseudo-Huber norm [B] of errors [B,C,H,W]: Song & Dhariwal 2023, arXiv 2310.14189, eq. 8, of the root
     mean square over the pixels, whose gradient is about as large for each image, however large its error.
     """
-    return (error.square().mean(dim=(1, 2, 3)) + HUBER**2).sqrt() - HUBER
+    return (error.square().mean(dim=sample_axes(error)) + HUBER**2).sqrt() - HUBER

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from dp.diffusion.conditions import has_tokens, observation_of
 from dp.diffusion.noise import NoiseStream
 from dp.diffusion.plan import make_plan
 from dp.diffusion.policy import DiffusionPolicy
@@ -36,9 +37,10 @@ def branch_settings(settings: SampleSettings, row: int, count: int) -> SampleSet
     Raises ValueError if there is no such image.
     """
     check_integer("image", row, 0, settings.batch_size - 1)
-    label = settings.labels[row]
-    guidance = settings.guidance if label else 1.0
-    return replace(stochastic(settings), batch_size=count, label=label, guidance=guidance, walk_to=None)
+    label, observation = settings.labels[row], observation_of(settings.observation, row)
+    own = {"label": label, "observation": observation, "walk_to": None}
+    own["guidance"] = settings.guidance if label or has_tokens(observation) else 1.0
+    return replace(stochastic(settings), batch_size=count, **own)
 
 
 def branch_off(policy: DiffusionPolicy, settings: SampleSettings, state: SampleState, count: int) -> SampleState:

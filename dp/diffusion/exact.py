@@ -27,10 +27,12 @@ CHUNK = 1 << 22  # numbers of the images that are held in float64 at a time
 
 
 class ExactDenoiser(nn.Module):
-    """The best network for `images` [N,C,H,W] in [0, 1], with the contract of `dp.diffusion.policy` and objective 'x0'.
+    """The best network for `images` [N,C,H,W], or sequences [N,C,L], in [0, 1], with the contract of
+    `dp.diffusion.policy` and objective 'x0'.
 
     labels: the class of each image [N], from 1, or 0 for none. mirrored: whether the set also holds the mirror image of
-    each, as with random flips in training. noise_schedule, schedule_kwargs: those of its policy, see `make_schedule`.
+    each, as with random flips in training; not for sequences. noise_schedule, schedule_kwargs: those of its policy, see
+    `make_schedule`.
     It has no parameters and no latents, and ignores x_self_cond. Everything is computed in float64, on the CPU where
     the device has none. Raises ValueError, with the value, for images or labels that do not fit.
     """
@@ -46,10 +48,12 @@ class ExactDenoiser(nn.Module):
     ):
         super().__init__()
         check_images(images)
+        if mirrored and images.ndim == 3:
+            raise ValueError("mirrored = True is for images: the mirror image of a sequence would run backward")
         labels = torch.zeros(len(images)) if labels is None else torch.as_tensor(labels)
         if labels.shape != (len(images),) or (labels != labels.long()).any() or (labels < 0).any():
             raise ValueError(f"labels must be {len(images)} whole numbers from 0, one per image, got {quote(labels)}")
-        self.channels, self.image_size = images.shape[1], images.shape[-1]
+        self.sample_shape = tuple(images.shape[1:])
         self.num_classes = int(labels.max())
         self.mirrored = mirrored
         schedule = make_schedule(noise_schedule, schedule_kwargs)
@@ -69,7 +73,7 @@ class ExactDenoiser(nn.Module):
         condition: Tensor | None = None,
         return_latents: bool = False,
     ):
-        """Return the posterior mean of x0 [B,C,H,W] in [-1, 1], in the dtype of x; with `return_latents` also no
+        """Return the posterior mean of x0, in [-1, 1], in the dtype of x; with `return_latents` also no
         latents, [B,0,1].
         """
         weights = self._weights(x, time, condition)  # [V,B,N]
@@ -137,10 +141,10 @@ def effective_count(weights: Tensor) -> Tensor:
 
 
 def check_images(images: Tensor) -> None:
-    is_batch = images.ndim == 4 and min(images.shape) > 0 and images.shape[-1] == images.shape[-2]
-    if not is_batch or not images.is_floating_point():
+    is_batch = images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == images.shape[-2])
+    if not is_batch or not images.numel() or not images.is_floating_point():
         kind = f"{images.dtype} of shape {tuple(images.shape)}"
-        raise ValueError(f"images must be floats [N,C,H,W] with at least one square image, got {kind}")
+        raise ValueError(f"images must be floats [N,C,H,W], or [N,C,L], with at least one square image, got {kind}")
     low, high = images.aminmax()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"images must lie in [0, 1], got {low:g} to {high:g}")

@@ -1,7 +1,8 @@
 """Classifier-free guidance: a step away from the unconditional prediction. Ho & Salimans 2022, arXiv 2207.12598.
 
-A guided image has two branches, with its class and without. They are two rows of the same network call, each with its
-own latents, and their predictions are combined before they become x0,
+A guided image has two branches, with its class and without; a guided sequence, with its observation and without. They
+are two rows of the same network call, each with its own latents, and their predictions are combined before they become
+x0,
 
     prediction = unconditional + guidance * (conditional - unconditional)
 
@@ -16,11 +17,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dp.diffusion.conditions import is_given
+from dp.diffusion.samplers import expand_rows
+
 
 def needs_both(condition: Tensor, guidance: Tensor | float) -> Tensor:
-    """Return whether each image runs both branches, [B] bool, given its class [B] and its guidance."""
+    """Return whether each image runs both branches, [B] bool, given its condition, [B] or [B,O,F], and its guidance."""
     guidance = torch.as_tensor(guidance)
-    return (condition > 0) & (guidance != 0) & (guidance != 1)
+    return is_given(condition) & (guidance != 0) & (guidance != 1)
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,12 @@ class Branches:
         return torch.where(self._mask(conditional), self.rows(unconditional), self.rows(conditional))
 
     def combine(self, predictions: Tensor) -> Tensor:
-        """Return the guided predictions [B,C,H,W] of the rows' [R,C,H,W]."""
+        """Return the guided predictions [B,C,H,W] of the rows' [R,C,H,W]; likewise for sequences."""
         count = len(self.guidance)
         guided, second = self.images[count:], predictions[count:]
         if not len(guided):
             return predictions
-        weight = self.guidance[guided].to(second.dtype).to(second.device)[:, None, None, None]
+        (weight,) = expand_rows(second, self.guidance[guided])
         guided = guided.to(second.device)
         return predictions[:count].index_copy(0, guided, second + weight * (predictions[guided] - second))
 

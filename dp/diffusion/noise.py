@@ -40,7 +40,7 @@ def make_streams(settings: SampleSettings) -> list[NoiseStream]:
 
 
 def draw(streams: Sequence[NoiseStream], like: Tensor) -> Tensor:
-    """Return standard normal noise of the shape of `like` [B,C,H,W], each row from its own stream."""
+    """Return standard normal noise of the shape of `like` [B,...], each row from its own stream."""
     return torch.stack([stream.draw(like.shape[1:]) for stream in streams]).to(like.dtype).to(like.device)
 
 

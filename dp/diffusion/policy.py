@@ -3,13 +3,15 @@
 Images are in [0, 1] outside and in [-1, 1] inside; this module converts. `denoise` turns a noisy batch into x0; `step`
 is the body of every sampling loop in the project: `stream` runs it for one request, the engine for all requests at
 once. Every row has its own time, seed and state. The network is passed in and never imported; its contract is
-`channels`, `image_size` and
+`sample_shape`, by default (`channels`, `image_size`, `image_size`), and
 
     model(x [B,C,H,W], time [B], x_self_cond=None, latents=None, condition=None, return_latents=False)
         -> prediction [B,C,H,W], or with return_latents (prediction, latents [B,N,D])
 
 where a row of zeros in `x_self_cond`, `latents` or `condition` means none, and a network without latents returns them
-as [B,0,D]. `condition` [B] int64 is the class, from 1 to `num_classes`. A network without that attribute, or with 0, is
+as [B,0,D]. A `sample_shape` (C, L) makes it a network for sequences: all that is [B,C,H,W] here is then [B,C,L].
+`condition` [B] int64 is the class, from 1 to `num_classes`; or for a network with an `observation_shape` (O, F) it is
+the observation [B,O,F] (`dp.diffusion.conditions`). A network with neither attribute, or with 0 and None, is
 unconditional and gets no condition. A network may require an `objective`, `scale` or `schedule` of its policy, in a
 dict `requires`.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,9 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from dp.diffusion import consistency as tuning
+from dp.diffusion.conditions import check_condition, check_observation, no_observation, without
 from dp.diffusion.guidance import Branches
 from dp.diffusion.plan import make_plan
-from dp.diffusion.samplers import expand_rows, update
+from dp.diffusion.samplers import expand_rows, sample_axes, update
 from dp.diffusion.schedules import Level, checked, level, make_schedule
 from dp.diffusion.settings import OBJECTIVES, SampleSettings
 from dp.diffusion.state import (
@@ -115,6 +119,7 @@ class DiffusionPolicy(nn.Module):
         self.condition_drop_prob, self.uniform_loss_weight = condition_drop_prob, uniform_loss_weight
         self.consistency = consistency
         self.num_classes = getattr(model, "num_classes", 0)
+        self.observation_shape = getattr(model, "observation_shape", None)
         # Tracks the device and dtype even if the network has no parameters, as a closed-form denoiser.
         self.register_buffer("_device_anchor", torch.empty(0), persistent=False)
 
@@ -123,16 +128,22 @@ class DiffusionPolicy(nn.Module):
         return self._device_anchor.device
 
     @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample: (C, H, W) of an image, (C, L) of a sequence."""
+        own = getattr(self.model, "sample_shape", None)
+        side = None if own else self.model.image_size
+        return tuple(own or (self.model.channels, side, side))
+
+    @property
     def channels(self) -> int:
-        return self.model.channels
+        return self.sample_shape[0]
 
     @property
     def image_size(self) -> int:
-        return self.model.image_size
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.channels, self.image_size, self.image_size
+        """The side of the images in pixels. Raises ValueError for a policy of sequences."""
+        if len(self.sample_shape) < 3:
+            raise ValueError(f"a policy of sequences {self.sample_shape} has no image_size")
+        return self.sample_shape[-1]
 
     # ------------------------------------------------------------------------
     # From a prediction to x0
@@ -141,14 +152,14 @@ class DiffusionPolicy(nn.Module):
         self, x_t: Tensor, t: Tensor, carry: TensorDict | None, condition: Tensor | None = None, **model_kwargs
     ) -> tuple[Tensor, ...]:
         """Return the network's raw prediction [B,C,H,W] and latents [B,N,D] at training time `t` [B], given x0 and
-        latents of `carry` and the class of each image [B]. model_kwargs: further keywords of the network.
+        latents of `carry` and the condition of each image. model_kwargs: further keywords of the network.
         """
         x = x_t
         if self.scale < 1:  # Chen 2023, sec. 3: without it the input's variance would fall with t and with the scale
-            x = x_t / x_t.std(dim=(1, 2, 3), keepdim=True, unbiased=False).clamp(min=1e-5)
+            x = x_t / x_t.std(dim=sample_axes(x_t), keepdim=True, unbiased=False).clamp(min=1e-5)
         x0, latents = (carry["x0"], carry["latents"]) if carry else (None, None)
         t = t.to(x.dtype).to(x.device)
-        if self.num_classes and condition is not None:
+        if (self.num_classes or self.observation_shape) and condition is not None:
             model_kwargs["condition"] = condition.to(x.device)
         return self.model(x, t, x_self_cond=x0, latents=latents, return_latents=True, **model_kwargs)
 
@@ -173,8 +184,8 @@ class DiffusionPolicy(nn.Module):
         guidance: Tensor | None = None,
     ) -> tuple[Tensor, TensorDict]:
         """Run the network once on x_t [B,C,H,W] at times t [B] of the training schedule, with the carry of the previous
-        call (None or rows of zeros for none). condition: the class of each image [B], 0 for none. guidance: its weight
-        [B] float64 on the CPU, 1 by default. Return x0 [B,C,H,W] in [-1, 1] and the new carry.
+        call (None or rows of zeros for none). condition: of each image, [B] or [B,O,F], zeros for none. guidance: its
+        weight [B] float64 on the CPU, 1 by default. Return x0 [B,C,H,W] in [-1, 1] and the new carry.
         """
         if condition is None or guidance is None or bool((guidance == 1).all()):
             prediction, latents = self.predict(x_t, t, carry, condition)
@@ -184,7 +195,7 @@ class DiffusionPolicy(nn.Module):
             if carry:
                 latents = branches.latents(carry["latents"], carry["latents_none"])
                 carry = {"x0": branches.rows(carry["x0"]), "latents": latents}
-            condition = branches.rows(condition).masked_fill(branches.is_unconditional, 0)
+            condition = without(branches.rows(condition), branches.is_unconditional)
             prediction, latents = self.predict(branches.rows(x_t), branches.rows(t), carry, condition)
             prediction, (latents, latents_none) = branches.combine(prediction), branches.split_latents(latents)
         x0 = self.to_x0(prediction, x_t, t)
@@ -206,11 +217,11 @@ class DiffusionPolicy(nn.Module):
         per_image: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the training loss of images [B,C,H,W] in [0, 1]: a scalar, or with `per_image` (loss [B], log_snr
-        [B]). condition: the class of each image, [B] of integers from 0, none, to `num_classes`. An unconditional
-        network ignores it.
+        [B]). condition: the class of each image, [B] of integers from 0, none, to `num_classes`, or its observation
+        [B,O,F]. An unconditional network ignores it.
 
-        If t [B] in [0, 1], noise [B,C,H,W], self_condition or drop [B] bool, the images whose class is dropped, is not
-        given, it is drawn from torch's global generator. progress: of consistency tuning, from 0 to 1.
+        If t [B] in [0, 1], noise [B,C,H,W], self_condition or drop [B] bool, the images whose condition is dropped, is
+        not given, it is drawn from torch's global generator. progress: of consistency tuning, from 0 to 1.
         """
         self._check_shape("images", images.shape)
         if not images.is_floating_point():
@@ -237,7 +248,7 @@ class DiffusionPolicy(nn.Module):
         carry = self._first_call(x_t, at, condition) if self_condition else None
         prediction, _ = self.predict(x_t, at.t, carry, condition)
         target = {"x0": x0, "eps": eps}[self.objective] if self.objective != "v" else alpha * eps - sigma * x0
-        error = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))  # [B]
+        error = (prediction.float() - target.float()).square().mean(dim=sample_axes(x0))  # [B]
         return error * self.loss_weight(at.alpha, at.sigma).to(error.dtype).to(error.device)  # [B]: each its own weight
 
     def _consistency_losses(
@@ -253,7 +264,8 @@ class DiffusionPolicy(nn.Module):
         )
         with torch.no_grad():
             target, _ = self.denoise(x_r, before.t, carry_r, condition)
-        target = torch.where((before.t > 0).to(x0.device)[:, None, None, None], target, x0)
+        (is_noisy,) = expand_rows(x0, before.t > 0)
+        target = torch.where(is_noisy > 0, target, x0)
         prediction, _ = self.predict(x_t, at.t, carry, condition)
         # Without the clamp, which has no gradient beyond its bounds.
         error = self._unclamped_x0(prediction.float(), x_t, at) - target.float()
@@ -265,15 +277,12 @@ class DiffusionPolicy(nn.Module):
             return self.denoise(x_t, at.t, None, condition)[1]
 
     def _dropped(self, condition: Tensor | None, drop: Tensor | None, count: int) -> Tensor | None:
-        """Return the classes of `count` training images with those of `drop` set to 0; None if the network has none."""
-        if condition is None or not self.num_classes:
+        """Return the condition of `count` training images, zeros for those of `drop`; None if the network has none."""
+        if condition is None or not (self.num_classes or self.observation_shape):
             return None
-        if tuple(condition.shape) != (count,) or condition.is_floating_point():
-            raise ValueError(f"condition must be {count} whole numbers, one per image, got {quote(condition)}")
-        if count and not 0 <= int(condition.min()) <= int(condition.max()) <= self.num_classes:
-            raise ValueError(f"condition must lie in 0 to {self.num_classes}, got {quote(condition.tolist())}")
+        check_condition(condition, count, self.num_classes, self.observation_shape)
         drop = torch.rand(count) < self.condition_drop_prob if drop is None else drop
-        return condition.long().masked_fill(drop.to(condition.device), 0)
+        return without(condition if self.observation_shape else condition.long(), drop)
 
     def loss_weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return the weight of each image [B], which is always finite: min-SNR, Hang et al. 2023, sec. 3.4, where an
@@ -302,8 +311,12 @@ class DiffusionPolicy(nn.Module):
         if settings.sampler == "consistency" and not self.consistency:
             reason = "it draws sharp images only from a model that was tuned for it, and this one was not"
             raise ValueError(f"the sampler 'consistency' cannot be used: {reason}; choose another")
+        if settings.observation is not None:
+            check_observation(settings.observation, self.observation_shape)
+        elif self.observation_shape:  # so that it can share a call with requests that have one
+            settings = replace(settings, observation=no_observation(self.observation_shape))
         plan = make_plan(settings, self.schedule, self.scale)
-        return init_state(plan, settings, self._device_anchor.new_empty(0, *self.image_shape), start, mask)
+        return init_state(plan, settings, self._device_anchor.new_empty(0, *self.sample_shape), start, mask)
 
     @torch.no_grad()
     def step(self, states: Sequence[SampleState]) -> list[tuple[SampleState, Step]]:
@@ -323,7 +336,8 @@ class DiffusionPolicy(nn.Module):
     ) -> Iterator[Step]:
         """Yield the run as it happens: one Step per network call, none skipped. Keywords as in `SampleSettings`; with
         `strength`, start [C,H,W] or [B,C,H,W] in [0, 1] is the image to start from, and mask [H,W] or [B,1,H,W] is
-        True where it is kept. Raises ValueError at once for bad settings. Leaving the loop early stops the run.
+        True where it is kept; of sequences, [C,L] or [B,C,L] and [L] or [B,1,L]. Raises ValueError at once for bad
+        settings. Leaving the loop early stops the run.
         """
         return self.run(self.init_state(SampleSettings(batch_size, **settings), start, mask))
 
@@ -334,27 +348,27 @@ class DiffusionPolicy(nn.Module):
             yield step
 
     def sample(self, batch_size: int = 16, **settings) -> Tensor:
-        """Return images [B,C,H,W] in [0, 1]. Keywords as in `stream`: timesteps, sampler, noise_schedule,
-        schedule_kwargs, time_difference, eta, seed, label, guidance, ... An image depends on its own seed, `seed + i`,
-        not on the others.
+        """Return images [B,C,H,W], or sequences [B,C,L], in [0, 1]. Keywords as in `stream`: timesteps, sampler,
+        noise_schedule, schedule_kwargs, time_difference, eta, seed, label, guidance, observation, ... An image depends
+        on its own seed, `seed + i`, not on the others.
         """
         for step in self.stream(batch_size, **settings):  # noqa: B007 (the last one counts)
             pass
         return (step.x0 + 1) / 2
 
-    def ddpm_sample(self, shape: tuple[int, int, int, int], time_difference: float | None = None) -> Tensor:
-        """Run `sample` with the DDPM sampler, for images of `shape` (b, channels, image_size, image_size)."""
+    def ddpm_sample(self, shape: tuple[int, ...], time_difference: float | None = None) -> Tensor:
+        """Run `sample` with the DDPM sampler, for samples of `shape` (b, *sample_shape)."""
         self._check_shape("shape", shape)
         return self.sample(shape[0], sampler="ddpm", time_difference=time_difference)
 
-    def ddim_sample(self, shape: tuple[int, int, int, int], time_difference: float | None = None) -> Tensor:
-        """Run `sample` with the DDIM sampler, for images of `shape` (b, channels, image_size, image_size)."""
+    def ddim_sample(self, shape: tuple[int, ...], time_difference: float | None = None) -> Tensor:
+        """Run `sample` with the DDIM sampler, for samples of `shape` (b, *sample_shape)."""
         self._check_shape("shape", shape)
         return self.sample(shape[0], sampler="ddim", time_difference=time_difference)
 
     def _check_shape(self, what: str, shape: Sequence[int]) -> None:
-        if tuple(shape[1:]) != self.image_shape:
-            raise ValueError(f"{what} must be (batch, {', '.join(map(str, self.image_shape))}), got {tuple(shape)}")
+        if tuple(shape[1:]) != self.sample_shape:
+            raise ValueError(f"{what} must be (batch, {', '.join(map(str, self.sample_shape))}), got {tuple(shape)}")
 
     # Checkpoints: the one place that reaches up a layer, so that this reads as in every other library.
 

@@ -92,8 +92,8 @@ def is_stochastic(sampler: str, eta: float) -> bool:
 
 
 def update(x_t: Tensor, x0: Tensor, x0_prev: Tensor | None, noise: Tensor | None, rows: Tensor) -> Tensor:
-    """Take one step of each image: all tensors [B,C,H,W], `rows` [B,4] of any tables. Without `x0_prev` or `noise`
-    their columns must be 0.
+    """Take one step of each sample: all tensors [B,C,H,W] or [B,C,L], `rows` [B,4] of any tables. Without `x0_prev` or
+    `noise` their columns must be 0.
     """
     a, b, c, d = expand_rows(x_t, *rows.unbind(1))
     x_s = a * x_t + b * x0
@@ -103,5 +103,12 @@ def update(x_t: Tensor, x0: Tensor, x0_prev: Tensor | None, noise: Tensor | None
 
 
 def expand_rows(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """Return values [B], float64 on the CPU, as [B,1,1,1] in x's dtype and on its device, in one transfer."""
-    return torch.stack(values).to(x.dtype).to(x.device)[..., None, None, None].unbind()
+    """Return values [B], float64 on the CPU, as [B,1,1,1], or with as many axes as x has, in x's dtype and on its
+    device, in one transfer.
+    """
+    return torch.stack(values).to(x.dtype).to(x.device)[(..., *[None] * (x.ndim - 1))].unbind()
+
+
+def sample_axes(x: Tensor) -> tuple[int, ...]:
+    """Return the axes of one sample: (1, 2, 3) of images [B,C,H,W]."""
+    return tuple(range(1, x.ndim))

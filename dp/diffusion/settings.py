@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
+from dp.diffusion.conditions import Observation, has_tokens, parse_observation
 from dp.diffusion.samplers import SAMPLERS
 from dp.diffusion.schedules import make_schedule
 from dp.system.validation import MAX_SEED, MAX_TIMESTEPS, check_integer, is_number, quote
@@ -30,7 +31,8 @@ class SampleSettings:
     1 the run starts from an image (Meng et al. 2021, arXiv 2108.01073). label: the class of all images, or one per
     image; they count from 1, and 0 or None means no class. guidance: the weight of the class, 0 to 20, see
     `dp.diffusion.guidance`; 1 is the plain conditional model. guidance_interval: the network's times that are guided,
-    (low, high) in [0, 1].
+    (low, high) in [0, 1]. observation: [O,F] for all samples or [batch_size,O,F], see `dp.diffusion.conditions`; it may
+    be a tensor, an array or nested sequences, and is kept as tuples.
     """
 
     batch_size: int = 16
@@ -46,6 +48,7 @@ class SampleSettings:
     label: int | Sequence[int] | None = None
     guidance: float = 1.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    observation: Observation | None = None
 
     def __post_init__(self):
         check_integer("batch_size", self.batch_size, 1)
@@ -71,6 +74,8 @@ class SampleSettings:
             raise ValueError(f"eta = {self.eta} does not apply to the {self.sampler} sampler; only ddim takes it")
         if self.noise_schedule is not None:
             make_schedule(self.noise_schedule, self.schedule_kwargs)
+        if self.observation is not None:
+            object.__setattr__(self, "observation", parse_observation(self.observation, self.batch_size))
         self._check_guidance()
 
     def _check_guidance(self) -> None:
@@ -84,7 +89,7 @@ class SampleSettings:
             check_integer("label", label, 0)
         if not is_number(self.guidance) or not 0 <= self.guidance <= MAX_GUIDANCE:
             raise ValueError(f"guidance must lie in [0, {MAX_GUIDANCE}], got {quote(self.guidance)}")
-        if self.guidance != 1 and not any(self.labels):
+        if self.guidance != 1 and not any(self.labels) and not has_tokens(self.observation):
             raise ValueError(f"guidance = {self.guidance} needs a label: without a class there is nothing to guide to")
         bounds = self.guidance_interval
         is_pair = isinstance(bounds, (tuple, list)) and len(bounds) == 2 and all(map(is_number, bounds))

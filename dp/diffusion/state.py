@@ -28,8 +28,8 @@ TensorDict = dict[str, Tensor]  # tensors with the same leading axis [B, ...]
 @dataclass(frozen=True)
 class Step:
     """One step of a run. `index` counts from 1 to `timesteps`; `time` and `time_next` (after the time difference) lie
-    in [0, 1]; `log_snr` is the level at `time`, finite. `x_t` [B,C,H,W] is the network's input, unbounded; `x0` its
-    prediction in [-1, 1].
+    in [0, 1]; `log_snr` is the level at `time`, finite. `x_t` [B,C,H,W], or [B,C,L] of sequences, is the network's
+    input, unbounded; `x0` its prediction in [-1, 1].
     """
 
     index: int
@@ -43,11 +43,12 @@ class Step:
 
 @dataclass(frozen=True)
 class SampleState:
-    """index: the next step, from 0. x_t: [B,C,H,W]. carry: x0 [B,C,H,W] of the last network call, and the latents
-    [B,N,D] of its conditional branch and of its unconditional one, `latents_none`, zeros for one that did not run; None
-    before the first call. streams: the noise stream of each image. known: `image` [B,C,H,W] in [-1, 1] and `mask`
-    [B,1,H,W], True where the image is kept; None if nothing is. condition: the class of each image, [B] int64 on the
-    CPU, 0 for none. guidance: its weight in the plan's guided steps.
+    """index: the next step, from 0. x_t: [B,C,H,W], or [B,C,L] of sequences, which have one axis also below. carry: x0
+    [B,C,H,W] of the last network call, and the latents [B,N,D] of its conditional branch and of its unconditional one,
+    `latents_none`, zeros for one that did not run; None before the first call. streams: the noise stream of each image.
+    known: `image` [B,C,H,W] in [-1, 1] and `mask` [B,1,H,W], True where the image is kept; None if nothing is.
+    condition: the class of each image, [B] int64, or its observation, [B,O,F], on the CPU (`dp.diffusion.conditions`);
+    zeros for none. guidance: its weight in the plan's guided steps.
     """
 
     plan: Plan
@@ -133,12 +134,13 @@ class SampleState:
 def init_state(
     plan: Plan, settings: SampleSettings, like: Tensor, start: Tensor | None = None, mask: Tensor | None = None
 ) -> SampleState:
-    """Return the state of a new run of images like `like` [0,C,H,W]. Each image's noise at t = 1 comes from its own
-    seed. With `start` [B or 1,C,H,W] in [0, 1] and a strength below 1, the run starts from that image with noise added.
-    mask [B or 1,1,H,W] or [H,W]: True where the image is kept. Raises ValueError for shapes that do not fit.
+    """Return the state of a new run of images like `like` [0,C,H,W], or of sequences like [0,C,L]. Each image's noise
+    at t = 1 comes from its own seed. With `start` [B or 1,C,H,W] in [0, 1] and a strength below 1, the run starts from
+    that image with noise added. mask [B or 1,1,H,W] or [H,W], for sequences [B or 1,1,L] or [L]: True where the image
+    is kept. Raises ValueError for shapes that do not fit.
     """
     streams, shape = make_streams(settings), like.shape[1:]
-    label = {"condition": torch.tensor(settings.labels), "guidance": settings.guidance}
+    label = {"condition": condition_of(settings), "guidance": settings.guidance}
     x_t = draw(streams, like.new_empty(len(streams), *shape))
     if start is None:
         if settings.strength < 1 or mask is not None:
@@ -150,9 +152,18 @@ def init_state(
         x_t = alpha * image + sigma * x_t
     known = None
     if mask is not None:
-        mask = broadcast_rows("mask", mask[None] if mask.ndim == 2 else mask, (len(streams), 1, *shape[1:]))
+        mask = mask[None] if mask.ndim == len(shape) - 1 else mask
+        mask = broadcast_rows("mask", mask, (len(streams), 1, *shape[1:]))
         known = {"image": image, "mask": mask.to(like.device).bool()}
     return SampleState(plan, 0, x_t, None, streams, known, **label)
+
+
+def condition_of(settings: SampleSettings) -> Tensor:
+    """Return the condition of each image: its class [B], or its observation [B,O,F]."""
+    if settings.observation is None:
+        return torch.tensor(settings.labels)
+    observation = torch.tensor(settings.observation)
+    return observation.expand(settings.batch_size, *observation.shape[-2:])
 
 
 def broadcast_rows(name: str, given: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -185,7 +196,7 @@ def join_plans(states: Sequence[SampleState]) -> tuple[Tensor, Tensor]:
 
 
 def join_guidance(states: Sequence[SampleState]) -> tuple[Tensor, Tensor]:
-    """Return each image's class [B], 0 for none, and its guidance in the next step [B] float64."""
+    """Return each image's condition, [B] or [B,O,F], zeros for none, and its guidance in the next step [B] float64."""
     guidance = torch.tensor([state.step_guidance for state in states], dtype=torch.float64)
     sizes = torch.tensor([len(state) for state in states])
     return torch.cat([state.condition for state in states]), guidance.repeat_interleave(sizes)

@@ -82,8 +82,8 @@ def run_candidates(engine: Engine, request_id: str, row: int | None = None) -> R
     counts, likeliest, weights = (torch.cat([part[i] for part in parts], dim=1).cpu().numpy() for i in (1, 2, 3))
     nearest, distances = nearest_images(denoiser, torch.cat([part.x0 for part in parts]))
     used, places = np.unique(np.concatenate([likeliest.ravel(), nearest.numpy()]), return_inverse=True)
-    steps, side = parts[0].steps, denoiser.image_size
-    images = denoiser.images[torch.from_numpy(used)].view(-1, denoiser.channels, side, side)
+    steps = parts[0].steps
+    images = denoiser.images[torch.from_numpy(used)].view(-1, *denoiser.sample_shape)
     return RunCandidates(
         steps,
         counts,

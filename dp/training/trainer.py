@@ -105,6 +105,9 @@ class Trainer:
         ):
             if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= high:
                 raise ValueError(f"{name} must be in [0, {high}], got {quote(value)}")
+        if len(diffusion_model.sample_shape) != 3:
+            advice = "train one of sequences in a loop of your own, with policy(sequences, observations)"
+            raise ValueError(f"Trainer trains models of images, got samples {diffusion_model.sample_shape}: {advice}")
         if math.isqrt(num_samples) ** 2 != num_samples:
             raise ValueError(f"num_samples must be a square (1, 4, 9, ...) to fill a grid, got {quote(num_samples)}")
         # Fail now rather than at the first checkpoint if the model cannot be saved.
@@ -305,7 +308,7 @@ class Trainer:
 
     def batch(self, step: int, micro: int) -> Batch:
         """Return this process's slice of a micro-batch, a function of (seed, step, micro) alone."""
-        sizes = self.gradient_accumulate_every, self.batch_size, self.policy.image_shape, len(self.pixels)
+        sizes = self.gradient_accumulate_every, self.batch_size, self.policy.sample_shape, len(self.pixels)
         drawn, device = draw_batch(self.seed, step, micro, *sizes), self.accelerator.device
         size = self.batch_size // self.accelerator.num_processes
         mine = slice(size * self.accelerator.process_index, size * (self.accelerator.process_index + 1))

@@ -46,14 +46,18 @@ class GaussianDenoiser(nn.Module):
 
     mu: a number, or an array [C,H,W]; with s = 0 the data set is one image and the predictions are perfect. With
     scale < 1 the network is fed x_t over its own standard deviation over c, h, w, which is undone by the deviation
-    expected of such an image: exact but for the finite number of pixels.
+    expected of such an image: exact but for the finite number of pixels. shape: of a sample, (C, L) for sequences; by
+    default that of an image.
     """
 
-    def __init__(self, mu, s, *, objective="v", trained=("sigmoid", {}), scale=1.0, channels=1, image_size=8):
+    def __init__(
+        self, mu, s, *, objective="v", trained=("sigmoid", {}), scale=1.0, channels=1, image_size=8, shape=None
+    ):
         super().__init__()
         self.mu, self.s = mu, s
         self.objective, self.trained, self.scale = objective, trained, scale
         self.channels, self.image_size = channels, image_size
+        self.sample_shape = shape or (channels, image_size, image_size)
 
     def level(self, gamma):
         return self.scale * np.sqrt(gamma), np.sqrt(1 - gamma)
@@ -65,7 +69,7 @@ class GaussianDenoiser(nn.Module):
 
     def forward(self, x, time, x_self_cond=None, latents=None, return_latents=False):
         gamma = reference_gamma(*self.trained, time.cpu().numpy())
-        alpha, sigma = (torch.from_numpy(v).to(x)[:, None, None, None] for v in self.level(gamma))
+        alpha, sigma = (torch.from_numpy(v).to(x)[(..., *[None] * (x.ndim - 1))] for v in self.level(gamma))
         prediction = self.predict(x, alpha, sigma)
         return (prediction, x.new_zeros(len(x), 0, 1)) if return_latents else prediction
 
@@ -73,7 +77,7 @@ class GaussianDenoiser(nn.Module):
         """The clamped x0 at the level of `gamma`, or of the trained schedule's clip where that is higher."""
         clip_min = (DEFAULTS[self.trained[0]] | self.trained[1])["clip_min"]
         alpha, sigma = self.level(max(gamma, clip_min))
-        deviation = x_t.std(axis=(1, 2, 3), keepdims=True)
+        deviation = x_t.std(axis=tuple(range(1, x_t.ndim)), keepdims=True)
         prediction = self.predict(x_t if self.scale == 1 else x_t / np.maximum(deviation, 1e-5), alpha, sigma)
         # Each objective is one more linear equation in (x0, eps), beside x_t = alpha x0 + sigma eps.
         second = {"x0": (1, 0), "eps": (0, 1), "v": (-sigma, alpha)}[self.objective]

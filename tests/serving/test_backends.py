@@ -132,7 +132,7 @@ def test_a_bundled_model_predicts_what_the_reference_does(name, home):
                 torch.testing.assert_close(own_carry[key] / scale, carry[key] / scale, rtol=0, atol=1e-4)
             carries = [carry, own_carry]
         for rows in (1, 17):
-            x, time_of = torch.randn(rows, *policy.image_shape), torch.rand(rows)
+            x, time_of = torch.randn(rows, *policy.sample_shape), torch.rand(rows)
             torch.testing.assert_close(other.model(x, time_of), policy.model(x, time_of), rtol=0, atol=1e-4)
 
 
