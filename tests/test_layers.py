@@ -60,7 +60,6 @@ LIMITED_TO = {
 
 FUNCTION_LINES = 60
 LONGER_FUNCTIONS = {
-    "dp.networks.rin.RIN.__init__": "the network's parts in the order of the paper",
     "dp.training.trainer.Trainer.__init__": "one check and one attribute for each of its settings",
 }
 FILE_LINES = 400

@@ -9,6 +9,7 @@ from typing import Any
 
 from dp.checkpoints.folder import inspect
 from dp.checkpoints.schema import CheckpointError
+from dp.networks.rin import NETWORKS
 from dp.system.records import name_of, readable
 
 
@@ -26,6 +27,11 @@ class CheckpointInfo:
     run: str | None = None
     hub: str | None = None
     is_exact: bool = False
+
+    @property
+    def kind(self) -> str:
+        """'image' or 'sequence', by what the model draws. A damaged checkpoint counts as one of images."""
+        return NETWORKS[self.config["network"]["type"]].kind if self.config else "image"
 
     @property
     def name(self) -> str:

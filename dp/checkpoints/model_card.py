@@ -26,9 +26,11 @@ def model_card(
     beside the card.
     """
     network, policy = config["network"], config["policy"]
-    side, channels = network["image_size"], network["channels"]
+    is_image, channels = "image_size" in network, network["channels"]
+    size = (network["image_size"],) * 2 if is_image else (network["length"],)
+    kind = f"{size[0]}x{size[0]} diffusion model" if is_image else f"diffusion model of sequences of length {size[0]}"
     settings = {
-        "network": _listed(network, "type", "image_size", "channels"),
+        "network": _listed(network, "type", "image_size", "length", "channels"),
         "sampling": _listed(policy, *(name for name in policy if name not in SAMPLING)),
         "training": _listed(policy, *SAMPLING),
         **({"dataset": config["dataset"]} if "dataset" in config else {}),
@@ -37,21 +39,23 @@ def model_card(
     }
     objective, schedule = policy.get("objective", "v"), policy.get("noise_schedule", "sigmoid")
     return CARD.format(
-        front=_front_matter(config.get("license", "unknown")),
+        front=_front_matter(config.get("license", "unknown"), is_image),
         image=f"![Samples]({image})\n\n" if image else "",
-        summary=f"A {side}x{side} diffusion model: {network['type']}, {parameters:,} parameters, "
+        summary=f"A {kind}: {network['type']}, {parameters:,} parameters, "
         f"objective {objective}, {schedule} schedule,\n{config.get('step', 0):,} training steps.",
         source=source.replace("\\", "/").replace('"', ""),
-        shape=f"(16, {channels}, {side}, {side})",
+        samples="images" if is_image else "sequences",
+        shape=(16, channels, *size),
         rows="\n".join(f"| {escape(name)} | {escape(text)} |" for name, text in {**settings, **(facts or {})}.items()),
     )
 
 
-def _front_matter(license: str) -> str:
+def _front_matter(license: str, is_image: bool) -> str:
     known = {"license": license} if LICENSE_ID.fullmatch(license) else {"license": "other"}
     if known["license"] != license:
         known["license_name"] = plain(license)
-    data = ModelCardData(**known, library_name=LIBRARY, pipeline_tag=TASK, tags=["diffusion", TASK])
+    known |= {"pipeline_tag": TASK, "tags": ["diffusion", TASK]} if is_image else {"tags": ["diffusion"]}
+    data = ModelCardData(**known, library_name=LIBRARY)
     return data.to_yaml()
 
 
@@ -71,7 +75,7 @@ CARD = """---
 from dp import DiffusionPolicy
 
 policy = DiffusionPolicy.from_pretrained("{source}")
-images = policy.sample(16, timesteps=50, seed=0)  # {shape} in [0, 1]
+{samples} = policy.sample(16, timesteps=50, seed=0)  # {shape} in [0, 1]
 ```
 
 | | |

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dp.diffusion.policy import DiffusionPolicy
 from dp.diffusion.state import SampleState
-from dp.networks.rin import RIN
+from dp.networks.rin import LatentNetwork
 
 
 @torch.no_grad()
@@ -16,7 +16,7 @@ def read_attention(policy: DiffusionPolicy, state: SampleState) -> Tensor:
     number of latents and N the number of patches, row by row; each [N] sums to 1. Of a guided image it is the
     conditional branch's. Raises ValueError if the network is not a RIN.
     """
-    if not isinstance(policy.model, RIN):
+    if not isinstance(policy.model, LatentNetwork):
         raise ValueError(
             f"attention can be shown only for a RIN, not for a {type(policy.model).__name__}: it has no latents"
         )

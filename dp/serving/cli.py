@@ -90,6 +90,9 @@ def main() -> None:
 def read_options(args: argparse.Namespace, folder: Path) -> SampleSettings:
     """Return the settings of the command for the model in `folder`, whose own come before the defaults."""
     config = read_config(folder) if folder.is_dir() else {"network": {}}  # the engine says what is wrong with it
+    if "length" in config["network"]:
+        words = "is a model of sequences, and this command writes images"
+        raise ValueError(f"{folder.name} {words}: use DiffusionPolicy.from_pretrained(...).sample() instead")
     own = {"timesteps": TIMESTEPS, "sampler": SAMPLER} | config.get("sampling", {})
     label = label_of(args.label, classes_of(config)) if args.label is not None else 0
     if not label:

@@ -34,7 +34,7 @@ from dp.diffusion.settings import SampleSettings
 from dp.diffusion.state import SampleState, Step
 from dp.networks.attention import read_attention
 from dp.serving.backends import TORCH, Converter
-from dp.serving.frames import Frame, HostCopy, rms_change
+from dp.serving.frames import Frame, HostCopy, frame_bytes, rms_change
 from dp.serving.handle import RunHandle, SampleRequest, digest
 from dp.serving.model_cache import LoadedModel, ModelCache
 from dp.serving.scheduler import Origin, Request, ScheduledBatch, Scheduler
@@ -226,13 +226,13 @@ class Engine:
 
     def _admit(self, request: Request, policy: DiffusionPolicy, state: SampleState) -> None:
         """Reserve memory for the request's trajectory and queue its images."""
-        steps, frame_bytes = len(state.plan) - state.index, 2 * state.x_t.numel()
-        self._evict_until(min(steps, MAX_FRAMES) * frame_bytes)
+        steps, each = len(state.plan) - state.index, frame_bytes(state.x_t)
+        self._evict_until(min(steps, MAX_FRAMES) * each)
         with self._wake:
             free = self.memory_for_trajectories - sum(other.nbytes for other in self._requests.values())
-            most = min(max(free // frame_bytes, MIN_FRAMES), MAX_FRAMES)
+            most = min(max(free // each, MIN_FRAMES), MAX_FRAMES)
             if request.handle.is_live:
-                request.trajectory_bytes = min(steps, most + len(request.keep)) * frame_bytes
+                request.trajectory_bytes = min(steps, most + len(request.keep)) * each
                 request.handle.trajectory.choose(state.plan.t.log_snr.tolist(), most, request.keep)
                 request.policy, request.pending = policy, state.split(self.row_budget)
 
@@ -349,7 +349,7 @@ class Engine:
     def _publish_part(
         self, request: Request, step: Step, is_last: bool, x_t: Tensor, x0: Tensor, is_finite: Tensor
     ) -> None:
-        """Publish a frame once all of its parts have come; x_t, x0: uint8 [B,H,W,C]."""
+        """Publish a frame once all of its parts have come; x_t, x0: as in `Frame`."""
         handle, parts = request.handle, request.partial_frames
         if not is_finite.all():
             words = f"the network's prediction at step {step.index} is not finite"

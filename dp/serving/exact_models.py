@@ -106,6 +106,8 @@ def _find(path: Path, run: str | None, hub: str | None, stamp: Stamp) -> Checkpo
 
 def count_images(entry: CheckpointInfo) -> int:
     """Return the size of a model's training set. Raises ValueError, with the reason, where it is not here."""
+    if entry.kind != "image":
+        raise ValueError(f"this needs training images, and {entry.name} is a model of sequences")
     if entry.hub:
         raise ValueError(f"this needs its training images, and {entry.hub} came from the Hub without them")
     if entry.run:

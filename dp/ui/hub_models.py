@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from dp.checkpoints.catalog import inspect_folder
 from dp.hub import downloads, models
 from dp.hub.client import HubError
 from dp.system.environment import runs_dir
@@ -111,6 +112,8 @@ async def download(name: str, request: gr.Request, running: dict[Any, str | None
     def work() -> None:
         with suppress(Cancelled):
             folder = models.download(name, token=token, progress=report)
+            if (entry := inspect_folder(folder)) and entry.kind != "image":
+                raise HubError(f"{name} is a model of sequences, and this page shows models of images; choose another")
             downloads.add(runs_dir(), name, folder)
             if is_public:
                 downloads.evict(runs_dir(), MAX_MODELS, MAX_BYTES)

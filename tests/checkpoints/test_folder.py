@@ -22,10 +22,12 @@ from dp.checkpoints import folder as checkpoint
 from dp.checkpoints.schema import CheckpointError
 from dp.checkpoints.tensor_names import RENAMED
 from dp.diffusion.policy import DiffusionPolicy
-from dp.networks.rin import NETWORKS, RIN
+from dp.networks.rin import NETWORKS, RIN, SequenceRIN
 
 TINY = dict(dim=8, image_size=8, patch_size=4, depth=1, latent_self_attn_depth=1)
 TINY |= dict(num_latents=4, heads=1, dim_head=8, conv_blocks=1)
+TINY_SEQUENCES = {key: TINY[key] for key in TINY if key not in ("image_size", "patch_size")}
+TINY_SEQUENCES |= dict(length=8, conv_widths=(8,), num_observations=2, observation_features=3)
 
 
 def make_policy(network: dict | None = None, **settings) -> DiffusionPolicy:
@@ -429,7 +431,7 @@ def test_every_network_has_a_schema():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_schema_of_a_network_has_exactly_its_arguments(name):
-    network = NETWORKS[name](**TINY)
+    network = NETWORKS[name](**(TINY if NETWORKS[name].kind == "image" else TINY_SEQUENCES))
     options = inspect.signature(NETWORKS[name]).parameters.keys()
     assert set(network.config) == set(options) == set(schema.NETWORK_FIELDS[name])
 
@@ -440,3 +442,33 @@ def test_the_schema_of_a_policy_has_exactly_its_arguments():
     defaults = inspect.signature(DiffusionPolicy).parameters
     for name, checked in inspect.signature(schema._check_policy).parameters.items():
         assert name == "_" or checked.default == defaults[name].default
+
+
+# ----------------------------------------------------------------------------
+# Sequences
+
+
+def test_a_model_of_sequences_comes_back_whole_and_is_listed_as_one(tmp_path):
+    torch.manual_seed(0)
+    policy = DiffusionPolicy(SequenceRIN(**TINY_SEQUENCES), timesteps=3)
+    policy.save_pretrained(tmp_path / "paths")
+    save_policy(make_policy(), tmp_path / "pictures", step=7)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text("{}")
+    loaded = DiffusionPolicy.from_pretrained(tmp_path / "paths")
+    assert loaded.config == policy.config and loaded.model.config == policy.model.config
+    run = {"observation": [[1, 0.5, 0.2], [0, 0, 0]], "guidance": 2.0, "seed": 0}
+    assert torch.equal(loaded.sample(2, **run), policy.sample(2, **run))
+    kinds = {entry.name: entry.kind for entry in catalog.list_checkpoints(tmp_path)}
+    assert kinds == {"damaged": "image", "paths": "sequence", "pictures": "image"}
+    card = (tmp_path / "paths" / "README.md").read_text()
+    assert "A diffusion model of sequences of length 8: sequence_rin" in card and "(16, 2, 8) in [0, 1]" in card
+    assert "unconditional-image-generation" not in card  # the page finds models of images on the Hub by it
+
+
+@pytest.mark.parametrize("name, value", [("image_size", 8), ("length", 0), ("num_observations", 257)])
+def test_a_field_that_a_model_of_sequences_does_not_have_is_rejected(tmp_path, name, value):
+    DiffusionPolicy(SequenceRIN(**TINY_SEQUENCES)).save_pretrained(tmp_path)
+    change(tmp_path, lambda config: config["network"].update({name: value}))
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.load(tmp_path)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dp import DiffusionPolicy
-from dp.networks.rin import NETWORKS, RIN, attend, embed_time
+from dp.networks.blocks import attend
+from dp.networks.rin import NETWORKS, RIN, embed_time
 
 B, M, L = 3, 5, 12  # rows, and the latents of `tiny_rin`
 CLOSE = {"rtol": 0, "atol": 1e-5}  # float32 sums of some hundred terms of order 1, in another order for another batch

@@ -261,11 +261,11 @@ def skip_gradio_check(control: gr.components.Component) -> None:
 
 
 def visible_checkpoints(engine: Engine) -> list[CheckpointInfo]:
-    """Return the checkpoints that the visitor of the current request may see: those of training runs are visible only
-    to visitors who may train.
+    """Return the checkpoints of images that the visitor of the current request may see: those of training runs are
+    visible only to visitors who may train.
     """
     may_train = permission.denial_reason() is None
-    return [entry for entry in engine.checkpoints() if may_train or not entry.run]
+    return [entry for entry in engine.checkpoints() if entry.kind == "image" and (may_train or not entry.run)]
 
 
 def may_see(runner: Runner, checkpoint: str, request: Any = None) -> bool:
@@ -289,7 +289,7 @@ def usable_checkpoints(engine: Engine) -> list[str]:
 
 def find_recording(engine: Engine, name: str) -> Path | None:
     """Return the recording of that file name of the model with which the page begins, if it comes with one."""
-    usable = [entry for entry in engine.checkpoints() if not entry.problem]
+    usable = [entry for entry in engine.checkpoints() if not entry.problem and entry.kind == "image"]
     path = usable[0].path / name if usable and not usable[0].run and not usable[0].hub else None
     return path if path and path.is_file() else None
 
