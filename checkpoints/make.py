@@ -122,12 +122,12 @@ MODELS = {
 
 CREATURES = MODELS["creatures-32"]
 MODELS["creatures-32-fast"] = CREATURES._replace(
-    policy=CREATURES.policy | dict(timesteps=2, consistency=True),
+    policy=CREATURES.policy | dict(timesteps=4, consistency=True),
     training=CREATURES.training
     | dict(train_lr=FAST_LR * CREATURES.training["train_lr"], lr_warmup_steps=80)
     | dict(save_and_sample_every=400, num_samples=16),
     steps=round(FAST_SHARE * CREATURES.steps),
-    sampling=dict(timesteps=2, sampler="consistency", guidance=1.0),
+    sampling=dict(timesteps=4, sampler="consistency", guidance=1.0),
     start="creatures-32",
 )
 

@@ -154,4 +154,4 @@ def fast_config(config: Mapping[str, Any]) -> dict[str, Any]:
     lr = FAST_LR * check_number("train_lr", trainer.get("train_lr", 1e-4), 0, 1, whole=False)
     tuning = {"train_num_steps": steps, "train_lr": lr, "lr_decay_steps": steps, "num_samples": SAMPLES}
     tuning |= {"lr_warmup_steps": round(WARMUP_FRACTION * steps), "save_and_sample_every": max(1, steps // 10)}
-    return {"policy": {"consistency": True, "timesteps": 2}, "trainer": tuning}
+    return {"policy": {"consistency": True, "timesteps": 4}, "trainer": tuning}

@@ -12,7 +12,7 @@ from dp.diffusion.policy import DiffusionPolicy
 
 MAX_COLUMNS = 16  # of the grid: one class each
 FAST_CALLS = (1, 2, 4)  # of a model tuned for few
-FAST_SAMPLING = {"timesteps": 2, "sampler": "consistency"}  # with which page, API and command line begin for it
+FAST_SAMPLING = {"timesteps": 4, "sampler": "consistency"}  # with which page, API and command line begin for it
 
 
 def sample_grid(

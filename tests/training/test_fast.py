@@ -67,7 +67,7 @@ def test_a_resumed_run_is_bit_identical_and_its_checkpoint_says_how_to_sample(fi
     assert contents(run.checkpoint(10)) == contents(expected)
 
     config = checkpoint.read_config(run.checkpoint(10))
-    assert config["sampling"] == {"timesteps": 2, "sampler": "consistency"}
+    assert config["sampling"] == {"timesteps": 4, "sampler": "consistency"}
     policy = DiffusionPolicy.from_pretrained(run.checkpoint(10))
     assert policy.consistency
     assert torch.equal(policy.sample(2, seed=1), policy.sample(2, seed=1, **config["sampling"]))
