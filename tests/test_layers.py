@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT: dict[str, set[str]] = {
     "dp": set(),
     "system": set(),
+    "worlds": {"system"},
     "diffusion": {"system"},
     "data": {"system"},
     "networks": {"system", "diffusion"},
@@ -50,6 +51,7 @@ LIMITED_TO = {
     "dp.diffusion.": {"torch"},
     "dp.data.archives.archive_kinds": set(),
     "dp.data.limits": set(),
+    "dp.worlds.": {"numpy"},
     "dp.training.presets": set(),
     "dp.training.locks": {"filelock"},
     "dp.training.run_folder": {"filelock"},
@@ -242,6 +244,7 @@ LOADED = {
     "dp": (["dp"], {"torch", "numpy", "PIL", "gradio", "huggingface_hub", "filelock"}),
     "the app's limits": (["dp.data.limits"], {"torch", "numpy", "PIL", "gradio", "huggingface_hub", "filelock"}),
     "training without torch": ([f"dp.training.{name}" for name in WITHOUT_TORCH], {"torch", "PIL", "gradio"}),
+    "worlds": ([f"dp.worlds.{name}" for name in ("metrics", "expert")], {"torch", "PIL", "gradio"}),
     "preparing images": (["dp.data.prepare"], {"torch", "gradio"}),
     "serving": ([POLICY, FOLDER, "dp.serving.engine"], {"accelerate", "ema_pytorch", "gradio"}),
     "all below the ui, and the exported page": ([*below_ui(), "dp.ui.web.cli"], {"gradio", "onnx"}),
