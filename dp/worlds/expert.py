@@ -18,16 +18,15 @@ from dp.worlds.scenes import CLEARANCE, MAX_OBSTACLES, Scene, SceneError, Scenes
 
 HORIZON = 32  # points of a path
 GOOD = 1.25  # a way is good if it is at most this much longer than the shortest
-NODES = 2 + 4 * MAX_OBSTACLES
 BORDER = 0.01  # which paths keep from the border of the square
-HOPS = 6  # most edges from the start to a corner, and from there to the goal
+HOPS, FINE_HOPS = 6, 12  # most edges from the start to a node, and from there to the goal
 BATCH = 256  # scenes at once: larger batches leave the processor's cache
 
 
 class Ways(NamedTuple):
-    """The shortest way through each node, for B scenes. corners: [B,26,V,2] with V = 2 HOPS + 1 points, some repeated.
-    code: [B,26], see `way_codes`. length: [B,26], infinite where there is no such way. good: [B,26] bool, True for one
-    way of each good code.
+    """The shortest way through each of N nodes, for B scenes. corners: [B,N,V,2], some of the V points repeated. code:
+    [B,N], see `way_codes`. length: [B,N], infinite where there is no such way. good: [B,N] bool, True for one way of
+    each good code.
     """
 
     corners: Array
@@ -39,7 +38,10 @@ class Ways(NamedTuple):
 def plan(scene: Scene, rng: np.random.Generator | int = 0) -> np.ndarray:
     """Return a path [2,32] float32 of the expert. Raises SceneError, with the reason, where nothing can be planned."""
     check_scene(scene)
-    paths, found = plan_many(scene.arrays(), np.random.default_rng(rng))
+    rng = np.random.default_rng(rng)
+    paths, found = plan_many(scene.arrays(), rng)
+    if not found[0]:
+        paths, found = plan_many(scene.arrays(), rng, fine=True)
     if not found[0]:
         raise SceneError(
             f"there is no way from the start to the goal that keeps {CLEARANCE} from every obstacle: move one of them"
@@ -53,6 +55,8 @@ def good_ways(scene: Scene) -> dict[int, float]:
     """
     check_scene(scene)
     ways = find_ways(scene.arrays())
+    if not ways.good.any():
+        ways = find_ways(scene.arrays(), fine=True)
     found = zip(ways.length[0][ways.good[0]].tolist(), ways.code[0][ways.good[0]].tolist())
     return {code: length for length, code in sorted(found)}
 
@@ -72,11 +76,11 @@ def draw_demonstrations(count: int, seed: int, step: int = 0) -> tuple[Scenes, n
     return Scenes(*whole)[:count], np.concatenate(paths)[:count]
 
 
-def plan_many(scenes: Scenes, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return a path of each scene [B,2,32] float32, and whether there is one [B] bool; the rows of those without are
-    the straight line. The ways are chosen with `rng`.
+def plan_many(scenes: Scenes, rng: np.random.Generator, fine: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return a path of each scene [B,2,32] float32, and whether one was found [B] bool; the rows of those without are
+    the straight line. The ways are chosen with `rng`. fine: as in `find_ways`.
     """
-    ways = find_ways(scenes)
+    ways = find_ways(scenes, fine)
     found = ways.good.any(axis=1)
     chosen = np.where(ways.good, rng.random(ways.good.shape), -1).argmax(axis=1)
     rows = np.arange(len(scenes))
@@ -106,28 +110,32 @@ def way_codes(paths: Array, scenes: Scenes) -> np.ndarray:
 # The visibility graph
 
 
-def find_ways(scenes: Scenes) -> Ways:
-    """Return the ways through the visibility graph of each scene."""
-    nodes = graph_nodes(scenes)
-    edges = graph_edges(nodes, scenes.obstacles)
-    (from_start, before), (to_goal, after) = (shortest(edges, source) for source in (0, 1))
-    rows, via = np.arange(len(nodes))[:, None], np.broadcast_to(np.arange(NODES), from_start.shape)
+def find_ways(scenes: Scenes, fine: bool = False) -> Ways:
+    """Return the ways through the visibility graph of each scene. With few nodes it misses the only way of some scenes,
+    17 of 6,000 random ones; a `fine` graph, which takes some 10 ms a scene, found all of those.
+    """
+    nodes = graph_nodes(scenes, fine)
+    edges, hops, count = graph_edges(nodes, scenes.obstacles), FINE_HOPS if fine else HOPS, nodes.shape[1]
+    (from_start, before), (to_goal, after) = (shortest(edges, source, hops) for source in (0, 1))
+    rows, via = np.arange(len(nodes))[:, None], np.broadcast_to(np.arange(count), from_start.shape)
     indices = [via]
-    for _ in range(HOPS):
+    for _ in range(hops):
         indices.insert(0, before[rows, indices[0]])
         indices.append(after[rows, indices[-1]])
-    corners = nodes[rows[..., None], np.stack(indices, axis=-1)]  # [B,26,V,2]
+    corners = nodes[rows[..., None], np.stack(indices, axis=-1)]  # [B,N,V,2]
     length = from_start + to_goal
     length[(indices[0] != 0) | (indices[-1] != 1)] = np.inf
-    flat = scenes.obstacles.repeat(NODES, axis=0)
+    flat = scenes.obstacles.repeat(count, axis=0)
     left = winding(corners.reshape(-1, *corners.shape[2:]), flat) > 0
-    left = left.reshape(len(nodes), NODES, -1) & scenes.is_present()[:, None]
+    left = left.reshape(len(nodes), count, -1) & scenes.is_present()[:, None]
     code = left @ (1 << np.arange(MAX_OBSTACLES))
     return Ways(corners, code, length, first_of_each(code, length))
 
 
-def graph_nodes(scenes: Scenes) -> Array:
-    """Return the nodes [B,26,2]: start, goal, and the corners of a box around each obstacle, inside the square."""
+def graph_nodes(scenes: Scenes, fine: bool) -> Array:
+    """Return the nodes [B,N,2], all inside the square: start, goal, and the corners of a box around each obstacle, or
+    with `fine` those of an octagon around each of its ends. N is 26, or 98.
+    """
     a, b, radius = scenes.obstacles[..., 0:2], scenes.obstacles[..., 2:4], scenes.obstacles[..., 4, None]
     along = b - a
     size = norm(along)[..., None]
@@ -136,33 +144,40 @@ def graph_nodes(scenes: Scenes) -> Array:
     along = np.where(size > 0, along / np.where(size > 0, size, 1), toward)  # the box of a disc faces the goal
     across = np.stack([-along[..., 1], along[..., 0]], axis=-1)
     reach = radius + CLEARANCE * 1.02  # a little outside of what the edges must keep
-    boxes = [end + i * reach * along + j * reach * across for end, i in ((a, -1), (b, 1)) for j in (-1, 1)]
-    corners = np.concatenate(boxes, axis=1).clip(BORDER, 1 - BORDER)
+    if fine:
+        angles = np.arange(8) * np.pi / 4 + np.pi / 8
+        places = [(end, c, s) for end in (a, b) for c, s in np.stack([np.cos(angles), np.sin(angles)], axis=1)]
+        reach = reach / np.cos(np.pi / 8)  # of the corners, whose edges then keep the distance
+    else:
+        places = [(end, i, j) for end, i in ((a, -1), (b, 1)) for j in (-1, 1)]
+    corners = [end + i * reach * along + j * reach * across for end, i, j in places]
+    corners = np.concatenate(corners, axis=1).clip(BORDER, 1 - BORDER)
     return np.concatenate([scenes.start[:, None], scenes.goal[:, None], corners], axis=1)
 
 
 def graph_edges(nodes: Array, obstacles: Array) -> Array:
-    """Return the lengths [B,26,26] of the edges between nodes, infinite where one comes too near to an obstacle."""
-    i, j = np.triu_indices(NODES, 1)
+    """Return the lengths [B,N,N] of the edges between nodes, infinite where one comes too near to an obstacle."""
+    count = nodes.shape[1]
+    i, j = np.triu_indices(count, 1)
     a, b = nodes[:, i], nodes[:, j]
     length = norm(a - b)
     for k in range(MAX_OBSTACLES):
         c, d = obstacles[:, k, None, 0:2], obstacles[:, k, None, 2:4]
         near = segment_distance(a, b, c, d) < obstacles[:, k, None, 4] + CLEARANCE * 0.99
         length = np.where(near, np.inf, length)
-    edges = np.full((len(nodes), NODES, NODES), np.inf)
+    edges = np.full((len(nodes), count, count), np.inf)
     edges[:, i, j] = edges[:, j, i] = length
     return edges
 
 
-def shortest(edges: Array, source: int) -> tuple[Array, np.ndarray]:
-    """Return the distance of each node from `source` [B,26], over at most HOPS edges, and the node before it on the
+def shortest(edges: Array, source: int, hops: int) -> tuple[Array, np.ndarray]:
+    """Return the distance of each node from `source` [B,N], over at most `hops` edges, and the node before it on the
     way, itself for the source and for nodes out of reach. Bellman 1958.
     """
     distance = np.full(edges.shape[:2], np.inf)
     distance[:, source] = 0
-    before = np.broadcast_to(np.arange(NODES), distance.shape).copy()
-    for _ in range(HOPS):
+    before = np.broadcast_to(np.arange(distance.shape[1]), distance.shape).copy()
+    for _ in range(hops):
         through = distance[:, :, None] + edges
         best = through.argmin(axis=1)
         shorter = np.take_along_axis(through, best[:, None], axis=1)[:, 0]
@@ -172,7 +187,7 @@ def shortest(edges: Array, source: int) -> tuple[Array, np.ndarray]:
 
 
 def first_of_each(code: np.ndarray, length: Array) -> np.ndarray:
-    """Return [B,26] bool, True for the shortest way of each code that is good."""
+    """Return [B,N] bool, True for the shortest way of each code that is good."""
     good = length <= GOOD * length.min(axis=1, keepdims=True)
     good &= np.isfinite(length)
     order = np.lexsort((length, code), axis=1)

@@ -5,15 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dp.worlds.expert import (
-    GOOD,
-    HORIZON,
-    draw_demonstrations,
-    good_ways,
-    plan,
-    plan_many,
-    way_codes,
-)
+from dp.worlds.expert import GOOD, HORIZON, draw_demonstrations, find_ways, good_ways, plan, plan_many, way_codes
 from dp.worlds.geometry import lengths, point_distance, resample, segment_distance, winding
 from dp.worlds.metrics import judge, relative_length, share_difference, way_shares
 from dp.worlds.scenes import CLEARANCE, MAX_OBSTACLES, WALL, Scene, SceneError, Scenes, disc, random_scenes, wall
@@ -147,6 +139,13 @@ def test_a_scene_is_planned_alone_as_among_others():
 def test_a_scene_without_an_answer_says_why(scene, words):
     with pytest.raises(SceneError, match=words):
         plan(scene)
+
+
+def test_a_way_that_a_coarse_graph_misses_is_found():
+    scene = Scene((0.07, 0.14), (0.86, 0.93), [(0.94, 0.61, 0.77, 0.95, 0.01)])  # the goal is behind it, near a corner
+    assert not find_ways(scene.arrays()).good.any() and find_ways(scene.arrays(), fine=True).good.any()
+    outcomes = judge(batch(scene, 1), plan(scene)[None])
+    assert outcomes.succeeds.all() and int(outcomes.way[0]) in good_ways(scene)
 
 
 def test_overlapping_obstacles_are_one():
