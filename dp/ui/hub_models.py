@@ -112,11 +112,11 @@ async def download(name: str, request: gr.Request, running: dict[Any, str | None
     def work() -> None:
         with suppress(Cancelled):
             folder = models.download(name, token=token, progress=report)
-            if (entry := inspect_folder(folder)) and entry.kind != "image":
-                raise HubError(f"{name} is a model of sequences, and this page shows models of images; choose another")
             downloads.add(runs_dir(), name, folder)
             if is_public:
                 downloads.evict(runs_dir(), MAX_MODELS, MAX_BYTES)
+            if (entry := inspect_folder(folder)) and entry.kind != "image":  # kept, so that it counts and is evicted
+                raise HubError(f"{name} is a model of sequences, and this page shows models of images; choose another")
 
     task = asyncio.create_task(asyncio.to_thread(work))
     running[task] = request.session_hash

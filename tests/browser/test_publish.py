@@ -32,6 +32,7 @@ from dp import RIN, DiffusionPolicy
 from dp.data.codec import make_grid, to_uint8
 from dp.data.report import DatasetReport
 from dp.hub import downloads
+from dp.networks.rin import SequenceRIN
 from dp.serving.engine import Engine
 from dp.ui.auth import permission
 from dp.ui.sampling import page_values
@@ -48,9 +49,9 @@ def hub(monkeypatch, tmp_path):
         yield hub
 
 
-def put(hub, name, seed=0, private=False, **card):
+def put(hub, name, seed=0, private=False, network=None, **card):
     """Put a tiny model on the Hub."""
-    policy = DiffusionPolicy(randomize(RIN(**TINY), seed=seed))
+    policy = DiffusionPolicy(network or randomize(RIN(**TINY), seed=seed))
     save_policy(policy, hub.folder / name, **card)
     files = {file.name: file.read_bytes() for file in (hub.folder / name).iterdir()}
     hub.repos[name] = {"files": files, "private": private}
@@ -244,9 +245,11 @@ def test_a_model_too_large_for_a_space_is_rejected_before_its_download(hub, envi
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_on_zero_gpu_a_model_is_loaded_and_sampled(hub, environment, home):  # noqa: F811
+def test_on_zero_gpu_a_model_of_images_is_loaded_and_sampled(hub, environment, home):  # noqa: F811
     policy = put(hub, "bob/faces")
+    put(hub, "bob/paths", network=SequenceRIN(dim=8, length=8, depth=1, num_latents=4, heads=1, conv_widths=(8,)))
     with served(environment | {"SPACES_ZERO_GPU": "true"}, on_zero_gpu=True) as url:
+        assert "bob/paths is a model of sequences" in said_of(url, "bob/paths")
         assert "is loaded and selected" in said_of(url, "bob/faces")
         client, settings = Client(url, verbose=False), {"images": 1, "timesteps": 3, "seed": 1}
         picture, _ = client.predict("bob/faces", **settings, sampler="ddim", api_name="/sample")
