@@ -241,7 +241,7 @@ def computed(page, policy, settings, builds=("wasm",)):
 
 
 def test_a_start_image_and_a_mask_are_the_librarys(page, policy):
-    start, mask = torch.rand(policy.image_shape, generator=torch.Generator().manual_seed(0)), torch.zeros(8, 8)
+    start, mask = torch.rand(policy.sample_shape, generator=torch.Generator().manual_seed(0)), torch.zeros(8, 8)
     mask[2:5, 1:7] = 1
     given = {"timesteps": 6, "sampler": "dpmpp_2m_sde", "seed": 4, "strength": 0.6, "label": 2, "guidance": 3.0}
     settings = worker_settings(policy, 3, **given)

@@ -11,7 +11,9 @@ import pytest
 from exported import load_onnx, source_folder
 from pages import exit_code
 
+from dp.diffusion.policy import DiffusionPolicy
 from dp.hub import client
+from dp.networks.rin import SequenceRIN
 from dp.ui.components.files import read_file
 from dp.ui.sampling import page_values
 from dp.ui.web import cli, graph
@@ -84,3 +86,11 @@ def test_the_command_says_what_is_wrong_before_it_exports(command, tmp_path, mon
     code, _, complaint = command(source, target)
     assert code == 2 and complaint == "exporting needs onnxscript, which is not installed: " + graph.INSTALL + "\n"
     assert not target.exists()
+
+
+def test_a_model_of_sequences_is_refused(command, tmp_path):
+    network = SequenceRIN(dim=8, length=8, depth=1, num_latents=4, heads=1, conv_widths=(8,))
+    DiffusionPolicy(network).save_pretrained(tmp_path / "paths")
+    code, _, complaint = command(tmp_path / "paths", tmp_path / "page")
+    assert code == 2 and not (tmp_path / "page").exists()
+    assert "paths cannot be exported: it is a model of sequences, and a page draws images" in complaint

@@ -81,7 +81,9 @@ def export_page(source: Path, target: Path, name: str) -> int:
 
 
 def check_exportable(policy: DiffusionPolicy, source: Path) -> None:
-    network, shape = policy.model, policy.image_shape
+    network, shape = policy.model, policy.sample_shape
+    if len(shape) != 3:
+        raise ValueError(f"{source.name} cannot be exported: it is a model of sequences, and a page draws images")
     if not isinstance(network, RIN) or shape[0] not in (1, 3, 4):
         raise ValueError(f"{source.name} cannot be exported: a page draws images of 1, 3 or 4 channels, got {shape[0]}")
     if (fewest := min(torch.Size(shape).numel(), network.latents.numel())) < MIN_DRAW:
@@ -99,7 +101,7 @@ def read_card(source: Path) -> str:
 def expected_outputs(policy: DiffusionPolicy) -> bytes:
     """Return what the network makes of random inputs, float32: the page compares its own results with it."""
     network, streams = policy.model, make_streams(SampleSettings(len(CHECKED_TIMES), seed=0))
-    x, x0 = (draw(streams, torch.empty(0, *policy.image_shape)) for _ in range(2))
+    x, x0 = (draw(streams, torch.empty(0, *policy.sample_shape)) for _ in range(2))
     latents = draw(streams, torch.empty(0, *network.latents.shape))
     condition = torch.tensor([0, network.num_classes]) if network.num_classes else None
     outputs = network(x, torch.tensor(CHECKED_TIMES), x0.clamp(-1, 1), latents, condition, return_latents=True)
