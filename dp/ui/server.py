@@ -15,6 +15,7 @@ from gradio import processing_utils
 from gradio.utils import get_upload_folder
 from starlette.applications import Starlette
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Route
 
 try:
     import mcp
@@ -66,6 +67,7 @@ class Page(gr.Blocks):
     def __init__(self, **kwargs: Any):
         super().__init__(analytics_enabled=False, delete_cache=(UPLOAD_TTL_S // 6, UPLOAD_TTL_S), **kwargs)
         self.owner: Owner | None = None
+        self.own_routes: list[Route] = []  # before those of Gradio
 
     def launch(self, *, allowed_hosts: Iterable[str] = (), allowed_origins: Iterable[str] = (), **options: Any) -> Any:
         """Serve the page. options: as in gr.Blocks.launch. Raises ValueError for an invalid host or origin."""
@@ -86,7 +88,7 @@ class Page(gr.Blocks):
                 yield
                 tasks.cancel_scope.cancel()
 
-        defaults = DEFAULTS | {"app_kwargs": {"lifespan": lifespan}}
+        defaults = DEFAULTS | {"app_kwargs": {"lifespan": lifespan, "routes": self.own_routes}}
         launched = super().launch(**(defaults | options | {"quiet": True, "prevent_thread_lock": True}))
         if not isinstance(self.app.middleware_stack, Gateway):
             self.close()

@@ -40,6 +40,13 @@ EXACT = (  # about an exact model
     "No network: the best possible prediction for the {count} training images, computed in closed form. It has nothing "
     "to learn, and draws only copies."
 )
+BROWSER_RUNS = (  # where the page may compute runs itself
+    "Your browser fetches the model once, and waits for nobody. Only the server's runs can be looked into and saved as "
+    "GIF or MP4."
+)
+NO_BROWSER_RUNS = (
+    "Your browser cannot be chosen: this server lacks {packages}. Its owner can install requirements-web.txt."
+)
 PREDICTIONS = {  # by objective
     "v": "Trained to predict v, a mixture of noise and image, from which the finished image (x₀) follows.",
     "x0": "Trained to predict the finished image (x₀).",

@@ -4,6 +4,8 @@ per concern that wires them.
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,8 +17,11 @@ from gradio.components import Component
 from dp.serving.engine import Engine
 from dp.serving.files import read_settings
 from dp.serving.handle import SampleRequest
+from dp.system.environment import runs_dir
+from dp.system.validation import message_of
 from dp.ui import scripts, words
 from dp.ui.auth import permission
+from dp.ui.browser_models import BrowserModels, browser_run
 from dp.ui.components.changes.changes import Changes
 from dp.ui.components.player.player import Player
 from dp.ui.components.start_image.start_image import StartImage, read_start_image, start_image_props
@@ -24,8 +29,11 @@ from dp.ui.hub_models import HubLoader
 from dp.ui.sampling import page_values
 from dp.ui.sampling.panel import QUIET, Given, Panel, Updates, build_panel
 from dp.ui.streaming import Sessions
+from dp.ui.web.graph import missing_packages
 
 RECORDING = "recording.json"  # in the folder of a bundled model
+SERVER, BROWSER = "server", "browser"  # what may compute a run
+PREPARING = "The server prepares {name} for browsers, once: this takes up to a minute…"
 MAX_ROWS = 800  # network rows of a run that the page starts by itself when it is opened by a link
 
 
@@ -42,11 +50,12 @@ class Tab:
     walk_to: gr.Textbox
     link: gr.Button
     load: gr.UploadButton
+    compute_on: gr.Radio
 
     @property
     def inputs(self) -> set[Component]:
         """Return the inputs of a run."""
-        return {*self.panel.controls, self.walk_to, self.start_image}
+        return {*self.panel.controls, self.walk_to, self.start_image, self.compute_on}
 
     @property
     def linked(self) -> list[Component]:
@@ -72,7 +81,9 @@ def build(page: gr.Blocks, engine: Engine, sessions: Sessions) -> Tab:
     """Add the tab to the page being built, and return its components."""
     tab = components(engine, sessions)
     remembered = gr.Textbox(visible=False)  # the id of the run that this browser tab was showing
-    wire_runs(page, tab, engine, sessions, remembered)
+    models = BrowserModels(engine, runs_dir())
+    page.own_routes += models.routes()
+    wire_runs(page, tab, engine, sessions, remembered, models)
     refreshed = wire_settings(page, tab, engine, sessions, remembered)
     wire_start_image(page, tab, engine)
     wire_changes(tab, refreshed)
@@ -85,7 +96,8 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
     has_models = bool(page_values.usable_checkpoints(engine))
     with gr.Row(elem_classes="denoise"):
         with gr.Column(scale=3, min_width=320, elem_classes="shown"):
-            player = Player(sessions.runner, recording=page_values.find_recording(engine, RECORDING), elem_id="player")
+            recording = page_values.find_recording(engine, RECORDING)
+            player = Player(sessions.runner, recording=recording, can_compute=True, elem_id="player")
             words.explain(words.DENOISE, words.EQUATIONS)
         with gr.Column(scale=2, min_width=300, elem_classes="settings"):
             with gr.Row(elem_classes="run-buttons"):
@@ -102,13 +114,22 @@ def components(engine: Engine, sessions: Sessions) -> Tab:
                 # Not a gr.Number: when the accordion opens, an empty one becomes 0, which is a valid seed.
                 walk_to = gr.Textbox(max_lines=1, placeholder="no walk", label="Walk to seed", elem_id="walk")
                 page_values.skip_gradio_check(walk_to)
+                compute_on = compute_control()
             with gr.Row():
                 link = gr.Button("Copy link", size="sm", elem_id="link", min_width=120)
                 load = gr.UploadButton(
                     "Load settings", size="sm", elem_id="load", file_types=[".png"], type="binary", min_width=120
                 )
             gr.HTML(scripts.LINK_FIELD, elem_id="link-field", padding=False)
-    return Tab(player, generate, stop, changes, panel, start_image, walk_to, link, load)
+    return Tab(player, generate, stop, changes, panel, start_image, walk_to, link, load, compute_on)
+
+
+def compute_control() -> gr.Radio:
+    missing = missing_packages()
+    info = words.NO_BROWSER_RUNS.format(packages=" and ".join(missing)) if missing else words.BROWSER_RUNS
+    choices = [("This server", SERVER), ("Your browser", BROWSER)]
+    options = {"interactive": not missing, "elem_id": "compute-on"}
+    return gr.Radio(choices, value=SERVER, label="Compute on", info=info, **options)
 
 
 def sample_request(engine: Engine, tab: Tab, given: Given) -> SampleRequest:
@@ -124,7 +145,26 @@ def sample_request(engine: Engine, tab: Tab, given: Given) -> SampleRequest:
     return SampleRequest(name, settings, start, mask)
 
 
-def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, remembered: gr.Textbox) -> None:
+async def in_browser(models: BrowserModels, sample: SampleRequest) -> AsyncIterator[dict[str, Any]]:
+    """Yield the player's values for a run that the page computes itself: the engine does not know it."""
+    settings, run = sample.settings, f"browser-{secrets.token_hex(8)}"
+    begun = {"run": run, "seed": settings.seed, "walk": settings.walk_to is not None}
+    yield {"state": "waiting"} | begun
+    try:
+        async with aclosing(models.wait(sample.checkpoint)) as waiting:
+            async for found in waiting:
+                if found is None:
+                    message = {"message": PREPARING.format(name=sample.checkpoint), "heartbeat": time.monotonic()}
+                    yield {"state": "waiting"} | begun | message
+                else:
+                    yield {"state": "browser", "here": browser_run(sample, found)} | begun
+    except ValueError as error:
+        yield {"state": "failed", "message": message_of(error)} | begun
+
+
+def wire_runs(
+    page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, remembered: gr.Textbox, models: BrowserModels
+) -> None:
     """Wire the buttons that start and stop runs, and reattach to the run after a reload or a lost connection."""
     controls = tab.panel.controls
 
@@ -132,7 +172,8 @@ def wire_runs(page: gr.Blocks, tab: Tab, engine: Engine, sessions: Sessions, rem
         if sessions.is_watching(request.session_hash):  # the second of two quick presses
             yield gr.skip()
             return
-        values = sessions.start(request.session_hash, sample_request(engine, tab, given))
+        sample, is_local = sample_request(engine, tab, given), given[tab.compute_on] == BROWSER
+        values = in_browser(models, sample) if is_local else sessions.start(request.session_hash, sample)
         async with aclosing(values) as shown:
             async for value in shown:
                 yield tab.show(value)

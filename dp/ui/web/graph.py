@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import pkgutil
 import struct
 import warnings
 from collections.abc import Mapping
@@ -41,6 +42,12 @@ def load_onnx() -> Any:
     except ImportError as error:
         raise ValueError(f"exporting needs {error.name}, which is not installed: {INSTALL}") from None
     return onnx
+
+
+def missing_packages() -> list[str]:
+    """Return which of the packages that `load_onnx` imports are not installed, without importing any."""
+    installed = {module.name for module in pkgutil.iter_modules()}
+    return [name for name in ("onnx", "onnxscript") if name not in installed]
 
 
 def input_names(network: RIN) -> list[str]:

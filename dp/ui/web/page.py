@@ -41,6 +41,8 @@ PLAYER += ["web/panels", "player/mini", "player/recording", *(f"player/{name}" f
 START = ("shared/drop_zone", "start_image/preview", "start_image/mask", "start_image/start_image")
 PAGE = ("shared/canvas", "shared/elements", "shared/format", "shared/plan", "web/noise", "web/sampling", "web/checksum")
 PAGE += ("web/png", "web/files", "web/settings", "web/source", "web/controls", "web/props", "web/card", "web/start")
+IN_APP = ("shared/elements", "shared/format", "shared/plan", "web/noise", "web/sampling", "web/checksum")
+IN_APP += ("web/png", "web/files", "web/settings", "web/source", "web/local_runs")
 INSTEAD = (("player/inspectors.html", "web/image_tools.html"),)
 LEFT_OUT = ("player/panels.html", "player/animations.html")
 
@@ -168,6 +170,12 @@ def embedded(value: Any) -> str:
     """Return a value as JSON in ASCII that contains no character of markup, so that it cannot end its element."""
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def read_about(page: Path) -> dict[str, Any]:
+    """Return what the page in a folder knows about its model."""
+    markup = (page / "index.html").read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="about">(.*?)</script>', markup)[1])
 
 
 def page_script() -> str:

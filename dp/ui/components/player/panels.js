@@ -1,7 +1,7 @@
 // What looks into the run that is shown: at one step of one image, and at the whole run.
 function createPanels({ root, state, server, props, panes, selection, isWalking, seek, goTo, pause }) {
   const inspected = { root, state, server, isWalking };
-  const hasRun = () => Boolean(state.run.id);
+  const hasRun = () => Boolean(state.run.id) && !state.run.isLocal; // which the server does not know
   const canReplay = () => props.can_replay && hasRun();
   const select = selection.showImage;
   createMini({ root, panes });

@@ -8,4 +8,4 @@ STYLES = ("shared/transport", "shared/chart", "shared/image_map", "player/player
 CORE = ("run", "panes", "charts", "selection", "walk", "files", "rerun", "variant", "player")
 # What looks into it.
 PANELS = ("mini", "inspector", "groups", "attention", "guidance", "best", "apart", "endings", "candidates", "map")
-PANELS += ("moment", "recording", "panels")
+PANELS += ("moment", "recording", "browser", "panels")

@@ -20,14 +20,17 @@ const state = {
 let lastValueAt = null; // when a live run last sent a value
 let isStopped = false; // values that arrive after a stop are ignored until the next run begins
 
+const browser = props.can_compute ? createBrowserRuns({ state, server, receive, isLive: () => isLive() }) : null;
+const source = browser?.server || server; // of frames and files
+
 const isLive = () => ["waiting", "running"].includes(state.value.state);
 const lastPosition = () => state.run.frames.length - 1;
 const refresh = () => seek(state.position);
 
 const panes = createPanes({ root, state });
 const charts = createCharts({ root, state, goTo });
-const selection = createSelection({ root, state, server, panes, refresh, goTo });
-createFiles({ root, state, server, announce });
+const selection = createSelection({ root, state, server: source, panes, refresh, goTo });
+createFiles({ root, state, server: source, announce });
 const rerun = createRerun({ root, state, panes, trigger, refresh });
 const transport = createTransport({
   root,
@@ -93,11 +96,13 @@ function receive(next) {
 
 // Begin another run. Its predecessor's images stay on the canvases until its first frame arrives.
 function begin({ run: id, walk: isWalk, until }) {
+  const isLocal = Boolean(browser?.isLocal(id));
   if (id && !props.is_variant) {
     root.dataset.run = id;
-    $(".storage-warning").hidden = remember("dp-run", id);
+    $(".storage-warning").hidden = remember("dp-run", isLocal ? "" : id);
   }
-  state.run = Object.assign(createRun(id || null), { isWalk: Boolean(isWalk), until: until || Infinity });
+  state.run = Object.assign(createRun(id || null), { isWalk: Boolean(isWalk), until: until || Infinity, isLocal });
+  root.classList.toggle("local", isLocal);
   [state.isFollowing, state.position] = [true, -1];
   delete root.dataset.kept;
   panes.invalidate();
@@ -126,7 +131,7 @@ async function recall(run) {
   const last = run.frames.at(-1);
   const kept = [];
   for (let total = 1; kept.length < total; ) {
-    const part = await server.frames({ run: run.id, start: kept.length });
+    const part = await source.frames({ run: run.id, start: kept.length });
     if (!part?.frames?.length || run !== state.run) return; // the frames that arrived live remain
     kept.push(...part.frames);
     total = part.total;
@@ -239,7 +244,7 @@ function updateTransport(index) {
 
 // A live run sends a value every second. After a silence (the laptop slept, the network failed) the page asks for it.
 setInterval(() => {
-  if (lastValueAt === null || performance.now() - lastValueAt < SILENCE_MS) return;
+  if (lastValueAt === null || state.run.isLocal || performance.now() - lastValueAt < SILENCE_MS) return;
   lastValueAt = performance.now();
   state.run.stepsPerSecond = null;
   caption();
@@ -248,5 +253,5 @@ setInterval(() => {
 }, 1000);
 
 watch("value", () => {
-  if (props.value?.state) receive(props.value);
+  if (props.value?.state && !browser?.take(props.value)) receive(props.value);
 });

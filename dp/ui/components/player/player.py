@@ -2,7 +2,8 @@
 
 The server sends small JSON values with the newest frame, never markup. All keys of a value but `state` are optional:
 
-    state     'idle', 'waiting', 'running', 'done', 'stopped' or 'failed'; in the page also 'recorded'
+    state     'idle', 'waiting', 'running', 'done', 'stopped' or 'failed'; in the page also 'recorded'; 'browser': the
+              page computes the run itself, see player/browser.js
     index, timesteps, time, log_snr, moved   of the frame's step, as in `Frame`
     src, noisy   the images of x0 and of x_t, `count` of each, as data URIs: JPEG during the run and PNG at its end
     curve     [step, log-SNR] at some steps of the run, with the run's first frame and its last; `others`: by name, the
@@ -15,6 +16,7 @@ The server sends small JSON values with the newest frame, never markup. All keys
     label     the name of a variant, and `until`, the last step of its run that it shows
     replay    whether the frame is one of the past: of a run that was going on before the page was loaded
     heartbeat a number, new each time, in a value that says only that the run continues
+    here      in the state 'browser', what the page needs for that (`dp.ui.browser_models.browser_run`)
     message   one sentence for the status line, as plain text
 
 A run begins with the state 'waiting' or with another `run`: of several values in quick succession, the page may see
@@ -58,10 +60,17 @@ SHEET_COLUMNS = 16  # of the sheet with all frames of one image
 class Player(Component):
     """A player of the runs that `runner` samples. is_variant: one of several that a `Clock` plays, hidden until a run
     begins. recording: a JSON file with a run that is played before the first one: its `timesteps`, `images`,
-    `settings`, `curve`, `others` and `frames`.
+    `settings`, `curve`, `others` and `frames`. can_compute: whether the page may compute runs itself.
     """
 
-    def __init__(self, runner: Runner, is_variant: bool = False, recording: Path | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        runner: Runner,
+        is_variant: bool = False,
+        recording: Path | None = None,
+        can_compute: bool = False,
+        **kwargs: Any,
+    ):
         parts = CORE if is_variant else PANELS + CORE
         super().__init__(
             html="player/player.html",
@@ -73,6 +82,7 @@ class Player(Component):
             value={"state": "idle"},
             is_variant=is_variant,
             can_replay=runner.can_replay,
+            can_compute=can_compute,
             has_recording=recording is not None,
             **kwargs,
         )

@@ -9,6 +9,7 @@ function createRun(id) {
     images: 1,
     until: Infinity, // the last step that is shown
     isWalk: false,
+    isLocal: false, // computed by this browser
     settings: "", // in one line
     seed: null, // of the first image
     classes: [], // the name of each image's class, null for none

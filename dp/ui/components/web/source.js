@@ -1,10 +1,10 @@
 // A source of the player: runs that a worker of this page computes. Another source is the app's server, with the same
 // values (dp/ui/components/player/player.py) and the same functions: `frames`, `closeup`, `save` and `recording`.
 //
-// emit: gets the values for the player. onChange({ isBusy, progress, problem, build }): what happens besides; progress is
+// base: the address of the files. emit: gets the values for the player. onChange({ isBusy, progress, problem, build }): what happens besides; progress is
 // [received, total] in bytes while the model is fetched, and build is what computes. The player's run begins with its
 // first frame, so that until then it keeps what it shows, and also where nothing can be computed.
-function createSource({ about, emit, onChange }) {
+function createSource({ about, base = "", emit, onChange }) {
   const FRAMES_PER_S = 15; // to the player; all of them are kept
   const [MOST_FRAMES, MOST_BYTES] = [256, 128 << 20]; // kept of a run
   const [SHEET_COLUMNS, CHUNK_FRAMES, HEARTBEAT_MS] = [16, 16, 1000];
@@ -15,9 +15,8 @@ function createSource({ about, emit, onChange }) {
   let count = 0; // of runs
 
   // builds: those that may compute it, in order.
-  function start(settings, builds) {
+  function start(settings, builds, id = `run-${(count += 1)}`) {
     if (run?.isLive) stop();
-    const id = `run-${(count += 1)}`;
     const frameBytes = 2 * settings.images * size.side ** 2 * size.channels;
     const most = Math.max(8, Math.min(MOST_FRAMES, Math.floor(MOST_BYTES / frameBytes)));
     const kept = new Set(spread(settings.timesteps, most).map((i) => i + 1));
@@ -33,7 +32,7 @@ function createSource({ about, emit, onChange }) {
   }
 
   function createWorker() {
-    const created = new Worker(`runner.js?${about.version}`);
+    const created = new Worker(`${base}runner.js?${about.version}`);
     created.onmessage = ({ data }) => data.id === run?.id && receive(run, data);
     created.onerror = (event) => {
       event.preventDefault();
@@ -113,9 +112,15 @@ function createSource({ about, emit, onChange }) {
     if (of === run) emit({ state, ...value, ...message, ...(names.some(Boolean) ? { classes: names } : {}) });
   }
 
-  setInterval(() => {
+  const timer = setInterval(() => {
     if (run?.isLive && run.hasBegun) emit({ state: "running", run: run.id, heartbeat: performance.now() });
   }, HEARTBEAT_MS);
+
+  function close() {
+    clearInterval(timer);
+    stop();
+    worker?.terminate();
+  }
 
   // ---- what the player asks
 
@@ -164,5 +169,5 @@ function createSource({ about, emit, onChange }) {
     return { timesteps: settings.timesteps, images: settings.images, settings: words, frames, ...toCurves(settings, about) };
   }
 
-  return { start, stop, server: { frames, closeup, save, recording } };
+  return { start, stop, close, server: { frames, closeup, save, recording } };
 }
