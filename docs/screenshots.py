@@ -1,13 +1,14 @@
-"""Take the documentation's screenshots of the app: app.png, compare.png, plane.png, train.png. The last one shows a
-training run on the given folder, which takes some minutes.
+"""Take the documentation's screenshots: app.png, compare.png, plane.png and train.png of the app, and web.png of an
+exported page. train.png shows a training run on the given folder, which takes some minutes.
 
-    pip install -r tests/requirements.txt
+    pip install -r tests/requirements.txt -r requirements-web.txt
     python checkpoints/make.py draw faces-32 images/faces
     python docs/screenshots.py images/faces
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "helpers")]
 
+from exported import served
 from pages import open_browser, serve, set_run, until
 from playwright.sync_api import sync_playwright
 
@@ -60,6 +62,22 @@ def train(page) -> None:
     page.wait_for_selector("#board .run[data-state=finished]", timeout=3_600_000)
 
 
+def exported(browser) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        command = [sys.executable, "-m", "dp", "export-web", "faces-32", f"{home}/page"]
+        subprocess.run(command, cwd=HERE.parent, check=True)
+        with served(Path(home)) as url, browser.new_context(**WINDOW) as context:
+            page = context.new_page()
+            page.goto(f"{url}/page/?seed=7&images=16&timesteps=20")
+            page.wait_for_selector(".player[data-state=recorded]")
+            page.click("#generate")
+            page.wait_for_selector('.player[data-state=done][data-kept="20"]')  # `until` would need eval
+            page.locator("#player .scrub").fill("9")
+            page.wait_for_selector('.player[data-step="10"]')
+            page.mouse.move(0, 0)
+            page.screenshot(path=HERE / "web.png")
+
+
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as home,
@@ -80,6 +98,7 @@ def main() -> None:
                 )
                 page.wait_for_timeout(1000)
                 page.screenshot(path=HERE / f"{name}.png")
+        exported(browser)
 
 
 if __name__ == "__main__":
