@@ -100,7 +100,7 @@ class Reader:
     def __init__(self, app, images=2, timesteps=1000):
         self.session = uuid.uuid4().hex
         values = [MODEL, "", 1, images, timesteps, "ddim", 1, False, "trained", 0, 0]
-        values += [None, None]  # no walk, no start image
+        values += [None, None, "server"]  # no start image, no walk, and who computes
         body = {"data": values, "fn_index": app.generate, "session_hash": self.session}
         request = urllib.request.Request(
             f"{app.url}gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"}
