@@ -28,43 +28,26 @@ POLICY_FIELDS: dict[str, Any] = {
     "uniform_loss_weight": bool,
     "consistency": bool,
 }
+BLOCKS: dict[str, Any] = {  # of every RIN, whatever its interface
+    "dim": (int, 8, 4096),
+    "depth": (int, 1, 64),
+    "latent_self_attn_depth": (int, 0, 32),
+    "dim_latent": (int, 8, 4096),
+    "num_latents": (int, 1, 8192),
+    "heads": (int, 1, 64),
+    "dim_head": (int, 1, 512),
+    "conv_widths": [(int, 8, 4096), 6],
+    "conv_blocks": (int, 1, 16),
+    "qk_norm": bool,
+    "latent_std": (float, 0, 10),
+    "query_std": (float, 0, 10),
+}
+IMAGES: dict[str, Any] = {"image_size": (int, 1, 2048), "patch_size": (int, 1, 256), "channels": (int, 1, 4)}
+SEQUENCES: dict[str, Any] = {"length": (int, 1, 4096), "channels": (int, 1, 64)}
+OBSERVATIONS: dict[str, Any] = {"num_observations": (int, 0, 256), "observation_features": (int, 0, 256)}
 NETWORK_FIELDS: dict[str, dict[str, Any]] = {
-    "rin": {
-        "dim": (int, 8, 4096),
-        "image_size": (int, 1, 2048),
-        "patch_size": (int, 1, 256),
-        "channels": (int, 1, 4),
-        "depth": (int, 1, 64),
-        "latent_self_attn_depth": (int, 0, 32),
-        "dim_latent": (int, 8, 4096),
-        "num_latents": (int, 1, 8192),
-        "heads": (int, 1, 64),
-        "dim_head": (int, 1, 512),
-        "conv_widths": [(int, 8, 4096), 6],
-        "conv_blocks": (int, 1, 16),
-        "num_classes": (int, 0, MAX_CLASSES),
-        "qk_norm": bool,
-        "latent_std": (float, 0, 10),
-        "query_std": (float, 0, 10),
-    },
-    "sequence_rin": {
-        "dim": (int, 8, 4096),
-        "length": (int, 1, 4096),
-        "channels": (int, 1, 64),
-        "depth": (int, 1, 64),
-        "latent_self_attn_depth": (int, 0, 32),
-        "dim_latent": (int, 8, 4096),
-        "num_latents": (int, 1, 8192),
-        "heads": (int, 1, 64),
-        "dim_head": (int, 1, 512),
-        "conv_widths": [(int, 8, 4096), 6],
-        "conv_blocks": (int, 1, 16),
-        "num_observations": (int, 0, 256),
-        "observation_features": (int, 0, 256),
-        "qk_norm": bool,
-        "latent_std": (float, 0, 10),
-        "query_std": (float, 0, 10),
-    },
+    "rin": BLOCKS | IMAGES | {"num_classes": (int, 0, MAX_CLASSES)},
+    "sequence_rin": BLOCKS | SEQUENCES | OBSERVATIONS,
 }
 # Later fields. Without them a network is the one that it was before them: these are its defaults.
 OPTIONAL = {"rin": {"num_classes", "qk_norm", "latent_std", "query_std"}, "sequence_rin": set()}

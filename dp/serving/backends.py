@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -34,6 +33,7 @@ from dp.checkpoints.folder import load
 from dp.diffusion.policy import DiffusionPolicy
 from dp.networks.rin import RIN
 from dp.system.atomic_files import replacing
+from dp.system.background import is_exiting, run_in_background
 from dp.system.validation import message_of
 
 TORCH, OPENVINO = "torch", "openvino"
@@ -42,7 +42,6 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ".backends"  # the folder of the converted networks in DP_HOME
 FILE, SUM = "model.xml", "sha256"  # of a converted network, beside model.bin
 KEPT = 8  # converted networks in it, of some 20 MB each
-NICE = 10  # priority of a conversion: a tenth of a core where all cores are busy, and 19 would hardly get any
 TIMEOUT_S = 900  # of a conversion, which takes seconds where they are not
 QUIET_S = 3  # without anybody's run, or the app's start, before a part of the work that takes a core
 BUSY_S = 15  # the longest wait for that
@@ -182,33 +181,14 @@ def write(network: RIN, file: Path) -> None:
 
 
 def convert(folder: Path, file: Path) -> None:
-    """Convert the network of a checkpoint folder in a process of its own. Raises RuntimeError with the reason if that
-    fails, and also if this process is about to end.
+    """Convert the network of a checkpoint folder in a process of its own. Raises RuntimeError or TimeoutError with the
+    reason if that fails.
     """
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "dp.serving.backends",
-        str(folder.absolute()),
-        str(file.absolute()),
-    ]
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
-        if hasattr(os, "setpriority"):
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
-        deadline = time.monotonic() + TIMEOUT_S
-        while process.poll() is None:
-            if time.monotonic() > deadline or is_exiting():
-                process.kill()
-            time.sleep(0.1)
-        if process.returncode:
-            said.seek(0)
-            lines = said.read().split("\n")
-            reason = next((line.strip() for line in reversed(lines) if line.strip()), "")
-            raise RuntimeError(f"the conversion ended with code {process.returncode} {reason}".strip())
+    module = ["-W", "ignore", "-m", "dp.serving.backends"]
+    command = [sys.executable, *module, str(folder.absolute()), str(file.absolute())]
+    code, reason = run_in_background(command, ROOT, TIMEOUT_S)
+    if code:
+        raise RuntimeError(f"the conversion ended with code {code} {reason}".strip())
 
 
 def checksum(kept: Path) -> str:
@@ -334,10 +314,6 @@ class Converter:
         else:
             with tempfile.TemporaryDirectory(prefix="dp-", ignore_cleanup_errors=True) as folder:
                 yield Path(folder)
-
-
-def is_exiting() -> bool:
-    return not threading.main_thread().is_alive()
 
 
 def last_line(error: Exception) -> str:

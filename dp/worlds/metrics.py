@@ -17,9 +17,9 @@ ARRIVED = 0.03  # distance from the start, and from the goal, within which a pat
 
 
 class Outcomes(NamedTuple):
-    """Of B paths, [B] each. arrives: whether the path leads from the start to the goal. clearance: its least distance
-    to an obstacle, negative where it runs through one and infinite without obstacles. length: in sides of the square.
-    way: its code (`dp.worlds.expert.way_codes`).
+    """The outcomes of B paths, each field [B]. arrives: whether the path leads from the start to the goal. clearance:
+    the distance to the closest obstacle, negative where it runs through one and infinite without obstacles. length: in
+    sides of the square. way: its code (`dp.worlds.expert.way_codes`).
     """
 
     arrives: np.ndarray

@@ -120,7 +120,7 @@ class Scenes:
 
 
 def check_scene(scene: Scene) -> None:
-    """Raise SceneError if the start or the goal lies in an obstacle, or nearer to it than the expert's clearance."""
+    """Raise SceneError if the start or the goal is inside an obstacle, or closer to one than the expert's clearance."""
     for name in ("start", "goal"):
         point = np.array(getattr(scene, name))
         for number, obstacle in enumerate(scene.obstacles, 1):

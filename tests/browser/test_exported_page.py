@@ -397,7 +397,7 @@ def test_what_was_loaded_once_works_without_a_connection(browser):
 
 @pytest.fixture
 def trouble():
-    """What the server answers for some files: an error's number, or other bytes."""
+    """Responses that replace the server's for some files: an HTTP status, or other bytes."""
     return {}
 
 

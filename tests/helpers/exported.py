@@ -67,7 +67,7 @@ def source_folder() -> Path:
 
 @cache
 def page_folder() -> Path:
-    """Return the folder of the model's page, which lies in others. Making it takes seconds."""
+    """Return the folder of the exported page, two levels below the site's root. Exporting takes seconds."""
     page = source_folder().parent / "site" / "some" / "folder"
     export_page(source_folder(), page, NAME)
     return page

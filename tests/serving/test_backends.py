@@ -21,6 +21,7 @@ from dp.diffusion.settings import SampleSettings
 from dp.serving import backends
 from dp.serving.backends import CACHE, OPENVINO, TORCH
 from dp.serving.engine import Engine
+from dp.system import background
 from dp.ui.sampling.page_values import describe_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ def installed(request):
 def at_once(monkeypatch):
     """The tests wait for each conversion, so it must not wait for others."""
     monkeypatch.setattr(backends, "QUIET_S", 0)
-    monkeypatch.setattr(backends, "NICE", 0)
+    monkeypatch.setattr(background, "NICE", 0)
 
 
 @pytest.fixture(scope="session")

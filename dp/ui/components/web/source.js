@@ -1,9 +1,10 @@
 // A source of the player: runs that a worker of this page computes. Another source is the app's server, with the same
 // values (dp/ui/components/player/player.py) and the same functions: `frames`, `closeup`, `save` and `recording`.
 //
-// base: the address of the files. emit: gets the values for the player. onChange({ isBusy, progress, problem, build }): what happens besides; progress is
-// [received, total] in bytes while the model is fetched, and build is what computes. The player's run begins with its
-// first frame, so that until then it keeps what it shows, and also where nothing can be computed.
+// base: the address of the files. emit: called with each value for the player. onChange: called with { isBusy, progress,
+// problem, build } when one of them changes; progress is [received, total] in bytes while the model is fetched, and build
+// is what computes: "wasm" or "webgpu". The player's run begins with its first frame, so until then, and if nothing can be
+// computed, the player keeps what it shows.
 function createSource({ about, base = "", emit, onChange }) {
   const FRAMES_PER_S = 15; // to the player; all of them are kept
   const [MOST_FRAMES, MOST_BYTES] = [256, 128 << 20]; // kept of a run
